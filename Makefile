@@ -1,0 +1,35 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+help:  ## show the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 8
+
+# Plain pip, so that a torch that the machine provides is picked up. Made anew when the requirements change.
+$(READY): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -e '.[dev]'
+	touch $(READY)
+
+demo: $(READY)  ## train and score a detector on the embedded data (about two minutes on two cores)
+	$(BIN)/python -m nas_transfer
+
+test: $(READY)  ## run all tests
+	$(BIN)/python -m pytest
+
+fast: $(READY)  ## run the tests that are not slow
+	$(BIN)/python -m pytest -m 'not slow'
+
+lint: $(READY)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(READY)  ## time the supernet against static subnets
+	$(BIN)/python scripts/bench_supernet.py
+
+wheel: $(READY)  ## build dist/*.whl, which holds conf/ too
+	$(BIN)/python -m build --wheel --no-isolation
+
+.PHONY: help demo test fast lint bench wheel

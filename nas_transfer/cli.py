@@ -1,0 +1,130 @@
+"""The command line: ``python -m nas_transfer stage=<stage> task=<task> [key=value ...]``.
+
+Nothing heavy is imported before a stage runs, so that ``--help`` and ``--cfg job`` answer at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from nas_transfer.errors import NasTransferError
+from nas_transfer.paths import conf_dir
+from nas_transfer.report.manifest import RESULT_FILE, write_json_atomically
+from nas_transfer.stages.run_directory import log_to, open_run, run_name
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+logger = logging.getLogger(__name__)
+
+
+@hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
+def run_stage(cfg: DictConfig) -> float | None:
+    """Run one stage in its folder, or print what it left there; returns the score."""
+    try:
+        return _run_stage(cfg)
+    except NasTransferError as error:  # here, before Hydra adds lines of its own
+        _fail(str(error))
+
+
+def _run_stage(cfg: DictConfig) -> float | None:
+    run = open_run(cfg, HydraConfig.get())
+    log_to(run.folder)
+    result = run.result()
+    if result is None:
+        content = hydra.utils.get_method(cfg.stage.run)(cfg, run.folder)
+        if content is None:  # a rank that does not write
+            return None
+        write_json_atomically(run.folder / RESULT_FILE, content.to_dict())
+        result = content.to_dict()
+    else:
+        logger.info("already finished: %s", run.folder / RESULT_FILE)
+    print(summary(result, run.folder))
+    return result["score"]
+
+
+def main() -> None:
+    """Entry point: one clear sentence and exit code 2 for bad input, a traceback only for a defect."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and the sentence is ours
+    try:
+        run_stage()
+    except (HydraException, OmegaConfBaseException) as error:
+        _fail(_composition_sentence(error))
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def _fail(sentence: str) -> NoReturn:
+    cause = " ".join(sentence.split())
+    print(f"error: {cause}", file=sys.stderr)
+    sys.exit(EXIT_BAD_INPUT)
+
+
+def _composition_sentence(error: Exception) -> str:
+    """Hydra's message in one sentence, with the nearest known key for an unknown one."""
+    text = str(error)
+    unknown = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text)
+    if unknown is None:
+        nested = error.__cause__
+        return f"{text} {nested}" if nested is not None and str(nested) not in text else text
+    key = unknown.group(1).lstrip("+~")
+    near = difflib.get_close_matches(key, _known_keys(), n=1, cutoff=0.0)
+    return f"expected a key of the configuration, got '{key}': did you mean '{near[0]}'? (--cfg job shows all keys)"
+
+
+def _known_keys() -> list[str]:
+    """All dotted keys of the configuration as far as the command line can be composed without the unknown key."""
+    groups = [argument for argument in sys.argv[1:] if re.match(r"(stage|task|data|supernet|trainer|experiment)=[\w/]+$", argument)]
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = hydra.compose("config", groups)
+    keys: list[str] = []
+
+    def collect(node: Any, prefix: str) -> None:
+        for key in node:
+            keys.append(f"{prefix}{key}")
+            child = node._get_node(key)
+            if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
+                collect(child, f"{prefix}{key}.")
+
+    collect(cfg, "")
+    return keys
+
+
+def summary(result: dict[str, Any], folder: Path) -> str:
+    """A run's result for a person: score, metrics in percent, costs with their input size."""
+    lines = [f"{result['stage']} {result['task']}: {folder}"]
+    arch = result["arch"]
+    lines.append(f"  arch          {'supernet' if arch is None else _short(arch)}")
+    if result["score"] is not None:
+        lines.append(f"  {result['score_key']:<13} {100 * result['score']:.2f} %")
+    metrics = {key: value for key, value in result["metrics"].items() if key != result["score_key"]}
+    if metrics:
+        lines.append("  metrics       " + ", ".join(f"{key} {100 * value:.2f}" for key, value in metrics.items()) + " (%)")
+    costs = result["costs"]
+    size = "x".join(str(side) for side in costs["input_size"])
+    for unit, scale in (("macs", 1e6), ("params", 1e6)):
+        parts = ", ".join(f"{part} {value / scale:.3f}" for part, value in costs[unit].items())
+        lines.append(f"  {unit:<13} {parts} (M, at {size}, {costs['num_classes']} classes)")
+    lines.append(f"  checkpoint    {costs['params_checkpoint'] / 1e6:.3f} M params with the shortcuts that are never used")
+    if result["images_seen"]:
+        rate = result["images_seen"] / max(result["seconds"], 1e-9)
+        lines.append(f"  training      {result['images_seen']} images in {result['seconds']:.0f} s, {rate:.1f} images/s")
+    return "\n".join(lines)
+
+
+def _short(arch: dict[str, Any]) -> str:
+    return " ".join(f"{key}={value}".replace(", ", ",") for key, value in arch.items())

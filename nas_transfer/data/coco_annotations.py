@@ -1,0 +1,284 @@
+"""COCO instance annotation files: reading, checking, masks, and the ground truth that pycocotools evaluates against."""
+
+import contextlib
+import io
+import itertools
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from pycocotools import mask as rle
+from pycocotools.coco import COCO
+
+from nas_transfer.errors import DataError
+
+Record = dict[str, Any]  # one JSON object of the file
+
+
+class Category(NamedTuple):
+    """A class of the file; label k (from 1) is the k-th by COCO id."""
+
+    coco_id: int
+    name: str
+
+
+class ImageEntry(NamedTuple):
+    """An image as listed in the file, in pixels."""
+
+    image_id: int
+    file_name: str
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class CocoFile:
+    """A checked annotation file.
+
+    Attributes:
+        path: where it came from.
+        categories: sorted by COCO id.
+        images: sorted by image id.
+        annotations: per image, in the file's order, with all keys that pycocotools' evaluation reads: id (unique, from 1:
+            it takes id 0 for "unmatched"), image_id, category_id, bbox, area, iscrowd and, where given, segmentation.
+        num_skipped: annotations without area that were left out.
+    """
+
+    path: Path
+    categories: tuple[Category, ...]
+    images: tuple[ImageEntry, ...]
+    annotations: tuple[tuple[Record, ...], ...]
+    num_skipped: int
+
+    def ground_truth(self, positions: Iterable[int]) -> COCO:
+        """The images at these positions (crowds included) as a pycocotools object, which prints nothing."""
+        chosen = list(positions)
+        coco = COCO()
+        coco.dataset = {
+            "info": {},
+            "images": [
+                {"id": image.image_id, "file_name": image.file_name, "height": image.height, "width": image.width}
+                for image in (self.images[position] for position in chosen)
+            ],
+            "annotations": [dict(annotation) for position in chosen for annotation in self.annotations[position]],
+            "categories": [{"id": category.coco_id, "name": category.name} for category in self.categories],
+        }
+        with contextlib.redirect_stdout(io.StringIO()):
+            coco.createIndex()
+        return coco
+
+
+def read_coco(path: Path, *, need_masks: bool, skip_empty_boxes: bool) -> CocoFile:
+    """Read and check a COCO instances file.
+
+    Args:
+        path: the JSON file.
+        need_masks: every annotation must have a segmentation.
+        skip_empty_boxes: leave annotations without area out (COCO's own train2017 has two, ids 918 and 2206849).
+
+    Raises:
+        DataError: no JSON, not COCO, an unknown category or image, a box without area, a missing or unusable
+            segmentation; one sentence that names the file and the annotation id.
+    """
+    content = _load(path)
+    categories = _read_categories(path, content["categories"])
+    images = _read_images(path, content["images"])
+    position_of_image: dict[int | None, int] = {image.image_id: position for position, image in enumerate(images)}
+    category_ids = {category.coco_id for category in categories}
+    per_image: list[list[Record]] = [[] for _ in images]
+    num_skipped = 0
+    for annotation in content["annotations"]:
+        where = _where(path, annotation)
+        position = position_of_image.get(_integer(annotation.get("image_id")))
+        if position is None:
+            raise DataError(
+                f"expected the image_id of {where} to be one of the file's {len(images)} images, "
+                f"got {annotation.get('image_id')!r}: remove the annotation or list its image."
+            )
+        if _integer(annotation.get("category_id")) not in category_ids:
+            raise DataError(
+                f"expected the category_id of {where} to be one of the file's categories {sorted(category_ids)[:10]}, "
+                f"got {annotation.get('category_id')!r}: correct it or list the category."
+            )
+        problem = _box_problem(annotation.get("bbox"), images[position])
+        if problem and not (skip_empty_boxes and _is_box(annotation.get("bbox"))):
+            raise DataError(
+                f"expected a box with an area inside the image for {where}, got {problem}: "
+                "correct it, or leave such annotations out with data.skip_empty_boxes=true."
+            )
+        if problem:
+            num_skipped += 1
+            continue
+        per_image[position].append(_complete(annotation, images[position], where, need_masks))
+    _number(per_image)
+    return CocoFile(path, categories, images, tuple(tuple(records) for records in per_image), num_skipped)
+
+
+def require_same_categories(train: CocoFile, val: CocoFile) -> None:
+    """Raises DataError, naming the first category that differs, unless both files have the same ids and names."""
+    if train.categories == val.categories:
+        return
+    first, second = dict(train.categories), dict(val.categories)
+    differing = min(key for key in {**first, **second} if first.get(key) != second.get(key))
+    raise DataError(
+        f"expected {train.path} and {val.path} to have the same categories, "
+        f"got {first.get(differing)!r} and {second.get(differing)!r} for id {differing}: make them agree."
+    )
+
+
+def clip_box(box: list[float], image: ImageEntry) -> np.ndarray:
+    """COCO's [x, y, width, height] as float32 (4,) xyxy, clipped to the image."""
+    x, y, width, height = box
+    corners = np.asarray([x, y, x + width, y + height], dtype=np.float32)
+    limits = np.asarray([image.width, image.height] * 2, dtype=np.float32)
+    return np.clip(corners, 0, limits)
+
+
+def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
+    """Rasterise polygons or an RLE (compressed or not), as pycocotools does: uint8 (height, width) of 0 and 1.
+
+    Polygons of fewer than three points are ignored: pycocotools would take two points for a box.
+    """
+    if isinstance(segmentation, list):
+        encoded = rle.merge(rle.frPyObjects([polygon for polygon in segmentation if len(polygon) >= 6], height, width))
+    elif isinstance(segmentation["counts"], list):
+        encoded = rle.frPyObjects(segmentation, height, width)
+    else:
+        encoded = segmentation
+    return rle.decode(encoded)
+
+
+def _load(path: Path) -> Record:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError) as err:
+        raise DataError(f"expected a COCO annotation file at {path}, got no readable JSON ({err}).") from err
+    keys = ("images", "annotations", "categories")
+    if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in keys):
+        found = sorted(content) if isinstance(content, dict) else type(content).__name__
+        raise DataError(f"expected the lists {', '.join(keys)} in {path}, got {found}: convert it to COCO instances.")
+    for key in keys:
+        for record in content[key]:
+            if not isinstance(record, dict):
+                raise DataError(f"expected JSON objects in {key!r} of {path}, got {record!r}: see the COCO format.")
+    return content
+
+
+def _read_categories(path: Path, records: list[Record]) -> tuple[Category, ...]:
+    for record in records:
+        if not isinstance(record.get("id"), int) or not isinstance(record.get("name"), str):
+            raise DataError(f"expected an integer id and a name for every category of {path}, got {record!r}.")
+    categories = tuple(sorted(Category(record["id"], record["name"]) for record in records))
+    if not categories:
+        raise DataError(f"expected at least one category in {path}, got none: list the classes.")
+    ids = [category.coco_id for category in categories]
+    if len(set(ids)) < len(ids):
+        twice = next(first for first, second in itertools.pairwise(ids) if first == second)
+        raise DataError(f"expected each category id once in {path}, got {twice} twice: number the classes.")
+    return categories
+
+
+def _read_images(path: Path, records: list[Record]) -> tuple[ImageEntry, ...]:
+    entries = []
+    for record in records:
+        entry = ImageEntry(
+            record.get("id"), record.get("file_name"), record.get("height"), record.get("width")  # type: ignore[arg-type]
+        )
+        numbers = (entry.image_id, entry.height, entry.width)
+        if not all(isinstance(number, int) for number in numbers) or not isinstance(entry.file_name, str):
+            raise DataError(
+                f"expected an integer id, height and width and a file_name for every image of {path}, "
+                f"got {str(record)[:200]}."
+            )
+        entries.append(entry)
+    entries.sort()
+    if not entries:
+        raise DataError(f"expected at least one image in {path}, got none.")
+    for first, second in itertools.pairwise(entries):
+        if first.image_id == second.image_id:
+            raise DataError(f"expected each image id once in {path}, got {first.image_id} twice: number the images.")
+    return tuple(entries)
+
+
+def _where(path: Path, annotation: Record) -> str:
+    return f"annotation {annotation.get('id', '(without id)')} of {path}"
+
+
+def _integer(value: Any) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+def _is_box(box: Any) -> bool:
+    return (
+        isinstance(box, list)
+        and len(box) == 4
+        and all(isinstance(number, (int, float)) and math.isfinite(number) for number in box)
+    )
+
+
+def _box_problem(box: Any, image: ImageEntry) -> str:
+    """What is wrong with a box, or an empty string."""
+    if not _is_box(box):
+        return f"{box!r} instead of four numbers x, y, width, height"
+    if box[2] <= 0 or box[3] <= 0:
+        return f"width {box[2]} and height {box[3]}"
+    left, top, right, bottom = clip_box(box, image)
+    if right <= left or bottom <= top:
+        return f"{box} in an image of {image.width}x{image.height}"
+    return ""
+
+
+def _complete(annotation: Record, image: ImageEntry, where: str, need_masks: bool) -> Record:
+    """The keys that training and pycocotools need, with what custom files often leave out."""
+    box = [float(number) for number in annotation["bbox"]]
+    area = annotation.get("area")
+    complete: Record = {
+        "id": annotation.get("id"),
+        "image_id": image.image_id,
+        "category_id": annotation["category_id"],
+        "bbox": box,
+        "area": float(area) if isinstance(area, (int, float)) else box[2] * box[3],
+        "iscrowd": int(bool(annotation.get("iscrowd", 0))),
+    }
+    segmentation = annotation.get("segmentation")
+    problem = _mask_problem(segmentation, image)
+    if not problem:
+        complete["segmentation"] = segmentation
+    elif need_masks:
+        raise DataError(
+            f"expected polygons or an RLE of the image's size as the segmentation of {where}, got {problem}: "
+            "add masks, or choose a task that needs boxes only."
+        )
+    return complete
+
+
+def _mask_problem(segmentation: Any, image: ImageEntry) -> str:
+    """What is wrong with a segmentation, or an empty string."""
+    if isinstance(segmentation, dict):
+        size, counts = segmentation.get("size"), segmentation.get("counts")
+        if not isinstance(counts, (list, str)):
+            return "an RLE without counts"
+        if size != [image.height, image.width]:
+            return f"an RLE of size {size} for an image of height {image.height} and width {image.width}"
+        if isinstance(counts, list) and sum(counts) != image.height * image.width:
+            return f"an RLE of {sum(counts)} pixels for an image of {image.height * image.width}"
+        return ""
+    if not isinstance(segmentation, list) or not segmentation:
+        return "none"
+    if not all(isinstance(polygon, list) and len(polygon) % 2 == 0 for polygon in segmentation):
+        return "polygons that are no lists of x, y pairs"
+    return "" if any(len(polygon) >= 6 for polygon in segmentation) else "no polygon of three points or more"
+
+
+def _number(per_image: list[list[Record]]) -> None:
+    """Number annotations anew where ids are missing, doubled or 0: pycocotools would lose or mismatch them."""
+    records = [record for records in per_image for record in records]
+    ids = {record["id"] for record in records if isinstance(record["id"], int)}
+    if len(ids) == len(records) and 0 not in ids:
+        return
+    for number, record in enumerate(records, start=1):
+        record["id"] = number

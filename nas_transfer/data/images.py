@@ -1,0 +1,105 @@
+"""Image files: reading one as an RGB tensor, and finding those that are missing or broken."""
+
+import logging
+import os
+import struct
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from nas_transfer.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+
+# What PIL raises for files that are no image, truncated, or damaged inside (PNG chunks: SyntaxError; TIFF: struct.error).
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+
+
+def read_image(path: str | Path, *, follow_exif: bool) -> torch.Tensor:
+    """Read an image file as RGB.
+
+    Args:
+        path: any format that PIL reads; grey, palette, CMYK and 16-bit images are converted, an alpha channel is ignored.
+        follow_exif: turn the image as its EXIF orientation says. False where annotations hold pixel positions: COCO's
+            refer to the stored pixels.
+
+    Returns:
+        uint8 (3, H, W).
+
+    Raises:
+        DataError: the file is missing, truncated or no image; the message names it.
+    """
+    try:
+        with Image.open(path) as image:
+            turned = ImageOps.exif_transpose(image) if follow_exif else image
+            pixels = np.array(_to_rgb(turned), dtype=np.uint8)  # (H, W, 3)
+    except FileNotFoundError as err:
+        raise DataError(f"expected an image at {path}, got no such file: complete the data set.") from err
+    except _UNREADABLE as err:
+        raise DataError(
+            f"expected a readable image at {path}, got a broken or truncated file ({err}): "
+            "replace it, or leave broken images out with data.skip_broken=true."
+        ) from err
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def usable_images(paths: Sequence[Path], *, skip_broken: bool) -> list[int]:
+    """Positions of the images that can be used, checked once before training.
+
+    With `skip_broken` every file is decoded (JPEGs at an eighth of their size) and missing or broken ones are left out,
+    counted and logged. Without it only their existence is checked, by listing each folder once; a truncated file shows
+    when it is read (`read_image`).
+
+    Raises:
+        DataError: without `skip_broken`, the first missing file by name; with it, when no image is left.
+    """
+    if not skip_broken:
+        _require_all(paths)
+        return list(range(len(paths)))
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:  # PIL decodes outside the interpreter lock
+        sound = list(pool.map(_decodes, paths))
+    broken = [path for path, good in zip(paths, sound, strict=True) if not good]
+    if broken and len(broken) == len(paths):
+        raise DataError(f"expected readable images, got {len(paths)} broken or missing ones, the first is {broken[0]}.")
+    if broken:
+        shown = ", ".join(str(path) for path in broken[:5])
+        logger.warning("left out %d broken or missing of %d images, first: %s", len(broken), len(paths), shown)
+    return [position for position, good in enumerate(sound) if good]
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit grey: convert("RGB") would clip it to white
+        grey = np.asarray(image).astype(np.int64)
+        return Image.fromarray((grey >> 8 if grey.max(initial=0) > 255 else grey).astype(np.uint8)).convert("RGB")
+    if image.mode == "P" and "transparency" in image.info:
+        return image.convert("RGBA").convert("RGB")
+    return image.convert("RGB")
+
+
+def _require_all(paths: Sequence[Path]) -> None:
+    listed: dict[Path, set[str]] = {}
+    for path in paths:
+        folder = path.parent
+        if folder not in listed:
+            listed[folder] = set(os.listdir(folder)) if folder.is_dir() else set()
+        if path.name not in listed[folder]:
+            raise DataError(
+                f"expected an image at {path}, got no such file: complete the data set, "
+                "or leave missing images out with data.skip_broken=true."
+            )
+
+
+def _decodes(path: Path) -> bool:
+    try:
+        with Image.open(path) as image:
+            image.draft("RGB", (image.width // 8, image.height // 8))
+            image.load()
+    except _UNREADABLE:
+        return False
+    return True

@@ -1,0 +1,30 @@
+"""Every random draw of the data part is a pure function of a few named numbers: this file turns the numbers into seeds."""
+
+import hashlib
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+Result = TypeVar("Result")
+
+
+def stable_seed(*parts: int | str) -> int:
+    """Mix numbers and words into one seed in [0, 2**63), the same in every process and Python version.
+
+    Unlike `hash`, it does not depend on PYTHONHASHSEED, and unlike a sum, (seed 1, epoch 0) and (seed 0, epoch 1) differ.
+    """
+    text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def seeded_call(function: Callable[..., Result], seed: int, epoch: int, sample_id: int, *inputs: object) -> Result:
+    """Call `function(*inputs)` so that its torch draws depend on (seed, epoch, sample_id) alone.
+
+    The caller's random state is restored afterwards, so that a data loader without workers leaves dropout and proposal
+    sampling as they would be with workers. Only the CPU generator is seeded: `torch.manual_seed` would reseed the
+    accelerator's too, which `fork_rng(devices=[])` does not restore.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(stable_seed(seed, epoch, sample_id))
+        return function(*inputs)

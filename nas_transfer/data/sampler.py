@@ -1,0 +1,138 @@
+"""Which samples make up which batch: reproducible, resumable at any batch, and split over ranks."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch.utils.data
+
+from nas_transfer.data.randomness import stable_seed
+from nas_transfer.errors import ConfigError, DataError
+
+
+class SampleKey(NamedTuple):
+    """What a data set is asked for: the sample's position and the epoch that its augmentation is drawn for."""
+
+    index: int  # type: ignore[assignment]  # hides tuple.index, which a key has no use for
+    epoch: int
+
+
+class ResumableBatchSampler(torch.utils.data.Sampler[list[SampleKey]]):
+    """Batches of `SampleKey`s whose order is a pure function of (seed, epoch), to be given as `batch_sampler`.
+
+    All ranks compute the same list of batches and each takes every `world_size`-th: batches of different ranks share no
+    sample, and all ranks get equally many. A data set smaller than `batch_size * world_size` gives smaller batches, so
+    that each rank has at least one.
+
+    With `groups` (one number per sample, for instance landscape or portrait) a batch holds samples of one group; the
+    leftovers of all groups make mixed batches, so that only the very last partial batch is lost to `drop_last`.
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        batch_size: int,
+        seed: int,
+        *,
+        shuffle: bool = True,
+        drop_last: bool = True,
+        groups: Sequence[int] | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        """Raises ConfigError for an impossible batch size or rank, DataError when there are fewer samples than ranks."""
+        if batch_size < 1:
+            raise ConfigError(f"expected a batch size of at least 1, got {batch_size}: set data.batch_size.")
+        if not 0 <= rank < world_size:
+            raise ConfigError(f"expected a rank in 0..{world_size - 1}, got {rank}: check the launcher's settings.")
+        if num_samples < world_size:
+            raise DataError(
+                f"expected at least one sample for each of the {world_size} processes, got {num_samples}: "
+                "use fewer devices or more data."
+            )
+        if groups is not None and len(groups) != num_samples:
+            raise ConfigError(f"expected one group per sample, got {len(groups)} groups for {num_samples} samples.")
+        self.num_samples = num_samples
+        self.batch_size = min(batch_size, num_samples // world_size)
+        self.seed = seed
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+        self.groups = None if groups is None else np.asarray(groups, dtype=np.int64)
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+        self.start_batch = 0
+
+    def set_position(self, epoch: int, start_batch: int) -> None:
+        """Let the next iteration be that of `epoch`, from this rank's batch `start_batch` on (0 = the whole epoch)."""
+        if epoch < 0 or not 0 <= start_batch <= len(self):
+            raise ConfigError(
+                f"expected an epoch >= 0 and a start batch in 0..{len(self)}, got {epoch} and {start_batch}: the data "
+                "set, the batch size or the number of devices differs from the run that is resumed."
+            )
+        self.epoch = epoch
+        self.start_batch = start_batch
+
+    def __len__(self) -> int:
+        """Batches of one full epoch for each rank: the same in all epochs, and whatever `start_batch` is."""
+        batches = self.num_samples // self.batch_size if self.drop_last else -(-self.num_samples // self.batch_size)
+        return batches // self.world_size
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        epoch = self.epoch  # read now, not when the first batch is fetched
+        own = self._epoch_batches(epoch)[self.rank :: self.world_size][: len(self)]
+        return iter([[SampleKey(int(index), epoch) for index in batch] for batch in own[self.start_batch :]])
+
+    def _epoch_batches(self, epoch: int) -> list[np.ndarray]:
+        """All ranks' batches of one epoch, each an int64 array of sample positions."""
+        rng = np.random.default_rng(stable_seed(self.seed, "order", epoch))
+        order = rng.permutation(self.num_samples) if self.shuffle else np.arange(self.num_samples)
+        size = self.batch_size
+        batches: list[np.ndarray] = []
+        leftovers = order
+        if self.groups is not None:
+            rests = []
+            for group in np.unique(self.groups):
+                members = order[self.groups[order] == group]
+                full = len(members) // size * size
+                batches += [members[start : start + size] for start in range(0, full, size)]
+                rests.append(members[full:])
+            leftovers = np.concatenate(rests)
+            if self.shuffle:
+                leftovers = rng.permutation(leftovers)
+        batches += [leftovers[start : start + size] for start in range(0, len(leftovers), size)]
+        if self.drop_last and len(batches[-1]) < size:
+            batches.pop()
+        if self.shuffle:
+            batches = [batches[position] for position in rng.permutation(len(batches))]
+        return batches
+
+
+class StreamBatchSampler(torch.utils.data.Sampler[list[SampleKey]]):
+    """The batches of epoch after epoch as one finite stream that can be entered anywhere.
+
+    Args:
+        epochs: gives the batches of each epoch; its position is set by the stream.
+        num_batches: length of the whole stream, whatever `start`.
+        start: the stream's batch at which the iteration begins.
+    """
+
+    def __init__(self, epochs: ResumableBatchSampler, num_batches: int, start: int) -> None:
+        self.epochs = epochs
+        self.num_batches = num_batches
+        self.start = start
+
+    def __len__(self) -> int:
+        """Batches of the whole stream: Lightning counts a resumed run's on from `start`."""
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        position = self.start
+        while position < self.num_batches:
+            epoch, offset = divmod(position, len(self.epochs))
+            self.epochs.set_position(epoch, offset)
+            for batch in self.epochs:
+                if position == self.num_batches:
+                    return
+                yield batch
+                position += 1

@@ -1,0 +1,39 @@
+"""The search split: the part of train on which archs are compared, so that the quoted split is never searched on."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from nas_transfer.data.randomness import stable_seed
+from nas_transfer.errors import ConfigError
+
+
+def search_split(
+    num_images: int, fraction: float, seed: int, groups: Sequence[int] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cut the images of train into those for training and those for the search.
+
+    Args:
+        num_images: images in train, in an order that does not change between runs.
+        fraction: share of images (of groups, where given) for the search, in [0, 1); 0 makes no split.
+        seed: the same seed makes the same split.
+        groups: one number per image (a video, a scene, a patient); a group is never divided.
+
+    Returns:
+        Two sorted, disjoint int64 arrays of positions, for training and for the search. With a fraction above 0 and at
+        least two images (groups) neither is empty.
+
+    Raises:
+        ConfigError: a fraction outside [0, 1), or not one group per image.
+    """
+    if not 0 <= fraction < 1:
+        raise ConfigError(f"expected a search fraction in [0, 1), got {fraction}: set data.search_fraction.")
+    if groups is not None and len(groups) != num_images:
+        raise ConfigError(f"expected one group per image, got {len(groups)} groups for {num_images} images.")
+    units, unit_of_image = np.unique(np.arange(num_images) if groups is None else groups, return_inverse=True)
+    num_search = round(fraction * len(units))
+    if fraction > 0:
+        num_search = min(max(num_search, 1), max(len(units) - 1, 0))
+    chosen = np.random.default_rng(stable_seed(seed, "search split")).permutation(len(units))[:num_search]
+    in_search = np.isin(unit_of_image, chosen)
+    return np.flatnonzero(~in_search), np.flatnonzero(in_search)

@@ -1,0 +1,122 @@
+"""From the configuration to the objects of a run: table, arch, data, task and trainer."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+
+from nas_transfer.data.randomness import stable_seed
+from nas_transfer.errors import ConfigError
+from nas_transfer.paths import conf_dir
+from nas_transfer.space import Arch, SearchSpace, resolve_arch
+from nas_transfer.supernet.table import SupernetTable
+from nas_transfer.tasks.base import Task, TaskSettings
+
+CHECKPOINTS = "checkpoints"
+LAST = "last"
+LENGTH_KEYS = ("max_steps", "max_epochs", "check_val_every_n_epoch", "limit_train_batches")
+"""Trainer keys that this program turns into the length of its one stream of batches."""
+
+
+def set_threads(cfg: DictConfig) -> None:
+    """Bound the process's threads and silence third-party notices that no user can act on."""
+    torch.set_num_threads(cfg.num_threads)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*dataloader is not resumable.*")  # ours is: StreamBatchSampler
+    warnings.filterwarnings("ignore", message=".*srun.*available.*")
+    warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
+    for name in ("pytorch_lightning.utilities.rank_zero", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def build_table(cfg: DictConfig) -> SupernetTable:
+    """The supernet's table."""
+    return instantiate(cfg.supernet)
+
+
+def build_arch(cfg: DictConfig, space: SearchSpace) -> Arch | None:
+    """The arch that ``arch=`` names, None for the supernet; ArchError if there is none."""
+    return resolve_arch(str(cfg.arch), space, [conf_dir() / "archs"])
+
+
+def build_data(cfg: DictConfig, arch: Arch | None) -> Any:
+    """The data module, set up; DataError for a data set that is not as it should be.
+
+    Supernet training leaves the search split out of train, so that a search never scores what was trained on; a fixed
+    arch trains on all of train.
+    """
+    hold_out = cfg.data.hold_out_search
+    data = instantiate(cfg.data, hold_out_search=arch is None if hold_out is None else hold_out)
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+def build_task(cfg: DictConfig, table: SupernetTable, arch: Arch | None, data: Any, total_steps: int) -> Task:
+    """The task with new weights, drawn from the seed."""
+    task = cfg.task
+    settings = TaskSettings(
+        table=table,
+        arch=arch,
+        num_classes=task.cost_classes if data is None else data.num_classes,
+        recipe=instantiate(task.recipe),
+        sampling=instantiate(task.sampling),
+        seed=cfg.seed,
+        total_steps=total_steps,
+    )
+    torch.manual_seed(stable_seed(cfg.seed, "weights"))
+    built = instantiate(task.build)(settings, **({} if data is None else data.task_arguments()))
+    built.ground_truth = None if data is None else data.val_ground_truth
+    return built
+
+
+def build_trainer(cfg: DictConfig, folder: Path, validate: bool = True) -> pl.Trainer:
+    """Lightning's trainer with our callbacks; its one epoch is the whole run (see `nas_transfer.stages.training`).
+
+    Without `validate` no score is taken on the way: a supernet has no statistics to be scored with.
+    """
+    callbacks: list[Callback] = [
+        ModelCheckpoint(
+            dirpath=folder / CHECKPOINTS,
+            filename=LAST,
+            every_n_train_steps=cfg.checkpoint_every_n_steps,
+            save_top_k=1,
+            enable_version_counter=False,
+            save_on_train_epoch_end=False,
+        )
+    ]
+    if cfg.trainer.enable_progress_bar:
+        callbacks.append(pl.callbacks.RichProgressBar())
+    if cfg.ema_decay is not None:
+        callbacks.append(pl.callbacks.EMAWeightAveraging(decay=cfg.ema_decay))
+    loggers: list[Any] = [pl.loggers.CSVLogger(str(folder), name="logs")]
+    if cfg.tensorboard:
+        try:
+            loggers.append(pl.loggers.TensorBoardLogger(str(folder), name="tensorboard"))
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                "expected TensorBoard for tensorboard=true, got none: pip install 'nas-transfer[tensorboard]'"
+            ) from error
+    options = {str(key): value for key, value in cfg.trainer.items() if key not in LENGTH_KEYS}
+    if not validate:
+        options["limit_val_batches"] = 0
+    return instantiate(
+        options,
+        callbacks=callbacks,
+        logger=loggers,
+        default_root_dir=str(folder),
+        max_epochs=1,
+        check_val_every_n_epoch=None,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+    )

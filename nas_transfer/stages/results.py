@@ -1,0 +1,67 @@
+"""What a stage reports: costs by part beside the metrics, and predictions in COCO's format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from nas_transfer.report.manifest import SECONDS_PER_HOUR, Result, write_json_atomically
+from nas_transfer.space import Arch
+from nas_transfer.stages.run_directory import config_sha256
+from nas_transfer.tasks.base import Task
+
+PREDICTIONS_FILE = "predictions.json"
+
+
+def make_result(
+    cfg: DictConfig,
+    task: Task,
+    metrics: dict[str, float],
+    *,
+    seconds: float = 0.0,
+    devices: int = 1,
+    images_seen: int = 0,
+) -> Result:
+    """The result of a stage; a supernet's costs are those of its largest arch."""
+    on_accelerator = task.device.type != "cpu"
+    return Result(
+        stage=cfg.stage.name,
+        task=cfg.task.name,
+        arch=None if task.arch is None else task.arch.to_dict(),
+        score_key=task.score_key,
+        score=metrics.get(task.score_key),
+        metrics=metrics,
+        costs=cost_report(task, task.arch or task.table.space.largest()),
+        seconds=seconds,
+        devices=devices,
+        gpu_hours=devices * seconds / SECONDS_PER_HOUR if on_accelerator else 0.0,
+        images_seen=images_seen,
+        passes_per_image=1 if task.arch is not None else task.sampling.archs_per_step,
+        seed=cfg.seed,
+        config_sha256=config_sha256(cfg),
+    )
+
+
+def cost_report(task: Task, arch: Arch) -> dict[str, Any]:
+    """MACs and parameters by part and in total, with the input size and class count they are stated for."""
+    costs = task.costs(arch)
+    macs = {part: cost.macs for part, cost in costs.items()}
+    params = {part: cost.params for part, cost in costs.items()}
+    checkpoint = sum(cost.params_checkpoint for cost in costs.values())
+    return {
+        "macs": macs | {"total": sum(macs.values())},
+        "params": params | {"total": sum(params.values())},
+        "params_checkpoint": checkpoint,
+        "input_size": list(task.input_size(arch)),
+        "num_classes": task.settings.num_classes,
+        "latency_ms": {},
+    }
+
+
+def write_predictions(folder: Path, task: Task) -> None:
+    """Write the last evaluation's predictions in COCO's result format, for a task that makes such."""
+    results = getattr(task, "results", None)
+    if results is not None:
+        write_json_atomically(folder / PREDICTIONS_FILE, results)

@@ -1,0 +1,118 @@
+"""Training, the common part of pretrain and finetune: one subnet or the whole supernet, resumable at any batch.
+
+To Lightning, a run is a single epoch over a stream of batches that goes through the data set as often as the run is
+long. A resumed run then starts the stream at its own batch, with no epoch boundary to restart at, and the stream's length
+ends it.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig
+
+from nas_transfer.errors import ConfigError
+from nas_transfer.report.manifest import Result
+from nas_transfer.stages.build import (
+    CHECKPOINTS,
+    LAST,
+    build_arch,
+    build_data,
+    build_table,
+    build_task,
+    build_trainer,
+    set_threads,
+)
+from nas_transfer.stages.evaluation import evaluate_task
+from nas_transfer.stages.results import make_result, write_predictions
+from nas_transfer.tasks.base import Task
+from nas_transfer.tasks.checkpoint import (
+    WEIGHTS_FILE,
+    can_fill_network,
+    checkpoint_arch,
+    load_body,
+    load_checkpoint,
+    load_network,
+    save_checkpoint,
+)
+
+logger = logging.getLogger(__name__)
+
+
+def train(cfg: DictConfig, folder: Path) -> Result | None:
+    """Train, evaluate, and leave weights and predictions in `folder`.
+
+    Raises:
+        NasTransferError: configuration, data, arch or weights that cannot be used.
+    """
+    set_threads(cfg)
+    table = build_table(cfg)
+    arch = build_arch(cfg, table.space)
+    data = build_data(cfg, arch)
+    trainer = build_trainer(cfg, folder, validate=arch is not None)
+    steps_per_epoch = _steps_per_epoch(cfg, data, trainer)
+    trainer.val_check_interval = max(1, round(cfg.trainer.check_val_every_n_epoch * steps_per_epoch))
+    total_steps = _total_steps(cfg, steps_per_epoch)
+    task = build_task(cfg, table, arch, data, total_steps)
+    if cfg.weights is not None:
+        _inherit(task, Path(cfg.weights))
+    accumulate = task.recipe.accumulate
+    data.stream(num_batches=total_steps * accumulate, batches_per_step=accumulate)
+    logger.info(
+        "%s of %s on %d images: %d steps, %.1f epochs of %d",
+        "the supernet" if arch is None else f"arch {arch.short_id()}",
+        table.name, data.num_train_images, total_steps, total_steps / steps_per_epoch, steps_per_epoch,
+    )  # fmt: skip
+    last = folder / CHECKPOINTS / f"{LAST}.ckpt"
+    if last.exists():
+        logger.info("resuming from %s", last)
+    trainer.fit(task, datamodule=data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    seconds = task.seconds
+    metrics = evaluate_task(cfg, task, data, trainer)
+    if not trainer.is_global_zero:
+        return None
+    save_checkpoint(folder / WEIGHTS_FILE, task)
+    write_predictions(folder, task)
+    images = total_steps * accumulate * data.batch_size * trainer.world_size
+    return make_result(cfg, task, metrics, seconds=seconds, images_seen=images, devices=trainer.world_size)
+
+
+def _steps_per_epoch(cfg: DictConfig, data: Any, trainer: pl.Trainer) -> int:
+    """Optimiser steps that see the data set once, or as much of it as `trainer.limit_train_batches` allows."""
+    batches = data.batches_per_epoch(trainer.world_size)
+    limit = cfg.trainer.limit_train_batches
+    if limit is not None:
+        batches = min(batches, limit) if isinstance(limit, int) else max(1, int(batches * limit))
+    return max(1, batches // cfg.task.recipe.accumulate)
+
+
+def _total_steps(cfg: DictConfig, steps_per_epoch: int) -> int:
+    """The run's length: whichever of `trainer.max_steps` and `trainer.max_epochs` is reached first."""
+    bounds = []
+    if cfg.trainer.max_steps is not None and cfg.trainer.max_steps > 0:
+        bounds.append(cfg.trainer.max_steps)
+    if cfg.trainer.max_epochs is not None and cfg.trainer.max_epochs > 0:
+        bounds.append(max(1, round(cfg.trainer.max_epochs * steps_per_epoch)))
+    if not bounds:
+        raise ConfigError(
+            "expected trainer.max_steps or trainer.max_epochs above 0 to say how long to train, "
+            f"got {cfg.trainer.max_steps} and {cfg.trainer.max_epochs}"
+        )
+    return min(bounds)
+
+
+def _inherit(task: Task, path: Path) -> None:
+    """Start from a finished run's weights: the body, and neck and head too where task and class count are the same."""
+    checkpoint = load_checkpoint(path)
+    checkpoint_arch(checkpoint, task.table.space)
+    if can_fill_network(task, checkpoint):
+        load_network(task, checkpoint)
+        logger.info("weights of body, neck and head from %s", checkpoint.path)
+    else:
+        load_body(task, checkpoint)
+        logger.info("weights of the body from %s; neck and head start anew", checkpoint.path)

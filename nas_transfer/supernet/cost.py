@@ -1,0 +1,133 @@
+"""What an arch costs, computed from the arch alone: multiply-accumulates and parameters per module.
+
+Conventions, the ones behind the published numbers of AttentiveNAS and behind this project's tables:
+
+- MACs are those of convolutions and linear layers; bias, normalisation, activation, pooling and resizing count nothing.
+- Parameters are everything trainable: convolution and linear weights, biases, and BatchNorm's weight and bias.
+- A stride-s convolution with kernel k and padding k // 2 maps n pixels to ceil(n / s).
+- AttentiveNAS checkpoints hold a 1x1 shortcut convolution for every block and use it only where the channels differ.
+  The unused ones are `unused_params`: not in `params`, which is what an extracted subnet holds, but in
+  `params_checkpoint`, which is what the AttentiveNAS paper's code reports.
+
+A cost without its input size means nothing; whoever prints one prints the size and the list of modules beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nas_transfer.supernet.table import BlockPlan
+
+Size = tuple[int, int]
+"""Height and width of an image or a feature map, in pixels."""
+
+
+@dataclass(frozen=True)
+class ModuleCost:
+    """The cost of one named module for one image of a given size.
+
+    Args:
+        name: e.g. ``"first_conv"``, ``"mb1.0"`` (stage mb1, block 0), ``"classifier"``.
+        macs: multiply-accumulates for one image.
+        params: trainable parameters that an extracted subnet holds.
+        unused_params: parameters that a public checkpoint holds beside them and that no forward pass reads.
+    """
+
+    name: str
+    macs: int
+    params: int
+    unused_params: int = 0
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The costs of several modules, in the order in which an image passes them; costs add up by concatenation."""
+
+    modules: tuple[ModuleCost, ...]
+
+    @cached_property
+    def macs(self) -> int:
+        """Multiply-accumulates for one image."""
+        return sum([module.macs for module in self.modules])
+
+    @cached_property
+    def params(self) -> int:
+        """Trainable parameters of the extracted subnet."""
+        return sum([module.params for module in self.modules])
+
+    @cached_property
+    def params_checkpoint(self) -> int:
+        """`params` plus the shortcut convolutions that the public checkpoints hold but never use."""
+        return self.params + sum([module.unused_params for module in self.modules])
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.modules + other.modules)
+
+
+def strided_size(size: Size, stride: int) -> Size:
+    """The output size of a convolution with kernel k, padding k // 2 and this stride: ceil(n / stride)."""
+    return -(-size[0] // stride), -(-size[1] // stride)
+
+
+def convolution_cost(
+    name: str,
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    output_size: Size,
+    *,
+    groups: int = 1,
+    bias: bool = False,
+    batch_norm: bool = False,
+) -> ModuleCost:
+    """The cost of one 2-D convolution with a square kernel, with BatchNorm's two vectors if it follows.
+
+    Args:
+        output_size: (H, W) of the map that the convolution produces.
+    """
+    weights = out_channels * (in_channels // groups) * kernel_size**2
+    vectors = int(bias) + 2 * int(batch_norm)
+    return ModuleCost(name, weights * output_size[0] * output_size[1], weights + vectors * out_channels)
+
+
+def linear_cost(name: str, in_features: int, out_features: int, *, bias: bool = True, rows: int = 1) -> ModuleCost:
+    """The cost of one linear layer that is applied to `rows` vectors per image (1000 for a box head's proposals)."""
+    weights = in_features * out_features
+    return ModuleCost(name, weights * rows, weights + int(bias) * out_features)
+
+
+def total_cost(name: str, parts: Iterable[ModuleCost]) -> ModuleCost:
+    """Several parts as one module."""
+    parts = tuple(parts)
+    return ModuleCost(
+        name,
+        sum(part.macs for part in parts),
+        sum(part.params for part in parts),
+        sum(part.unused_params for part in parts),
+    )
+
+
+def block_cost(name: str, plan: BlockPlan, input_size: Size) -> ModuleCost:
+    """The cost of one inverted-bottleneck block with squeeze-and-excitation and AttentiveNAS's shortcut.
+
+    The shortcut pools by the stride and then, only if the channels differ, applies a 1x1 convolution without BatchNorm.
+    """
+    output_size = strided_size(input_size, plan.stride)
+    mid = plan.mid_channels
+    parts = [
+        convolution_cost("depthwise", mid, mid, plan.kernel_size, output_size, groups=mid, batch_norm=True),
+        convolution_cost("project", mid, plan.out_channels, 1, output_size, batch_norm=True),
+    ]
+    if plan.expand:
+        parts.append(convolution_cost("expand", plan.in_channels, mid, 1, input_size, batch_norm=True))
+    if plan.squeeze_channels:
+        parts.append(convolution_cost("squeeze", mid, plan.squeeze_channels, 1, (1, 1), bias=True))
+        parts.append(convolution_cost("excite", plan.squeeze_channels, mid, 1, (1, 1), bias=True))
+    shortcut = convolution_cost("shortcut", plan.in_channels, plan.out_channels, 1, output_size)
+    if plan.in_channels == plan.out_channels:
+        shortcut = ModuleCost("shortcut", 0, 0, unused_params=shortcut.params)
+    return total_cost(name, [*parts, shortcut])

@@ -1,0 +1,157 @@
+"""Elastic layers: one weight tensor that holds the weights of every narrower layer as its leading slice.
+
+An elastic layer reads its input width from the tensor that it is given; only its output width and kernel size are set.
+A smaller kernel is the centre crop of the larger one (AttentiveNAS, Wang et al. 2021, section 3). Slices are views: the
+forward pass copies no weight. `copy_slices` writes the active slices into a plain static module, which is how every
+subnet is extracted.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as distributed
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+KERNEL_DIMENSIONS = (2, 3)
+
+
+class ElasticConv2d(nn.Conv2d):
+    """A 2-D convolution without bias whose input and output width and kernel size can shrink.
+
+    Args:
+        in_channels: the largest input width; the active one is the input tensor's.
+        out_channels: the largest output width. A depthwise convolution follows its input instead.
+        kernel_size: the largest kernel, odd; padding is always half of the active one.
+        depthwise: one filter a channel.
+
+    `active_out_channels` and `active_kernel_size` start at the largest and are set by the supernet.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int = 1, stride: int = 1, *,
+        depthwise: bool = False, bias: bool = False,
+    ) -> None:  # fmt: skip
+        groups = in_channels if depthwise else 1
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, groups=groups, bias=bias
+        )
+        self.depthwise = depthwise
+        self.active_out_channels = out_channels
+        self.active_kernel_size = kernel_size
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (B, in, H, W) to (B, active out, ceil(H / stride), ceil(W / stride))."""
+        in_channels = features.shape[1]
+        kernel_size = self.active_kernel_size
+        weight = self.weight
+        if self.depthwise:
+            out_channels = in_channels
+            if in_channels != weight.shape[0]:
+                weight = weight[:in_channels]
+        else:
+            out_channels = self.active_out_channels
+            if out_channels != weight.shape[0]:
+                weight = weight[:out_channels]
+            if in_channels != weight.shape[1]:
+                weight = weight[:, :in_channels]
+        margin = (weight.shape[2] - kernel_size) // 2
+        if margin:
+            weight = weight[:, :, margin:-margin, margin:-margin]
+        bias = None if self.bias is None else self.bias[:out_channels]
+        groups = in_channels if self.depthwise else 1
+        return F.conv2d(features, weight, bias, self.stride, kernel_size // 2, 1, groups)
+
+
+class ElasticLinear(nn.Linear):
+    """A linear layer that follows its input's width; the output width is fixed (B, in) -> (B, out)."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (B, in) to (B, out) with the leading in columns of the weight."""
+        return F.linear(features, self.weight[:, : features.shape[1]], self.bias)
+
+
+class ElasticBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm over the leading channels; in training it never touches its running statistics.
+
+    The statistics of one width are meaningless for another (BigNAS, Yu et al. 2020, section 3.2), so a supernet keeps
+    none: they are written by an importer or by `nas_transfer.supernet.calibrate` on an extracted subnet.
+
+    `synchronised` (off at first) makes training statistics those of all ranks' images, on any device: the stock
+    SyncBatchNorm refuses CPU tensors, and its conversion would replace this class.
+    """
+
+    def __init__(self, num_features: int, eps: float) -> None:
+        super().__init__(num_features, eps=eps)
+        self.synchronised = False
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Normalise (B, C, H, W) per channel."""
+        channels = features.shape[1]
+        weight, bias = self.weight, self.bias
+        if channels != weight.shape[0]:
+            weight, bias = weight[:channels], bias[:channels]
+        if not self.training:
+            mean, var = self.running_mean, self.running_var
+            if mean is None or var is None:
+                raise RuntimeError("an elastic BatchNorm always holds running statistics")
+            return F.batch_norm(features, mean[:channels], var[:channels], weight, bias, False, 0.0, self.eps)
+        if self.synchronised and distributed.is_initialized() and distributed.get_world_size() > 1:
+            return _synchronised_batch_norm(features, weight, bias, self.eps)
+        return F.batch_norm(features, None, None, weight, bias, True, 0.0, self.eps)
+
+
+def _synchronised_batch_norm(features: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Normalise with the moments over all ranks: E[x] and E[(x - E[x])^2], each one differentiable all-reduce."""
+    from torch.distributed.nn.functional import all_reduce
+
+    count = torch.tensor([features.numel() / features.shape[1]], dtype=features.dtype, device=features.device)
+    sums = all_reduce(torch.cat([features.sum((0, 2, 3)), count]))
+    mean = (sums[:-1] / sums[-1])[None, :, None, None]
+    centred = features - mean
+    variance = (all_reduce(centred.square().sum((0, 2, 3))) / sums[-1])[None, :, None, None]
+    return centred * torch.rsqrt(variance + eps) * weight[None, :, None, None] + bias[None, :, None, None]
+
+
+class SqueezeExcite(nn.Module):
+    """Squeeze-and-excitation (Hu et al. 2018) with ReLU and hard sigmoid, as MobileNetV3 and AttentiveNAS use it.
+
+    Built from two 1x1 convolutions with bias, static or elastic; the second follows the width of the features.
+    """
+
+    def __init__(self, squeeze: nn.Conv2d, excite: nn.Conv2d) -> None:
+        super().__init__()
+        self.squeeze = squeeze
+        self.excite = excite
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Scale every channel of (B, C, H, W) by a factor in 0-1 that depends on the whole image."""
+        pooled = features.mean((2, 3), keepdim=True)
+        return features * F.hardsigmoid(self.excite(F.relu(self.squeeze(pooled))))
+
+
+def copy_slices(source: nn.Module, target: nn.Module) -> None:
+    """Write into `target`'s parameters and buffers the slices of `source`'s that an active subnet of that size uses.
+
+    Tensors are matched by name. Channel dimensions take the leading slice, kernel dimensions the centre crop.
+
+    Raises:
+        KeyError: `target` has a tensor that `source` lacks.
+        ValueError: a tensor of `target` is larger than `source`'s.
+    """
+    tensors = source.state_dict(keep_vars=True)
+    with torch.no_grad():
+        for name, tensor in target.state_dict(keep_vars=True).items():
+            tensor.copy_(leading_slice(tensors[name], tensor.shape, name))
+
+
+def leading_slice(tensor: Tensor, shape: torch.Size | tuple[int, ...], name: str) -> Tensor:
+    """A view of `tensor` of the given shape: leading channels, centre-cropped kernel; ValueError if it is too small."""
+    if tensor.dim() != len(shape) or any(have < want for have, want in zip(tensor.shape, shape, strict=True)):
+        raise ValueError(f"expected '{name}' to hold a slice of shape {tuple(shape)}, got shape {tuple(tensor.shape)}")
+    for dimension, size in enumerate(shape):
+        have = tensor.shape[dimension]
+        if have != size:
+            start = (have - size) // 2 if dimension in KERNEL_DIMENSIONS else 0
+            tensor = tensor.narrow(dimension, start, size)
+    return tensor

@@ -1,0 +1,251 @@
+"""What all tasks share: training one subnet or the whole supernet, randomness, gradient exchange, extraction.
+
+A task holds `network`, whose `body` comes from a supernet table. With an arch, the network is that arch's plain static
+module; without one, it is the supernet, and each step trains the archs that `ArchSampling` draws.
+
+Lightning's manual optimisation is used, since a sandwich is several backward passes for one step (adding up the losses
+first would keep the activations of all archs in memory).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from abc import abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed as distributed
+from torch import Tensor, nn
+
+from nas_transfer.data.randomness import stable_seed
+from nas_transfer.errors import ArchError
+from nas_transfer.space import Arch
+from nas_transfer.supernet.calibrate import recalibrate_batch_norm
+from nas_transfer.supernet.cost import Cost
+from nas_transfer.supernet.ops import ElasticBatchNorm2d, copy_slices
+from nas_transfer.supernet.table import SupernetTable
+from nas_transfer.tasks.recipe import ArchSampling, Recipe
+
+Batch = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """What every task is built from.
+
+    Args:
+        table: the supernet's table.
+        arch: the subnet to train, None for the whole supernet.
+        num_classes: taken from the data.
+        recipe: optimiser and schedule.
+        sampling: which archs a supernet's step trains; unused with an arch.
+        seed: of every random draw.
+        total_steps: optimiser steps of the whole run, on which the schedule depends; 0 if the task is only evaluated.
+    """
+
+    table: SupernetTable
+    arch: Arch | None
+    num_classes: int
+    recipe: Recipe
+    sampling: ArchSampling
+    seed: int
+    total_steps: int
+
+
+class Task(pl.LightningModule):
+    """The common part of all tasks.
+
+    A subclass hands in its network and gives `rebuild`, `losses`, `forward_batch`, `update_metrics`, `compute_metrics`,
+    `input_size` and `head_costs`. `score_key` names the metric that searches maximise, a fraction in 0-1.
+
+    `ground_truth` is what the data module gives as such for the split that is evaluated. `metrics` holds the last
+    evaluation's, and `metrics_step` the optimiser step at which it was made (-1 before the first).
+    """
+
+    score_key: str
+
+    def __init__(self, settings: TaskSettings, network: nn.Module) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.settings = settings
+        self.table = settings.table
+        self.arch = settings.arch
+        self.recipe = settings.recipe
+        self.sampling = settings.sampling
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.ground_truth: Any = None
+        self.metrics: dict[str, float] = {}
+        self.metrics_step = -1
+        self.seconds_before = 0.0
+        self._started = time.monotonic()
+
+    @abstractmethod
+    def losses(self, batch: Batch, teacher: Any) -> tuple[dict[str, Tensor], Any]:
+        """The named losses of the active arch, whose sum is minimised, and the outputs that a smaller arch may imitate.
+
+        `teacher` is what the largest arch of this sandwich returned, detached, or None.
+        """
+
+    @abstractmethod
+    def update_metrics(self, batch: Batch) -> None:
+        """Predict an evaluation batch and add it to the metric."""
+
+    @abstractmethod
+    def compute_metrics(self) -> dict[str, float]:
+        """All metrics since the last call, over all ranks, as fractions; resets them."""
+
+    @abstractmethod
+    def forward_batch(self, batch: Batch) -> Any:
+        """Run the network on an evaluation batch for its outputs, or only for its BatchNorm inputs."""
+
+    @abstractmethod
+    def input_size(self, arch: Arch) -> tuple[int, int]:
+        """Height and width at which this task states an arch's cost."""
+
+    @abstractmethod
+    def head_costs(self, arch: Arch) -> dict[str, Cost]:
+        """The costs of what follows the body, by part (``neck``, ``head``), at `input_size`."""
+
+    def costs(self, arch: Arch) -> dict[str, Cost]:
+        """The costs of an arch by part: ``body`` and the parts of `head_costs`, at `input_size`."""
+        return {"body": self.table.body_cost(arch, self.input_size(arch)), **self.head_costs(arch)}
+
+    # Archs
+
+    @property
+    @abstractmethod
+    def body(self) -> nn.Module:
+        """The table's body inside the network."""
+
+    def set_arch(self, arch: Arch) -> None:
+        """Make one arch of a supernet the active one.
+
+        Raises:
+            ArchError: the task is a single subnet, or `arch` is of another space.
+        """
+        if self.arch is not None:
+            raise ArchError(f"expected a supernet to choose an arch of, got the subnet {self.arch.short_id()}")
+        for module in self.network.modules():
+            if hasattr(module, "set_arch"):
+                module.set_arch(arch)
+
+    def extract(self, arch: Arch) -> Task:
+        """The task of one subnet: a plain static network with its own copy of the weights.
+
+        Raises:
+            ArchError: the task is already a single subnet, or `arch` is of another space.
+        """
+        if self.arch is not None:
+            raise ArchError(f"expected a supernet to extract from, got the subnet {self.arch.short_id()}")
+        subnet = self.rebuild(replace(self.settings, arch=arch))
+        reference = next(self.network.parameters())
+        subnet.to(device=reference.device, dtype=reference.dtype)
+        copy_slices(self.network, subnet.network)
+        return subnet.train(self.training)
+
+    @abstractmethod
+    def rebuild(self, settings: TaskSettings) -> Task:
+        """The same kind of task with new weights for other settings."""
+
+    def calibrate(self, batches: Iterable[Batch]) -> int:
+        """Recalibrate the BatchNorm statistics of a subnet on evaluation batches; returns how many were used."""
+        moved = (self.transfer_batch_to_device(batch, self.device, 0) for batch in batches)
+        return recalibrate_batch_norm(self.network, moved, self.forward_batch)
+
+    # Training
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """The recipe's optimiser; its learning rate is set at each step, from the step's number alone."""
+        return self.recipe.build_optimizer(self.network)
+
+    def on_fit_start(self) -> None:
+        """Let the supernet's BatchNorms share their moments across ranks."""
+        for module in self.network.modules():
+            if isinstance(module, ElasticBatchNorm2d):
+                module.synchronised = self.trainer.world_size > 1
+
+    def training_step(self, batch: Batch, batch_index: int) -> None:
+        """One forward and backward pass for each arch of the step, then, after `recipe.accumulate` batches, an update.
+
+        Every draw (dropout, proposals) comes from a generator seeded by (seed, batch number, rank), and the archs from
+        (seed, batch number), so that a resumed run repeats an uninterrupted one.
+        """
+        optimizer = self.optimizers()
+        archs = [self.arch] if self.arch is not None else self.sampling.draw(self.table.space, self.settings.seed, batch_index)
+        torch.manual_seed(stable_seed(self.settings.seed, batch_index, self.global_rank))
+        teacher = None
+        with self._local_gradients():
+            for position, arch in enumerate(archs):
+                if self.arch is None:
+                    self.set_arch(arch)
+                losses, outputs = self.losses(batch, teacher)
+                loss = torch.stack(list(losses.values())).sum()
+                self.manual_backward(loss / self.recipe.accumulate)
+                if position == 0:
+                    self._log_losses(losses, loss)
+                    if len(archs) > 1 and self.sampling.distillation > 0:
+                        teacher = outputs
+        if (batch_index + 1) % self.recipe.accumulate:
+            return
+        if self.arch is None:
+            self._average_gradients()
+        if self.recipe.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip_norm)
+        rate = self.recipe.lr * self.recipe.lr_factor(self.global_step, self.settings.total_steps)
+        for group in optimizer.param_groups:  # type: ignore[union-attr]
+            group["lr"] = rate
+        self.log("train/lr", rate)
+        optimizer.step()  # type: ignore[union-attr]
+        optimizer.zero_grad(set_to_none=True)  # type: ignore[union-attr]
+
+    def _log_losses(self, losses: dict[str, Tensor], loss: Tensor) -> None:
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        if len(losses) > 1:
+            self.log_dict({f"train/{name}": value.detach() for name, value in losses.items()})
+
+    def _local_gradients(self) -> contextlib.AbstractContextManager[None]:
+        """Keep DDP from exchanging gradients at each of a sandwich's backward passes."""
+        block = getattr(self.trainer.strategy, "block_backward_sync", None)
+        return block() if block is not None and self.arch is None else contextlib.nullcontext()
+
+    def _average_gradients(self) -> None:
+        """Average the gradients over the ranks in one all-reduce; all ranks drew the same archs, so the same set."""
+        if not distributed.is_initialized() or distributed.get_world_size() == 1:
+            return
+        gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        distributed.all_reduce(flat)
+        flat /= distributed.get_world_size()
+        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    # Evaluation
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        """Add one evaluation batch to the metric; only a subnet has statistics to be evaluated with."""
+        self.update_metrics(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Keep all metrics in `metrics` and log them as ``val/<name>``."""
+        self.metrics = self.compute_metrics()
+        self.metrics_step = self.trainer.global_step
+        self.log_dict({f"val/{name}": value for name, value in self.metrics.items()}, rank_zero_only=True)
+
+    # Time, over all interruptions
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of training so far, the runs before an interruption included."""
+        return self.seconds_before + time.monotonic() - self._started
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store the seconds spent."""
+        checkpoint["seconds"] = self.seconds
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on counting from the interrupted run's seconds."""
+        self.seconds_before = float(checkpoint["seconds"])

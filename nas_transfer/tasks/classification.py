@@ -1,0 +1,118 @@
+"""Image classification: the task on which supernets are pretrained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+from nas_transfer.space import Arch
+from nas_transfer.supernet.cost import Cost
+from nas_transfer.tasks.base import Batch, Task, TaskSettings
+
+RESOLUTION = "resolution"
+
+
+class Classifier(nn.Module):
+    """A body and a classification head: normalised images (B, 3, H, W) to logits (B, num_classes)."""
+
+    def __init__(self, body: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+        self.head = head
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map normalised images (B, 3, H, W) to logits (B, num_classes)."""
+        return self.head(self.body(images)[-1])
+
+
+class ClassificationTask(Task):
+    """Cross entropy with label smoothing; in a sandwich the smaller archs imitate the largest one's soft labels.
+
+    The images are resized to each arch's own resolution gene (bicubic, as AttentiveNAS does inside its forward), so a
+    batch is loaded once at one size and every arch trains at its own.
+
+    Args:
+        label_smoothing: of the loss against the labels (Szegedy et al. 2016).
+        dropout: before the last layer; in a sandwich only the largest arch's (BigNAS, Yu et al. 2020, section 3.3).
+    """
+
+    score_key = "top1"
+
+    def __init__(self, settings: TaskSettings, *, label_smoothing: float, dropout: float) -> None:
+        table, arch, num_classes = settings.table, settings.arch, settings.num_classes
+        super().__init__(settings, Classifier(table.build_body(arch), table.build_classifier(num_classes, arch)))
+        self.label_smoothing = label_smoothing
+        self.dropout = dropout
+        pixels = 255 * torch.tensor([table.preprocessing.mean, table.preprocessing.std])
+        self.register_buffer("pixel_moments", pixels[:, :, None, None], persistent=False)
+        self.accuracy = MetricCollection(
+            {
+                f"top{k}": MulticlassAccuracy(num_classes, top_k=k, average="micro")
+                for k in (1, 5)
+                if k == 1 or num_classes > k
+            }
+        )
+
+    def rebuild(self, settings: TaskSettings) -> ClassificationTask:
+        """The same task with new weights for other settings."""
+        return ClassificationTask(settings, label_smoothing=self.label_smoothing, dropout=self.dropout)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map uint8 images (B, 3, H, W) to logits (B, num_classes) at the active arch's resolution."""
+        mean, std = self.pixel_moments  # type: ignore[misc]
+        inputs = (images - mean) / std
+        size = self.input_size(self.active_arch)
+        if inputs.shape[-2:] != size:
+            inputs = F.interpolate(inputs, size, mode="bicubic", align_corners=False)
+        return self.network(inputs.to(memory_format=torch.channels_last))
+
+    @property
+    def active_arch(self) -> Arch:
+        """The subnet's arch, or the one that is set in the supernet."""
+        return self.arch or self.body.arch  # type: ignore[return-value]
+
+    @property
+    def body(self) -> nn.Module:
+        """The table's body inside the network."""
+        return self.network.body  # type: ignore[return-value]
+
+    def losses(self, batch: Batch, teacher: Any) -> tuple[dict[str, Tensor], Any]:
+        """Cross entropy against labels, mixed with that against the teacher's softmax (in-place distillation)."""
+        largest = teacher is None
+        self.network.head.dropout.p = self.dropout if largest else 0.0  # type: ignore[union-attr]
+        logits = self(batch["images"])
+        share = 0.0 if largest else self.sampling.distillation
+        losses = {}
+        if share < 1:
+            cross_entropy = F.cross_entropy(logits, batch["labels"], label_smoothing=self.label_smoothing)
+            losses["cross_entropy"] = (1 - share) * cross_entropy
+        if share > 0:
+            losses["distillation"] = share * F.cross_entropy(logits, teacher.softmax(1))
+        return losses, logits.detach()
+
+    def forward_batch(self, batch: Batch) -> Tensor:
+        """Logits of an evaluation batch."""
+        return self(batch["images"])
+
+    def update_metrics(self, batch: Batch) -> None:
+        """Count a batch's correct answers."""
+        self.accuracy.update(self(batch["images"]), batch["labels"])
+
+    def compute_metrics(self) -> dict[str, float]:
+        """``top1`` and, with more than five classes, ``top5``."""
+        metrics = {name: value.item() for name, value in self.accuracy.compute().items()}
+        self.accuracy.reset()
+        return metrics
+
+    def input_size(self, arch: Arch) -> tuple[int, int]:
+        """The arch's own resolution."""
+        return arch[RESOLUTION], arch[RESOLUTION]
+
+    def head_costs(self, arch: Arch) -> dict[str, Cost]:
+        """The classification head."""
+        return {"head": self.table.classifier_cost(arch, self.input_size(arch), self.settings.num_classes)}

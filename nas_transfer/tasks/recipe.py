@@ -1,0 +1,126 @@
+"""How the weights are updated: optimiser, learning-rate schedule, and which archs a supernet trains at each step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from nas_transfer.errors import ConfigError
+from nas_transfer.space import Arch, SearchSpace
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Optimiser and schedule.
+
+    Args:
+        optimizer: ``sgd`` (momentum, Nesterov off), ``adamw``.
+        lr: peak learning rate for the total batch that the config states.
+        momentum: of SGD; AdamW's first beta.
+        weight_decay: applied to weights with more than one dimension, never to norms and biases.
+        schedule: ``cosine`` to zero, ``step`` (times 0.1 at each milestone), ``constant``.
+        milestones: fractions of all steps at which ``step`` decays, e.g. 8 and 11 of 12 epochs: [0.667, 0.917].
+        warmup_steps: linear warm-up from `warmup_factor` of the rate; at most a tenth of the run.
+        warmup_factor: where the warm-up starts.
+        clip_norm: the gradients' largest L2 norm, null for none.
+        accumulate: batches whose gradients are averaged before a step.
+
+    Raises:
+        ConfigError: naming the value.
+    """
+
+    optimizer: Literal["sgd", "adamw"]
+    lr: float
+    momentum: float
+    weight_decay: float
+    schedule: Literal["cosine", "step", "constant"]
+    milestones: tuple[float, ...]
+    warmup_steps: int
+    warmup_factor: float
+    clip_norm: float | None
+    accumulate: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "milestones", tuple(self.milestones))
+        if self.optimizer not in ("sgd", "adamw"):
+            raise ConfigError(f"expected recipe.optimizer to be sgd or adamw, got {self.optimizer!r}")
+        if self.schedule not in ("cosine", "step", "constant"):
+            raise ConfigError(f"expected recipe.schedule to be cosine, step or constant, got {self.schedule!r}")
+        if not self.lr > 0:
+            raise ConfigError(f"expected recipe.lr above 0, got {self.lr}")
+        if any(not 0 < milestone < 1 for milestone in self.milestones):
+            raise ConfigError(f"expected recipe.milestones as fractions of the run in 0-1, got {list(self.milestones)}")
+        if self.accumulate < 1:
+            raise ConfigError(f"expected recipe.accumulate of at least 1, got {self.accumulate}")
+
+    def build_optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
+        """The optimiser over the trainable parameters, in two groups: decayed weights, undecayed norms and biases."""
+        trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        groups = [
+            {"params": [p for p in trainable if p.dim() > 1], "weight_decay": self.weight_decay},
+            {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
+        ]
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum)
+        return torch.optim.AdamW(groups, lr=self.lr, betas=(self.momentum, 0.999))
+
+    def lr_factor(self, step: int, total_steps: int) -> float:
+        """The learning rate of this 0-based step as a fraction of `lr`."""
+        warmup_steps = min(self.warmup_steps, total_steps // 10)
+        factor = 1.0
+        if self.schedule == "cosine":
+            progress = max(0, step - warmup_steps) / max(1, total_steps - warmup_steps)
+            factor = 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+        elif self.schedule == "step":
+            factor = 0.1 ** sum(step >= round(milestone * total_steps) for milestone in self.milestones)
+        if step < warmup_steps:
+            factor *= self.warmup_factor + (1.0 - self.warmup_factor) * (step + 1) / (warmup_steps + 1)
+        return factor
+
+
+@dataclass(frozen=True)
+class ArchSampling:
+    """Which archs one step of supernet training runs.
+
+    Args:
+        rule: ``sandwich`` (largest, `num_random` uniform ones, smallest; Yu et al. 2020, BigNAS) or ``single_path`` (one
+            uniform arch; Guo et al. 2020, SPOS, and DetNAS).
+        num_random: random archs of a sandwich.
+        distillation: weight of the in-place distillation loss of the smaller archs against the largest one's outputs,
+            in 0-1; the loss against the labels gets the rest. 1 is BigNAS, 0 trains every arch on the labels alone.
+
+    Raises:
+        ConfigError: naming the value.
+    """
+
+    rule: Literal["sandwich", "single_path"]
+    num_random: int
+    distillation: float
+
+    def __post_init__(self) -> None:
+        if self.rule not in ("sandwich", "single_path"):
+            raise ConfigError(f"expected sampling.rule to be sandwich or single_path, got {self.rule!r}")
+        if self.num_random < 0 or not 0 <= self.distillation <= 1:
+            raise ConfigError(
+                "expected sampling.num_random of at least 0 and sampling.distillation in 0-1, "
+                f"got {self.num_random} and {self.distillation}"
+            )
+
+    @property
+    def archs_per_step(self) -> int:
+        """How many forward and backward passes one batch costs."""
+        return self.num_random + 2 if self.rule == "sandwich" else 1
+
+    def draw(self, space: SearchSpace, seed: int, step: int) -> list[Arch]:
+        """The archs of one step: a function of (seed, step) alone, so that all ranks and a resumed run agree."""
+        generator = np.random.default_rng([seed, step])
+        if self.rule == "single_path":
+            return [space.sample(generator)]
+        between = [space.sample(generator) for _ in range(self.num_random)]
+        return [space.largest(), *between, space.smallest()]
+

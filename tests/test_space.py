@@ -1,0 +1,278 @@
+"""Search spaces: every move stays in the space, round trips are exact, and errors name what was wrong."""
+
+import itertools
+import json
+import pickle
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nas_transfer.errors import ArchError, ConfigError
+from nas_transfer.space import Arch, Gene, SearchSpace, resolve_arch
+
+
+@pytest.fixture
+def space() -> SearchSpace:
+    """2 * 3 * 2 * 1 * 3 = 36 archs: small enough to list them all."""
+    return SearchSpace(
+        "toy",
+        (
+            Gene("resolution", (48, 64)),
+            Gene("width.a", (8, 16, 24)),
+            Gene("width.b", (16, 32)),
+            Gene("depth.a", (1,)),
+            Gene("depth.b", (2, 3, 5)),
+        ),
+    )
+
+
+@pytest.fixture
+def every_arch(space: SearchSpace) -> set[Arch]:
+    """The whole space by brute force, independent of the space's own moves."""
+    combinations = itertools.product(*(gene.choices for gene in space.genes))
+    return {Arch("toy", tuple(gene.name for gene in space.genes), values) for values in combinations}
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+class TestGene:
+    @pytest.mark.parametrize("choices", [(), (2, 1), (1, 1), (1.0, 2.0), (-1, 2), (True, 2), ("a",)])
+    def test_choices_must_be_ascending_integers(self, choices: tuple) -> None:
+        with pytest.raises(ConfigError, match=r"'width\.a'"):
+            Gene("width.a", choices)
+
+    def test_a_list_of_choices_becomes_a_tuple_so_that_the_gene_is_hashable(self) -> None:
+        assert hash(Gene("depth.a", [1, 2])) == hash(Gene("depth.a", (1, 2)))  # type: ignore[arg-type]
+
+
+class TestSpace:
+    def test_size_equals_the_number_of_archs_listed_by_brute_force(self, space, every_arch) -> None:
+        assert space.size == len(every_arch) == 36
+
+    def test_size_is_exact_beyond_64_bits(self) -> None:
+        genes = tuple(Gene(f"op.{index}", (0, 1, 2, 3)) for index in range(40))
+        assert SearchSpace("detnas", genes).size == 4**40
+
+    def test_smallest_and_largest_bound_every_arch(self, space, every_arch) -> None:
+        low, high = space.smallest(), space.largest()
+        assert low.values == (48, 8, 16, 1, 2)
+        assert high.values == (64, 24, 32, 1, 5)
+        for arch in every_arch:
+            assert all(a <= b <= c for a, b, c in zip(low.values, arch.values, high.values, strict=True))
+
+    @pytest.mark.parametrize(
+        "names",
+        [
+            ("width.a", "width.a"),  # repeated
+            ("width.a", "depth.a", "width.b"),  # scattered group: the dict form would lose the order
+            ("width", "width.a"),  # a group that is also a gene
+            ("width.a", "width"),
+            ("space",),  # the key that names the space
+            (),
+        ],
+    )
+    def test_genes_that_the_dict_form_cannot_hold_are_refused(self, names: tuple[str, ...]) -> None:
+        with pytest.raises(ConfigError):
+            SearchSpace("broken", tuple(Gene(name, (1, 2)) for name in names))
+
+    def test_validate_names_the_gene_the_value_and_the_choices(self, space) -> None:
+        arch = Arch("toy", space.names, (48, 8, 17, 1, 2))
+        with pytest.raises(ArchError, match=r"\[16, 32\] for gene 'width\.b' .* got 17"):
+            space.validate(arch)
+
+    def test_validate_refuses_an_arch_of_another_space_and_of_other_genes(self, space) -> None:
+        with pytest.raises(ArchError, match="'toy', got one of space 'other'"):
+            space.validate(Arch("other", space.names, space.smallest().values))
+        with pytest.raises(ArchError, match=r"width\.c"):
+            space.validate(Arch("toy", ("width.c",), (8,)))
+
+    def test_a_pickled_space_and_arch_equal_the_originals(self, space) -> None:
+        space.sample(rng())
+        copy = pickle.loads(pickle.dumps(space))
+        assert copy == space
+        copy.validate(pickle.loads(pickle.dumps(space.largest())))
+
+
+class TestSample:
+    def test_draws_cover_the_whole_space_and_nothing_else(self, space, every_arch) -> None:
+        generator = rng()
+        assert {space.sample(generator) for _ in range(1000)} == every_arch
+
+    def test_each_choice_comes_up_equally_often(self, space) -> None:
+        generator = rng()
+        counts = Counter(space.sample(generator)["depth.b"] for _ in range(3000))
+        # binomial(3000, 1/3) has a standard deviation of 26: 5 of them on either side
+        assert all(abs(counts[choice] - 1000) < 130 for choice in (2, 3, 5))
+
+    def test_the_same_seed_draws_the_same_archs(self, space) -> None:
+        first, second = rng(7), rng(7)
+        assert [space.sample(first) for _ in range(20)] == [space.sample(second) for _ in range(20)]
+
+    def test_freezing_a_gene_leaves_the_draws_of_the_others_unchanged(self, space) -> None:
+        free, fixed = rng(3), rng(3)
+        for _ in range(50):
+            expected = {**dict(zip(space.names, space.sample(free).values, strict=True)), "width.a": 16}
+            arch = space.sample(fixed, frozen={"width.a": 16})
+            assert dict(zip(arch.names, arch.values, strict=True)) == expected
+
+    def test_freezing_an_unknown_gene_suggests_the_nearest(self, space) -> None:
+        with pytest.raises(ArchError, match=r"'widht\.a': try one of \['width\.a'"):
+            space.sample(rng(), frozen={"widht.a": 16})
+
+    def test_freezing_to_a_value_outside_the_choices_names_them(self, space) -> None:
+        with pytest.raises(ArchError, match=r"\[48, 64\] for gene 'resolution'"):
+            space.sample(rng(), frozen={"resolution": 50})
+
+
+class TestMutate:
+    def test_probability_zero_returns_the_arch_and_one_reaches_the_whole_space(self, space, every_arch) -> None:
+        generator, start = rng(), space.smallest()
+        assert space.mutate(start, generator, 0.0) == start
+        assert {space.mutate(start, generator, 1.0) for _ in range(1000)} == every_arch
+
+    def test_genes_change_as_often_as_redrawing_among_all_choices_predicts(self, space) -> None:
+        generator, start = rng(), space.smallest()
+        changed = sum(space.mutate(start, generator, 0.3)["depth.b"] != 2 for _ in range(3000))
+        # 0.3 * 2/3 of 3000 = 600, standard deviation 22: 5 of them on either side
+        assert abs(changed - 600) < 110
+
+    def test_a_frozen_gene_takes_its_value_even_against_the_parent(self, space) -> None:
+        generator = rng()
+        assert all(
+            space.mutate(space.smallest(), generator, 0.5, frozen={"resolution": 64})["resolution"] == 64
+            for _ in range(20)
+        )
+
+    def test_a_probability_outside_0_to_1_is_refused(self, space) -> None:
+        with pytest.raises(ConfigError, match=r"got 1\.5"):
+            space.mutate(space.smallest(), rng(), 1.5)
+
+
+class TestCrossover:
+    def test_children_are_exactly_all_mixtures_of_the_parents(self, space) -> None:
+        generator, first, second = rng(), space.smallest(), space.largest()
+        mixtures = set(itertools.product(*({a, b} for a, b in zip(first.values, second.values, strict=True))))
+        assert {space.crossover(first, second, generator).values for _ in range(1000)} == mixtures
+
+    def test_a_parent_of_another_space_is_refused(self, space) -> None:
+        with pytest.raises(ArchError):
+            space.crossover(space.smallest(), Arch("other", ("x",), (1,)), rng())
+
+
+class TestEncoding:
+    def test_decode_inverts_encode_for_every_arch(self, space, every_arch) -> None:
+        for arch in every_arch:
+            indices = space.encode(arch)
+            assert indices.dtype == np.int64
+            assert indices.shape == (5,)
+            assert all(gene.choices[i] == v for gene, i, v in zip(space.genes, indices, arch.values, strict=True))
+            assert space.decode(indices) == arch
+
+    def test_decoded_values_are_plain_integers_so_that_an_arch_is_json(self, space) -> None:
+        assert all(type(value) is int for value in space.decode(np.zeros(5, dtype=np.int64)).values)
+
+    @pytest.mark.parametrize("indices", [[0, 0, 0, 0], [0, 3, 0, 0, 0], [0, -1, 0, 0, 0], [0, 0.5, 0, 0, 0]])
+    def test_indices_outside_the_choices_are_refused(self, space, indices) -> None:
+        with pytest.raises(ArchError):
+            space.decode(indices)
+
+
+class TestDictForm:
+    def test_groups_list_their_genes_in_order(self, space) -> None:
+        arch = space.largest()
+        assert arch.to_dict() == {"space": "toy", "resolution": 64, "width": [24, 32], "depth": [1, 5]}
+        assert arch.group("width") == (24, 32)
+        assert arch.group("resolution") == (64,)
+        assert arch["width.b"] == 32
+
+    def test_an_unknown_gene_or_group_is_a_key_error(self, space) -> None:
+        with pytest.raises(KeyError):
+            space.smallest()["width.z"]
+        with pytest.raises(KeyError):
+            space.smallest().group("wid")
+
+    def test_json_and_back_is_the_same_arch_for_the_whole_space(self, space, every_arch) -> None:
+        assert all(space.from_dict(json.loads(json.dumps(arch.to_dict()))) == arch for arch in every_arch)
+
+    def test_the_space_may_be_left_out(self, space) -> None:
+        assert space.from_dict({"resolution": 48, "width": [8, 16], "depth": [1, 2]}) == space.smallest()
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"width": [8, 17]}, r"\[16, 32\] for gene 'width\.b' of space 'toy', got 17"),
+            ({"width": [8, "16"]}, r"'width\.b'.*got '16'"),
+            ({"depth": [True, 2]}, r"'depth\.a'.*got True"),
+            ({"width": [8]}, r"list of 2 values for 'width'.*\['a', 'b'\]"),
+            ({"width": 8}, "list of 2 values for 'width'"),
+            ({"resolution": [48]}, "'resolution'"),
+            ({"kernel": [3]}, r"\['kernel'\] unknown"),
+            ({"space": "bignas"}, "'toy', got one of space 'bignas'"),
+        ],
+    )
+    def test_what_does_not_fit_is_named(self, space, change, message) -> None:
+        with pytest.raises(ArchError, match=message):
+            space.from_dict({**space.smallest().to_dict(), **change})
+
+    def test_a_missing_group_is_named(self, space) -> None:
+        with pytest.raises(ArchError, match=r"\['depth'\] missing"):
+            space.from_dict({"resolution": 48, "width": [8, 16]})
+
+    def test_short_ids_are_eight_stable_hexadecimal_digits_that_tell_all_archs_apart(self, space, every_arch) -> None:
+        identifiers = {arch.short_id() for arch in every_arch}
+        assert len(identifiers) == 36
+        assert all(len(text) == 8 and int(text, 16) >= 0 for text in identifiers)
+        assert space.smallest().short_id() == space.from_dict(space.smallest().to_dict()).short_id()
+
+
+class TestResolve:
+    @pytest.fixture
+    def folder(self, tmp_path: Path, space: SearchSpace) -> Path:
+        (tmp_path / "small_one.yaml").write_text(
+            "# a comment\nspace: toy\nresolution: 48\nwidth: [8, 32]\ndepth: [1, 3]\n"
+        )
+        (tmp_path / "found.json").write_text(json.dumps(space.largest().to_dict()))
+        (tmp_path / "stranger.yaml").write_text("space: other\nresolution: 48\n")
+        (tmp_path / "broken.yaml").write_text("width: [8,\n")
+        return tmp_path
+
+    def test_the_three_reserved_words(self, space) -> None:
+        assert resolve_arch("supernet", space, []) is None
+        assert resolve_arch("max", space, []) == space.largest()
+        assert resolve_arch("min", space, []) == space.smallest()
+
+    def test_a_name_is_looked_up_in_the_folders_in_order(self, space, folder, tmp_path_factory) -> None:
+        earlier = tmp_path_factory.mktemp("earlier")
+        arch = resolve_arch("small_one", space, [earlier, folder])
+        assert arch is not None
+        assert arch.values == (48, 8, 32, 1, 3)
+        (earlier / "small_one.yaml").write_text("resolution: 64\nwidth: [8, 32]\ndepth: [1, 3]\n")
+        arch = resolve_arch("small_one", space, [earlier, folder])
+        assert arch is not None
+        assert arch["resolution"] == 64
+
+    @pytest.mark.parametrize("name", ["small_one.yaml", "found.json"])
+    def test_a_path_is_read_without_any_folder(self, space, folder, name) -> None:
+        assert resolve_arch(str(folder / name), space, []) is not None
+
+    def test_a_misspelt_name_says_where_it_looked_and_what_is_near(self, space, folder) -> None:
+        with pytest.raises(ArchError, match=r"got 'smal_one': try small_one") as caught:
+            resolve_arch("smal_one", space, [folder])
+        assert str(folder) in str(caught.value)
+
+    def test_a_missing_file_is_an_error_and_not_a_name(self, space, folder) -> None:
+        with pytest.raises(ArchError, match=r"nowhere/small_one\.yaml"):
+            resolve_arch("nowhere/small_one.yaml", space, [folder])
+
+    def test_an_arch_of_another_space_names_both_and_the_file(self, space, folder) -> None:
+        with pytest.raises(ArchError, match=r"'toy', got one of space 'other'.*stranger\.yaml"):
+            resolve_arch("stranger", space, [folder])
+
+    def test_an_unreadable_file_is_named_on_one_line(self, space, folder) -> None:
+        with pytest.raises(ArchError, match=r"broken\.yaml") as caught:
+            resolve_arch("broken", space, [folder])
+        assert "\n" not in str(caught.value)
