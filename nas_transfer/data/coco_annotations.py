@@ -43,8 +43,8 @@ class CocoFile:
         path: where it came from.
         categories: sorted by COCO id.
         images: sorted by image id.
-        annotations: per image, in the file's order, with all keys that pycocotools' evaluation reads: id (unique, from 1:
-            it takes id 0 for "unmatched"), image_id, category_id, bbox, area, iscrowd and, where given, segmentation.
+        annotations: per image, in the file's order, with all keys that pycocotools' evaluation reads: id (unique, never
+            0, which it takes for "unmatched"), image_id, category_id, bbox, area, iscrowd and, if given, segmentation.
         num_skipped: annotations without area that were left out.
     """
 
@@ -185,16 +185,14 @@ def _read_categories(path: Path, records: list[Record]) -> tuple[Category, ...]:
 def _read_images(path: Path, records: list[Record]) -> tuple[ImageEntry, ...]:
     entries = []
     for record in records:
-        entry = ImageEntry(
-            record.get("id"), record.get("file_name"), record.get("height"), record.get("width")  # type: ignore[arg-type]
-        )
-        numbers = (entry.image_id, entry.height, entry.width)
-        if not all(isinstance(number, int) for number in numbers) or not isinstance(entry.file_name, str):
+        image_id, file_name = record.get("id"), record.get("file_name")
+        height, width = record.get("height"), record.get("width")
+        if not all(isinstance(number, int) for number in (image_id, height, width)) or not isinstance(file_name, str):
             raise DataError(
                 f"expected an integer id, height and width and a file_name for every image of {path}, "
                 f"got {str(record)[:200]}."
             )
-        entries.append(entry)
+        entries.append(ImageEntry(record["id"], file_name, record["height"], record["width"]))
     entries.sort()
     if not entries:
         raise DataError(f"expected at least one image in {path}, got none.")

@@ -105,8 +105,15 @@ class InstanceImages(Dataset[Sample]):
 
     def _target(self, index: int) -> Target:
         start, stop = int(self.starts[index]), int(self.starts[index + 1])
-        arrays: dict[str, np.ndarray] = {"boxes": self.boxes, "labels": self.labels, "iscrowd": self.iscrowd, "area": self.area}
-        target = {name: torch.from_numpy(array[start:stop].copy()) for name, array in arrays.items()}
+        target = {
+            name: torch.from_numpy(array[start:stop].copy())
+            for name, array in (
+                ("boxes", self.boxes),
+                ("labels", self.labels),
+                ("iscrowd", self.iscrowd),
+                ("area", self.area),
+            )
+        }
         if self.with_masks:
             entry = self.entries[index]
             masks = np.zeros((stop - start, entry.height, entry.width), dtype=np.uint8)
@@ -242,21 +249,25 @@ class CocoInstancesData(DownstreamData):
     def _with_train(self, val: InstanceImages, val_file: CocoFile, paths: _PartPaths) -> Parts:
         file, usable = self._read(paths)
         require_same_categories(file, val_file)
-        train_part, search_part = search_split(len(file.images), self.search_fraction, self.seed)  # before any is left out
+        # Cut before broken images are left out: one of them does not move the split.
+        train_part, search_part = search_split(len(file.images), self.search_fraction, self.seed)
         search_chosen = np.intersect1d(search_part, usable)
         annotated = [number for number in usable if any(not record["iscrowd"] for record in file.annotations[number])]
         if not annotated:
-            raise DataError(f"expected annotations that are no crowds in {paths.annotations}, got none: annotate objects.")
+            raise DataError(
+                f"expected annotations other than crowds in {paths.annotations}, got none: annotate objects."
+            )
         outside_search = np.intersect1d(train_part, annotated)
         trained = outside_search if self.hold_out_search else np.asarray(annotated, dtype=np.int64)
         train = self._images(file, trained, paths, training=True)
+        groups = [int(entry.width >= entry.height) for entry in train.entries]
         self._search_coco = file.ground_truth(search_chosen)
         return Parts(
             val,
             train=train,
             calibration=self._images(file, outside_search, paths, training=False),
             search=self._images(file, search_chosen, paths, training=False),
-            train_groups=[int(entry.width >= entry.height) for entry in train.entries] if self.aspect_grouping else None,
+            train_groups=groups if self.aspect_grouping else None,
         )
 
     def _read(self, paths: _PartPaths) -> tuple[CocoFile, np.ndarray]:

@@ -25,8 +25,8 @@ class LabelledImages(Dataset[Sample]):
     Args:
         paths: all files of a part (train or val).
         labels: int64 (len(paths),).
-        chosen: positions in `paths` that this data set holds; `sample_id` is such a position, so that an image keeps its
-            augmentation whether or not the search split is held out.
+        chosen: positions in `paths` that this data set holds; `sample_id` is such a position, so that an image keeps
+            its augmentation whether or not the search split is held out.
         transform: uint8 (3, H, W) -> uint8 (3, image_size, image_size).
         seed: of the augmentation.
     """
@@ -123,7 +123,7 @@ class ImageFolderData(DownstreamData):
         val_paths, val_labels = _list_part(self.val_folder, self._class_names, every_class=False)
         val = self._images(val_paths, val_labels, self._usable(val_paths), self.eval_transform)
         if not has_train:
-            missing = f"expected one folder per class in {self.train_folder}, got no such folder: set data.train_folder."
+            missing = f"expected one folder per class in {self.train_folder}, got none: set data.train_folder."
             self.parts = Parts(val, train_missing=missing)
             return
         paths, labels = _list_part(self.train_folder, self._class_names, every_class=self.class_list is None)
@@ -150,8 +150,9 @@ class ImageFolderData(DownstreamData):
         return tuple(line.strip() for line in lines if line.strip())
 
     def _usable(self, paths: list[str]) -> np.ndarray:
-        usable = usable_images([Path(path) for path in paths], skip_broken=True) if self.skip_broken else range(len(paths))
-        return np.asarray(usable, dtype=np.int64)  # without skip_broken they were listed a moment ago: they exist
+        if not self.skip_broken:  # they were listed a moment ago: they exist
+            return np.arange(len(paths), dtype=np.int64)
+        return np.asarray(usable_images([Path(path) for path in paths], skip_broken=True), dtype=np.int64)
 
     def _images(
         self, paths: list[str], labels: np.ndarray, chosen: np.ndarray, transform: ImageTransform

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 
-# What PIL raises for files that are no image, truncated, or damaged inside (PNG chunks: SyntaxError; TIFF: struct.error).
+# What PIL raises for files that are no image, truncated, or damaged (PNG chunks: SyntaxError; TIFF: struct.error).
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
@@ -25,7 +25,7 @@ def read_image(path: str | Path, *, follow_exif: bool) -> torch.Tensor:
     """Read an image file as RGB.
 
     Args:
-        path: any format that PIL reads; grey, palette, CMYK and 16-bit images are converted, an alpha channel is ignored.
+        path: any format that PIL reads; grey, palette, CMYK and 16-bit images are converted, alpha is ignored.
         follow_exif: turn the image as its EXIF orientation says. False where annotations hold pixel positions: COCO's
             refer to the stored pixels.
 
@@ -62,7 +62,7 @@ def usable_images(paths: Sequence[Path], *, skip_broken: bool) -> list[int]:
     if not skip_broken:
         _require_all(paths)
         return list(range(len(paths)))
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:  # PIL decodes outside the interpreter lock
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:  # PIL decodes without the lock
         sound = list(pool.map(_decodes, paths))
     broken = [path for path, good in zip(paths, sound, strict=True) if not good]
     if broken and len(broken) == len(paths):

@@ -74,7 +74,7 @@ class DownstreamData(LightningDataModule):
         self._batches_per_step = 1
 
     def stream(self, num_batches: int, batches_per_step: int) -> None:
-        """Make `train_dataloader` one stream of `num_batches` batches, `batches_per_step` of them to a training step."""
+        """Make `train_dataloader` one stream of `num_batches` batches, `batches_per_step` to a training step."""
         self._stream_batches = num_batches
         self._batches_per_step = batches_per_step
 
@@ -107,7 +107,7 @@ class DownstreamData(LightningDataModule):
         return 0 if train is None else _length(train)
 
     def batches_per_epoch(self, world_size: int) -> int:
-        """Training batches that each of `world_size` ranks gets from one pass over the data; DataError without train."""
+        """Training batches that each of `world_size` ranks gets from one pass over the data; DataError without any."""
         return len(self._epoch_sampler(rank=0, world_size=world_size))
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -135,7 +135,8 @@ class DownstreamData(LightningDataModule):
 
     def search_dataloader(self) -> DataLoader[Batch]:
         """The search split with the evaluation transform, every image once; it does not depend on `hold_out_search`."""
-        return self._in_order(self._from_train(self.require_parts().search, "search on"), self.batch_size, persistent=True)
+        search = self._from_train(self.require_parts().search, "search on")
+        return self._in_order(search, self.batch_size, persistent=True)
 
     def calibration_dataloader(self, num_images: int, batch_size: int) -> DataLoader[Batch]:
         """The first `num_images` of train minus the search split in a fixed seeded order, evaluation transform.

@@ -1,4 +1,4 @@
-"""Every random draw of the data part is a pure function of a few named numbers: this file turns the numbers into seeds."""
+"""Every random draw of the data part is a pure function of a few named numbers: they become seeds here."""
 
 import hashlib
 from collections.abc import Callable
@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 def stable_seed(*parts: int | str) -> int:
     """Mix numbers and words into one seed in [0, 2**63), the same in every process and Python version.
 
-    Unlike `hash`, it does not depend on PYTHONHASHSEED, and unlike a sum, (seed 1, epoch 0) and (seed 0, epoch 1) differ.
+    Unlike `hash` it does not depend on PYTHONHASHSEED; unlike a sum, (seed 1, epoch 0) and (seed 0, epoch 1) differ.
     """
     text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1

@@ -40,7 +40,7 @@ class ResumableBatchSampler(torch.utils.data.Sampler[list[SampleKey]]):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        """Raises ConfigError for an impossible batch size or rank, DataError when there are fewer samples than ranks."""
+        """Raises ConfigError for an impossible batch size or rank, DataError for fewer samples than ranks."""
         if batch_size < 1:
             raise ConfigError(f"expected a batch size of at least 1, got {batch_size}: set data.batch_size.")
         if not 0 <= rank < world_size:

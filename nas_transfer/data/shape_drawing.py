@@ -1,4 +1,4 @@
-"""How the embedded data set looks: shapes, textures, backgrounds and clutter, on float32 canvases (H, W, 3) in 0-255."""
+"""How the embedded data set looks: shapes, textures, backgrounds, clutter, on float32 canvases (H, W, 3) in 0-255."""
 
 import math
 

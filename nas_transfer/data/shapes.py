@@ -1,8 +1,9 @@
 """The embedded data set: coloured shapes on cluttered backgrounds, drawn by the program into real layouts on disk.
 
-Six classes at all sizes, colours and rotations, textured backgrounds, distractors, occlusion and some low contrast: a
-small network learns it from scratch in minutes, and none scores 1.0. Every image is a pure function of (seed, part,
-index).
+Six classes at many sizes, colours and rotations, textured backgrounds, distractors, occlusion and some low contrast.
+The classification images' difficulty is measured: eight plain convolutions trained for 20 epochs score 0.95 (one seed).
+With objects of 30-65 % of the side it was 0.82, and with 20-50 %, more clutter and stronger backgrounds 0.21, near the
+chance of 1/6. Every image is a pure function of (seed, part, index).
 """
 
 import json
@@ -102,7 +103,8 @@ def draw_scene(part: str, index: int, height: int, width: int, seed: int) -> Sce
     for _ in range(int(rng.integers(1, 7))):
         label = int(rng.integers(len(CLASS_NAMES)))
         size = side * float(np.exp(rng.uniform(np.log(0.1), np.log(0.45))))
-        centre = (float(rng.uniform(0.3 * size, height - 0.3 * size)), float(rng.uniform(0.3 * size, width - 0.3 * size)))
+        margin = 0.3 * size
+        centre = (float(rng.uniform(margin, height - margin)), float(rng.uniform(margin, width - margin)))
         alpha = random_shape(rng, CLASS_NAMES[label], size, centre, height, width)
         paint_shape(rng, canvas, alpha)
         alphas.append(alpha)
@@ -125,7 +127,7 @@ def draw_single(part: str, index: int, image_size: int, seed: int) -> Scene:
     canvas = draw_background(rng, image_size, image_size)
     add_clutter(rng, canvas, int(rng.integers(1, 5)))
     size = image_size * float(rng.uniform(0.45, 0.85))
-    reach = max(0.03 * image_size, 0.45 * image_size - size / 2)  # inside the centre crop of the evaluation transform
+    reach = max(0.03 * image_size, 0.45 * image_size - size / 2)  # at most its tips leave the centre crop
     centre = (image_size / 2 + float(rng.uniform(-reach, reach)), image_size / 2 + float(rng.uniform(-reach, reach)))
     alpha = random_shape(rng, CLASS_NAMES[label], size, centre, image_size, image_size)
     paint_shape(rng, canvas, alpha)
@@ -140,8 +142,9 @@ def _is_drawn(target: Path, parameters: str) -> bool:
     found = marker.read_text().splitlines()[-1:] if marker.is_file() else []
     if found == [parameters]:
         return True
+    content = found[0] if found else "other files"
     raise DataError(
-        f"expected {target} to be missing, empty or drawn with {parameters}, got {found[0] if found else 'other files'}: "
+        f"expected {target} to be missing, empty or drawn with {parameters}, got {content}: "
         "choose another folder with data.root, or delete this one."
     )
 
@@ -182,15 +185,17 @@ def _annotate(masks: np.ndarray, labels: Sequence[int], image_id: int, first_id:
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         left, top = int(columns[0]), int(rows[0])
         encoded = rle.encode(np.asfortranarray(mask, dtype=np.uint8))
-        records.append({
-            "id": first_id + number,
-            "image_id": image_id,
-            "category_id": label + 1,
-            "bbox": [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top],
-            "area": int(mask.sum()),
-            "iscrowd": 0,
-            "segmentation": {"size": list(mask.shape), "counts": encoded["counts"].decode()},
-        })
+        records.append(
+            {
+                "id": first_id + number,
+                "image_id": image_id,
+                "category_id": label + 1,
+                "bbox": [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top],
+                "area": int(mask.sum()),
+                "iscrowd": 0,
+                "segmentation": {"size": list(mask.shape), "counts": encoded["counts"].decode()},
+            }
+        )
     return records
 
 

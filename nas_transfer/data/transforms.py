@@ -31,7 +31,7 @@ def classification_train(image_size: int, min_crop_scale: float, color_jitter: f
 
 
 def classification_eval(image_size: int, crop_ratio: float) -> v2.Compose:
-    """Resize the short side to `image_size / crop_ratio` (bicubic) and cut out the centre: uint8 (3, H, W) in and out."""
+    """Resize the short side to `image_size / crop_ratio` (bicubic), then cut out the centre: uint8 (3, H, W)."""
     if not 0 < crop_ratio <= 1:
         raise ConfigError(f"expected a crop ratio in (0, 1], got {crop_ratio}: set data.crop_ratio.")
     short_side = round(image_size / crop_ratio)
@@ -40,7 +40,7 @@ def classification_eval(image_size: int, crop_ratio: float) -> v2.Compose:
 
 
 def colour_jitter(strength: float) -> list[nn.Module]:
-    """Brightness, contrast and saturation drawn from 1 -/+ strength, hue from -/+ strength / 10; empty at strength 0."""
+    """Brightness, contrast and saturation from 1 -/+ strength, hue from -/+ strength / 10; empty at strength 0."""
     if not 0 <= strength <= 1:
         raise ConfigError(f"expected a colour jitter strength in [0, 1], got {strength}.")
     return [v2.ColorJitter(strength, strength, strength, hue=strength / 10)] if strength > 0 else []
@@ -58,13 +58,15 @@ class DetectionTrain(nn.Module):
     def __init__(self, flip: float, photometric: float, scale_jitter: tuple[float, float] | None) -> None:
         super().__init__()
         zoom = [] if scale_jitter is None else [RandomZoom(*scale_jitter)]
-        self.pipeline = v2.Compose([
-            *zoom,
-            v2.RandomHorizontalFlip(flip),
-            *colour_jitter(photometric),
-            v2.ClampBoundingBoxes(),
-            v2.SanitizeBoundingBoxes(labels_getter=_per_instance),  # under a pixel wide: no use for training
-        ])
+        self.pipeline = v2.Compose(
+            [
+                *zoom,
+                v2.RandomHorizontalFlip(flip),
+                *colour_jitter(photometric),
+                v2.ClampBoundingBoxes(),
+                v2.SanitizeBoundingBoxes(labels_getter=_per_instance),  # under a pixel wide: no use for training
+            ]
+        )
 
     def forward(self, image: torch.Tensor, target: Target) -> tuple[torch.Tensor, Target]:
         """Image uint8 (3, H, W); target: boxes float32 (N, 4) xyxy, masks uint8 (N, H, W) if any, others (N,)."""
@@ -80,7 +82,7 @@ class DetectionTrain(nn.Module):
 
 
 class RandomZoom(nn.Module):
-    """Zoom by a random factor, keeping the image's size: above 1 a random part is cut out, below 1 grey is added around.
+    """Zoom by a random factor, keeping the image's size: above 1 a random part is cut out, below 1 grey surrounds it.
 
     It changes objects' size even though detectors resize each image to a fixed size afterwards (large-scale jitter,
     arXiv:2012.07177, section 3). `area` is scaled along with the visible part of each box.
@@ -117,7 +119,7 @@ class RandomZoom(nn.Module):
 
 
 def _place(resized: int, original: int, draw: float) -> tuple[int, int, int]:
-    """Where a side of `resized` pixels goes in one of `original` pixels: (cut off before, padded before, padded after)."""
+    """Where a side of `resized` pixels goes in one of `original` pixels: (cut before, padded before, padded after)."""
     slack = abs(resized - original)
     offset = min(int(draw * (slack + 1)), slack)
     return (offset, 0, 0) if resized >= original else (0, offset, slack - offset)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback
 
 from nas_transfer.data.randomness import stable_seed
 from nas_transfer.errors import ConfigError
@@ -21,9 +22,35 @@ from nas_transfer.supernet.table import SupernetTable
 from nas_transfer.tasks.base import Task, TaskSettings
 
 CHECKPOINTS = "checkpoints"
-LAST = "last"
+LAST = "last.ckpt"
 LENGTH_KEYS = ("max_steps", "max_epochs", "check_val_every_n_epoch", "limit_train_batches")
 """Trainer keys that this program turns into the length of its one stream of batches."""
+
+
+class LastCheckpoint(Callback):
+    """Keep the newest training state in one file, which is either the old one or the whole new one.
+
+    Lightning's ModelCheckpoint expects a copy of the weights from before the step under manual optimisation; resuming
+    needs them from after it.
+    """
+
+    def __init__(self, path: Path, every_n_steps: int) -> None:
+        if every_n_steps < 1:
+            raise ConfigError(f"expected checkpoint_every_n_steps of at least 1, got {every_n_steps}")
+        self.path = path
+        self.every_n_steps = every_n_steps
+        self.saved_step = 0
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Save after every `every_n_steps`-th optimiser step."""
+        step = trainer.global_step
+        if step == self.saved_step or step % self.every_n_steps:
+            return
+        self.saved_step = step
+        temporary = self.path.with_suffix(".tmp")
+        trainer.save_checkpoint(temporary)
+        if trainer.is_global_zero:
+            os.replace(temporary, self.path)
 
 
 def set_threads(cfg: DictConfig) -> None:
@@ -84,16 +111,7 @@ def build_trainer(cfg: DictConfig, folder: Path, validate: bool = True) -> pl.Tr
 
     Without `validate` no score is taken on the way: a supernet has no statistics to be scored with.
     """
-    callbacks: list[Callback] = [
-        ModelCheckpoint(
-            dirpath=folder / CHECKPOINTS,
-            filename=LAST,
-            every_n_train_steps=cfg.checkpoint_every_n_steps,
-            save_top_k=1,
-            enable_version_counter=False,
-            save_on_train_epoch_end=False,
-        )
-    ]
+    callbacks: list[Callback] = [LastCheckpoint(folder / CHECKPOINTS / LAST, cfg.checkpoint_every_n_steps)]
     if cfg.trainer.enable_progress_bar:
         callbacks.append(pl.callbacks.RichProgressBar())
     if cfg.ema_decay is not None:

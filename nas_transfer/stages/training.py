@@ -66,7 +66,7 @@ def train(cfg: DictConfig, folder: Path) -> Result | None:
         "the supernet" if arch is None else f"arch {arch.short_id()}",
         table.name, data.num_train_images, total_steps, total_steps / steps_per_epoch, steps_per_epoch,
     )  # fmt: skip
-    last = folder / CHECKPOINTS / f"{LAST}.ckpt"
+    last = folder / CHECKPOINTS / LAST
     if last.exists():
         logger.info("resuming from %s", last)
     trainer.fit(task, datamodule=data, ckpt_path=str(last) if last.exists() else None, weights_only=True)

@@ -28,18 +28,23 @@ def samples_of(loader: Any) -> dict[int, tuple[torch.Tensor, dict[str, Any]]]:
 def test_labels_categories_and_boxes_are_those_of_the_file(coco_root: Path, coco_data: Builder) -> None:
     data = coco_data(coco_root, with_masks=True)
     data.setup()
-    assert data.num_classes == 2 and data.class_names == ("three", "seven") and data.category_ids == [3, 7]
+    assert data.num_classes == 2
+    assert data.class_names == ("three", "seven")
+    assert data.category_ids == [3, 7]
     samples = samples_of(data.val_dataloader())
     assert sorted(samples) == list(range(10, 18))
     image, target = samples[11]
-    assert image.shape == (3, 32, 24) and image.dtype == torch.uint8
-    assert target["boxes"].tolist() == [[3, 3, 11, 12], [4, 5, 6, 11]] and target["labels"].tolist() == [2, 1]
+    assert image.shape == (3, 32, 24)
+    assert image.dtype == torch.uint8
+    assert target["boxes"].tolist() == [[3, 3, 11, 12], [4, 5, 6, 11]]
+    assert target["labels"].tolist() == [2, 1]
     dtypes = {name: tensor.dtype for name, tensor in target.items() if name != "image_id"}
     assert dtypes == {
         "boxes": torch.float32, "labels": torch.int64, "iscrowd": torch.uint8, "area": torch.float32,
         "masks": torch.uint8,
     }  # fmt: skip
-    assert samples[17][1]["boxes"].shape == (0, 4) and samples[17][1]["masks"].shape == (0, 32, 24)
+    assert samples[17][1]["boxes"].shape == (0, 4)
+    assert samples[17][1]["masks"].shape == (0, 32, 24)
 
 
 def test_polygon_and_rle_masks_are_those_of_pycocotools(coco_root: Path, coco_data: Builder) -> None:
@@ -67,8 +72,10 @@ def test_crowds_are_ground_truth_but_no_training_target(coco_root: Path, coco_da
 
 def test_images_without_annotations_are_evaluated_but_not_trained_on(coco_root: Path, coco_data: Builder) -> None:
     data = coco_data(coco_root, batch_size=1)
-    assert sorted(samples_of(data.train_dataloader())) == list(range(10, 17)) and data.num_train_images == 7
-    assert 17 in samples_of(data.val_dataloader()) and 17 in data.val_coco.imgs
+    assert sorted(samples_of(data.train_dataloader())) == list(range(10, 17))
+    assert data.num_train_images == 7
+    assert 17 in samples_of(data.val_dataloader())
+    assert 17 in data.val_coco.imgs
 
 
 def test_the_search_ground_truth_is_that_of_the_search_images(
@@ -76,7 +83,8 @@ def test_the_search_ground_truth_is_that_of_the_search_images(
 ) -> None:
     data = coco_data(coco_root, hold_out_search=True, batch_size=1)
     search = set(samples_of(data.search_dataloader()))
-    assert len(search) == 2 and search == set(data.search_coco.imgs)
+    assert len(search) == 2
+    assert search == set(data.search_coco.imgs)
     assert {annotation["image_id"] for annotation in data.search_coco.anns.values()} <= search
     trained = set(range(10, 17)) - search
     assert set(samples_of(data.train_dataloader())) == set(samples_of(data.calibration_dataloader(9, 2))) == trained
@@ -212,7 +220,8 @@ def test_plain_names_and_own_paths_are_found_and_others_are_listed(coco_root: Pa
 def test_evaluation_works_without_train(coco_root: Path, coco_data: Builder) -> None:
     shutil.rmtree(coco_root / "train2017")
     data = coco_data(coco_root)
-    assert data.num_classes == 2 and len(samples_of(data.val_dataloader())) == 8
+    assert data.num_classes == 2
+    assert len(samples_of(data.val_dataloader())) == 8
     for use in (data.train_dataloader, data.search_dataloader, lambda: data.search_coco):
         with pytest.raises(DataError, match="train images"):
             use()
@@ -224,7 +233,8 @@ def test_broken_images_are_left_out_of_the_ground_truth_too(coco_root: Path, coc
     with pytest.raises(DataError, match=r"val2017.1\.png"):
         list(coco_data(coco_root).val_dataloader())
     data = coco_data(coco_root, skip_broken=True)
-    assert 11 not in samples_of(data.val_dataloader()) and 11 not in data.val_coco.imgs
+    assert 11 not in samples_of(data.val_dataloader())
+    assert 11 not in data.val_coco.imgs
     assert all(annotation["image_id"] != 11 for annotation in data.val_coco.anns.values())
 
 
@@ -237,7 +247,9 @@ def test_an_image_of_another_size_than_annotated_is_named(coco_root: Path, coco_
 def test_real_coco_masks_boxes_and_crowds_are_those_of_pycocotools(shared_data: Path, coco_data: Builder) -> None:
     data = coco_data(shared_data / "coco_tiny", with_masks=True, batch_size=1)
     reference = COCO(str(shared_data / "coco_tiny" / "annotations" / "instances_val2017.json"))
-    assert data.num_classes == 80 and data.category_ids == sorted(reference.getCatIds()) and data.num_train_images == 109
+    assert data.num_classes == 80
+    assert data.category_ids == sorted(reference.getCatIds())
+    assert data.num_train_images == 109
     assert set(data.val_coco.anns) == set(reference.anns)
     assert sum(annotation["iscrowd"] for annotation in data.val_coco.anns.values()) == 6
     checked = 0
@@ -255,12 +267,11 @@ def test_real_coco_masks_boxes_and_crowds_are_those_of_pycocotools(shared_data: 
 
 
 @pytest.mark.parametrize(("name", "classes", "images"), [("balloon", 1, 61), ("bccd", 3, 120)])
-def test_real_custom_sets_load(
-    shared_data: Path, coco_data: Builder, name: str, classes: int, images: int
-) -> None:
+def test_real_custom_sets_load(shared_data: Path, coco_data: Builder, name: str, classes: int, images: int) -> None:
     data = coco_data(shared_data / name)
     data.setup()
-    assert data.num_classes == classes and data.num_train_images == images
+    assert data.num_classes == classes
+    assert data.num_train_images == images
     assert next(iter(data.train_dataloader()))["targets"][0]["boxes"].shape[1] == 4
 
 

@@ -10,7 +10,8 @@ def test_the_split_is_a_partition_of_the_asked_size_and_the_same_each_time() -> 
     assert len(search) == 20
     assert sorted([*train, *search]) == list(range(200))
     again = search_split(200, 0.1, seed=3)
-    assert np.array_equal(train, again[0]) and np.array_equal(search, again[1])
+    assert np.array_equal(train, again[0])
+    assert np.array_equal(search, again[1])
     assert not np.array_equal(search, search_split(200, 0.1, seed=4)[1])
 
 

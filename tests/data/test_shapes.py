@@ -28,7 +28,8 @@ def test_two_drawings_have_the_same_bytes_and_another_seed_has_not(tmp_path: Pat
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         draw_shapes(str(tmp_path / "deep" / name), **(parameters | {"seed": seed}))
     first, second, other = (fingerprint(tmp_path / "deep" / name) for name in "abc")
-    assert first == second and len(first) >= 36
+    assert first == second
+    assert len(first) >= 36
     images = [name for name in first if name.endswith(".jpg")]
     assert all(first[name] != other[name] for name in images)
     assert len({first[name] for name in images}) == len(images)
@@ -41,13 +42,16 @@ def test_boxes_and_areas_are_those_of_the_masks(tmp_path: Path) -> None:
     assert sorted(category["name"] for category in coco.cats.values()) == [
         "circle", "cross", "ring", "square", "star", "triangle",
     ]  # fmt: skip
-    assert len(coco.imgs) == 30 and len(coco.anns) > 60
+    assert len(coco.imgs) == 30
+    assert len(coco.anns) > 60
     for image_id in coco.imgs:
         masks = [coco.annToMask(annotation) for annotation in coco.imgToAnns[image_id]]
         for mask, annotation in zip(masks, coco.imgToAnns[image_id], strict=True):
             rows, columns = np.nonzero(mask)
             extent = [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
-            assert annotation["bbox"] == extent and annotation["area"] == mask.sum() and annotation["iscrowd"] == 0
+            assert annotation["bbox"] == extent
+            assert annotation["area"] == mask.sum()
+            assert annotation["iscrowd"] == 0
         assert not masks or np.sum(masks, axis=0).max() == 1  # what is hidden belongs to the object on top
 
 

@@ -58,7 +58,8 @@ def test_a_seeded_call_repeats_itself_and_leaves_the_global_generator_alone() ->
 def test_classification_transforms_give_square_uint8_images(height: int, width: int) -> None:
     for transform in (classification_train(16, 0.25, 0.0), classification_eval(16, 0.875)):
         out = transform(image_of(height, width))
-        assert out.shape == (3, 16, 16) and out.dtype == torch.uint8
+        assert out.shape == (3, 16, 16)
+        assert out.dtype == torch.uint8
 
 
 def test_evaluation_keeps_the_centre_of_an_image_of_the_right_size() -> None:
@@ -82,9 +83,11 @@ def test_zoom_keeps_the_size_and_the_alignment_of_boxes_and_masks(zoom: float) -
     transform = DetectionTrain(flip=0.5, photometric=0.2, scale_jitter=(zoom, zoom))
     for sample in range(20):
         out_image, out = seeded_call(transform, 0, 0, sample, image, target)
-        assert out_image.shape == image.shape and out["masks"].shape[1:] == (40, 33)
+        assert out_image.shape == image.shape
+        assert out["masks"].shape[1:] == (40, 33)
         assert len(out["boxes"]) == len(out["labels"]) == len(out["masks"]) == len(out["area"]) == len(out["iscrowd"])
-        assert (out["boxes"] >= 0).all() and (out["boxes"] <= torch.tensor([33, 40, 33, 40])).all()
+        assert (out["boxes"] >= 0).all()
+        assert (out["boxes"] <= torch.tensor([33, 40, 33, 40])).all()
         whole = [k for k in range(len(out["labels"])) if out["masks"][k].any() and zoom < 1]
         for k in whole:  # zooming out cuts nothing off: the box is the mask's extent up to resampling
             assert (out["boxes"][k] - extents(out["masks"][k : k + 1])[0]).abs().max() <= 1
@@ -102,7 +105,8 @@ def test_boxes_that_zooming_cuts_off_are_dropped_with_everything_that_belongs_to
 def test_an_image_without_boxes_passes_through() -> None:
     target = {name: tensor[:0] for name, tensor in target_with_masks(40, 33).items()}
     _, out = DetectionTrain(flip=1.0, photometric=0.0, scale_jitter=(0.5, 2.0))(image_of(40, 33), target)
-    assert out["boxes"].shape == (0, 4) and out["masks"].shape == (0, 40, 33)
+    assert out["boxes"].shape == (0, 4)
+    assert out["masks"].shape == (0, 40, 33)
 
 
 def test_impossible_settings_are_refused() -> None:

@@ -1,0 +1,102 @@
+"""The detector: extraction, elastic laterals, and costs against torch's counter."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from nas_transfer.errors import ConfigError
+from nas_transfer.space import Arch
+from nas_transfer.tasks.base import TaskSettings
+from nas_transfer.tasks.detection import DetectionTask, DetectorSize
+from nas_transfer.tasks.recipe import ArchSampling
+from tests.conftest import load_supernet
+from tests.tasks.test_recipe import recipe
+
+SIZES = DetectorSize(
+    fpn_channels=16, box_head_channels=24, anchor_sizes=(8, 16, 32, 64, 96), min_size=64, max_size=96,
+    proposals_train=50, proposals_test=30, rpn_batch=32, box_batch=16, detections=10,
+)  # fmt: skip
+
+
+def make_task(arch: Arch | None = None, distillation: float = 0.0) -> DetectionTask:
+    torch.manual_seed(0)
+    settings = TaskSettings(
+        table=load_supernet("bignas_nano"), arch=arch, num_classes=3, recipe=recipe(),
+        sampling=ArchSampling("sandwich", 2, distillation), seed=0, total_steps=10,
+    )  # fmt: skip
+    return DetectionTask(settings, category_ids=[1, 2, 3], detector=SIZES)
+
+
+def test_the_extracted_detectors_pyramid_and_losses_equal_the_active_ones() -> None:
+    task = make_task().double()
+    for module in task.network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+    batch = {
+        "images": [torch.randint(256, (3, 64, 80), dtype=torch.uint8)],
+        "targets": [{"boxes": torch.tensor([[5.0, 5.0, 40.0, 50.0]]).double(), "labels": torch.tensor([2])}],
+    }
+    images = torch.randn(2, 3, 64, 96).double()
+    generator = np.random.default_rng(0)
+    for arch in [task.table.space.smallest(), *(task.table.space.sample(generator) for _ in range(4))]:
+        subnet = task.extract(arch)
+        task.set_arch(arch)
+        assert not any("Elastic" in type(module).__name__ for module in subnet.network.modules())
+        ours, theirs = (t.eval().network.backbone(images) for t in (task, subnet))
+        for level in ours:
+            torch.testing.assert_close(ours[level], theirs[level], rtol=1e-9, atol=1e-9)
+        losses = []
+        for module in (task.train(), subnet.train()):
+            torch.manual_seed(1)  # the same anchors and proposals are sampled
+            losses.append(module.losses(as_double(batch), None)[0])
+        assert set(losses[0]) == {"loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg"}
+        for name, loss in losses[0].items():
+            torch.testing.assert_close(loss, losses[1][name], rtol=1e-8, atol=1e-8)
+
+
+def as_double(batch: dict[str, list]) -> dict[str, list]:
+    return batch | {"images": [image.double() for image in batch["images"]]}
+
+
+def test_costs_equal_torchs_counter_on_body_neck_and_heads_run_separately() -> None:
+    task = make_task(load_supernet("bignas_nano").space.smallest()).eval()
+    network, size = task.network, task.input_size(task.arch)
+    costs = task.costs(task.arch)
+
+    def counted(module: nn.Module, *inputs: object) -> int:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            module(*inputs)
+        return counter.get_total_flops() // 2
+
+    images = torch.zeros(1, 3, *size)
+    assert counted(network.backbone, images) == costs["body"].macs + costs["neck"].macs
+    with torch.no_grad():
+        maps = list(network.backbone(images).values())
+    pooled = torch.zeros(SIZES.proposals_test, 16, 7, 7)
+    box_head = nn.Sequential(network.roi_heads.box_head, _Both(network.roi_heads.box_predictor))
+    assert counted(network.rpn.head, maps) + counted(box_head, pooled) == costs["head"].macs
+    assert sum(cost.params for cost in costs.values()) == sum(p.numel() for p in network.parameters())
+
+
+class _Both(nn.Module):
+    def __init__(self, predictor: nn.Module) -> None:
+        super().__init__()
+        self.predictor = predictor
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.predictor(features)[0]
+
+
+def test_distillation_is_refused_until_detection_can_do_it() -> None:
+    with pytest.raises(ConfigError, match="distillation"):
+        make_task(distillation=0.5)
+
+
+def test_anchor_sizes_must_be_one_a_level() -> None:
+    with pytest.raises(ConfigError, match="anchor_sizes"):
+        replace(SIZES, anchor_sizes=(32, 64))

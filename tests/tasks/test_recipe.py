@@ -1,0 +1,78 @@
+"""Schedules and arch sampling against their definitions."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from nas_transfer.errors import ConfigError
+from nas_transfer.tasks.recipe import ArchSampling, Recipe
+from tests.conftest import load_supernet
+
+
+def recipe(**changes: object) -> Recipe:
+    settings: dict[str, object] = {
+        "optimizer": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4, "schedule": "cosine", "milestones": (),
+        "warmup_steps": 0, "warmup_factor": 0.1, "clip_norm": None, "accumulate": 1,
+    }  # fmt: skip
+    return Recipe(**(settings | changes))  # type: ignore[arg-type]
+
+
+def test_cosine_falls_from_one_to_zero() -> None:
+    factors = [recipe().lr_factor(step, 100) for step in range(101)]
+    assert factors[0] == 1.0
+    assert factors[50] == pytest.approx(0.5)
+    assert factors[100] == pytest.approx(0.0)
+    assert factors[25] == pytest.approx(0.5 * (1 + math.cos(math.pi / 4)))
+
+
+def test_steps_decay_at_the_milestones_and_warm_up_is_linear() -> None:
+    stepped = recipe(schedule="step", milestones=(0.6, 0.8), warmup_steps=9, warmup_factor=0.1)
+    factors = [stepped.lr_factor(step, 100) for step in range(100)]
+    assert factors[:9] == pytest.approx([0.1 + 0.9 * (step + 1) / 10 for step in range(9)])
+    assert (factors[9], factors[59], factors[60], factors[79], factors[80]) == pytest.approx((1, 1, 0.1, 0.1, 0.01))
+
+
+def test_warm_up_takes_at_most_a_tenth_of_a_short_run() -> None:
+    assert recipe(schedule="constant", warmup_steps=500).lr_factor(2, 20) == 1.0
+
+
+def test_norms_and_biases_are_not_decayed() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+    decayed, kept = recipe().build_optimizer(network).param_groups
+    assert {id(p) for p in decayed["params"]} == {id(network[0].weight), id(network[3].weight)}
+    assert len(kept["params"]) == 4
+    assert (decayed["weight_decay"], kept["weight_decay"]) == (1e-4, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [({"optimizer": "rmsprop"}, "recipe.optimizer"), ({"milestones": (8,)}, "recipe.milestones"),
+     ({"lr": 0.0}, "recipe.lr"), ({"accumulate": 0}, "recipe.accumulate"), ({"schedule": "poly"}, "recipe.schedule")],
+)  # fmt: skip
+def test_a_value_that_cannot_be_used_is_named(changes: dict[str, object], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        recipe(**changes)
+
+
+def test_a_sandwich_holds_the_largest_first_and_the_smallest_last() -> None:
+    space = load_supernet("bignas_nano").space
+    sampling = ArchSampling("sandwich", 2, 1.0)
+    archs = sampling.draw(space, seed=1, step=5)
+    assert len(archs) == sampling.archs_per_step == 4
+    assert (archs[0], archs[-1]) == (space.largest(), space.smallest())
+    assert archs == sampling.draw(space, seed=1, step=5)
+    assert archs[1:3] != sampling.draw(space, seed=1, step=6)[1:3]
+    assert archs[1:3] != sampling.draw(space, seed=2, step=5)[1:3]
+
+
+def test_single_path_draws_every_choice_of_every_gene_about_equally_often() -> None:
+    space = load_supernet("bignas_nano").space
+    sampling = ArchSampling("single_path", 2, 0.0)
+    drawn = [sampling.draw(space, seed=0, step=step) for step in range(600)]
+    assert all(len(archs) == 1 for archs in drawn)
+    for gene in space.genes:
+        counts = torch.tensor([sum(archs[0][gene.name] == choice for archs in drawn) for choice in gene.choices])
+        expected = 600 / len(gene.choices)
+        assert (counts - expected).abs().max() < 5 * math.sqrt(expected)

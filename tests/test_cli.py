@@ -1,0 +1,115 @@
+"""The command line as a user meets it: in a process of its own, in a folder of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROFILE = ["stage=profile", "task=imagenet", "supernet=bignas"]
+
+
+def run(folder: Path, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run the program in `folder`; fail with its output if it ends with another exit code."""
+    done = subprocess.run(
+        [sys.executable, "-m", "nas_transfer", *arguments], cwd=folder, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+def sentence(done: subprocess.CompletedProcess[str]) -> str:
+    """The single line on stderr."""
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+def test_help_names_every_stage_with_an_example_and_the_choices(tmp_path: Path) -> None:
+    text = run(tmp_path, "--help").stdout
+    for stage in ("pretrain", "finetune", "evaluate", "profile"):
+        assert f"python -m nas_transfer stage={stage}" in text
+    assert "coco_det" in text
+    assert "bignas_nano" in text
+
+
+def test_the_configuration_is_printed_without_loading_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.argv = ['nas_transfer', '--cfg', 'job']\n"
+        "from nas_transfer.cli import main\nmain()\n"
+        "sys.exit(3 if 'torch' in sys.modules else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "calibration_images" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["trainer.max_stps=3"], "trainer.max_steps"),
+        (["task=coco_dett"], "coco_det"),
+        (["task=coco_det"], "data.root"),
+        ([*PROFILE, "arch=attentivenas_a9"], "attentivenas_a"),
+        ([*PROFILE, "arch=supernet"], "arch=supernet"),
+        (["task=coco_det", "data.root=nowhere"], "nowhere"),
+        (["stage=pretrain", "task=imagenet", "data.root=nowhere"], "nowhere"),
+        (["stage=pretrain"], "stage=finetune"),
+        (["stage=evaluate"], "weights="),
+        (["trainer.max_epochs=0"], "trainer.max_steps"),
+        (["resume=sometimes"], "resume=auto"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path: Path, arguments: list[str], expected: str) -> None:
+    assert expected in sentence(run(tmp_path, *arguments, code=2))
+
+
+def test_an_arch_file_outside_the_space_names_the_gene_and_what_is_allowed(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "resolution: 192\nwidth: [16, 16, 24, 32, 64, 112, 192, 216, 1792]\ndepth: [1, 3, 3, 3, 3, 9, 1]\n"
+        "kernel_size: [3, 3, 3, 3, 3, 3, 3]\nexpand_ratio: [1, 4, 4, 4, 4, 6, 6]\n"
+    )
+    text = sentence(run(tmp_path, *PROFILE, "arch=mine.yaml", code=2))
+    assert "depth.mb6" in text
+    assert "[3, 4, 5, 6, 7, 8]" in text
+
+
+@pytest.mark.parametrize(
+    ("arch", "macs", "params", "checkpoint"),
+    [("attentivenas_a0", 203.39, 8.954, 9.065), ("max", 1939.34, 23.404, 23.935)],
+)
+def test_profile_prints_the_published_costs_with_their_input_size(
+    tmp_path: Path, arch: str, macs: float, params: float, checkpoint: float
+) -> None:
+    text = run(tmp_path, *PROFILE, f"arch={arch}", "name=mine").stdout
+    assert f"total {params:.3f}" in text
+    assert f"{checkpoint:.3f} M params" in text
+    assert ("192x192" if arch != "max" else "288x288") in text
+    result = json.loads((tmp_path / "runs/profile/imagenet/mine/result.json").read_text())
+    assert round(result["costs"]["macs"]["total"] / 1e6, 2) == macs
+    assert result["status"] == "finished"
+
+
+def test_another_configuration_in_the_same_folder_is_refused_and_nothing_is_lost(tmp_path: Path) -> None:
+    run(tmp_path, *PROFILE, "arch=min", "name=mine")
+    folder = tmp_path / "runs/profile/imagenet/mine"
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    text = sentence(run(tmp_path, *PROFILE, "arch=max", "name=mine", code=2))
+    assert "arch=min" in text
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_finished_run_prints_its_result_again_without_loading_torch(tmp_path: Path) -> None:
+    first = run(tmp_path, *PROFILE, "arch=min").stdout
+    environment = os.environ | {"PYTHONPROFILEIMPORTTIME": "1"}
+    again = subprocess.run(
+        [sys.executable, "-m", "nas_transfer", *PROFILE, "arch=min"],
+        cwd=tmp_path, capture_output=True, text=True, env=environment,
+    )  # fmt: skip
+    assert again.returncode == 0
+    assert "already finished" in again.stdout
+    assert first.splitlines()[-5:] == again.stdout.splitlines()[-5:]
+    assert " torch\n" not in again.stderr
