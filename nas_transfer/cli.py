@@ -10,12 +10,14 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -36,12 +38,16 @@ def run_stage(cfg: DictConfig) -> float | None:
     """Run one stage in its folder, or print what it left there; returns the score."""
     try:
         return _run_stage(cfg)
-    except NasTransferError as error:  # here, before Hydra adds lines of its own
-        _fail(str(error))
+    except (NasTransferError, InstantiationException) as error:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise  # one failed job must not end the others: the sweeper collects it
+        _fail(_composition_sentence(error))  # here, before Hydra adds lines of its own
+    except OmegaConfBaseException as error:  # nothing that a command could mend: keep the traceback
+        raise RuntimeError(f"stage {cfg.stage.name} read a key that the configuration does not have") from error
 
 
 def _run_stage(cfg: DictConfig) -> float | None:
-    run = open_run(cfg, HydraConfig.get())
+    run = open_run(cfg, cast(DictConfig, HydraConfig.get()))
     log_to(run.folder)
     result = run.result()
     if result is None:
@@ -64,11 +70,19 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         run_stage()
-    except (HydraException, OmegaConfBaseException) as error:
+    except (NasTransferError, HydraException, OmegaConfBaseException) as error:
         _fail(_composition_sentence(error))
     except KeyboardInterrupt:
-        print("\ninterrupted: the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
+        _interrupted()
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit code 1
+            _interrupted()
+        raise
+
+
+def _interrupted() -> NoReturn:
+    print("\ninterrupted: the same command goes on from the last checkpoint", file=sys.stderr)
+    sys.exit(EXIT_INTERRUPTED)
 
 
 def _fail(sentence: str) -> NoReturn:
@@ -78,20 +92,40 @@ def _fail(sentence: str) -> NoReturn:
 
 
 def _composition_sentence(error: Exception) -> str:
-    """Hydra's message in one sentence, with the nearest known key for an unknown one."""
+    """Our own error's sentence, or Hydra's message in one, with the nearest known key or choice for an unknown one."""
+    cause: BaseException | None = error
+    while cause is not None:  # Hydra wraps what a constructor or a resolver raised
+        if isinstance(cause, NasTransferError):
+            return str(cause)
+        cause = cause.__cause__
     text = str(error)
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        near = _nearest(choice, error.options)
+        return f"expected {group} to be one of {', '.join(error.options)}, got '{choice}': did you mean '{near}'?"
     unknown = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text)
     if unknown is None:
         nested = error.__cause__
         return f"{text} {nested}" if nested is not None and str(nested) not in text else text
     key = unknown.group(1).lstrip("+~")
-    near = difflib.get_close_matches(key, _known_keys(), n=1, cutoff=0.0)
-    return f"expected a key of the configuration, got '{key}': did you mean '{near[0]}'? (--cfg job shows all keys)"
+    near = _nearest(key, _known_keys())
+    return f"expected a key of the configuration, got '{key}': did you mean '{near}'? (--cfg job shows all keys)"
+
+
+def _nearest(key: str, known: Sequence[str]) -> str:
+    """The known key that ends in the same word, `task.recipe.lr` for `lr`, else the most similar one."""
+    last = key.rpartition(".")[2]
+    same_word = [candidate for candidate in known if candidate.rpartition(".")[2] == last]
+    return difflib.get_close_matches(key, same_word or known, n=1, cutoff=0.0)[0]
 
 
 def _known_keys() -> list[str]:
     """All dotted keys of the configuration as far as the command line can be composed without the unknown key."""
-    groups = [argument for argument in sys.argv[1:] if re.match(r"(stage|task|data|supernet|trainer|experiment)=[\w/]+$", argument)]
+    groups = [
+        argument
+        for argument in sys.argv[1:]
+        if re.match(r"(stage|task|data|supernet|trainer|experiment)=[\w/]+$", argument)
+    ]
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = hydra.compose("config", groups)
     keys: list[str] = []
@@ -116,16 +150,22 @@ def summary(result: dict[str, Any], folder: Path) -> str:
         lines.append(f"  {result['score_key']:<13} {100 * result['score']:.2f} %")
     metrics = {key: value for key, value in result["metrics"].items() if key != result["score_key"]}
     if metrics:
-        lines.append("  metrics       " + ", ".join(f"{key} {100 * value:.2f}" for key, value in metrics.items()) + " (%)")
+        lines.append(
+            "  metrics       " + ", ".join(f"{key} {100 * value:.2f}" for key, value in metrics.items()) + " (%)"
+        )
     costs = result["costs"]
     size = "x".join(str(side) for side in costs["input_size"])
     for unit, scale in (("macs", 1e6), ("params", 1e6)):
         parts = ", ".join(f"{part} {value / scale:.3f}" for part, value in costs[unit].items())
         lines.append(f"  {unit:<13} {parts} (M, at {size}, {costs['num_classes']} classes)")
-    lines.append(f"  checkpoint    {costs['params_checkpoint'] / 1e6:.3f} M params with the shortcuts that are never used")
+    lines.append(
+        f"  checkpoint    {costs['params_checkpoint'] / 1e6:.3f} M params with the shortcuts that are never used"
+    )
     if result["images_seen"]:
         rate = result["images_seen"] / max(result["seconds"], 1e-9)
-        lines.append(f"  training      {result['images_seen']} images in {result['seconds']:.0f} s, {rate:.1f} images/s")
+        lines.append(
+            f"  training      {result['images_seen']} images in {result['seconds']:.0f} s, {rate:.1f} images/s"
+        )
     return "\n".join(lines)
 
 

@@ -31,7 +31,7 @@ def load_table(name: str) -> SupernetTable:
 
 
 def sandwich_seconds(networks: list[tuple[nn.Module, nn.Module, Arch | None]], images: Tensor, labels: Tensor) -> float:
-    """Seconds for one forward and backward of each (body, classifier, arch to activate or None), gradients accumulated."""
+    """Seconds for a forward and backward of each (body, classifier, arch to activate or None), gradients added up."""
     for body, classifier, _ in networks:
         body.zero_grad(set_to_none=True)
         classifier.zero_grad(set_to_none=True)
@@ -82,7 +82,10 @@ def main() -> None:
     supernet, subnets = (statistics.median(column) for column in zip(*rounds, strict=True))
     ratios = [ours / theirs for ours, theirs in rounds]
     work = 3 * macs * options.batch
-    print(f"{options.supernet}, batch {options.batch}, {options.size} px, {options.threads} threads, torch {torch.__version__}")
+    print(
+        f"{options.supernet}, batch {options.batch}, {options.size} px, {options.threads} threads, "
+        f"torch {torch.__version__}"
+    )
     print(f"{'':24}{'s/sandwich step':>16}{'GMAC/s':>9}")
     print(f"{'supernet':24}{supernet:16.3f}{work / supernet / 1e9:9.1f}")
     print(f"{'four static subnets':24}{subnets:16.3f}{work / subnets / 1e9:9.1f}")

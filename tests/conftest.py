@@ -3,14 +3,15 @@
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command line sets it; before torch is imported
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from pathlib import Path  # noqa: E402
+from pathlib import Path
 
-import pytest  # noqa: E402
-from hydra.utils import instantiate  # noqa: E402
-from omegaconf import OmegaConf  # noqa: E402
+import pytest
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
-from nas_transfer.supernet.table import MBConvTable  # noqa: E402
+from nas_transfer.supernet.table import MBConvTable
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SAMPLES = REPOSITORY.parent / "shared" / "data"
@@ -28,9 +29,3 @@ def sample_data(name: str) -> Path:
         pytest.skip(f"no sample data set {name}")
     return folder
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)

@@ -51,7 +51,8 @@ def test_the_configuration_is_printed_without_loading_torch(tmp_path: Path) -> N
     ("arguments", "expected"),
     [
         (["trainer.max_stps=3"], "trainer.max_steps"),
-        (["task=coco_dett"], "coco_det"),
+        (["task=coco_dett"], "did you mean 'coco_det'"),
+        (["lr=0.1"], "task.recipe.lr"),
         (["task=coco_det"], "data.root"),
         ([*PROFILE, "arch=attentivenas_a9"], "attentivenas_a"),
         ([*PROFILE, "arch=supernet"], "arch=supernet"),
@@ -113,3 +114,27 @@ def test_a_finished_run_prints_its_result_again_without_loading_torch(tmp_path: 
     assert "already finished" in again.stdout
     assert first.splitlines()[-5:] == again.stdout.splitlines()[-5:]
     assert " torch\n" not in again.stderr
+
+
+def test_one_failed_job_of_a_sweep_does_not_end_the_others(tmp_path: Path) -> None:
+    done = run(tmp_path, "-m", *PROFILE, "arch=attentivenas_a9,min", code=2)
+    assert "error: " in done.stderr
+    assert "attentivenas_a9" in done.stderr
+    (result,) = tmp_path.glob("runs/profile/imagenet/*/result.json")
+    assert result.parent.name.startswith("min-")
+
+
+def test_a_defect_of_the_program_keeps_its_traceback(tmp_path: Path) -> None:
+    (tmp_path / "faulty_stage.py").write_text("def run(cfg, folder):\n    return cfg.no_such_key\n")
+    done = run(tmp_path, "stage.run=faulty_stage.run", code=1)
+    assert "Traceback" in done.stderr
+    assert "no_such_key" in done.stderr
+
+
+def test_ctrl_c_says_how_to_go_on_also_when_lightning_has_turned_it_into_exit_code_1(tmp_path: Path) -> None:
+    (tmp_path / "interrupted_stage.py").write_text(
+        "import sys\n\n\ndef run(cfg, folder):\n    try:\n        raise KeyboardInterrupt\n"
+        "    except KeyboardInterrupt:\n        sys.exit(1)\n"
+    )
+    done = run(tmp_path, "stage.run=interrupted_stage.run", code=130)
+    assert done.stderr.strip() == "interrupted: the same command goes on from the last checkpoint"

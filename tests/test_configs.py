@@ -86,5 +86,3 @@ def test_every_config_opens_with_what_it_is() -> None:
     for path in sorted(CONF.rglob("*.yaml")):
         lines = [line for line in path.read_text().splitlines() if not line.startswith("# @package")]
         assert lines[0].startswith("# "), f"{path.relative_to(CONF)} has no header"
-
-

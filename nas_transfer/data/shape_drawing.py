@@ -9,6 +9,9 @@ CLASS_NAMES = ("circle", "square", "triangle", "star", "cross", "ring")
 _OVERSAMPLING = 4
 
 
+MAX_TILT = 0.4  # radians
+
+
 def random_shape(
     rng: np.random.Generator, name: str, size: float, centre: tuple[float, float], height: int, width: int
 ) -> np.ndarray:
@@ -20,7 +23,7 @@ def random_shape(
         centre: (y, x) in pixels; the shape may reach over the border.
     """
     outline, hole = _outline(rng, name)
-    angle = float(rng.uniform(0, 2 * math.pi))
+    angle = float(rng.uniform(-MAX_TILT, MAX_TILT))
     squeeze = float(rng.uniform(0.85, 1.0))
     box = math.ceil(size) + 4
     top, left = math.floor(centre[0] - box / 2), math.floor(centre[1] - box / 2)

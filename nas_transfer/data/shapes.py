@@ -1,9 +1,8 @@
 """The embedded data set: coloured shapes on cluttered backgrounds, drawn by the program into real layouts on disk.
 
 Six classes at many sizes, colours and rotations, textured backgrounds, distractors, occlusion and some low contrast.
-The classification images' difficulty is measured: eight plain convolutions trained for 20 epochs score 0.95 (one seed).
-With objects of 30-65 % of the side it was 0.82, and with 20-50 %, more clutter and stronger backgrounds 0.21, near the
-chance of 1/6. Every image is a pure function of (seed, part, index).
+Sizes, tilt and clutter are chosen so that small networks learn the sets from scratch in minutes on a CPU and stay well
+below a perfect score. Every image is a pure function of (seed, part, index).
 """
 
 import json
@@ -93,16 +92,16 @@ def draw_shapes(
 
 
 def draw_scene(part: str, index: int, height: int, width: int, seed: int) -> Scene:
-    """One image of the COCO layout: one to six objects that hide each other."""
+    """One image of the COCO layout: one to five objects, 20-50 % of the short side, that hide each other."""
     rng = np.random.default_rng(stable_seed(seed, "scene", part, index))
     canvas = draw_background(rng, height, width)
-    add_clutter(rng, canvas, int(rng.integers(1, 5)))
+    add_clutter(rng, canvas, int(rng.integers(1, 4)))
     side = min(height, width)
     alphas: list[np.ndarray] = []
     labels: list[int] = []
-    for _ in range(int(rng.integers(1, 7))):
+    for _ in range(int(rng.integers(1, 6))):
         label = int(rng.integers(len(CLASS_NAMES)))
-        size = side * float(np.exp(rng.uniform(np.log(0.1), np.log(0.45))))
+        size = side * float(np.exp(rng.uniform(np.log(0.2), np.log(0.5))))
         margin = 0.3 * size
         centre = (float(rng.uniform(margin, height - margin)), float(rng.uniform(margin, width - margin)))
         alpha = random_shape(rng, CLASS_NAMES[label], size, centre, height, width)
@@ -125,7 +124,7 @@ def draw_single(part: str, index: int, image_size: int, seed: int) -> Scene:
     rng = np.random.default_rng(stable_seed(seed, "single", part, index))
     label = index % len(CLASS_NAMES)
     canvas = draw_background(rng, image_size, image_size)
-    add_clutter(rng, canvas, int(rng.integers(1, 5)))
+    add_clutter(rng, canvas, int(rng.integers(1, 4)))
     size = image_size * float(rng.uniform(0.45, 0.85))
     reach = max(0.03 * image_size, 0.45 * image_size - size / 2)  # at most its tips leave the centre crop
     centre = (image_size / 2 + float(rng.uniform(-reach, reach)), image_size / 2 + float(rng.uniform(-reach, reach)))

@@ -11,7 +11,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("nas-transfer", "torch", "torchvision", "pytorch-lightning", "hydra-core", "torchmetrics", "pycocotools", "numpy")
+PACKAGES = (
+    "nas-transfer",
+    "torch",
+    "torchvision",
+    "pytorch-lightning",
+    "hydra-core",
+    "torchmetrics",
+    "pycocotools",
+    "numpy",
+)
 RESULT_FILE = "result.json"
 SECONDS_PER_HOUR = 3600
 
@@ -31,6 +40,7 @@ class Result:
         devices: processes that trained, one a device.
         gpu_hours: seconds x devices on an accelerator, 0 on CPUs.
         images_seen: images loaded for training; a sandwich runs each through several archs (`passes_per_image`).
+        samples_digest: hash over the ids of the training samples in their order, empty without training.
         passes_per_image: archs that each image was run through.
         versions, git, seed, config_sha256: to make it again.
         status: ``finished``; an unfinished run has no result.
@@ -48,6 +58,7 @@ class Result:
     gpu_hours: float
     images_seen: int
     passes_per_image: int
+    samples_digest: str
     seed: int
     config_sha256: str
     versions: dict[str, str] = field(default_factory=lambda: versions())
@@ -86,8 +97,17 @@ def versions() -> dict[str, str]:
 
 
 def git_revision(folder: Path) -> str | None:
-    """Short commit hash of a checkout, with ``-dirty`` after local changes; None outside of a checkout."""
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    """Short commit hash of a checkout that tracks `folder`, with ``-dirty`` after local changes; else None.
+
+    A package that is installed below somebody else's checkout has no revision: theirs is not ours.
+    """
+    if not _git(folder, "ls-files", "."):
+        return None
+    return _git(folder, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    command = ["git", "-C", str(folder), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):

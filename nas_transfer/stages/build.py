@@ -48,7 +48,7 @@ class LastCheckpoint(Callback):
             return
         self.saved_step = step
         temporary = self.path.with_suffix(".tmp")
-        trainer.save_checkpoint(temporary)
+        trainer.save_checkpoint(temporary, weights_only=False)
         if trainer.is_global_zero:
             os.replace(temporary, self.path)
 

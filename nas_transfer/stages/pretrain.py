@@ -16,5 +16,7 @@ CLASSIFICATION = "nas_transfer.tasks.classification."
 def run(cfg: DictConfig, folder: Path) -> Result | None:
     """Train the supernet or one arch; ConfigError for a task that is not a classification."""
     if not cfg.task.build._target_.startswith(CLASSIFICATION):
-        raise ConfigError(f"expected a classification task to pretrain on, got task={cfg.task.name}: use stage=finetune")
+        raise ConfigError(
+            f"expected a classification task to pretrain on, got task={cfg.task.name}: use stage=finetune"
+        )
     return train(cfg, folder)

@@ -39,6 +39,7 @@ def make_result(
         gpu_hours=devices * seconds / SECONDS_PER_HOUR if on_accelerator else 0.0,
         images_seen=images_seen,
         passes_per_image=1 if task.arch is not None else task.sampling.archs_per_step,
+        samples_digest=task.samples_digest,
         seed=cfg.seed,
         config_sha256=config_sha256(cfg),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
@@ -19,24 +20,32 @@ from nas_transfer.errors import ConfigError, RunError
 from nas_transfer.report.manifest import RESULT_FILE, write_json_atomically
 
 RUN_FILE = "run.json"
+RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")  # all 0 or unset in the process that writes
 SHOWN_ONLY = {
-    "hydra", "name", "runs", "run_dir", "resume", "num_workers", "tensorboard", "checkpoint_every_n_steps", "experiment",
-    "trainer.enable_progress_bar", "trainer.log_every_n_steps", "data.num_workers",
+    "hydra", "name", "runs", "run_dir", "resume", "num_workers", "tensorboard", "checkpoint_every_n_steps",
+    "experiment", "trainer.enable_progress_bar", "trainer.log_every_n_steps", "data.num_workers",
 }  # fmt: skip
 """Keys that change what is shown, or where, but not the result."""
 
 
 def identity(cfg: DictConfig) -> dict[str, Any]:
-    """The keys that change a run's result, flat and resolved; the groups in ``stage.unused`` do not.
+    """The keys that change a run's result, flat, resolved and plain JSON; the groups in ``stage.unused`` do not.
+
+    What follows from the run's folder, such as a path below ``${run_dir}``, counts as one and the same for every run:
+    the folder's name comes from this very identity.
 
     Raises:
         ConfigError: a value that must be set is missing, naming it.
     """
+    cfg = copy.deepcopy(cfg)
+    for folder_key in ("name", "runs", "run_dir"):
+        cfg[folder_key] = "-"
     flat: dict[str, Any] = {}
     for key in cfg:
         if key not in cfg.stage.unused:
             _flatten(cfg, str(key), str(key), flat)
-    return flat
+    # JSON knows no infinity, which is a sensible value of a limit: it becomes a word
+    return json.loads(json.dumps(flat, default=str), parse_constant=str)
 
 
 def _flatten(parent: DictConfig, key: str, path: str, flat: dict[str, Any]) -> None:
@@ -48,14 +57,14 @@ def _flatten(parent: DictConfig, key: str, path: str, flat: dict[str, Any]) -> N
         raise ConfigError(f"expected a value for {path}, got none: add {path}=... to the command") from error
     if isinstance(value, DictConfig):
         for child in value:
-            _flatten(value, str(child), f"{path}.{child}", flat)
+            _flatten(value, str(child), f"{path}.{child!s}", flat)
     else:
         flat[path] = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 def config_sha256(cfg: DictConfig) -> str:
     """The hash of `identity`."""
-    return hashlib.sha256(json.dumps(identity(cfg), sort_keys=True, default=str).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(identity(cfg), sort_keys=True).encode()).hexdigest()
 
 
 def run_name(*, _root_: DictConfig) -> str:
@@ -88,7 +97,8 @@ def open_run(cfg: DictConfig, hydra_cfg: DictConfig) -> RunDirectory:
 
     Raises:
         ConfigError: a value that must be set is missing.
-        RunError: the folder holds another configuration's run (nothing in it is changed), or any run with resume=never.
+        RunError: the folder holds another configuration's run or a result of unknown origin (nothing in it is changed),
+            or any run with resume=never.
     """
     if cfg.resume not in ("auto", "never"):
         raise ConfigError(f"expected resume=auto or resume=never, got resume={cfg.resume}")
@@ -105,6 +115,8 @@ def open_run(cfg: DictConfig, hydra_cfg: DictConfig) -> RunDirectory:
         return RunDirectory(folder)
     if not _is_main_process():
         return RunDirectory(folder)
+    if (folder / RESULT_FILE).exists():
+        raise RunError(f"expected {RUN_FILE} beside {RESULT_FILE} in {folder}, got none: choose another name=...")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ".hydra").mkdir(exist_ok=True)
     OmegaConf.save(cfg, folder / ".hydra" / "config.yaml")
@@ -114,7 +126,7 @@ def open_run(cfg: DictConfig, hydra_cfg: DictConfig) -> RunDirectory:
         "config_sha256": config_sha256(cfg),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.argv[1:],
-        "config": json.loads(json.dumps(own, default=str)),
+        "config": own,
     }
     write_json_atomically(path, content)
     return RunDirectory(folder)
@@ -128,7 +140,6 @@ def log_to(folder: Path) -> None:
 
 
 def _check_same(folder: Path, theirs: dict[str, Any], own: dict[str, Any], resume: str) -> None:
-    own = json.loads(json.dumps(own, default=str))
     for key in sorted(set(theirs) | set(own)):
         if theirs.get(key) != own.get(key):
             raise RunError(
@@ -141,4 +152,4 @@ def _check_same(folder: Path, theirs: dict[str, Any], own: dict[str, Any], resum
 
 def _is_main_process() -> bool:
     """Whether this is the only process or rank 0: Lightning's and SLURM's other ranks start with the same command."""
-    return all(os.environ.get(variable, "0") == "0" for variable in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    return all(os.environ.get(variable, "0") == "0" for variable in RANKS)

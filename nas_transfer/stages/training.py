@@ -1,8 +1,8 @@
 """Training, the common part of pretrain and finetune: one subnet or the whole supernet, resumable at any batch.
 
 To Lightning, a run is a single epoch over a stream of batches that goes through the data set as often as the run is
-long. A resumed run then starts the stream at its own batch, with no epoch boundary to restart at, and the stream's length
-ends it.
+long. A resumed run then starts the stream at its own batch, with no epoch boundary to restart at, and the stream's
+length ends it.
 """
 
 from __future__ import annotations

@@ -49,8 +49,9 @@ def recalibrate_batch_norm(network: nn.Module, batches: Iterable[Any], forward: 
     Returns:
         How many batches were used.
 
-    Every element of every batch weighs the same, so a smaller last batch does not distort the moments. A BatchNorm that
-    no batch reached keeps its statistics.
+    Every element of every batch weighs the same, so a smaller last batch does not distort the moments. The variance is
+    the population's (divided by n), as training mode normalises: on a single batch, eval mode then equals it exactly.
+    A BatchNorm that no batch reached keeps its statistics.
 
     Raises:
         ValueError: `batches` is empty.
@@ -85,5 +86,5 @@ def recalibrate_batch_norm(network: nn.Module, batches: Iterable[Any], forward: 
     for norm, own in zip(norms, moments, strict=True):
         if own.mean is not None and own.deviation is not None and norm.running_mean is not None:
             norm.running_mean.copy_(own.mean)
-            norm.running_var.copy_(own.deviation / max(own.count - 1, 1))  # type: ignore[union-attr]
+            norm.running_var.copy_(own.deviation / own.count)  # type: ignore[union-attr]
     return used

@@ -114,9 +114,7 @@ class MBConvBlock(nn.Module):
         self.project = ConvNormActivation(
             layers.conv(mid, plan.out_channels), layers.norm(plan.out_channels), activation=None
         )
-        self.shortcut = (
-            layers.conv(plan.in_channels, plan.out_channels) if layers.needs_shortcut_conv(plan) else None
-        )
+        self.shortcut = layers.conv(plan.in_channels, plan.out_channels) if layers.needs_shortcut_conv(plan) else None
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (B, in, H, W) to (B, out, ceil(H / stride), ceil(W / stride))."""

@@ -10,6 +10,7 @@ first would keep the activations of all archs in memory).
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import time
 from abc import abstractmethod
 from collections.abc import Iterable
@@ -63,7 +64,8 @@ class Task(pl.LightningModule):
     `input_size` and `head_costs`. `score_key` names the metric that searches maximise, a fraction in 0-1.
 
     `ground_truth` is what the data module gives as such for the split that is evaluated. `metrics` holds the last
-    evaluation's, and `metrics_step` the optimiser step at which it was made (-1 before the first).
+    evaluation's, and `metrics_step` the optimiser step at which it was made (-1 before the first). `samples_digest` is
+    a hash over the ids of all training samples of this rank in their order: equal in two runs that saw the same.
     """
 
     score_key: str
@@ -80,6 +82,7 @@ class Task(pl.LightningModule):
         self.ground_truth: Any = None
         self.metrics: dict[str, float] = {}
         self.metrics_step = -1
+        self.samples_digest = ""
         self.seconds_before = 0.0
         self._started = time.monotonic()
 
@@ -175,7 +178,13 @@ class Task(pl.LightningModule):
         (seed, batch number), so that a resumed run repeats an uninterrupted one.
         """
         optimizer = self.optimizers()
-        archs = [self.arch] if self.arch is not None else self.sampling.draw(self.table.space, self.settings.seed, batch_index)
+        archs = (
+            [self.arch]
+            if self.arch is not None
+            else self.sampling.draw(self.table.space, self.settings.seed, batch_index)
+        )
+        seen = self.samples_digest + str(batch["sample_ids"].tolist())
+        self.samples_digest = hashlib.sha256(seen.encode()).hexdigest()
         torch.manual_seed(stable_seed(self.settings.seed, batch_index, self.global_rank))
         teacher = None
         with self._local_gradients():
@@ -235,7 +244,7 @@ class Task(pl.LightningModule):
         self.metrics_step = self.trainer.global_step
         self.log_dict({f"val/{name}": value for name, value in self.metrics.items()}, rank_zero_only=True)
 
-    # Time, over all interruptions
+    # What outlives an interruption beside Lightning's own state
 
     @property
     def seconds(self) -> float:
@@ -243,9 +252,11 @@ class Task(pl.LightningModule):
         return self.seconds_before + time.monotonic() - self._started
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the seconds spent."""
+        """Store the seconds spent and the digest of the samples seen."""
         checkpoint["seconds"] = self.seconds
+        checkpoint["samples_digest"] = self.samples_digest
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on counting from the interrupted run's seconds."""
+        """Go on from the interrupted run's seconds and samples."""
         self.seconds_before = float(checkpoint["seconds"])
+        self.samples_digest = str(checkpoint["samples_digest"])

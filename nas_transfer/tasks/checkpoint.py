@@ -1,4 +1,4 @@
-"""The file in which a finished run leaves its network: tensors and plain values only, read without unpickling objects."""
+"""The file in which a finished run leaves its network: tensors and plain values, read without unpickling objects."""
 
 from __future__ import annotations
 
@@ -70,7 +70,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     file = path / WEIGHTS_FILE if path.is_dir() else path
     if not file.is_file():
-        raise WeightsError(f"expected weights in {file}, got no such file: give the folder of a finished run or a .pt file")
+        raise WeightsError(
+            f"expected weights in {file}, got no such file: give the folder of a finished run or a .pt file"
+        )
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -79,7 +81,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
             "loading it could run code, so save its state_dict alone with torch.save"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise WeightsError(f"expected a complete checkpoint, got the unreadable file {file}: fetch or train it again") from error
+        raise WeightsError(
+            f"expected a complete checkpoint, got the unreadable file {file}: fetch or train it again"
+        ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise WeightsError(f"expected a checkpoint of this program ({FORMAT}), got {file} of another format")
     return Checkpoint(file, *(content[key] for key in ("space", "arch", "task", "num_classes", "body", "rest")))
@@ -114,7 +118,9 @@ def load_network(task: Task, checkpoint: Checkpoint) -> None:
     inside = {id(tensor) for tensor in task.body.state_dict(keep_vars=True).values()}
     whole = task.network.state_dict(keep_vars=True)
     load_body(task, checkpoint)
-    _fill({name: tensor for name, tensor in whole.items() if id(tensor) not in inside}, checkpoint.rest, task, checkpoint)
+    _fill(
+        {name: tensor for name, tensor in whole.items() if id(tensor) not in inside}, checkpoint.rest, task, checkpoint
+    )
 
 
 def load_body(task: Task, checkpoint: Checkpoint) -> None:
@@ -145,8 +151,9 @@ def _fill(targets: dict[str, Tensor], sources: dict[str, Tensor], task: Task, ch
             raise WeightsError(f"{problem}: the weights are of another space") from error
     unused = sorted(set(sources) - set(targets))
     if unused and not may_slice:
-        raise WeightsError(f"expected no tensor '{unused[0]}' in {checkpoint.path}: the weights are of another arch or space")
+        raise WeightsError(
+            f"expected no tensor '{unused[0]}' in {checkpoint.path}: the weights are of another arch or space"
+        )
     with torch.no_grad():
         for name, part in parts.items():
             targets[name].copy_(part)
-

@@ -88,8 +88,8 @@ class ArchSampling:
     """Which archs one step of supernet training runs.
 
     Args:
-        rule: ``sandwich`` (largest, `num_random` uniform ones, smallest; Yu et al. 2020, BigNAS) or ``single_path`` (one
-            uniform arch; Guo et al. 2020, SPOS, and DetNAS).
+        rule: ``sandwich`` (largest, `num_random` uniform ones, smallest; Yu et al. 2020, BigNAS) or ``single_path``
+            (one uniform arch; Guo et al. 2020, SPOS, and DetNAS).
         num_random: random archs of a sandwich.
         distillation: weight of the in-place distillation loss of the smaller archs against the largest one's outputs,
             in 0-1; the loss against the labels gets the rest. 1 is BigNAS, 0 trains every arch on the labels alone.
@@ -123,4 +123,3 @@ class ArchSampling:
             return [space.sample(generator)]
         between = [space.sample(generator) for _ in range(self.num_random)]
         return [space.largest(), *between, space.smallest()]
-

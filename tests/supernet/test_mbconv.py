@@ -68,7 +68,10 @@ def test_an_extracted_subnet_equals_the_active_one_in_outputs_and_gradients(
 def test_an_extracted_subnet_holds_plain_torch_layers_and_its_own_weights(table: MBConvTable) -> None:
     body = MBConvBody(table)
     subnet = body.extract(table.space.smallest())
-    assert {type(m) for m in subnet.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)} == {nn.Conv2d, nn.BatchNorm2d}
+    assert {type(m) for m in subnet.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)} == {
+        nn.Conv2d,
+        nn.BatchNorm2d,
+    }
     before = subnet.first_conv.conv.weight.clone()
     with torch.no_grad():
         body.first_conv.conv.weight.add_(1.0)

@@ -14,7 +14,9 @@ def ground_truth(boxes: list[torch.Tensor], labels: list[torch.Tensor], crowds: 
     """A COCO object of images 10, 11, ... with xyxy boxes."""
     annotations = []
     for image, (image_boxes, image_labels, image_crowds) in enumerate(zip(boxes, labels, crowds, strict=True)):
-        for (x0, y0, x1, y1), label, crowd in zip(image_boxes.tolist(), image_labels.tolist(), image_crowds, strict=True):
+        for (x0, y0, x1, y1), label, crowd in zip(
+            image_boxes.tolist(), image_labels.tolist(), image_crowds, strict=True
+        ):
             annotations.append(
                 {
                     "id": len(annotations) + 1, "image_id": 10 + image, "category_id": CATEGORY_IDS[label - 1],
@@ -55,9 +57,7 @@ def test_the_statistics_equal_torchmetrics() -> None:
     metric = MeanAveragePrecision(backend="pycocotools")
     metric.update(
         outputs,
-        [
-            {"boxes": part, "labels": part_labels} for part, part_labels in zip(boxes, labels, strict=True)
-        ],
+        [{"boxes": part, "labels": part_labels} for part, part_labels in zip(boxes, labels, strict=True)],
     )
     expected = {name: value.item() for name, value in metric.compute().items() if value.numel() == 1}
     image_ids = [10, 11, 12, 13, 14]

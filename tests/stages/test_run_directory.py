@@ -1,0 +1,143 @@
+"""A run's folder: what names it, whom it belongs to, and what is never touched."""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+import nas_transfer.cli  # noqa: F401  registers the resolvers
+from nas_transfer.errors import ConfigError, RunError
+from nas_transfer.paths import conf_dir
+from nas_transfer.stages.run_directory import RANKS, config_sha256, identity, open_run
+
+HYDRA = OmegaConf.create({"overrides": {"task": []}})
+
+
+def composed(*overrides: str) -> DictConfig:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose("config", [*overrides])
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for variable in RANKS:
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["name=mine", "runs=far", "resume=never", "num_workers=3", "trainer.enable_progress_bar=false", "tensorboard=true"],
+)
+def test_what_is_only_shown_or_where_it_lies_does_not_change_the_identity(override: str) -> None:
+    assert config_sha256(composed(override)) == config_sha256(composed())
+
+
+@pytest.mark.parametrize("override", ["seed=1", "arch=max", "num_threads=7", "task.recipe.lr=0.5", "supernet=bignas"])
+def test_what_changes_the_result_changes_the_identity(override: str) -> None:
+    assert config_sha256(composed(override)) != config_sha256(composed())
+
+
+def test_the_order_of_the_overrides_does_not_change_the_identity() -> None:
+    assert config_sha256(composed("seed=1", "arch=max")) == config_sha256(composed("arch=max", "seed=1"))
+
+
+def test_interpolations_are_part_of_the_identity_as_what_they_stand_for() -> None:
+    interpolated = composed("seed=7", "num_threads=${seed}")
+    assert config_sha256(interpolated) == config_sha256(composed("seed=7", "num_threads=7"))
+
+
+def test_a_path_below_the_run_folder_does_not_make_the_name_depend_on_itself() -> None:
+    cfg = composed()
+    with open_dict(cfg):
+        cfg.trainer.scratch = "${run_dir}/scratch"
+    assert cfg.run_dir == f"runs/finetune/shapes_det/min-{config_sha256(cfg)[:8]}"
+    assert cfg.trainer.scratch.startswith(cfg.run_dir)
+
+
+def test_a_missing_value_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"data\.root"):
+        identity(composed("task=coco_det"))
+
+
+def test_a_missing_value_leaves_no_folder_behind(tmp_path: Path) -> None:
+    cfg = composed("task=coco_det")
+    folder = tmp_path / cfg.run_dir
+    folder.mkdir(parents=True)  # as Hydra does
+    with pytest.raises(ConfigError, match=r"data\.root"):
+        open_run(cfg, HYDRA)
+    assert not folder.exists()
+
+
+def test_an_infinite_limit_is_written_as_a_word() -> None:
+    cfg = composed("task.recipe.clip_norm=inf")
+    assert cfg.task.recipe.clip_norm == math.inf
+    run = open_run(cfg, HYDRA)
+    assert json.loads((run.folder / "run.json").read_text())["config"]["task.recipe.clip_norm"] == "Infinity"
+    assert open_run(cfg, HYDRA) == run
+
+
+def test_a_new_run_records_its_identity_and_its_configuration(tmp_path: Path) -> None:
+    cfg = composed("seed=3")
+    run = open_run(cfg, HYDRA)
+    record: dict[str, Any] = json.loads((run.folder / "run.json").read_text())
+    assert record["config_sha256"] == config_sha256(cfg)
+    assert record["config"]["seed"] == 3
+    assert OmegaConf.load(run.folder / ".hydra" / "config.yaml") == OmegaConf.create(OmegaConf.to_container(cfg))
+    assert run.result() is None
+
+
+def test_the_same_configuration_finds_its_folder_and_its_result_again() -> None:
+    run = open_run(composed(), HYDRA)
+    (run.folder / "result.json").write_text('{"score": 0.5}')
+    before = contents(run.folder)
+    again = open_run(composed(), HYDRA)
+    assert again == run
+    assert again.result() == {"score": 0.5}
+    assert contents(run.folder) == before
+
+
+def test_another_configuration_is_refused_naming_the_key_and_both_values() -> None:
+    run = open_run(composed("name=mine", "seed=1"), HYDRA)
+    before = contents(run.folder)
+    with pytest.raises(RunError, match=r"runs/finetune/shapes_det/mine .*seed=1 \(now 2\)"):
+        open_run(composed("name=mine", "seed=2"), HYDRA)
+    assert contents(run.folder) == before
+
+
+def test_resume_never_refuses_the_folder_of_its_own_run() -> None:
+    run = open_run(composed("resume=never"), HYDRA)
+    before = contents(run.folder)
+    with pytest.raises(RunError, match="resume=auto"):
+        open_run(composed("resume=never"), HYDRA)
+    assert contents(run.folder) == before
+
+
+def test_a_result_without_the_record_of_its_configuration_is_not_taken_for_this_run(tmp_path: Path) -> None:
+    folder = tmp_path / "runs/finetune/shapes_det/mine"
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text('{"score": 0.9}')
+    with pytest.raises(RunError, match=r"run\.json"):
+        open_run(composed("name=mine"), HYDRA)
+
+
+@pytest.mark.parametrize("variable", RANKS)
+def test_another_rank_writes_nothing_and_fails_no_check(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setitem(os.environ, variable, "1")
+    early = open_run(composed("name=early"), HYDRA)  # before rank 0 came to it
+    assert not early.folder.exists()
+    monkeypatch.delitem(os.environ, variable)
+    run = open_run(composed("resume=never"), HYDRA)
+    before = contents(run.folder)
+    monkeypatch.setitem(os.environ, variable, "1")
+    assert open_run(composed("resume=never"), HYDRA) == run
+    assert contents(run.folder) == before

@@ -1,0 +1,177 @@
+"""Training runs as a user starts them: to the end, interrupted, resumed, swept, on two ranks."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import sample_data
+from tests.test_cli import run, sentence
+
+TINY = [
+    "data.draw.num_train=40", "data.draw.num_val=4", "data.draw.image_size=64", "trainer.enable_progress_bar=false",
+    "task.build.detector.min_size=64", "task.build.detector.max_size=80", "data.batch_size=4", "num_threads=1",
+]  # fmt: skip
+CLASSIFY = [
+    "stage=pretrain", "task=shapes_cls", "data.draw.num_train=60", "data.draw.num_val=12", "data.draw.image_size=64",
+    "data.batch_size=10", "trainer.enable_progress_bar=false", "num_threads=1", "calibration_images=20",
+]  # fmt: skip
+
+
+def result(folder: Path) -> dict:
+    return json.loads((folder / "result.json").read_text())
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    content = torch.load(folder / "weights.pt", weights_only=True)
+    return {f"body.{k}": v for k, v in content["body"].items()} | {f"rest.{k}": v for k, v in content["rest"].items()}
+
+
+def assert_equal_runs(left: Path, right: Path) -> None:
+    ours, theirs = tensors(left), tensors(right)
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    assert result(left)["samples_digest"] == result(right)["samples_digest"] != ""
+    assert result(left)["metrics"] == result(right)["metrics"]
+
+
+def kill_after_first_checkpoint(folder: Path, arguments: list[str], run_folder: Path) -> None:
+    """Start a run and SIGKILL it once it has stored a training state."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nas_transfer", *arguments],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    last = run_folder / "checkpoints" / "last.ckpt"
+    deadline = time.monotonic() + 120
+    while not last.exists():
+        assert process.poll() is None, "the run ended before it was killed"
+        assert time.monotonic() < deadline, "no checkpoint within two minutes"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (run_folder / "result.json").exists(), "the run was finished before it was killed"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [*TINY, "arch=min", "trainer.max_steps=23", "checkpoint_every_n_steps=3"],
+        [*CLASSIFY, "arch=supernet", "trainer.max_steps=14", "task.build.dropout=0.3", "checkpoint_every_n_steps=2"],
+    ],
+    ids=["detector", "supernet"],
+)
+def test_a_killed_run_goes_on_to_the_same_weights_samples_and_scores(tmp_path: Path, arguments: list[str]) -> None:
+    killed, whole = ([*arguments, "name=mine", f"runs={name}"] for name in ("killed", "whole"))
+    stage_task = "pretrain/shapes_cls" if "stage=pretrain" in arguments else "finetune/shapes_det"
+    run(tmp_path, *whole)
+    folders = [tmp_path / name / stage_task / "mine" for name in ("killed", "whole")]
+    kill_after_first_checkpoint(tmp_path, killed, folders[0])
+    assert "resuming from" in run(tmp_path, *killed).stdout
+    assert_equal_runs(*folders)
+    assert "already finished" in run(tmp_path, *killed).stdout
+
+
+@pytest.mark.slow
+def test_a_multirun_makes_a_folder_and_a_result_for_each_arch(tmp_path: Path) -> None:
+    run(tmp_path, "-m", "stage=finetune", "task=shapes_det", "arch=min,max", "trainer.max_steps=2", *TINY)
+    results = [result(path.parent) for path in sorted((tmp_path / "runs/finetune/shapes_det").glob("*/result.json"))]
+    assert len(results) == 2
+    assert results[0]["arch"] != results[1]["arch"]
+    for found in results:
+        assert found["score_key"] == "map"
+        assert 0 <= found["score"] <= 1
+        assert {"map_50", "mar_100"} <= set(found["metrics"])
+        assert found["images_seen"] == 8
+
+
+@pytest.mark.slow
+def test_a_supernet_pretrained_finetuned_and_evaluated_hands_its_weights_on(tmp_path: Path) -> None:
+    run(tmp_path, *CLASSIFY, "arch=supernet", "trainer.max_steps=3", "name=pre")
+    pretrained = tmp_path / "runs/pretrain/shapes_cls/pre"
+    assert result(pretrained)["arch"] is None
+    assert {"min/top1", "max/top1"} <= set(result(pretrained)["metrics"])
+    tune = run(
+        tmp_path, *TINY, "arch=min", f"weights={pretrained}", "trainer.max_steps=1", "name=tuned", "ema_decay=0.5"
+    )
+    assert "weights of the body from" in tune.stdout
+    tuned = tmp_path / "runs/finetune/shapes_det/tuned"
+    evaluate = [*TINY, "stage=evaluate", f"weights={tuned}"]
+    run(tmp_path, *evaluate, "name=again")
+    again = tmp_path / "runs/evaluate/shapes_det/again"
+    assert result(again)["metrics"] == result(tuned)["metrics"]
+    assert json.loads((again / "predictions.json").read_text()) == json.loads((tuned / "predictions.json").read_text())
+
+    other = sentence(run(tmp_path, *TINY, "arch=max", f"weights={tuned}", "trainer.max_steps=1", code=2))
+    assert "tensor '" in other
+    space = sentence(run(tmp_path, *TINY, "supernet=bignas", f"weights={tuned}", "trainer.max_steps=1", code=2))
+    assert "bignas_nano" in space
+
+
+@pytest.mark.slow
+@pytest.mark.ddp
+def test_two_ranks_train_a_supernet_and_equal_one_rank_with_both_batches(tmp_path: Path) -> None:
+    # One optimiser step on the same 20 images: two ranks of 10 with synchronised BatchNorm, or one of 20.
+    common = [*CLASSIFY, "arch=supernet", "trainer.max_steps=1", "data.hold_out_search=false", "data.draw.num_train=20"]
+    common += ["task.recipe.optimizer=sgd", "task.recipe.lr=0.1", "task.recipe.clip_norm=null"]
+    one = [*common, "data.batch_size=20", "name=one"]
+    two = [*common, "trainer.devices=2", "trainer.strategy=ddp", "name=two"]
+    run(tmp_path, *one)
+    run(tmp_path, *two)
+    ours, theirs = (tensors(tmp_path / "runs/pretrain/shapes_cls" / name) for name in ("two", "one"))
+    for name, tensor in ours.items():
+        torch.testing.assert_close(
+            tensor, theirs[name], rtol=1e-3, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
+        )
+    assert result(tmp_path / "runs/pretrain/shapes_cls/two")["devices"] == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", "unreadable"),
+        (b"PK\x03\x04 cut off", "unreadable"),
+        (b"cposix\nsystem\n(S'touch pwned'\ntR.", "other objects"),
+    ],
+    ids=["empty", "truncated", "pickle bomb"],
+)
+def test_weights_that_are_no_tensors_are_one_sentence_and_run_nothing(
+    tmp_path: Path, content: bytes, expected: str
+) -> None:
+    (tmp_path / "weights.pt").write_bytes(content)
+    done = run(tmp_path, *TINY, "stage=evaluate", "weights=weights.pt", code=2)
+    assert expected in sentence(done)
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "classes"), [("coco_tiny", 80), ("balloon", 1), ("bccd", 3)])
+def test_real_detection_data_is_trained_and_scored(tmp_path: Path, name: str, classes: int) -> None:
+    small = ["task.build.detector.min_size=160", "task.build.detector.max_size=224", "num_threads=2"]
+    run(
+        tmp_path, "stage=finetune", "task=coco_det", f"data.root={sample_data(name)}", "arch=min", "name=mine",
+        "trainer.max_steps=2", "trainer.enable_progress_bar=false", *small,
+    )  # fmt: skip
+    found = result(tmp_path / "runs/finetune/coco_det/mine")
+    assert found["costs"]["num_classes"] == classes
+    assert {"map", "map_50", "map_75"} <= set(found["metrics"])
+
+
+@pytest.mark.slow
+def test_real_class_folders_are_trained_and_scored(tmp_path: Path) -> None:
+    run(
+        tmp_path, "stage=pretrain", "task=imagenet", f"data.root={sample_data('flowers5')}", "arch=min",
+        "trainer.max_steps=2", "data.batch_size=4", "trainer.limit_val_batches=5", "name=mine",
+        "trainer.enable_progress_bar=false",
+    )  # fmt: skip
+    found = result(tmp_path / "runs/pretrain/imagenet/mine")
+    assert found["costs"]["num_classes"] == 5
+    assert 0 <= found["metrics"]["top1"] <= 1
+    assert "top5" not in found["metrics"]  # of five classes it would always be 1
