@@ -28,4 +28,3 @@ def sample_data(name: str) -> Path:
     if not folder.is_dir():
         pytest.skip(f"no sample data set {name}")
     return folder
-

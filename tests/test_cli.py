@@ -94,6 +94,15 @@ def test_profile_prints_the_published_costs_with_their_input_size(
     assert result["status"] == "finished"
 
 
+def test_profile_states_a_detectors_costs_by_part_without_reading_data(tmp_path: Path) -> None:
+    run(tmp_path, "stage=profile", "task=coco_det", "arch=bignas_350m", "name=mine")
+    costs = json.loads((tmp_path / "runs/profile/coco_det/mine/result.json").read_text())["costs"]
+    assert (costs["input_size"], costs["num_classes"]) == ([800, 1333], 80)
+    assert set(costs["macs"]) == {"body", "neck", "head", "total"}
+    # the published detector around a net of this cost: 128063 M
+    assert costs["macs"]["total"] / 1e6 == pytest.approx(128063, rel=0.006)
+
+
 def test_another_configuration_in_the_same_folder_is_refused_and_nothing_is_lost(tmp_path: Path) -> None:
     run(tmp_path, *PROFILE, "arch=min", "name=mine")
     folder = tmp_path / "runs/profile/imagenet/mine"

@@ -26,7 +26,11 @@ def test_the_wheel_carries_its_configuration_and_runs_elsewhere(tmp_path: Path) 
     arguments = ["stage=profile", "task=imagenet", "supernet=bignas", "arch=attentivenas_a1"]
     environment = os.environ | {"PYTHONPATH": str(site)}
     elsewhere = subprocess.run(
-        [sys.executable, "-m", "nas_transfer", *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True
+        [sys.executable, "-m", "nas_transfer", *arguments],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert elsewhere.returncode == 0, elsewhere.stdout + elsewhere.stderr
     assert "total 279.239" in elsewhere.stdout

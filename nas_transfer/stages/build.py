@@ -41,6 +41,10 @@ class LastCheckpoint(Callback):
         self.every_n_steps = every_n_steps
         self.saved_step = 0
 
+    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Know a resumed run's state as saved: between two steps there are gradients that no checkpoint holds."""
+        self.saved_step = trainer.global_step
+
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Save after every `every_n_steps`-th optimiser step."""
         step = trainer.global_step

@@ -70,8 +70,6 @@ def train(cfg: DictConfig, folder: Path) -> Result | None:
     if last.exists():
         logger.info("resuming from %s", last)
     trainer.fit(task, datamodule=data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
     seconds = task.seconds
     metrics = evaluate_task(cfg, task, data, trainer)
     if not trainer.is_global_zero:

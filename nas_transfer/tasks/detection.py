@@ -108,8 +108,8 @@ class DetectionTask(Task):
 
     Args:
         settings: `num_classes` is without background.
-        category_ids: the data's COCO category ids in label order, for results in COCO's format.
         detector: the sizes of the detector.
+        category_ids: the data's COCO category ids in label order; only a task without data, for costs, has none.
 
     `ground_truth` must be set before an evaluation to the annotations of the split that is evaluated; afterwards
     `results` holds the predictions in COCO's format.
@@ -120,7 +120,7 @@ class DetectionTask(Task):
 
     score_key = "map"
 
-    def __init__(self, settings: TaskSettings, *, category_ids: Sequence[int], detector: DetectorSize) -> None:
+    def __init__(self, settings: TaskSettings, *, detector: DetectorSize, category_ids: Sequence[int] = ()) -> None:
         if settings.sampling.distillation > 0:
             raise ConfigError(
                 f"expected task.sampling.distillation=0 for detection, got {settings.sampling.distillation}: "

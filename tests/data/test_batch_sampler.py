@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nas_transfer.data.randomness import stable_seed
-from nas_transfer.data.sampler import ResumableBatchSampler, SampleKey
+from nas_transfer.data.sampler import ResumableBatchSampler, SampleKey, StreamBatchSampler
 from nas_transfer.errors import ConfigError, DataError
 
 
@@ -97,3 +97,18 @@ def test_seeds_of_different_numbers_differ_and_are_valid_everywhere() -> None:
     assert 0 <= min(seeds) <= max(seeds) < 2**63
     np.random.default_rng(max(seeds))
     assert stable_seed(1, 23) != stable_seed(12, 3)
+
+
+def test_a_stream_goes_through_epoch_after_epoch_and_can_be_entered_anywhere() -> None:
+    epochs = ResumableBatchSampler(10, 3, seed=4)  # three batches an epoch
+    expected = []
+    for epoch in range(3):
+        epochs.set_position(epoch, 0)
+        expected += list(epochs)
+    whole = StreamBatchSampler(epochs, num_batches=8, start=0)
+    assert list(whole) == expected[:8]
+    assert len(whole) == 8
+    for start in range(9):
+        entered = StreamBatchSampler(ResumableBatchSampler(10, 3, seed=4), num_batches=8, start=start)
+        assert list(entered) == expected[start:8]
+        assert len(entered) == 8  # Lightning counts a resumed run's batches on

@@ -63,10 +63,17 @@ def kill_after_first_checkpoint(folder: Path, arguments: list[str], run_folder: 
 @pytest.mark.parametrize(
     "arguments",
     [
-        [*TINY, "arch=min", "trainer.max_steps=23", "checkpoint_every_n_steps=3"],
-        [*CLASSIFY, "arch=supernet", "trainer.max_steps=14", "task.build.dropout=0.3", "checkpoint_every_n_steps=2"],
+        [*TINY, "arch=min", "trainer.max_steps=23", "checkpoint_every_n_steps=3", "ema_decay=0.9"],
+        [
+            *CLASSIFY,
+            "arch=supernet",
+            "trainer.max_steps=8",
+            "task.build.dropout=0.3",
+            "checkpoint_every_n_steps=2",
+            "task.recipe.accumulate=2",
+        ],
     ],
-    ids=["detector", "supernet"],
+    ids=["detector with averaged weights", "supernet with accumulated gradients"],
 )
 def test_a_killed_run_goes_on_to_the_same_weights_samples_and_scores(tmp_path: Path, arguments: list[str]) -> None:
     killed, whole = ([*arguments, "name=mine", f"runs={name}"] for name in ("killed", "whole"))
