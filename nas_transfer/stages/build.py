@@ -110,16 +110,15 @@ def build_task(cfg: DictConfig, table: SupernetTable, arch: Arch | None, data: A
     return built
 
 
-def build_trainer(cfg: DictConfig, folder: Path, validate: bool = True) -> pl.Trainer:
-    """Lightning's trainer with our callbacks; its one epoch is the whole run (see `nas_transfer.stages.training`).
-
-    Without `validate` no score is taken on the way: a supernet has no statistics to be scored with.
-    """
-    callbacks: list[Callback] = [LastCheckpoint(folder / CHECKPOINTS / LAST, cfg.checkpoint_every_n_steps)]
+def build_trainer(cfg: DictConfig, folder: Path) -> pl.Trainer:
+    """Lightning's trainer with our callbacks; its one epoch is the whole run (see `nas_transfer.stages.training`)."""
+    callbacks: list[Callback] = []
     if cfg.trainer.enable_progress_bar:
         callbacks.append(pl.callbacks.RichProgressBar())
     if cfg.ema_decay is not None:
         callbacks.append(pl.callbacks.EMAWeightAveraging(decay=cfg.ema_decay))
+    # Last, so that a step's checkpoint holds what the others did after that step.
+    callbacks.append(LastCheckpoint(folder / CHECKPOINTS / LAST, cfg.checkpoint_every_n_steps))
     loggers: list[Any] = [pl.loggers.CSVLogger(str(folder), name="logs")]
     if cfg.tensorboard:
         try:
@@ -129,8 +128,6 @@ def build_trainer(cfg: DictConfig, folder: Path, validate: bool = True) -> pl.Tr
                 "expected TensorBoard for tensorboard=true, got none: pip install 'nas-transfer[tensorboard]'"
             ) from error
     options = {str(key): value for key, value in cfg.trainer.items() if key not in LENGTH_KEYS}
-    if not validate:
-        options["limit_val_batches"] = 0
     return instantiate(
         options,
         callbacks=callbacks,

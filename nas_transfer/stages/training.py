@@ -52,15 +52,18 @@ def train(cfg: DictConfig, folder: Path) -> Result | None:
     table = build_table(cfg)
     arch = build_arch(cfg, table.space)
     data = build_data(cfg, arch)
-    trainer = build_trainer(cfg, folder, validate=arch is not None)
+    trainer = build_trainer(cfg, folder)
     steps_per_epoch = _steps_per_epoch(cfg, data, trainer)
-    trainer.val_check_interval = max(1, round(cfg.trainer.check_val_every_n_epoch * steps_per_epoch))
     total_steps = _total_steps(cfg, steps_per_epoch)
     task = build_task(cfg, table, arch, data, total_steps)
     if cfg.weights is not None:
         _inherit(task, Path(cfg.weights))
     accumulate = task.recipe.accumulate
-    data.stream(num_batches=total_steps * accumulate, batches_per_step=accumulate)
+    num_batches = total_steps * accumulate
+    data.stream(num_batches, batches_per_step=accumulate)
+    every = max(1, round(cfg.trainer.check_val_every_n_epoch * steps_per_epoch * accumulate))
+    # A supernet keeps no statistics to be scored with on the way: an interval beyond the end means never.
+    trainer.val_check_interval = every if arch is not None else num_batches + 1
     logger.info(
         "%s of %s on %d images: %d steps, %.1f epochs of %d",
         "the supernet" if arch is None else f"arch {arch.short_id()}",
@@ -76,7 +79,7 @@ def train(cfg: DictConfig, folder: Path) -> Result | None:
         return None
     save_checkpoint(folder / WEIGHTS_FILE, task)
     write_predictions(folder, task)
-    images = total_steps * accumulate * data.batch_size * trainer.world_size
+    images = num_batches * data.batch_size * trainer.world_size
     return make_result(cfg, task, metrics, seconds=seconds, images_seen=images, devices=trainer.world_size)
 
 
