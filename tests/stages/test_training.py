@@ -106,10 +106,18 @@ def test_a_supernet_pretrained_finetuned_and_evaluated_hands_its_weights_on(tmp_
     assert result(pretrained)["arch"] is None
     assert {"min/top1", "max/top1"} <= set(result(pretrained)["metrics"])
     tune = run(
-        tmp_path, *TINY, "arch=min", f"weights={pretrained}", "trainer.max_steps=1", "name=tuned", "ema_decay=0.5"
+        tmp_path,
+        *TINY,
+        "arch=min",
+        f"weights={pretrained}",
+        "trainer.max_steps=1",
+        "name=tuned",
+        "ema_decay=0.5",
+        "tensorboard=true",
     )
     assert "weights of the body from" in tune.stdout
     tuned = tmp_path / "runs/finetune/shapes_det/tuned"
+    assert list((tuned / "tensorboard").rglob("events.out.tfevents.*"))
     evaluate = [*TINY, "stage=evaluate", f"weights={tuned}"]
     run(tmp_path, *evaluate, "name=again")
     again = tmp_path / "runs/evaluate/shapes_det/again"
