@@ -13,7 +13,7 @@ $(READY): pyproject.toml
 	$(BIN)/pip install --quiet -e '.[dev]'
 	touch $(READY)
 
-demo: $(READY)  ## train and score a detector on the embedded data (about two minutes on two cores)
+demo: $(READY)  ## train and score a detector on the embedded data (about two minutes on two cores, after the set-up)
 	$(BIN)/python -m nas_transfer
 
 test: $(READY)  ## run all tests

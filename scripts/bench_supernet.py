@@ -10,8 +10,11 @@ and multiply-accumulates a second (forward plus backward counted as three forwar
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import time
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command line sets it, before torch is imported
 
 import numpy as np
 import torch
