@@ -111,7 +111,7 @@ def open_run(cfg: DictConfig, hydra_cfg: DictConfig) -> RunDirectory:
         raise
     path = folder / RUN_FILE
     if path.is_file():
-        _check_same(folder, json.loads(path.read_text())["config"], own, cfg.resume)
+        _check_same(folder, json.loads(path.read_text()).get("config", {}), own, cfg.resume)
         return RunDirectory(folder)
     if not _is_main_process():
         return RunDirectory(folder)
