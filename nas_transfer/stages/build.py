@@ -20,6 +20,7 @@ from nas_transfer.paths import conf_dir
 from nas_transfer.space import Arch, SearchSpace, resolve_arch
 from nas_transfer.supernet.table import SupernetTable
 from nas_transfer.tasks.base import Task, TaskSettings
+from nas_transfer.tasks.recipe import Recipe
 
 CHECKPOINTS = "checkpoints"
 LAST = "last.ckpt"
@@ -92,14 +93,22 @@ def build_data(cfg: DictConfig, arch: Arch | None) -> Any:
     return data
 
 
-def build_task(cfg: DictConfig, table: SupernetTable, arch: Arch | None, data: Any, total_steps: int) -> Task:
-    """The task with new weights, drawn from the seed."""
+def build_task(
+    cfg: DictConfig,
+    table: SupernetTable,
+    arch: Arch | None,
+    data: Any,
+    total_steps: int = 0,
+    total_batch: int | None = None,
+) -> Task:
+    """The task with new weights, drawn from the seed; the last two matter to training alone."""
     task = cfg.task
+    recipe: Recipe = instantiate(task.recipe)
     settings = TaskSettings(
         table=table,
         arch=arch,
         num_classes=task.cost_classes if data is None else data.num_classes,
-        recipe=instantiate(task.recipe),
+        recipe=recipe if total_batch is None else recipe.for_total_batch(total_batch),
         sampling=instantiate(task.sampling),
         seed=cfg.seed,
         total_steps=total_steps,

@@ -12,8 +12,6 @@ from nas_transfer.space import Arch
 from nas_transfer.stages.run_directory import config_sha256
 from nas_transfer.tasks.base import Task
 
-PREDICTIONS_FILE = "predictions.json"
-
 
 def make_result(
     cfg: DictConfig,
@@ -63,6 +61,5 @@ def cost_report(task: Task, arch: Arch) -> dict[str, Any]:
 
 def write_predictions(folder: Path, task: Task) -> None:
     """Write the last evaluation's predictions in COCO's result format, for a task that makes such."""
-    results = getattr(task, "results", None)
-    if results is not None:
-        write_json_atomically(folder / PREDICTIONS_FILE, results)
+    for name, records in task.predictions.items():
+        write_json_atomically(folder / f"{name}.json", records)

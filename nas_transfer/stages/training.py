@@ -55,7 +55,9 @@ def train(cfg: DictConfig, folder: Path) -> Result | None:
     trainer = build_trainer(cfg, folder)
     steps_per_epoch = _steps_per_epoch(cfg, data, trainer)
     total_steps = _total_steps(cfg, steps_per_epoch)
-    task = build_task(cfg, table, arch, data, total_steps)
+    total_batch = data.batch_size * trainer.world_size * cfg.task.recipe.accumulate
+    _tell_of_the_batch(cfg, total_batch)
+    task = build_task(cfg, table, arch, data, total_steps, total_batch)
     if cfg.weights is not None:
         _inherit(task, Path(cfg.weights))
     accumulate = task.recipe.accumulate
@@ -105,6 +107,18 @@ def _total_steps(cfg: DictConfig, steps_per_epoch: int) -> int:
             f"got {cfg.trainer.max_steps} and {cfg.trainer.max_epochs}"
         )
     return min(bounds)
+
+
+def _tell_of_the_batch(cfg: DictConfig, total_batch: int) -> None:
+    """Say what another total batch than the recipe's own changes: the rate, by the linear rule; not the length."""
+    usual = cfg.task.recipe.lr_batch
+    if usual is None or usual == total_batch:
+        return
+    rate = cfg.task.recipe.lr * total_batch / usual
+    logger.info("total batch %d instead of the recipe's %d: learning rate %.3g (linear rule)", total_batch, usual, rate)
+    if cfg.trainer.max_steps is not None:
+        same = round(cfg.trainer.max_steps * usual / total_batch)
+        logger.info("trainer.max_steps=%d sees as many images as the recipe means with %d", same, total_batch)
 
 
 def _inherit(task: Task, path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import stochastic_depth
 
 from nas_transfer.space import Arch
 from nas_transfer.supernet.ops import ElasticBatchNorm2d, ElasticConv2d, ElasticLinear, SqueezeExcite, copy_slices
@@ -115,6 +116,7 @@ class MBConvBlock(nn.Module):
             layers.conv(mid, plan.out_channels), layers.norm(plan.out_channels), activation=None
         )
         self.shortcut = layers.conv(plan.in_channels, plan.out_channels) if layers.needs_shortcut_conv(plan) else None
+        self.drop_path = 0.0
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (B, in, H, W) to (B, out, ceil(H / stride), ceil(W / stride))."""
@@ -131,6 +133,8 @@ class MBConvBlock(nn.Module):
             shortcut = F.avg_pool2d(shortcut, self.stride, self.stride, padding)
         if self.shortcut is not None and shortcut.shape[1] != hidden.shape[1]:
             shortcut = self.shortcut(shortcut)
+        elif self.stride == 1 and self.drop_path > 0:
+            hidden = stochastic_depth(hidden, self.drop_path, "row", self.training)
         return hidden + shortcut
 
     def set_plan(self, plan: BlockPlan) -> None:
@@ -205,6 +209,15 @@ class MBConvBody(nn.Module):
             if index in self.table.tap_indices:
                 taps.append(features)
         return taps
+
+    def set_drop_path(self, rate: float) -> None:
+        """Skip blocks at random in training (Huang et al. 2016): the last one for this share of images, linearly less
+        towards the first; only where the shortcut is the identity."""
+        active = [
+            block for stage, depth in zip(self.stages, self.active_depths, strict=True) for block in stage[:depth]
+        ]  # type: ignore[index]
+        for number, block in enumerate(active):
+            block.drop_path = rate * number / max(1, len(active) - 1)
 
     def extract(self, arch: Arch) -> MBConvBody:
         """The subnet as a plain static module with its own copy of the weights.

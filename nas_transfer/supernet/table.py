@@ -107,7 +107,10 @@ class SupernetTable(Protocol):
         """Cost of the classification head for one image of `input_size` (H, W)."""
 
     def build_body(self, arch: Arch | None = None) -> nn.Module:
-        """The body: the supernet's (`arch` is None) or one subnet's, a plain static module; imports torch."""
+        """The body: the supernet's (`arch` is None) or one subnet's, a plain static module; imports torch.
+
+        It has `set_drop_path(rate)`, and the supernet's also `set_arch(arch)`.
+        """
 
     def build_classifier(self, num_classes: int, arch: Arch | None = None) -> nn.Module:
         """The classification head: the supernet's or one subnet's; imports torch."""

@@ -63,9 +63,10 @@ class Task(pl.LightningModule):
     A subclass hands in its network and gives `rebuild`, `losses`, `forward_batch`, `update_metrics`, `compute_metrics`,
     `input_size` and `head_costs`. `score_key` names the metric that searches maximise, a fraction in 0-1.
 
-    `ground_truth` is what the data module gives as such for the split that is evaluated. `metrics` holds the last
-    evaluation's, and `metrics_step` the optimiser step at which it was made (-1 before the first). `samples_digest` is
-    a hash over the ids of all training samples of this rank in their order: equal in two runs that saw the same.
+    `ground_truth` is what the data module gives as such for the split that is evaluated; `predictions` holds the last
+    evaluation's in COCO's result format by file name, for tasks that make such. `metrics` holds its metrics, and
+    `metrics_step` the optimiser step at which it was made (-1 before the first). `samples_digest` is a hash over the
+    ids of all training samples of this rank in their order: equal in two runs that saw the same.
     """
 
     score_key: str
@@ -80,6 +81,7 @@ class Task(pl.LightningModule):
         self.sampling = settings.sampling
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ground_truth: Any = None
+        self.predictions: dict[str, list[dict[str, Any]]] = {}
         self.metrics: dict[str, float] = {}
         self.metrics_step = -1
         self.samples_digest = ""
@@ -117,6 +119,12 @@ class Task(pl.LightningModule):
         """The costs of an arch by part: ``body`` and the parts of `head_costs`, at `input_size`."""
         return {"body": self.table.body_cost(arch, self.input_size(arch)), **self.head_costs(arch)}
 
+    def require_ground_truth(self) -> Any:
+        """`ground_truth`; RuntimeError before it is set."""
+        if self.ground_truth is None:
+            raise RuntimeError("set ground_truth before an evaluation")
+        return self.ground_truth
+
     # Archs
 
     @property
@@ -145,6 +153,7 @@ class Task(pl.LightningModule):
         if self.arch is not None:
             raise ArchError(f"expected a supernet to extract from, got the subnet {self.arch.short_id()}")
         subnet = self.rebuild(replace(self.settings, arch=arch))
+        subnet.ground_truth = self.ground_truth
         reference = next(self.network.parameters())
         subnet.to(device=reference.device, dtype=reference.dtype)
         copy_slices(self.network, subnet.network)
@@ -191,6 +200,8 @@ class Task(pl.LightningModule):
             for position, arch in enumerate(archs):
                 if self.arch is None:
                     self.set_arch(arch)
+                # Only the largest arch of a sandwich is regularised (BigNAS, Yu et al. 2020, section 3.3).
+                self.body.set_drop_path(self.recipe.drop_path if position == 0 else 0.0)  # type: ignore[operator]
                 losses, outputs = self.losses(batch, teacher)
                 loss = torch.stack(list(losses.values())).sum()
                 self.manual_backward(loss / self.recipe.accumulate)

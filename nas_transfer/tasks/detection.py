@@ -1,13 +1,15 @@
 """Object detection: torchvision's Faster R-CNN (Ren et al. 2015) behind an FPN (Lin et al. 2017) on the elastic body.
 
 Only the FPN's lateral convolutions meet the arch: they are elastic in their input width. Everything behind them is
-stock torchvision.
+stock torchvision. The smaller archs of a sandwich may imitate the largest one's pyramid (feature distillation as in
+FitNets, Romero et al. 2015): its maps have the same shape for every arch.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +32,7 @@ from nas_transfer.tasks.coco_metrics import CocoResult, evaluate_coco, gather_re
 ANCHOR_RATIOS = (0.5, 1.0, 2.0)
 ROI_SIZE = 7
 PYRAMID_LEVELS = 5
+ROI_LEVELS = ("0", "1", "2", "3")  # the boxes' features come from strides 4 to 32
 
 
 @dataclass(frozen=True)
@@ -111,33 +114,27 @@ class DetectionTask(Task):
         detector: the sizes of the detector.
         category_ids: the data's COCO category ids in label order; only a task without data, for costs, has none.
 
-    `ground_truth` must be set before an evaluation to the annotations of the split that is evaluated; afterwards
-    `results` holds the predictions in COCO's format.
-
-    Raises:
-        ConfigError: distillation is asked for.
+    `ground_truth` must be set before an evaluation to the annotations of the split that is evaluated.
     """
 
     score_key = "map"
+    detector: DetectorSize
 
     def __init__(self, settings: TaskSettings, *, detector: DetectorSize, category_ids: Sequence[int] = ()) -> None:
-        if settings.sampling.distillation > 0:
-            raise ConfigError(
-                f"expected task.sampling.distillation=0 for detection, got {settings.sampling.distillation}: "
-                "its archs learn from the boxes alone"
-            )
-        super().__init__(settings, build_detector(settings, detector))
+        super().__init__(settings, self.build_network(settings, detector))
         self.category_ids = list(category_ids)
         self.detector = detector
-        self.results: list[CocoResult] = []
-        self._pending: list[CocoResult] = []
-        self._pending_images: list[int] = []
+        self.pending: list[CocoResult] = []
+        self.pending_images: list[int] = []
 
     def rebuild(self, settings: TaskSettings) -> DetectionTask:
         """The same task with new weights for other settings."""
-        task = DetectionTask(settings, category_ids=self.category_ids, detector=self.detector)
-        task.ground_truth = self.ground_truth
-        return task
+        return type(self)(settings, category_ids=self.category_ids, detector=self.detector)
+
+    @staticmethod
+    def build_network(settings: TaskSettings, detector: Any) -> FasterRCNN:
+        """torchvision's detector around the table's body: of the supernet, or of one arch as plain static modules."""
+        return FasterRCNN(**detector_arguments(settings, detector))
 
     @property
     def body(self) -> nn.Module:
@@ -145,8 +142,15 @@ class DetectionTask(Task):
         return self.network.backbone.body  # type: ignore[union-attr, return-value]
 
     def losses(self, batch: Batch, teacher: Any) -> tuple[dict[str, Tensor], Any]:
-        """The four losses of Faster R-CNN: objectness and box of the RPN, class and box of the box head."""
-        return self.network(_as_floats(batch["images"]), batch["targets"]), None
+        """The losses of the detector and, with a teacher, the distance to its pyramid; returns the own pyramid too."""
+        with _outputs_of(self.network.backbone) as outputs:  # type: ignore[arg-type]
+            losses = self.network(_as_floats(batch["images"]), batch["targets"])
+        maps = list(outputs[0].values())
+        if teacher is not None:
+            share = self.sampling.distillation
+            losses = {name: (1 - share) * loss for name, loss in losses.items()}
+            losses["distillation"] = share * pyramid_distance(maps, teacher)
+        return losses, [level.detach() for level in maps]
 
     def forward_batch(self, batch: Batch) -> list[dict[str, Tensor]]:
         """Boxes (N, 4) xyxy in the image's own pixels, labels (N,) in 1..C and scores (N,), for each image."""
@@ -154,17 +158,20 @@ class DetectionTask(Task):
 
     def update_metrics(self, batch: Batch) -> None:
         """Predict a batch and keep the boxes."""
+        self.keep(batch, self.forward_batch(batch))
+
+    def keep(self, batch: Batch, outputs: list[dict[str, Tensor]]) -> None:
+        """Remember predicted boxes until `compute_metrics`."""
         image_ids = [int(target["image_id"]) for target in batch["targets"]]
-        self._pending += to_coco_results(image_ids, self.forward_batch(batch), self.category_ids)
-        self._pending_images += image_ids
+        self.pending += to_coco_results(image_ids, outputs, self.category_ids)
+        self.pending_images += image_ids
 
     def compute_metrics(self) -> dict[str, float]:
         """COCO's average precisions and recalls, ``map`` first; RuntimeError without `ground_truth`."""
-        if self.ground_truth is None:
-            raise RuntimeError("set ground_truth before an evaluation")
-        self.results, image_ids = gather_results(self._pending, self._pending_images)
-        self._pending, self._pending_images = [], []
-        return evaluate_coco(self.ground_truth, self.results, image_ids)
+        results, image_ids = gather_results(self.pending, self.pending_images)
+        self.pending, self.pending_images = [], []
+        self.predictions = {"predictions": results}
+        return evaluate_coco(self.require_ground_truth(), results, image_ids)
 
     def input_size(self, arch: Arch) -> tuple[int, int]:
         """min_size x max_size, as the literature states detection costs (800 x 1333), for every arch."""
@@ -176,30 +183,50 @@ class DetectionTask(Task):
         return detector_costs(channels, self.input_size(arch), self.settings.num_classes, self.detector)
 
 
-def build_detector(settings: TaskSettings, sizes: DetectorSize) -> FasterRCNN:
-    """torchvision's Faster R-CNN around the table's body: of the supernet, or of one arch as plain static modules."""
+def detector_arguments(settings: TaskSettings, sizes: DetectorSize) -> dict[str, Any]:
+    """What torchvision's Faster R-CNN and the detectors derived from it are built from."""
     table, arch = settings.table, settings.arch
     channels = table.feature_channels(arch or table.space.largest())
-    return FasterRCNN(
-        PyramidBackbone(table.build_body(arch), channels, sizes.fpn_channels, elastic=arch is None),
-        min_size=sizes.min_size,
-        max_size=sizes.max_size,
-        image_mean=list(table.preprocessing.mean),
-        image_std=list(table.preprocessing.std),
-        rpn_anchor_generator=AnchorGenerator(
+    return {
+        "backbone": PyramidBackbone(table.build_body(arch), channels, sizes.fpn_channels, elastic=arch is None),
+        "min_size": sizes.min_size,
+        "max_size": sizes.max_size,
+        "image_mean": list(table.preprocessing.mean),
+        "image_std": list(table.preprocessing.std),
+        "rpn_anchor_generator": AnchorGenerator(
             tuple((size,) for size in sizes.anchor_sizes), (ANCHOR_RATIOS,) * PYRAMID_LEVELS
         ),
-        rpn_pre_nms_top_n_train=sizes.proposals_train,
-        rpn_pre_nms_top_n_test=sizes.proposals_test,
-        rpn_post_nms_top_n_train=sizes.proposals_train,
-        rpn_post_nms_top_n_test=sizes.proposals_test,
-        rpn_batch_size_per_image=sizes.rpn_batch,
-        box_roi_pool=MultiScaleRoIAlign(["0", "1", "2", "3"], ROI_SIZE, sampling_ratio=2),
-        box_head=TwoMLPHead(sizes.fpn_channels * ROI_SIZE**2, sizes.box_head_channels),
-        box_predictor=FastRCNNPredictor(sizes.box_head_channels, settings.num_classes + 1),
-        box_batch_size_per_image=sizes.box_batch,
-        box_detections_per_img=sizes.detections,
-    )
+        "rpn_pre_nms_top_n_train": sizes.proposals_train,
+        "rpn_pre_nms_top_n_test": sizes.proposals_test,
+        "rpn_post_nms_top_n_train": sizes.proposals_train,
+        "rpn_post_nms_top_n_test": sizes.proposals_test,
+        "rpn_batch_size_per_image": sizes.rpn_batch,
+        "box_roi_pool": MultiScaleRoIAlign(list(ROI_LEVELS), ROI_SIZE, sampling_ratio=2),
+        "box_head": TwoMLPHead(sizes.fpn_channels * ROI_SIZE**2, sizes.box_head_channels),
+        "box_predictor": FastRCNNPredictor(sizes.box_head_channels, settings.num_classes + 1),
+        "box_batch_size_per_image": sizes.box_batch,
+        "box_detections_per_img": sizes.detections,
+    }
+
+
+def pyramid_distance(maps: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+    """The mean over the levels of |map - target|^2 / |target|^2: 1 for a map of zeros, whatever the targets' scale."""
+    distances = [
+        (level - target).square().sum() / target.square().sum().clamp(min=1e-12)
+        for level, target in zip(maps, targets, strict=True)
+    ]
+    return torch.stack(distances).mean()
+
+
+@contextlib.contextmanager
+def _outputs_of(module: nn.Module) -> Iterator[list[Any]]:
+    """Collect what a module returns while it runs inside a larger network."""
+    outputs: list[Any] = []
+    hook = module.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
+    try:
+        yield outputs
+    finally:
+        hook.remove()
 
 
 def detector_costs(

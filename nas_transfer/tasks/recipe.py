@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -13,50 +13,76 @@ from torch import nn
 from nas_transfer.errors import ConfigError
 from nas_transfer.space import Arch, SearchSpace
 
+OPTIMIZERS = ("sgd", "adam", "adamw")
+SCHEDULES = ("cosine", "poly", "step", "constant")
+POLY_POWER = 0.9
+
 
 @dataclass(frozen=True)
 class Recipe:
     """Optimiser and schedule.
 
     Args:
-        optimizer: ``sgd`` (momentum, Nesterov off), ``adamw``.
-        lr: peak learning rate for the total batch that the config states.
-        momentum: of SGD; AdamW's first beta.
+        optimizer: ``sgd`` (momentum, Nesterov off), ``adam``, ``adamw``.
+        lr: peak learning rate at a total batch of `lr_batch` images.
+        lr_batch: the linear rule (Goyal et al. 2017, section 2.1): a run with a total batch of b images (devices x
+            batch a device x `accumulate`) uses lr * b / lr_batch; null for `lr` whatever the batch.
+        momentum: of SGD; Adam's first beta.
         weight_decay: applied to weights with more than one dimension, never to norms and biases.
-        schedule: ``cosine`` to zero, ``step`` (times 0.1 at each milestone), ``constant``.
+        schedule: ``cosine``, ``poly`` ((1 - t)^0.9, Chen et al. 2018), ``step`` (times 0.1 at each milestone),
+            ``constant``.
+        final_factor: where ``cosine`` and ``poly`` end, as a fraction of `lr`.
         milestones: fractions of all steps at which ``step`` decays, e.g. 8 and 11 of 12 epochs: [0.667, 0.917].
         warmup_steps: linear warm-up from `warmup_factor` of the rate; at most a tenth of the run.
         warmup_factor: where the warm-up starts.
         clip_norm: the gradients' largest L2 norm, null for none.
         accumulate: batches whose gradients are averaged before a step.
+        drop_path: stochastic depth (Huang et al. 2016): the share of images for which the body's last block is skipped,
+            falling linearly to 0 at its first block; in a sandwich of the largest arch only (BigNAS).
 
     Raises:
         ConfigError: naming the value.
     """
 
-    optimizer: Literal["sgd", "adamw"]
+    optimizer: Literal["sgd", "adam", "adamw"]
     lr: float
+    lr_batch: int | None
     momentum: float
     weight_decay: float
-    schedule: Literal["cosine", "step", "constant"]
+    schedule: Literal["cosine", "poly", "step", "constant"]
+    final_factor: float
     milestones: tuple[float, ...]
     warmup_steps: int
     warmup_factor: float
     clip_norm: float | None
     accumulate: int
+    drop_path: float
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "milestones", tuple(self.milestones))
-        if self.optimizer not in ("sgd", "adamw"):
-            raise ConfigError(f"expected recipe.optimizer to be sgd or adamw, got {self.optimizer!r}")
-        if self.schedule not in ("cosine", "step", "constant"):
-            raise ConfigError(f"expected recipe.schedule to be cosine, step or constant, got {self.schedule!r}")
+        if self.optimizer not in OPTIMIZERS:
+            raise ConfigError(f"expected recipe.optimizer to be one of {OPTIMIZERS}, got {self.optimizer!r}")
+        if self.schedule not in SCHEDULES:
+            raise ConfigError(f"expected recipe.schedule to be one of {SCHEDULES}, got {self.schedule!r}")
         if not self.lr > 0:
             raise ConfigError(f"expected recipe.lr above 0, got {self.lr}")
         if any(not 0 < milestone < 1 for milestone in self.milestones):
             raise ConfigError(f"expected recipe.milestones as fractions of the run in 0-1, got {list(self.milestones)}")
         if self.accumulate < 1:
             raise ConfigError(f"expected recipe.accumulate of at least 1, got {self.accumulate}")
+        if self.lr_batch is not None and self.lr_batch < 1:
+            raise ConfigError(f"expected recipe.lr_batch of at least 1 image or null, got {self.lr_batch}")
+        if not (0 <= self.final_factor <= 1 and 0 <= self.drop_path < 1):
+            raise ConfigError(
+                "expected recipe.final_factor in 0-1 and recipe.drop_path from 0 to below 1, "
+                f"got {self.final_factor} and {self.drop_path}"
+            )
+
+    def for_total_batch(self, images: int) -> Recipe:
+        """This recipe with the learning rate that the linear rule gives for a total batch of so many images."""
+        if self.lr_batch is None:
+            return self
+        return replace(self, lr=self.lr * images / self.lr_batch, lr_batch=images)
 
     def build_optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
         """The optimiser over the trainable parameters, in two groups: decayed weights, undecayed norms and biases."""
@@ -67,20 +93,26 @@ class Recipe:
         ]
         if self.optimizer == "sgd":
             return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum)
-        return torch.optim.AdamW(groups, lr=self.lr, betas=(self.momentum, 0.999))
+        kind = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
+        return kind(groups, lr=self.lr, betas=(self.momentum, 0.999))
 
     def lr_factor(self, step: int, total_steps: int) -> float:
         """The learning rate of this 0-based step as a fraction of `lr`."""
         warmup_steps = min(self.warmup_steps, total_steps // 10)
+        progress = min(1.0, max(0, step - warmup_steps) / max(1, total_steps - warmup_steps))
         factor = 1.0
         if self.schedule == "cosine":
-            progress = max(0, step - warmup_steps) / max(1, total_steps - warmup_steps)
-            factor = 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+            factor = self._down_to_final(0.5 * (1.0 + math.cos(math.pi * progress)))
+        elif self.schedule == "poly":
+            factor = self._down_to_final((1.0 - progress) ** POLY_POWER)
         elif self.schedule == "step":
             factor = 0.1 ** sum(step >= round(milestone * total_steps) for milestone in self.milestones)
         if step < warmup_steps:
             factor *= self.warmup_factor + (1.0 - self.warmup_factor) * (step + 1) / (warmup_steps + 1)
         return factor
+
+    def _down_to_final(self, factor: float) -> float:
+        return self.final_factor + (1.0 - self.final_factor) * factor
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from nas_transfer.errors import ConfigError
 from nas_transfer.space import Arch
 from nas_transfer.tasks.base import TaskSettings
-from nas_transfer.tasks.detection import DetectionTask, DetectorSize
+from nas_transfer.tasks.detection import DetectionTask, DetectorSize, pyramid_distance
 from nas_transfer.tasks.recipe import ArchSampling
 from tests.conftest import load_supernet
 from tests.tasks.test_recipe import recipe
@@ -92,9 +92,24 @@ class _Both(nn.Module):
         return self.predictor(features)[0]
 
 
-def test_distillation_is_refused_until_detection_can_do_it() -> None:
-    with pytest.raises(ConfigError, match="distillation"):
-        make_task(distillation=0.5)
+def test_smaller_archs_imitate_the_largest_ones_pyramid() -> None:
+    task = make_task(distillation=0.25).train()
+    batch = {
+        "images": [torch.randint(256, (3, 64, 80), dtype=torch.uint8)],
+        "targets": [{"boxes": torch.tensor([[5.0, 5.0, 40.0, 50.0]]), "labels": torch.tensor([2])}],
+    }
+    torch.manual_seed(1)
+    plain, pyramid = task.losses(batch, None)
+    assert [tuple(level.shape[:2]) for level in pyramid] == [(1, SIZES.fpn_channels)] * 5
+    torch.manual_seed(1)
+    same, _ = task.losses(batch, pyramid)
+    assert same["distillation"].item() == pytest.approx(0, abs=1e-6)
+    assert same["loss_classifier"].item() == pytest.approx(0.75 * plain["loss_classifier"].item(), rel=1e-4)
+    zeros = [torch.zeros_like(level) for level in pyramid]
+    assert pyramid_distance(zeros, pyramid).item() == pytest.approx(1.0)
+    task.set_arch(task.table.space.smallest())
+    imitated, _ = task.losses(batch, pyramid)
+    assert imitated["distillation"] > 0.01
 
 
 def test_anchor_sizes_must_be_one_a_level() -> None:

@@ -13,8 +13,9 @@ from tests.conftest import load_supernet
 
 def recipe(**changes: object) -> Recipe:
     settings: dict[str, object] = {
-        "optimizer": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4, "schedule": "cosine", "milestones": (),
-        "warmup_steps": 0, "warmup_factor": 0.1, "clip_norm": None, "accumulate": 1,
+        "optimizer": "sgd", "lr": 0.1, "lr_batch": None, "momentum": 0.9, "weight_decay": 1e-4, "schedule": "cosine",
+        "final_factor": 0.0, "milestones": (), "warmup_steps": 0, "warmup_factor": 0.1, "clip_norm": None,
+        "accumulate": 1, "drop_path": 0.0,
     }  # fmt: skip
     return Recipe(**(settings | changes))  # type: ignore[arg-type]
 
@@ -25,6 +26,17 @@ def test_cosine_falls_from_one_to_zero() -> None:
     assert factors[50] == pytest.approx(0.5)
     assert factors[100] == pytest.approx(0.0)
     assert factors[25] == pytest.approx(0.5 * (1 + math.cos(math.pi / 4)))
+
+
+def test_poly_falls_with_the_power_of_nine_tenths_to_its_final_factor() -> None:
+    factors = [recipe(schedule="poly", final_factor=0.01).lr_factor(step, 100) for step in (0, 40, 100)]
+    assert factors == pytest.approx([1.0, 0.01 + 0.99 * 0.6**0.9, 0.01])
+
+
+def test_the_learning_rate_follows_the_total_batch() -> None:
+    assert recipe(lr=0.02, lr_batch=16).for_total_batch(2).lr == pytest.approx(0.0025)
+    assert recipe(lr=0.02, lr_batch=16).for_total_batch(16) == recipe(lr=0.02, lr_batch=16)
+    assert recipe(lr=0.02).for_total_batch(2).lr == 0.02
 
 
 def test_steps_decay_at_the_milestones_and_warm_up_is_linear() -> None:
@@ -49,7 +61,8 @@ def test_norms_and_biases_are_not_decayed() -> None:
 @pytest.mark.parametrize(
     ("changes", "named"),
     [({"optimizer": "rmsprop"}, "recipe.optimizer"), ({"milestones": (8,)}, "recipe.milestones"),
-     ({"lr": 0.0}, "recipe.lr"), ({"accumulate": 0}, "recipe.accumulate"), ({"schedule": "poly"}, "recipe.schedule")],
+     ({"lr": 0.0}, "recipe.lr"), ({"lr_batch": 0}, "recipe.lr_batch"), ({"drop_path": 1.0}, "recipe.drop_path"),
+     ({"accumulate": 0}, "recipe.accumulate"), ({"schedule": "plateau"}, "recipe.schedule")],
 )  # fmt: skip
 def test_a_value_that_cannot_be_used_is_named(changes: dict[str, object], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
