@@ -7,84 +7,18 @@ follow AttentiveNAS (Wang et al. 2021); every size comes from `MBConvTable.block
 
 from __future__ import annotations
 
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import stochastic_depth
 
 from nas_transfer.space import Arch
-from nas_transfer.supernet.ops import ElasticBatchNorm2d, ElasticConv2d, ElasticLinear, SqueezeExcite, copy_slices
+from nas_transfer.supernet.layers import ACTIVATION_MODULES, ConvNormActivation, Layers
+from nas_transfer.supernet.ops import SqueezeExcite, copy_slices
 from nas_transfer.supernet.table import IMAGE_CHANNELS, BlockPlan, MBConvTable
 
 Network = TypeVar("Network", bound=nn.Module)
-
-ACTIVATION_MODULES: dict[str, type[nn.Module]] = {"silu": nn.SiLU, "relu": nn.ReLU, "hardswish": nn.Hardswish}
-
-
-class _Layers(Protocol):
-    """The leaf layers to build a network from."""
-
-    def conv(
-        self, in_channels: int, out_channels: int, kernel_size: int = 1, stride: int = 1, *,
-        depthwise: bool = False, bias: bool = False,
-    ) -> nn.Conv2d: ...  # fmt: skip
-
-    def norm(self, channels: int) -> nn.BatchNorm2d: ...
-
-    def linear(self, in_features: int, out_features: int) -> nn.Linear: ...
-
-    def needs_shortcut_conv(self, plan: BlockPlan) -> bool: ...
-
-
-class _ElasticLayers:
-    def __init__(self, table: MBConvTable) -> None:
-        self.eps = table.batch_norm_eps
-
-    conv = staticmethod(ElasticConv2d)
-    linear = staticmethod(ElasticLinear)
-
-    def norm(self, channels: int) -> nn.BatchNorm2d:
-        return ElasticBatchNorm2d(channels, self.eps)
-
-    def needs_shortcut_conv(self, plan: BlockPlan) -> bool:
-        return plan.block_index == 0  # only a stage's first block can meet another width than its own
-
-
-class _StaticLayers:
-    def __init__(self, table: MBConvTable) -> None:
-        self.eps = table.batch_norm_eps
-
-    def conv(
-        self, in_channels: int, out_channels: int, kernel_size: int = 1, stride: int = 1, *,
-        depthwise: bool = False, bias: bool = False,
-    ) -> nn.Conv2d:  # fmt: skip
-        groups = in_channels if depthwise else 1
-        return nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, groups=groups, bias=bias)
-
-    def norm(self, channels: int) -> nn.BatchNorm2d:
-        return nn.BatchNorm2d(channels, eps=self.eps)
-
-    def linear(self, in_features: int, out_features: int) -> nn.Linear:
-        return nn.Linear(in_features, out_features)
-
-    def needs_shortcut_conv(self, plan: BlockPlan) -> bool:
-        return plan.in_channels != plan.out_channels
-
-
-class ConvNormActivation(nn.Module):
-    """Convolution, BatchNorm and, unless it is None, an activation."""
-
-    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d, activation: str | None) -> None:
-        super().__init__()
-        self.conv = conv
-        self.norm = norm
-        self.activation = None if activation is None else ACTIVATION_MODULES[activation]()
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Map (B, C, H, W) to (B, C', H', W')."""
-        features = self.norm(self.conv(features))
-        return features if self.activation is None else self.activation(features)
 
 
 class MBConvBlock(nn.Module):
@@ -93,7 +27,7 @@ class MBConvBlock(nn.Module):
     The shortcut averages over the stride and applies its 1x1 convolution only where the channel counts differ.
     """
 
-    def __init__(self, plan: BlockPlan, layers: _Layers) -> None:
+    def __init__(self, plan: BlockPlan, layers: Layers) -> None:
         super().__init__()
         mid = plan.mid_channels
         self.stride = plan.stride
@@ -115,7 +49,9 @@ class MBConvBlock(nn.Module):
         self.project = ConvNormActivation(
             layers.conv(mid, plan.out_channels), layers.norm(plan.out_channels), activation=None
         )
-        self.shortcut = layers.conv(plan.in_channels, plan.out_channels) if layers.needs_shortcut_conv(plan) else None
+        # In a supernet a stage's first block can meet another width than its own, whatever the largest arch has.
+        may_differ = plan.block_index == 0 if layers.elastic else plan.in_channels != plan.out_channels
+        self.shortcut = layers.conv(plan.in_channels, plan.out_channels) if may_differ else None
         self.drop_path = 0.0
 
     def forward(self, features: Tensor) -> Tensor:
@@ -172,7 +108,7 @@ class MBConvBody(nn.Module):
         self.table = table
         self.elastic = arch is None
         self.arch = arch or table.space.largest()
-        layers: _Layers = _ElasticLayers(table) if self.elastic else _StaticLayers(table)
+        layers = Layers(self.elastic, table.batch_norm_eps)
         first = table.first_conv
         width = self.arch["width.first_conv"]
         self.first_conv = ConvNormActivation(
@@ -243,7 +179,7 @@ class MBConvClassifier(nn.Module):
         self.num_classes = num_classes
         self.elastic = arch is None
         arch = arch or table.space.largest()
-        layers: _Layers = _ElasticLayers(table) if self.elastic else _StaticLayers(table)
+        layers = Layers(self.elastic, table.batch_norm_eps)
         in_channels, width = self._widths(arch)
         expanded = table.final_expand_channels(in_channels)
         activation = table.last_conv.activation

@@ -26,18 +26,18 @@ class ElasticConv2d(nn.Conv2d):
         out_channels: the largest output width. A depthwise convolution follows its input instead.
         kernel_size: the largest kernel, odd; padding is always half of the active one.
         depthwise: one filter a channel.
+        dilation: between the kernel's samples; padding is half of the dilated kernel.
 
     `active_out_channels` and `active_kernel_size` start at the largest and are set by the supernet.
     """
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int = 1, stride: int = 1, *,
-        depthwise: bool = False, bias: bool = False,
+        depthwise: bool = False, dilation: int = 1, bias: bool = False,
     ) -> None:  # fmt: skip
         groups = in_channels if depthwise else 1
-        super().__init__(
-            in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, groups=groups, bias=bias
-        )
+        padding = dilation * (kernel_size // 2)
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
         self.depthwise = depthwise
         self.active_out_channels = out_channels
         self.active_kernel_size = kernel_size
@@ -51,7 +51,17 @@ class ElasticConv2d(nn.Conv2d):
         weight = shared_slice(self.weight, shape)
         bias = None if self.bias is None else shared_slice(self.bias, (out_channels,))
         groups = in_channels if self.depthwise else 1
-        return F.conv2d(features, weight, bias, self.stride, kernel_size // 2, 1, groups)
+        padding = self.dilation[0] * (kernel_size // 2)
+        return F.conv2d(features, weight, bias, self.stride, padding, self.dilation, groups)
+
+
+class ElasticConvTranspose2d(nn.ConvTranspose2d):
+    """A deconvolution without bias that follows its input's width; the output width is fixed."""
+
+    def forward(self, features: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Map (B, in, H, W) to (B, out, H', W') with the leading in filters."""
+        weight = shared_slice(self.weight, (features.shape[1], *self.weight.shape[1:]))
+        return F.conv_transpose2d(features, weight, None, self.stride, self.padding)
 
 
 class ElasticLinear(nn.Linear):

@@ -1,0 +1,73 @@
+"""Leaf layers by kind: elastic for a supernet, plain torch for a subnet. Networks are written once, on top of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from nas_transfer.supernet.ops import ElasticBatchNorm2d, ElasticConv2d, ElasticConvTranspose2d, ElasticLinear
+
+ACTIVATION_MODULES: dict[str, type[nn.Module]] = {"silu": nn.SiLU, "relu": nn.ReLU, "hardswish": nn.Hardswish}
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Makes the layers of one network.
+
+    Args:
+        elastic: layers that shrink with their input and their active width, or plain ones.
+        eps: epsilon of every BatchNorm.
+    """
+
+    elastic: bool
+    eps: float
+
+    def conv(
+        self, in_channels: int, out_channels: int, kernel_size: int = 1, stride: int = 1, *,
+        depthwise: bool = False, dilation: int = 1, bias: bool = False,
+    ) -> nn.Conv2d:  # fmt: skip
+        """A convolution with padding for the size ceil(n / stride)."""
+        if self.elastic:
+            return ElasticConv2d(
+                in_channels, out_channels, kernel_size, stride, depthwise=depthwise, dilation=dilation, bias=bias
+            )
+        padding = dilation * (kernel_size // 2)
+        groups = in_channels if depthwise else 1
+        return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
+
+    def upsampling_conv(self, in_channels: int, out_channels: int) -> nn.ConvTranspose2d:
+        """A 4x4 deconvolution of stride 2 without bias, which doubles height and width."""
+        kind = ElasticConvTranspose2d if self.elastic else nn.ConvTranspose2d
+        return kind(in_channels, out_channels, kernel_size=4, stride=2, padding=1, bias=False)
+
+    def norm(self, channels: int) -> nn.BatchNorm2d:
+        """BatchNorm; an elastic one keeps no statistics in training."""
+        return ElasticBatchNorm2d(channels, self.eps) if self.elastic else nn.BatchNorm2d(channels, eps=self.eps)
+
+    def linear(self, in_features: int, out_features: int) -> nn.Linear:
+        """A linear layer with bias."""
+        return (ElasticLinear if self.elastic else nn.Linear)(in_features, out_features)
+
+    def conv_norm(
+        self, in_channels: int, out_channels: int, kernel_size: int = 1, stride: int = 1, *,
+        activation: str | None, depthwise: bool = False, dilation: int = 1,
+    ) -> ConvNormActivation:  # fmt: skip
+        """Convolution, BatchNorm and, unless it is None, an activation."""
+        conv = self.conv(in_channels, out_channels, kernel_size, stride, depthwise=depthwise, dilation=dilation)
+        return ConvNormActivation(conv, self.norm(out_channels), activation)
+
+
+class ConvNormActivation(nn.Module):
+    """Convolution, BatchNorm and, unless it is None, an activation."""
+
+    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d, activation: str | None) -> None:
+        super().__init__()
+        self.conv = conv
+        self.norm = norm
+        self.activation = None if activation is None else ACTIVATION_MODULES[activation]()
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, C', H', W')."""
+        features = self.norm(self.conv(features))
+        return features if self.activation is None else self.activation(features)
