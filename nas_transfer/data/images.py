@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 
 # What PIL raises for files that are no image, truncated, or damaged (PNG chunks: SyntaxError; TIFF: struct.error).
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
 def read_image(path: str | Path, *, follow_exif: bool) -> torch.Tensor:
@@ -41,7 +41,7 @@ def read_image(path: str | Path, *, follow_exif: bool) -> torch.Tensor:
             pixels = np.array(_to_rgb(turned), dtype=np.uint8)  # (H, W, 3)
     except FileNotFoundError as err:
         raise DataError(f"expected an image at {path}, got no such file: complete the data set.") from err
-    except _UNREADABLE as err:
+    except UNREADABLE as err:
         raise DataError(
             f"expected a readable image at {path}, got a broken or truncated file ({err}): "
             "replace it, or leave broken images out with data.skip_broken=true."
@@ -100,6 +100,6 @@ def _decodes(path: Path) -> bool:
         with Image.open(path) as image:
             image.draft("RGB", (image.width // 8, image.height // 8))
             image.load()
-    except _UNREADABLE:
+    except UNREADABLE:
         return False
     return True

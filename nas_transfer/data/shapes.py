@@ -8,7 +8,7 @@ below a perfect score. Every image is a pure function of (seed, part, index).
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +26,7 @@ from nas_transfer.data.shape_drawing import (
     paint_shape,
     random_shape,
 )
+from nas_transfer.data.shape_streets import write_cityscapes_part
 from nas_transfer.errors import DataError
 
 MARKER = "README.txt"
@@ -45,7 +46,7 @@ class Scene:
 def draw_shapes(
     root: str,
     *,
-    layout: Literal["image_folder", "coco"],
+    layout: Literal["image_folder", "coco", "cityscapes"],
     num_train: int,
     num_val: int,
     image_size: int,
@@ -56,9 +57,11 @@ def draw_shapes(
     Args:
         root: a folder that is missing, empty, or holds such a set. It appears whole or not at all.
         layout: "image_folder" (train/<class>/*.jpg, val/...: one main object) or "coco" (train2017/, val2017/,
-            annotations/instances_*2017.json: one to six objects with boxes and masks).
+            annotations/instances_*2017.json: one to six objects with boxes and masks) or "cityscapes"
+            (leftImg8bit/<part>/<city>/, gtFine/...: street scenes with label maps).
         num_train, num_val: images of each part.
-        image_size: side in pixels; in the COCO layout a third of the images each is square, wide (5:3.5) and tall.
+        image_size: side in pixels; in the COCO layout a third of the images each is square, wide (5:3.5) and tall; the
+            height of street scenes, which are twice as wide.
         seed: another seed, other images. Keep it apart from the run's seed.
 
     Raises:
@@ -76,10 +79,7 @@ def draw_shapes(
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         for part, count in (("train", num_train), ("val", num_val)):
-            if layout == "coco":
-                _write_coco_part(temporary, part, count, image_size, seed)
-            else:
-                _write_folder_part(temporary, part, count, image_size, seed)
+            WRITERS[layout](temporary, part, count, image_size, seed)
         marker = f"Drawn by nas_transfer.data.shapes; it may be deleted and is drawn again when needed.\n{parameters}\n"
         (temporary / MARKER).write_text(marker)
         try:
@@ -200,3 +200,11 @@ def _annotate(masks: np.ndarray, labels: Sequence[int], image_id: int, first_id:
 
 def _save(pixels: np.ndarray, path: Path) -> None:
     Image.fromarray(pixels).save(path, quality=92)
+
+
+WRITERS: dict[str, Callable[[Path, str, int, int, int], None]] = {
+    "image_folder": _write_folder_part,
+    "coco": _write_coco_part,
+    "cityscapes": write_cityscapes_part,
+}
+"""What writes one part of each layout: (root, part, number of images, image size, seed)."""

@@ -137,6 +137,8 @@ def build_trainer(cfg: DictConfig, folder: Path) -> pl.Trainer:
                 "expected TensorBoard for tensorboard=true, got none: pip install 'nas-transfer[tensorboard]'"
             ) from error
     options = {str(key): value for key, value in cfg.trainer.items() if key not in LENGTH_KEYS}
+    if options["sync_batchnorm"] and not torch.cuda.is_available():
+        options["sync_batchnorm"] = False  # torch's refuses a CPU; a supernet's own are shared anywhere
     return instantiate(
         options,
         callbacks=callbacks,

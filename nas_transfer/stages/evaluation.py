@@ -49,5 +49,6 @@ def validate(task: Task, data: Any, trainer: pl.Trainer) -> dict[str, float]:
 def extract_calibrated(cfg: DictConfig, supernet: Task, arch: Arch, data: Any) -> Task:
     """The task of one subnet of a supernet, its BatchNorm statistics recalibrated on images of train."""
     subnet = supernet.extract(arch)
-    subnet.calibrate(data.calibration_dataloader(cfg.calibration_images, data.batch_size))
+    # Pairs at least: on one image the BatchNorm of a globally pooled branch has no variance.
+    subnet.calibrate(data.calibration_dataloader(cfg.calibration_images, max(2, data.batch_size)))
     return subnet

@@ -97,6 +97,10 @@ class SupernetTable(Protocol):
     def preprocessing(self) -> Preprocessing:
         """How images are normalised for its weights."""
 
+    @property
+    def batch_norm_eps(self) -> float:
+        """Epsilon of every BatchNorm, of the heads behind the body too."""
+
     def feature_channels(self, arch: Arch) -> tuple[int, int, int, int]:
         """Channels of the body's feature maps at strides 4, 8, 16 and 32."""
 

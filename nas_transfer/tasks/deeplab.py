@@ -1,0 +1,149 @@
+"""DeepLabV3+ (Chen et al. 2018) with depthwise-separable ASPP, on the undilated body at stride 32.
+
+Only the first layers behind the body meet the arch: they follow their input's width. Costs are computed from the same
+sizes, module by module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nas_transfer.errors import ConfigError
+from nas_transfer.supernet.cost import Cost, Size, convolution_cost, strided_size
+from nas_transfer.supernet.layers import Layers
+
+LOW, MIDDLE, TOP = 0, 2, 3  # the body's maps at strides 4, 16 and 32
+
+
+@dataclass(frozen=True)
+class DeepLabSize:
+    """The sizes of the head.
+
+    Args:
+        channels: of the ASPP branches and the decoder; 512 in the seed's nets.
+        low_level_channels: of the map at stride 4 that the decoder is given; 48 in the paper.
+        dilations: of the ASPP branches; 1 is a plain 1x1 convolution, the others are separable 3x3 ones.
+        dropout: before the last layer, of whole channels.
+        auxiliary_channels: of an FCN head on the map at stride 16 in training; 0 for none.
+        auxiliary_weight: of that head's loss.
+
+    Raises:
+        ConfigError: naming the value.
+    """
+
+    channels: int
+    low_level_channels: int
+    dilations: tuple[int, ...]
+    dropout: float
+    auxiliary_channels: int
+    auxiliary_weight: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dilations", tuple(self.dilations))
+        if not self.dilations or any(dilation < 1 for dilation in self.dilations):
+            raise ConfigError(f"expected head.dilations of 1 or more, got {list(self.dilations)}")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"expected head.dropout from 0 to below 1, got {self.dropout}")
+
+
+class DeepLab(nn.Module):
+    """A body and the DeepLabV3+ head: normalised images (B, 3, H, W) to logits (B, C, ceil(H / 4), ceil(W / 4)).
+
+    Args:
+        body: gives maps at strides 4, 8, 16, 32.
+        in_channels: their widths; the largest ones for an elastic body.
+        num_classes: C.
+        sizes: of the head.
+        layers: elastic or plain leaf layers.
+    """
+
+    def __init__(
+        self, body: nn.Module, in_channels: Sequence[int], num_classes: int, sizes: DeepLabSize, layers: Layers
+    ) -> None:
+        super().__init__()
+        width, low = sizes.channels, sizes.low_level_channels
+        self.body = body
+        self.pooled = layers.conv_norm(in_channels[TOP], width, activation="relu")
+        self.branches = nn.ModuleList(
+            layers.conv_norm(in_channels[TOP], width, activation="relu")
+            if dilation == 1
+            else separable(layers, in_channels[TOP], width, dilation)
+            for dilation in sizes.dilations
+        )
+        self.bottleneck = layers.conv_norm((len(sizes.dilations) + 1) * width, width, 3, activation="relu")
+        self.low_level = layers.conv_norm(in_channels[LOW], low, activation="relu")
+        self.decoder = nn.Sequential(separable(layers, width + low, width, 1), separable(layers, width, width, 1))
+        self.dropout = nn.Dropout2d(sizes.dropout)
+        self.classifier = nn.Conv2d(width, num_classes, 1)
+        self.auxiliary: nn.Module | None = None
+        if sizes.auxiliary_channels:
+            self.auxiliary = nn.Sequential(
+                layers.conv_norm(in_channels[MIDDLE], sizes.auxiliary_channels, 3, activation="relu"),
+                nn.Dropout2d(sizes.dropout),
+                nn.Conv2d(sizes.auxiliary_channels, num_classes, 1),
+            )
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d) and module.out_channels == num_classes and module.bias is not None:
+                nn.init.normal_(module.weight, std=0.01)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The logits alone."""
+        return self.with_auxiliary(images)[0]
+
+    def with_auxiliary(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The logits and, in training, those of the auxiliary head, if any: (B, C, ceil(H / 16), ceil(W / 16))."""
+        maps = self.body(images.contiguous(memory_format=torch.channels_last))
+        top = maps[TOP]
+        pooled = self.pooled(top.mean((2, 3), keepdim=True)).expand(-1, -1, *top.shape[2:])
+        context = self.bottleneck(torch.cat([pooled, *(branch(top) for branch in self.branches)], 1))
+        low = self.low_level(maps[LOW])
+        context = F.interpolate(context, low.shape[2:], mode="bilinear", align_corners=False)
+        logits = self.classifier(self.dropout(self.decoder(torch.cat([context, low], 1))))
+        auxiliary = self.auxiliary(maps[MIDDLE]) if self.auxiliary is not None and self.training else None
+        return logits, auxiliary
+
+
+def separable(layers: Layers, in_channels: int, out_channels: int, dilation: int) -> nn.Sequential:
+    """A depthwise 3x3 and a 1x1 convolution, each with BatchNorm and ReLU."""
+    return nn.Sequential(
+        layers.conv_norm(in_channels, in_channels, 3, depthwise=True, dilation=dilation, activation="relu"),
+        layers.conv_norm(in_channels, out_channels, activation="relu"),
+    )
+
+
+def deeplab_cost(channels: Sequence[int], input_size: Size, num_classes: int, sizes: DeepLabSize) -> Cost:
+    """What the head costs for one image of `input_size` (H, W), without the auxiliary head, which only trains.
+
+    Args:
+        channels: widths of the body's maps at strides 4, 8, 16, 32.
+    """
+    width, low = sizes.channels, sizes.low_level_channels
+    quarter = strided_size(strided_size(input_size, 2), 2)
+    smallest = quarter
+    for _ in range(3):
+        smallest = strided_size(smallest, 2)
+    top = channels[TOP]
+    modules = [convolution_cost("pooled", top, width, 1, (1, 1), batch_norm=True)]
+    for dilation in sizes.dilations:
+        name = f"aspp_{dilation}"
+        if dilation > 1:
+            modules.append(convolution_cost(f"{name}_depthwise", top, top, 3, smallest, groups=top, batch_norm=True))
+        modules.append(convolution_cost(name, top, width, 1, smallest, batch_norm=True))
+    joined = (len(sizes.dilations) + 1) * width
+    modules += [
+        convolution_cost("bottleneck", joined, width, 3, smallest, batch_norm=True),
+        convolution_cost("low_level", channels[LOW], low, 1, quarter, batch_norm=True),
+    ]
+    for number, inputs in enumerate((width + low, width)):
+        modules += [
+            convolution_cost(f"decoder_{number}_dw", inputs, inputs, 3, quarter, groups=inputs, batch_norm=True),
+            convolution_cost(f"decoder_{number}", inputs, width, 1, quarter, batch_norm=True),
+        ]
+    modules.append(convolution_cost("classifier", width, num_classes, 1, quarter, bias=True))
+    return Cost(tuple(modules))
