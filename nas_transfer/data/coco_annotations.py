@@ -5,7 +5,7 @@ import io
 import itertools
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,6 +72,35 @@ class CocoFile:
         return coco
 
 
+class PartPaths(NamedTuple):
+    """Where a part's images and its annotation file are."""
+
+    images: Path
+    annotations: Path
+
+
+def find_part(
+    root: Path, part: str, images: str | None, annotations: str | None, kinds: Sequence[str]
+) -> PartPaths | DataError:
+    """Where a part (train or val) is, or the error that lists where it was looked for.
+
+    Args:
+        images, annotations: relative to `root`; None for COCO's own names and then the same without the year.
+        kinds: what annotation files are called before the part's name, e.g. ("instances",).
+    """
+    folders = [images] if images else [f"{part}2017", part, f"images/{part}2017", f"images/{part}"]
+    names = [f"{kind}_{part}{year}.json" for kind in kinds for year in ("2017", "")]
+    files = [annotations] if annotations else [f"annotations/{name}" for name in names]
+    folder = next((root / name for name in folders if (root / name).is_dir()), None)
+    file = next((root / name for name in files if (root / name).is_file()), None)
+    if folder is not None and file is not None:
+        return PartPaths(folder, file)
+    looked_for, key = (folders, "images") if folder is None else (files, "annotations")
+    return DataError(
+        f"expected the {part} {key} in {root}, got none of {', '.join(looked_for)}: set data.root or data.{part}_{key}."
+    )
+
+
 def read_coco(path: Path, *, need_masks: bool, skip_empty_boxes: bool) -> CocoFile:
     """Read and check a COCO instances file.
 
@@ -84,7 +113,11 @@ def read_coco(path: Path, *, need_masks: bool, skip_empty_boxes: bool) -> CocoFi
         DataError: no JSON, not COCO, an unknown category or image, a box without area, a missing or unusable
             segmentation; one sentence that names the file and the annotation id.
     """
-    content = _load(path)
+    return check_coco(path, load_coco(path), need_masks=need_masks, skip_empty_boxes=skip_empty_boxes)
+
+
+def check_coco(path: Path, content: Record, *, need_masks: bool, skip_empty_boxes: bool) -> CocoFile:
+    """Check the content of the file at `path`; see `read_coco`. Keypoints are kept as they are."""
     categories = _read_categories(path, content["categories"])
     images = _read_images(path, content["images"])
     position_of_image: dict[int | None, int] = {image.image_id: position for position, image in enumerate(images)}
@@ -92,7 +125,7 @@ def read_coco(path: Path, *, need_masks: bool, skip_empty_boxes: bool) -> CocoFi
     per_image: list[list[Record]] = [[] for _ in images]
     num_skipped = 0
     for annotation in content["annotations"]:
-        where = _where(path, annotation)
+        where = where_is(path, annotation)
         position = position_of_image.get(_integer(annotation.get("image_id")))
         if position is None:
             raise DataError(
@@ -105,7 +138,7 @@ def read_coco(path: Path, *, need_masks: bool, skip_empty_boxes: bool) -> CocoFi
                 f"got {annotation.get('category_id')!r}: correct it or list the category."
             )
         problem = _box_problem(annotation.get("bbox"), images[position])
-        if problem and not (skip_empty_boxes and _is_box(annotation.get("bbox"))):
+        if problem and not (skip_empty_boxes and is_box(annotation.get("bbox"))):
             raise DataError(
                 f"expected a box with an area inside the image for {where}, got {problem}: "
                 "correct it, or leave such annotations out with data.skip_empty_boxes=true."
@@ -152,7 +185,8 @@ def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
     return rle.decode(encoded)
 
 
-def _load(path: Path) -> Record:
+def load_coco(path: Path) -> Record:
+    """The file's JSON; DataError if it is no JSON or lacks images, annotations or categories."""
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError) as err:
@@ -202,7 +236,8 @@ def _read_images(path: Path, records: list[Record]) -> tuple[ImageEntry, ...]:
     return tuple(entries)
 
 
-def _where(path: Path, annotation: Record) -> str:
+def where_is(path: Path, annotation: Record) -> str:
+    """Names an annotation in an error."""
     return f"annotation {annotation.get('id', '(without id)')} of {path}"
 
 
@@ -210,7 +245,8 @@ def _integer(value: Any) -> int | None:
     return value if isinstance(value, int) else None
 
 
-def _is_box(box: Any) -> bool:
+def is_box(box: Any) -> bool:
+    """Whether this is four finite numbers."""
     return (
         isinstance(box, list)
         and len(box) == 4
@@ -220,7 +256,7 @@ def _is_box(box: Any) -> bool:
 
 def _box_problem(box: Any, image: ImageEntry) -> str:
     """What is wrong with a box, or an empty string."""
-    if not _is_box(box):
+    if not is_box(box):
         return f"{box!r} instead of four numbers x, y, width, height"
     if box[2] <= 0 or box[3] <= 0:
         return f"width {box[2]} and height {box[3]}"
@@ -242,6 +278,7 @@ def _complete(annotation: Record, image: ImageEntry, where: str, need_masks: boo
         "area": float(area) if isinstance(area, (int, float)) else box[2] * box[3],
         "iscrowd": int(bool(annotation.get("iscrowd", 0))),
     }
+    complete |= {key: annotation[key] for key in ("keypoints", "num_keypoints") if key in annotation}
     segmentation = annotation.get("segmentation")
     problem = _mask_problem(segmentation, image)
     if not problem:

@@ -3,7 +3,6 @@
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,11 @@ from nas_transfer.data.coco_annotations import (
     Category,
     CocoFile,
     ImageEntry,
+    PartPaths,
     Record,
     clip_box,
     decode_mask,
+    find_part,
     read_coco,
     require_same_categories,
 )
@@ -136,12 +137,6 @@ def list_images(samples: list[Sample]) -> Batch:
     }
 
 
-@dataclass(frozen=True)
-class _PartPaths:
-    images: Path
-    annotations: Path
-
-
 class CocoInstancesData(DownstreamData):
     """COCO and every data set converted to it.
 
@@ -246,7 +241,7 @@ class CocoInstancesData(DownstreamData):
         self._val_coco = val_file.ground_truth(val_usable)
         self.parts = parts
 
-    def _with_train(self, val: InstanceImages, val_file: CocoFile, paths: _PartPaths) -> Parts:
+    def _with_train(self, val: InstanceImages, val_file: CocoFile, paths: PartPaths) -> Parts:
         file, usable = self._read(paths)
         require_same_categories(file, val_file)
         # Cut before broken images are left out: one of them does not move the split.
@@ -270,7 +265,7 @@ class CocoInstancesData(DownstreamData):
             train_groups=groups if self.aspect_grouping else None,
         )
 
-    def _read(self, paths: _PartPaths) -> tuple[CocoFile, np.ndarray]:
+    def _read(self, paths: PartPaths) -> tuple[CocoFile, np.ndarray]:
         """A part's annotations, and the positions of its images that can be used: int64."""
         file = read_coco(paths.annotations, need_masks=self.with_masks, skip_empty_boxes=self.skip_empty_boxes)
         if file.num_skipped:
@@ -278,7 +273,7 @@ class CocoInstancesData(DownstreamData):
         image_paths = [paths.images / entry.file_name for entry in file.images]
         return file, np.asarray(usable_images(image_paths, skip_broken=self.skip_broken), dtype=np.int64)
 
-    def _images(self, file: CocoFile, chosen: np.ndarray, paths: _PartPaths, *, training: bool) -> InstanceImages:
+    def _images(self, file: CocoFile, chosen: np.ndarray, paths: PartPaths, *, training: bool) -> InstanceImages:
         return InstanceImages(
             file,
             chosen,
@@ -289,18 +284,5 @@ class CocoInstancesData(DownstreamData):
             seed=self.seed,
         )
 
-    def _find(self, part: str) -> _PartPaths | DataError:
-        """Where a part's images and annotations are, or the error that lists where they were looked for."""
-        images, annotations = self.given[part]
-        folders = [images] if images else [f"{part}2017", part, f"images/{part}2017", f"images/{part}"]
-        names = (f"instances_{part}2017.json", f"instances_{part}.json")
-        files = [annotations] if annotations else [f"annotations/{name}" for name in names]
-        folder = next((self.root / name for name in folders if (self.root / name).is_dir()), None)
-        file = next((self.root / name for name in files if (self.root / name).is_file()), None)
-        if folder is not None and file is not None:
-            return _PartPaths(folder, file)
-        looked_for, key = (folders, "images") if folder is None else (files, "annotations")
-        return DataError(
-            f"expected the {part} {key} in {self.root}, got none of {', '.join(looked_for)}: "
-            f"set data.root or data.{part}_{key}."
-        )
+    def _find(self, part: str) -> PartPaths | DataError:
+        return find_part(self.root, part, *self.given[part], kinds=("instances",))

@@ -141,14 +141,14 @@ class DownstreamData(LightningDataModule):
     def calibration_dataloader(self, num_images: int, batch_size: int) -> DataLoader[Batch]:
         """The first `num_images` of train minus the search split in a fixed seeded order, evaluation transform.
 
-        For BatchNorm statistics. Gives all images when there are fewer; the last batch may be smaller, but a last
-        image alone is left out if it is not the only one: a globally pooled branch has no variance on it.
+        For BatchNorm statistics. Gives all images when there are fewer. The last batch may be smaller, but a last
+        image is never alone, for a globally pooled branch has no variance on it: the batches are then larger by one.
         """
         images = self._from_train(self.require_parts().calibration, "calibrate on")
         generator = torch.Generator().manual_seed(stable_seed(self.seed, "calibration"))
         chosen = torch.randperm(_length(images), generator=generator)[:num_images].tolist()
-        if len(chosen) > batch_size > 1 and len(chosen) % batch_size == 1:
-            chosen.pop()
+        while len(chosen) > batch_size > 1 and len(chosen) % batch_size == 1:
+            batch_size += 1
         return self._in_order(_KeyedSubset(images, chosen), batch_size, persistent=False)
 
     def _from_train(self, part: Dataset[Sample] | None, purpose: str) -> Dataset[Sample]:

@@ -26,6 +26,7 @@ from nas_transfer.data.shape_drawing import (
     paint_shape,
     random_shape,
 )
+from nas_transfer.data.shape_figures import write_keypoints_part
 from nas_transfer.data.shape_streets import write_cityscapes_part
 from nas_transfer.errors import DataError
 
@@ -46,7 +47,7 @@ class Scene:
 def draw_shapes(
     root: str,
     *,
-    layout: Literal["image_folder", "coco", "cityscapes"],
+    layout: Literal["image_folder", "coco", "keypoints", "cityscapes"],
     num_train: int,
     num_val: int,
     image_size: int,
@@ -56,9 +57,10 @@ def draw_shapes(
 
     Args:
         root: a folder that is missing, empty, or holds such a set. It appears whole or not at all.
-        layout: "image_folder" (train/<class>/*.jpg, val/...: one main object) or "coco" (train2017/, val2017/,
-            annotations/instances_*2017.json: one to six objects with boxes and masks) or "cityscapes"
-            (leftImg8bit/<part>/<city>/, gtFine/...: street scenes with label maps).
+        layout: "image_folder" (train/<class>/*.jpg, val/...: one main object), "coco" (train2017/, val2017/,
+            annotations/instances_*2017.json: one to six objects with boxes and masks), "keypoints" (the same with
+            person_keypoints_*2017.json: figures with 13 joints) or "cityscapes" (leftImg8bit/<part>/<city>/,
+            gtFine/...: street scenes with label maps).
         num_train, num_val: images of each part.
         image_size: side in pixels; in the COCO layout a third of the images each is square, wide (5:3.5) and tall; the
             height of street scenes, which are twice as wide.
@@ -205,6 +207,7 @@ def _save(pixels: np.ndarray, path: Path) -> None:
 WRITERS: dict[str, Callable[[Path, str, int, int, int], None]] = {
     "image_folder": _write_folder_part,
     "coco": _write_coco_part,
+    "keypoints": write_keypoints_part,
     "cityscapes": write_cityscapes_part,
 }
 """What writes one part of each layout: (root, part, number of images, image size, seed)."""

@@ -1,0 +1,204 @@
+"""COCO keypoint annotation files, and what a body's keypoint names say: sides, tolerances, halves; box files."""
+
+import json
+import logging
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nas_transfer.data.coco_annotations import CocoFile, Record, check_coco, is_box, load_coco, where_is
+from nas_transfer.errors import ConfigError, DataError
+
+logger = logging.getLogger(__name__)
+
+SIGMAS = {
+    "nose": 0.026, "eye": 0.025, "ear": 0.035, "shoulder": 0.079, "elbow": 0.072, "wrist": 0.062, "hip": 0.107,
+    "knee": 0.087, "ankle": 0.089, "neck": 0.079, "head": 0.079,
+}  # fmt: skip
+"""A third of each body part's tolerance: COCO's, and CrowdPose's for neck and head."""
+OTHER_SIGMA = 0.05
+LOWER_BODY = ("hip", "knee", "ankle", "foot", "toe", "heel")
+SIDES = (("left_", "right_"), ("l_", "r_"), ("_left", "_right"), ("_l", "_r"))
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """What a person's keypoints are.
+
+    Attributes:
+        names: of the K keypoints.
+        flip_pairs: indices of left and right twins, which a mirrored image exchanges.
+        sigmas: of the object keypoint similarity, one a keypoint.
+        lower_body: indices of hips and what is below.
+    """
+
+    names: tuple[str, ...]
+    flip_pairs: tuple[tuple[int, int], ...]
+    sigmas: tuple[float, ...]
+    lower_body: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class KeypointFile:
+    """A checked keypoint file: its images and annotations of the one category that has keypoints, and that category."""
+
+    file: CocoFile
+    category: Record
+
+
+def read_keypoints(path: Path) -> KeypointFile:
+    """Read and check a COCO keypoint file; annotations of other categories are left out.
+
+    A box that is missing or empty becomes the extent of the labelled keypoints; a person without either is left out.
+
+    Raises:
+        DataError: what `read_coco` refuses, not one category with keypoints, or a keypoint list of another length.
+    """
+    content = load_coco(path)
+    having = [category for category in content["categories"] if category.get("keypoints")]
+    if len(having) != 1:
+        found = ", ".join(str(category.get("name")) for category in having) or "none"
+        raise DataError(
+            f"expected one category with a list of keypoint names in {path}, got {found}: "
+            "give a person_keypoints file, data.train_annotations and data.val_annotations."
+        )
+    category = having[0]
+    length = 3 * len(category["keypoints"])
+    annotations = []
+    for annotation in content["annotations"]:
+        if annotation.get("category_id") == category.get("id"):
+            annotations.append(_complete(annotation, length, path))
+    chosen = content | {"annotations": annotations, "categories": [category]}
+    return KeypointFile(check_coco(path, chosen, need_masks=False, skip_empty_boxes=True), category)
+
+
+def _complete(annotation: Record, length: int, path: Path) -> Record:
+    keypoints = annotation.get("keypoints", [0] * length)
+    if not isinstance(keypoints, list) or len(keypoints) != length:
+        count = len(keypoints) if isinstance(keypoints, list) else repr(keypoints)
+        raise DataError(
+            f"expected {length} numbers, x, y and v of {length // 3} keypoints, for {where_is(path, annotation)}, "
+            f"got {count}: correct it, or the category's keypoint names."
+        )
+    if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in keypoints):
+        raise DataError(f"expected numbers as keypoints of {where_is(path, annotation)}, got others: correct it.")
+    points = np.asarray(keypoints, dtype=np.float64).reshape(-1, 3)
+    labelled = points[points[:, 2] > 0, :2]
+    box = annotation.get("bbox")
+    empty = not is_box(box) or box[2] <= 0 or box[3] <= 0  # type: ignore[index]
+    if empty and len(labelled):
+        (left, top), (right, bottom) = labelled.min(0), labelled.max(0)
+        box = [float(left), float(top), float(right - left) + 1, float(bottom - top) + 1]
+    elif empty:
+        box = [0.0, 0.0, 0.0, 0.0]  # left out by check_coco
+    return annotation | {"keypoints": keypoints, "num_keypoints": len(labelled), "bbox": box}
+
+
+def read_skeleton(
+    category: Record,
+    names: Sequence[str] | None,
+    flip_pairs: Sequence[Sequence[int]] | None,
+    sigmas: Sequence[float] | None,
+    lower_body: Sequence[str] | None,
+) -> Skeleton:
+    """A skeleton from the configuration, where given, else from the file's category, else from the names.
+
+    Raises:
+        ConfigError: a list of another length, or an index or a name that is none of the keypoints'.
+    """
+    own = tuple(str(name) for name in (names or category["keypoints"]))
+    count = len(category["keypoints"])
+    if len(own) != count:
+        raise ConfigError(f"expected {count} keypoint names as in the file, got {len(own)}: set data.keypoint_names.")
+    pairs = flip_pairs if flip_pairs is not None else category.get("flip_pairs") or side_pairs(own)
+    chosen = tuple((int(pair[0]), int(pair[1])) for pair in pairs)
+    if sorted(index for pair in chosen for index in pair) != sorted(
+        {index for pair in chosen for index in pair}
+    ) or any(not 0 <= index < count for pair in chosen for index in pair):
+        raise ConfigError(
+            f"expected pairs of different indices in 0..{count - 1}, got {list(chosen)}: set data.flip_pairs."
+        )
+    tolerances = tuple(sigmas if sigmas is not None else category.get("sigmas") or part_sigmas(own))
+    if len(tolerances) != count or any(not value > 0 for value in tolerances):
+        raise ConfigError(f"expected {count} sigmas above 0, got {list(tolerances)}: set data.sigmas.")
+    if lower_body is None:
+        lower = tuple(k for k, name in enumerate(own) if any(part in name.lower() for part in LOWER_BODY))
+    else:
+        unknown = [name for name in lower_body if name not in own]
+        if unknown:
+            raise ConfigError(f"expected names of keypoints, got {unknown[0]}: set data.lower_body.")
+        lower = tuple(own.index(name) for name in lower_body)
+    return Skeleton(own, chosen, tuple(float(value) for value in tolerances), lower)
+
+
+def side_pairs(names: Sequence[str]) -> list[tuple[int, int]]:
+    """Indices of names that differ only in left and right: left_x, l_x, x_left, x_l and their twins."""
+    positions = {name.lower(): k for k, name in enumerate(names)}
+    pairs = []
+    for name, k in positions.items():
+        for left, right in SIDES:
+            at_start = left.endswith("_")
+            if not (name.startswith(left) if at_start else name.endswith(left)):
+                continue
+            twin = right + name[len(left) :] if at_start else name[: -len(left)] + right
+            if twin in positions:
+                pairs.append((k, positions[twin]))
+    return pairs
+
+
+def part_sigmas(names: Sequence[str]) -> list[float]:
+    """A sigma for each name by the body part in it; others get 0.05, and a warning says so."""
+    found = []
+    unknown = []
+    for name in names:
+        words = set(re.split(r"[^a-z]+", name.lower()))
+        part = next((part for part in SIGMAS if part in words), None)
+        found.append(SIGMAS[part] if part else OTHER_SIGMA)
+        if part is None:
+            unknown.append(name)
+    if unknown:
+        logger.warning(
+            "no published tolerance for %s: sigma %s is taken, and AP depends on it (data.sigmas)",
+            ", ".join(unknown), OTHER_SIGMA,
+        )  # fmt: skip
+    return found
+
+
+def read_boxes(path: Path, file: CocoFile, category_id: int, threshold: float) -> list[Record]:
+    """A detector's boxes in COCO's result format, of one category and at least `threshold` in score.
+
+    Raises:
+        DataError: no list of such records, an image that the annotations do not list, or no box of the category.
+    """
+    try:
+        content: Any = json.loads(path.read_bytes())
+    except (OSError, ValueError) as err:
+        raise DataError(
+            f"expected a detector's boxes at {path}, got no readable JSON ({err}): set data.val_boxes."
+        ) from err
+    images = {image.image_id for image in file.images}
+    if not isinstance(content, list):
+        raise DataError(f"expected a list of boxes in {path}, got {type(content).__name__}: see COCO's result format.")
+    boxes = []
+    for record in content:
+        if not isinstance(record, dict) or not is_box(record.get("bbox")) or not isinstance(record.get("score"), float):
+            raise DataError(f"expected image_id, category_id, bbox and score in {path}, got {str(record)[:100]}.")
+        if record.get("image_id") not in images:
+            raise DataError(
+                f"expected boxes of the images of {file.path} in {path}, got image_id {record.get('image_id')}: "
+                "the file was made for other images."
+            )
+        usable = record["bbox"][2] > 0 and record["bbox"][3] > 0
+        if record.get("category_id") == category_id and record["score"] >= threshold and usable:
+            boxes.append(record)
+    if not boxes:
+        raise DataError(
+            f"expected boxes of category {category_id} with a score of at least {threshold} in {path}, got none: "
+            "lower data.box_threshold or give another file."
+        )
+    return boxes
