@@ -46,12 +46,12 @@ def decode_heatmaps(heatmaps: Tensor, stride: int, sigma: float) -> tuple[Tensor
     """Positions (B, K, 2) in the image and scores (B, K), by a Taylor expansion of the log map at its maximum.
 
     A Gaussian's logarithm is a parabola, so that its centre is found exactly (DARK, Zhang et al. 2020, eq. 9). The map
-    is first smoothed by a Gaussian of the same sigma, which leaves the centre where it is. Scores are the maxima of the
-    unsmoothed maps.
+    is first smoothed by a Gaussian of the same sigma, which leaves a centre where it is unless the border cuts the
+    Gaussian off; so near the border it is not. Scores are the maxima of the unsmoothed maps.
     """
     height, width = heatmaps.shape[2:]
     scores = heatmaps.flatten(2).amax(2)
-    smooth = _smooth(heatmaps, sigma)
+    smooth = _smooth_inside(heatmaps, sigma)
     best = smooth.flatten(2).argmax(2)
     # The expansion needs a neighbour on each side: at the border it is made one cell further in.
     x, y = (best % width).clamp(1, width - 2), (best // width).clamp(1, height - 2)
@@ -75,14 +75,20 @@ def decode_heatmaps(heatmaps: Tensor, stride: int, sigma: float) -> tuple[Tensor
     return (cells + 0.5) * stride - 0.5, scores
 
 
-def _smooth(heatmaps: Tensor, sigma: float) -> Tensor:
+def _smooth_inside(heatmaps: Tensor, sigma: float) -> Tensor:
+    """The maps whose maximum is far enough from the border smoothed, the others as they are."""
     radius = max(1, round(2 * sigma))
     offsets = torch.arange(-radius, radius + 1, device=heatmaps.device, dtype=heatmaps.dtype)
     kernel = torch.exp(-offsets.square() / (2 * sigma**2))
     kernel = kernel / kernel.sum()
     batch, count, height, width = heatmaps.shape
     maps = F.pad(heatmaps.reshape(batch * count, 1, height, width), (radius,) * 4, mode="replicate")
-    return F.conv2d(F.conv2d(maps, kernel[None, None, None]), kernel[None, None, :, None]).view_as(heatmaps)
+    smooth = F.conv2d(F.conv2d(maps, kernel[None, None, None]), kernel[None, None, :, None]).view_as(heatmaps)
+    best = smooth.flatten(2).argmax(2)
+    x, y = best % width, best // width
+    gap = torch.minimum(torch.minimum(x, width - 1 - x), torch.minimum(y, height - 1 - y))
+    # Half a sigma beyond the kernel's reach, what the border changes is below a hundredth of a pixel.
+    return torch.where((gap > radius + sigma / 2)[..., None, None], smooth, heatmaps)
 
 
 def mirror_heatmaps(heatmaps: Tensor, flip_pairs: Sequence[Sequence[int]]) -> Tensor:
