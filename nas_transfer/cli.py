@@ -155,9 +155,10 @@ def summary(result: dict[str, Any], folder: Path) -> str:
         )
     costs = result["costs"]
     size = "x".join(str(side) for side in costs["input_size"])
+    counted = f"{costs['num_classes']} {costs['classes_are']}"
     for unit, scale in (("macs", 1e6), ("params", 1e6)):
         parts = ", ".join(f"{part} {value / scale:.3f}" for part, value in costs[unit].items())
-        lines.append(f"  {unit:<13} {parts} (M, at {size}, {costs['num_classes']} classes)")
+        lines.append(f"  {unit:<13} {parts} (M, at {size}, {counted})")
     lines.append(
         f"  checkpoint    {costs['params_checkpoint'] / 1e6:.3f} M params with the shortcuts that are never used"
     )

@@ -23,6 +23,7 @@ from nas_transfer.data.coco_annotations import (
     read_coco,
     require_same_categories,
 )
+from nas_transfer.data.drawing import Picture, draw_instances
 from nas_transfer.data.images import read_image, usable_images
 from nas_transfer.data.module import Batch, DownstreamData, Draw, Parts, Sample
 from nas_transfer.data.randomness import seeded_call
@@ -212,6 +213,12 @@ class CocoInstancesData(DownstreamData):
     def task_arguments(self) -> dict[str, Any]:
         """The category ids, for predictions in COCO's format."""
         return {"category_ids": self.category_ids}
+
+    def draw_sample(self, sample: Sample) -> Picture:
+        """The image with boxes and, where they are read, masks."""
+        target = sample["target"]
+        labels = [label - 1 for label in target["labels"].tolist()]
+        return draw_instances(sample["image"], target["boxes"], labels, self.class_names, target.get("masks"))
 
     @property
     def search_coco(self) -> COCO:

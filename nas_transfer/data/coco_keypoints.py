@@ -12,6 +12,7 @@ from pycocotools.coco import COCO
 from torch.utils.data import Dataset
 
 from nas_transfer.data.coco_annotations import CocoFile, PartPaths, Record, find_part
+from nas_transfer.data.drawing import Picture, draw_keypoints
 from nas_transfer.data.images import read_image, usable_images
 from nas_transfer.data.keypoint_annotations import KeypointFile, Skeleton, read_boxes, read_keypoints, read_skeleton
 from nas_transfer.data.module import Batch, DownstreamData, Draw, Parts, Sample
@@ -236,7 +237,7 @@ class CocoKeypointsData(DownstreamData):
 
     @property
     def skeleton(self) -> Skeleton:
-        """Names, flip pairs, sigmas and lower body of the keypoints."""
+        """Names, flip pairs, sigmas, lower body and edges of the keypoints."""
         self.require_parts()
         assert self._skeleton is not None  # setup makes it
         return self._skeleton
@@ -266,6 +267,12 @@ class CocoKeypointsData(DownstreamData):
             "flip_pairs": [list(pair) for pair in skeleton.flip_pairs],
             "sigmas": list(skeleton.sigmas),
         }
+
+    def draw_sample(self, sample: Sample) -> Picture:
+        """The crop with its keypoints."""
+        body = self.skeleton
+        visible = [flag > 0 for flag in sample["visible"].tolist()]
+        return draw_keypoints(sample["image"], sample["keypoints"], visible, body.edges, body.flip_pairs)
 
     def setup(self, stage: str = "fit") -> None:
         """Read and check the annotation files, cut the search split and build the ground truths."""

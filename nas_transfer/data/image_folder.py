@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from nas_transfer.data.drawing import Picture, draw_class
 from nas_transfer.data.images import IMAGE_SUFFIXES, read_image, usable_images
 from nas_transfer.data.module import Batch, DownstreamData, Draw, Parts, Sample
 from nas_transfer.data.randomness import seeded_call
@@ -108,6 +109,10 @@ class ImageFolderData(DownstreamData):
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)
+
+    def draw_sample(self, sample: Sample) -> Picture:
+        """The image with its class."""
+        return draw_class(sample["image"], self.class_names[sample["label"]])
 
     def setup(self, stage: str = "fit") -> None:
         """List the files and cut the search split; nothing is read unless `skip_broken`."""

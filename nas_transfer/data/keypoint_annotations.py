@@ -35,12 +35,14 @@ class Skeleton:
         flip_pairs: indices of left and right twins, which a mirrored image exchanges.
         sigmas: of the object keypoint similarity, one a keypoint.
         lower_body: indices of hips and what is below.
+        edges: indices of the two ends of each limb, for drawings.
     """
 
     names: tuple[str, ...]
     flip_pairs: tuple[tuple[int, int], ...]
     sigmas: tuple[float, ...]
     lower_body: tuple[int, ...]
+    edges: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,15 @@ def read_skeleton(
         if unknown:
             raise ConfigError(f"expected names of keypoints, got {unknown[0]}: set data.lower_body.")
         lower = tuple(own.index(name) for name in lower_body)
-    return Skeleton(own, chosen, tuple(float(value) for value in tolerances), lower)
+    return Skeleton(own, chosen, tuple(float(value) for value in tolerances), lower, _edges(category, count))
+
+
+def _edges(category: Record, count: int) -> tuple[tuple[int, int], ...]:
+    """The category's skeleton, whose indices begin at 1, as far as it makes sense: only drawings depend on it."""
+    skeleton = category.get("skeleton")
+    places = [limb for limb in skeleton if isinstance(limb, list)] if isinstance(skeleton, list) else []
+    pairs = [(limb[0] - 1, limb[1] - 1) for limb in places if len(limb) == 2 and all(type(end) is int for end in limb)]
+    return tuple(pair for pair in pairs if all(0 <= end < count for end in pair))
 
 
 def side_pairs(names: Sequence[str]) -> list[tuple[int, int]]:

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from nas_transfer.data.drawing import Picture, draw_label_map
 from nas_transfer.data.images import IMAGE_SUFFIXES, UNREADABLE, read_image, usable_images
 from nas_transfer.data.module import Batch, DownstreamData, Draw, Parts, Sample
 from nas_transfer.data.randomness import seeded_call
@@ -287,6 +288,10 @@ class LabelMapsData(DownstreamData):
     def task_arguments(self) -> dict[str, Any]:
         """The class names, for scores per class."""
         return {"class_names": list(self._class_names)}
+
+    def draw_sample(self, sample: Sample) -> Picture:
+        """The image under its label map."""
+        return draw_label_map(sample["image"], sample["labels"], self._class_names)
 
     def setup(self, stage: str = "fit") -> None:
         """List the files and cut the search split; nothing is read unless `skip_broken`."""

@@ -1,6 +1,8 @@
 """What all data layouts share: which part feeds which loader, in which order, with which workers."""
 
+import itertools
 import os
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,7 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
+from nas_transfer.data.drawing import Picture
 from nas_transfer.data.randomness import stable_seed
 from nas_transfer.data.sampler import ResumableBatchSampler, SampleKey, StreamBatchSampler
 from nas_transfer.errors import ConfigError, DataError
@@ -86,6 +89,20 @@ class DownstreamData(LightningDataModule):
     def task_arguments(self) -> dict[str, Any]:
         """What a task's constructor needs to know of the data beside the number of classes."""
         return {}
+
+    @abstractmethod
+    def draw_sample(self, sample: Sample) -> Picture:
+        """A picture of a training sample with its annotations, for people to check them."""
+
+    def preview(self, count: int) -> list[Picture]:
+        """Pictures of the first `count` samples that training sees, augmented as there; all samples if there are fewer.
+
+        Raises:
+            DataError: there is no train part, or a sample that cannot be read.
+        """
+        train = self._from_train(self.require_parts().train, "train on")
+        keys = itertools.chain.from_iterable(self._epoch_sampler(rank=0, world_size=1))
+        return [self.draw_sample(train[key]) for key in itertools.islice(keys, count)]  # type: ignore[index]
 
     def prepare_data(self) -> None:
         """Draw the embedded data set into `root`, if this is one and it is not there yet."""

@@ -86,8 +86,10 @@ def build_data(cfg: DictConfig, arch: Arch | None) -> Any:
     Supernet training leaves the search split out of train, so that a search never scores what was trained on; a fixed
     arch trains on all of train.
     """
-    hold_out = cfg.data.hold_out_search
-    data = instantiate(cfg.data, hold_out_search=arch is None if hold_out is None else hold_out)
+    options = {key: value for key, value in cfg.data.items() if key != "preview"}
+    if options["hold_out_search"] is None:
+        options["hold_out_search"] = arch is None
+    data = instantiate(options)
     data.prepare_data()
     data.setup("fit")
     return data

@@ -6,10 +6,14 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from nas_transfer.data.drawing import contact_sheet
 from nas_transfer.errors import ConfigError
 from nas_transfer.report.manifest import Result
-from nas_transfer.stages.build import build_arch, build_table, build_task
+from nas_transfer.space import Arch
+from nas_transfer.stages.build import build_arch, build_data, build_table, build_task
 from nas_transfer.stages.results import make_result
+
+PREVIEW_FILE = "preview.png"
 
 
 def run(cfg: DictConfig, folder: Path) -> Result:
@@ -24,4 +28,15 @@ def run(cfg: DictConfig, folder: Path) -> Result:
     for part, cost in task.costs(arch).items():
         for module in cost.modules:
             print(f"{part + ' ' + module.name:<20}{module.macs / 1e6:14.3f}{module.params / 1e6:14.4f}")
+    if cfg.data.preview:
+        _draw_preview(cfg, arch, folder / PREVIEW_FILE)
     return make_result(cfg, task, {})
+
+
+def _draw_preview(cfg: DictConfig, arch: Arch, path: Path) -> None:
+    count = cfg.data.preview
+    if not isinstance(count, int) or count < 0:
+        raise ConfigError(f"expected a number of samples to draw, got data.preview={count}")
+    pictures = build_data(cfg, arch).preview(count)
+    contact_sheet(pictures).save(path)
+    print(f"{len(pictures)} training samples with their annotations: {path}")

@@ -55,6 +55,7 @@ def cost_report(task: Task, arch: Arch) -> dict[str, Any]:
         "params_checkpoint": checkpoint,
         "input_size": list(task.input_size(arch)),
         "num_classes": task.settings.num_classes,
+        "classes_are": task.classes_are,
         "latency_ms": {},
     }
 

@@ -41,8 +41,11 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
     for folder_key in ("name", "runs", "run_dir"):
         cfg[folder_key] = "-"
     flat: dict[str, Any] = {}
+    unused = set(cfg.stage.unused)
+    if cfg.data.preview:  # drawn samples are a result of the data and the seed
+        unused -= {"data", "seed"}
     for key in cfg:
-        if key not in cfg.stage.unused:
+        if key not in unused:
             _flatten(cfg, str(key), str(key), flat)
     # JSON knows no infinity, which is a sensible value of a limit: it becomes a word
     return json.loads(json.dumps(flat, default=str), parse_constant=str)

@@ -61,7 +61,8 @@ class Task(pl.LightningModule):
     """The common part of all tasks.
 
     A subclass hands in its network and gives `rebuild`, `losses`, `forward_batch`, `update_metrics`, `compute_metrics`,
-    `input_size` and `head_costs`. `score_key` names the metric that searches maximise, a fraction in 0-1.
+    `input_size` and `head_costs`. `score_key` names the metric that searches maximise, a fraction in 0-1;
+    `classes_are` what `num_classes` counts.
 
     `ground_truth` is what the data module gives as such for the split that is evaluated; `predictions` holds the last
     evaluation's in COCO's result format by file name, for tasks that make such. `metrics` holds its metrics, and
@@ -70,6 +71,7 @@ class Task(pl.LightningModule):
     """
 
     score_key: str
+    classes_are = "classes"
 
     def __init__(self, settings: TaskSettings, network: nn.Module) -> None:
         super().__init__()

@@ -102,6 +102,7 @@ class PoseTask(Task):
     """
 
     score_key = "ap"
+    classes_are = "keypoints"
 
     def __init__(
         self,

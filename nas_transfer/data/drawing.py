@@ -1,0 +1,165 @@
+"""Pictures of samples with their annotations, for people to look at: boxes, masks, keypoints, label maps."""
+
+from __future__ import annotations
+
+import colorsys
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+TILE = 320
+"""Side in pixels of the square that a picture is made to fit."""
+CAPTION = 16
+GAP = 8
+LEGEND_WIDTH, LEGEND_HEIGHT = 160, 20
+GOLDEN = 0.618033988749895  # hues this far apart stay different, however many there are
+MASK_OPACITY = 0.5
+LEFT, RIGHT, MIDDLE = (80, 180, 255), (255, 140, 40), (120, 230, 120)
+"""Colours of keypoints by side."""
+
+Colour = tuple[int, int, int]
+
+
+@dataclass
+class Picture:
+    """A drawn sample.
+
+    Attributes:
+        image: RGB, the longer side `TILE`.
+        caption: one line below it.
+        legend: the meaning of its colours.
+    """
+
+    image: Image.Image
+    caption: str
+    legend: dict[str, Colour] = field(default_factory=dict)
+
+
+def class_colour(label: int) -> Colour:
+    """A colour for a class, far from those of its neighbours."""
+    red, green, blue = colorsys.hsv_to_rgb(label * GOLDEN % 1, 0.75 if label % 2 else 0.95, 0.95 if label % 3 else 0.75)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def fit(image: torch.Tensor) -> tuple[Image.Image, float]:
+    """An image, uint8 (3, H, W), scaled so that its longer side is `TILE`, and the factor."""
+    height, width = image.shape[1:]
+    factor = TILE / max(height, width)
+    picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+    return picture.resize(_scaled((width, height), factor), _filter(factor)), factor
+
+
+def draw_class(image: torch.Tensor, name: str) -> Picture:
+    """An image with its class below."""
+    return Picture(fit(image)[0], name)
+
+
+def draw_instances(
+    image: torch.Tensor,
+    boxes: torch.Tensor,
+    labels: Sequence[int],
+    names: Sequence[str],
+    masks: torch.Tensor | None = None,
+) -> Picture:
+    """An image with boxes (N, 4) xyxy in its pixels, each with its class, and masks uint8 (N, H, W) below them.
+
+    Args:
+        labels: of the N objects, places in `names`.
+    """
+    picture, factor = fit(image)
+    if masks is not None:
+        for mask, label in zip(masks, labels, strict=True):
+            picture = _tint(picture, mask.numpy() > 0, class_colour(label), factor)
+    painter = ImageDraw.Draw(picture)
+    for box, label in zip(boxes.tolist(), labels, strict=True):
+        left, top, right, bottom = (factor * value for value in box)
+        colour = class_colour(label)
+        painter.rectangle([left, top, max(left, right - 1), max(top, bottom - 1)], outline=colour, width=2)
+        _text(painter, (left + 3, top + 2), names[label])
+    return Picture(picture, f"{len(labels)} object{'s' * (len(labels) != 1)}")
+
+
+def draw_keypoints(
+    image: torch.Tensor,
+    keypoints: torch.Tensor,
+    visible: Sequence[bool],
+    edges: Iterable[tuple[int, int]],
+    flip_pairs: Iterable[tuple[int, int]],
+) -> Picture:
+    """An image with the labelled ones of its keypoints (K, 2), x and y in its pixel-index frame, coloured by side."""
+    picture, factor = fit(image)
+    painter = ImageDraw.Draw(picture)
+    places = [tuple(((value + 0.5) * factor - 0.5) for value in point) for point in keypoints.tolist()]
+    colours = [MIDDLE] * len(places)
+    for left, right in flip_pairs:
+        colours[left], colours[right] = LEFT, RIGHT
+    for start, end in edges:
+        if visible[start] and visible[end]:
+            colour = colours[start] if colours[start] == colours[end] else MIDDLE
+            painter.line([places[start], places[end]], fill=colour, width=2)  # type: ignore[list-item]
+    for (x, y), colour, seen in zip(places, colours, visible, strict=True):
+        if seen:
+            painter.ellipse([x - 4, y - 4, x + 4, y + 4], fill=colour, outline=(0, 0, 0))
+    legend = {"left": LEFT, "right": RIGHT, "neither": MIDDLE}
+    return Picture(picture, f"{sum(visible)} of {len(visible)} keypoints", legend)
+
+
+def draw_label_map(image: torch.Tensor, labels: torch.Tensor, names: Sequence[str]) -> Picture:
+    """An image under its label map (H, W), places in `names`; other labels, which are ignored, show the image alone."""
+    picture, factor = fit(image)
+    found = [int(label) for label in labels.unique() if label < len(names)]
+    for label in found:
+        picture = _tint(picture, (labels == label).numpy(), class_colour(label), factor)
+    share = float((labels >= len(names)).float().mean())
+    legend = {names[label]: class_colour(label) for label in found}
+    return Picture(picture, f"{len(found)} classes, {share:.0%} ignored", legend)
+
+
+def contact_sheet(pictures: Sequence[Picture]) -> Image.Image:
+    """All pictures in rows, each with its caption, and below them what the colours mean."""
+    columns = max(1, math.ceil(math.sqrt(len(pictures))))
+    rows = [pictures[start : start + columns] for start in range(0, len(pictures), columns)]
+    legend = {name: colour for picture in pictures for name, colour in picture.legend.items()}
+    step = TILE + GAP
+    tops = [GAP]
+    for row in rows:
+        tops.append(tops[-1] + max(picture.image.height for picture in row) + CAPTION + GAP)
+    per_line = max(1, columns * step // LEGEND_WIDTH)
+    lines = math.ceil(len(legend) / per_line)
+    sheet = Image.new("RGB", (columns * step + GAP, tops[-1] + lines * LEGEND_HEIGHT), (255, 255, 255))
+    painter = ImageDraw.Draw(sheet)
+    for row, top in zip(rows, tops, strict=False):
+        for column, picture in enumerate(row):
+            left = GAP + column * step
+            sheet.paste(picture.image, (left, top))
+            painter.text((left, top + picture.image.height + 2), picture.caption, fill=(0, 0, 0))
+    for number, (name, colour) in enumerate(legend.items()):
+        x, y = GAP + number % per_line * LEGEND_WIDTH, tops[-1] + number // per_line * LEGEND_HEIGHT
+        painter.rectangle([x, y, x + 12, y + 12], fill=colour)
+        painter.text((x + 18, y), name, fill=(0, 0, 0))
+    return sheet
+
+
+def _scaled(size: tuple[int, int], factor: float) -> tuple[int, int]:
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+def _filter(factor: float) -> Image.Resampling:
+    return Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.BOX
+
+
+def _tint(picture: Image.Image, mask: np.ndarray, colour: Colour, factor: float) -> Image.Image:
+    """Mix a colour into the picture where the mask (H, W), in the sample's pixels, is set."""
+    opacity = Image.fromarray(mask.astype(np.uint8) * round(255 * MASK_OPACITY))
+    fitted = opacity.resize(_scaled((mask.shape[1], mask.shape[0]), factor), _filter(factor))
+    return Image.composite(Image.new("RGB", picture.size, colour), picture, fitted)
+
+
+def _text(painter: ImageDraw.ImageDraw, place: tuple[float, float], text: str) -> None:
+    font = ImageFont.load_default()
+    painter.rectangle(painter.textbbox(place, text, font=font), fill=(0, 0, 0))
+    painter.text(place, text, fill=(255, 255, 255), font=font)
