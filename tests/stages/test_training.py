@@ -167,15 +167,14 @@ def test_weights_that_are_no_tensors_are_one_sentence_and_run_nothing(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "classes"), [("coco_tiny", 80), ("balloon", 1), ("bccd", 3)])
-def test_real_detection_data_is_trained_and_scored(tmp_path: Path, name: str, classes: int) -> None:
+def test_real_boxes_are_trained_on_and_scored(tmp_path: Path) -> None:
     small = ["task.build.detector.min_size=160", "task.build.detector.max_size=224", "num_threads=2"]
     run(
-        tmp_path, "stage=finetune", "task=coco_det", f"data.root={sample_data(name)}", "arch=min", "name=mine",
+        tmp_path, "stage=finetune", "task=coco_det", f"data.root={sample_data('bccd')}", "arch=min", "name=mine",
         "trainer.max_steps=2", "trainer.enable_progress_bar=false", *small,
     )  # fmt: skip
     found = result(tmp_path / "runs/finetune/coco_det/mine")
-    assert found["costs"]["num_classes"] == classes
+    assert found["costs"]["num_classes"] == 3
     assert {"map", "map_50", "map_75"} <= set(found["metrics"])
 
 
