@@ -96,7 +96,8 @@ def _composition_sentence(error: Exception) -> str:
     cause: BaseException | None = error
     while cause is not None:  # Hydra wraps what a constructor or a resolver raised
         if isinstance(cause, NasTransferError):
-            return str(cause)
+            # Raised in a data loading process, it comes with that process's traceback before it.
+            return str(cause).rpartition(f"{type(cause).__module__}.{type(cause).__qualname__}: ")[2].strip()
         cause = cause.__cause__
     text = str(error)
     if isinstance(error, MissingConfigException) and error.options:

@@ -7,6 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from torch.utils.data import DataLoader, Dataset
+
+from nas_transfer.cli import _composition_sentence
+from nas_transfer.errors import DataError
 
 PROFILE = ["stage=profile", "task=imagenet", "supernet=bignas"]
 
@@ -123,6 +127,22 @@ def test_a_finished_run_prints_its_result_again_without_loading_torch(tmp_path: 
     assert "already finished" in again.stdout
     assert first.splitlines()[-5:] == again.stdout.splitlines()[-5:]
     assert " torch\n" not in again.stderr
+
+
+class BrokenFiles(Dataset[int]):
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> int:
+        raise DataError("expected a label image at a.png, got none")
+
+
+def test_an_error_from_a_data_loading_process_is_its_sentence_alone() -> None:
+    with pytest.raises(DataError) as caught:
+        next(iter(DataLoader(BrokenFiles(), num_workers=1)))
+    assert "Traceback" in str(caught.value)
+    assert _composition_sentence(caught.value) == "expected a label image at a.png, got none"
+    assert _composition_sentence(DataError("expected: a")) == "expected: a"
 
 
 def test_one_failed_job_of_a_sweep_does_not_end_the_others(tmp_path: Path) -> None:

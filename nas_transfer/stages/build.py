@@ -66,6 +66,7 @@ def set_threads(cfg: DictConfig) -> None:
     warnings.filterwarnings("ignore", message=".*dataloader is not resumable.*")  # ours is: StreamBatchSampler
     warnings.filterwarnings("ignore", message=".*srun.*available.*")
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
     for name in ("pytorch_lightning.utilities.rank_zero", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
