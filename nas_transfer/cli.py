@@ -21,14 +21,16 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nas_transfer.errors import NasTransferError
+from nas_transfer.errors import ConfigError, NasTransferError
 from nas_transfer.paths import conf_dir
 from nas_transfer.report.manifest import RESULT_FILE, write_json_atomically
 from nas_transfer.stages.run_directory import log_to, open_run, run_name
+from nas_transfer.sweeper import register
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
+register()
 OmegaConf.register_new_resolver("run_name", run_name, replace=True)
 logger = logging.getLogger(__name__)
 
@@ -47,6 +49,10 @@ def run_stage(cfg: DictConfig) -> float | None:
 
 
 def _run_stage(cfg: DictConfig) -> float | None:
+    if OmegaConf.select(cfg, "search.job") is not None:  # one of a search's jobs: the folder is the search's
+        hydra.utils.get_method(cfg.stage.run)(cfg, Path(cfg.run_dir))
+        return None
+    _refuse_relaunching_in_a_sweep(cfg)
     run = open_run(cfg, cast(DictConfig, HydraConfig.get()))
     log_to(run.folder)
     result = run.result()
@@ -60,6 +66,16 @@ def _run_stage(cfg: DictConfig) -> float | None:
         logger.info("already finished: %s", run.folder / RESULT_FILE)
     print(summary(result, run.folder))
     return result["score"]
+
+
+def _refuse_relaunching_in_a_sweep(cfg: DictConfig) -> None:
+    """Several devices without SLURM: Lightning starts the whole command once a device, which would repeat the sweep."""
+    several = cfg.trainer.devices not in (1, "1") or cfg.trainer.num_nodes > 1
+    if several and HydraConfig.get().mode == RunMode.MULTIRUN and "SLURM_JOB_ID" not in os.environ:
+        raise ConfigError(
+            f"expected trainer.devices=1 in a sweep on this machine, got {cfg.trainer.devices}: "
+            "use hydra/launcher=slurm, or give each run a command of its own without -m"
+        )
 
 
 def main() -> None:

@@ -200,15 +200,10 @@ class CocoInstancesData(DownstreamData):
         return [category.coco_id for category in self._categories]
 
     @property
-    def val_coco(self) -> COCO:
+    def val_ground_truth(self) -> COCO:
         """pycocotools ground truth of exactly the images that `val_dataloader` gives."""
         self.require_parts()
         return self._val_coco
-
-    @property
-    def val_ground_truth(self) -> COCO:
-        """`val_coco`."""
-        return self.val_coco
 
     def task_arguments(self) -> dict[str, Any]:
         """The category ids, for predictions in COCO's format."""
@@ -221,7 +216,7 @@ class CocoInstancesData(DownstreamData):
         return draw_instances(sample["image"], target["boxes"], labels, self.class_names, target.get("masks"))
 
     @property
-    def search_coco(self) -> COCO:
+    def search_ground_truth(self) -> COCO:
         """pycocotools ground truth of exactly the images that `search_dataloader` gives."""
         parts = self.require_parts()
         if self._search_coco is None:

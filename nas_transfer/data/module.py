@@ -86,6 +86,11 @@ class DownstreamData(LightningDataModule):
         """What the metric needs to know of the validation split beside its batches; None for most layouts."""
         return None
 
+    @property
+    def search_ground_truth(self) -> Any:
+        """The same of the search split."""
+        return None
+
     def task_arguments(self) -> dict[str, Any]:
         """What a task's constructor needs to know of the data beside the number of classes."""
         return {}

@@ -20,6 +20,7 @@ PACKAGES = (
     "torchmetrics",
     "pycocotools",
     "numpy",
+    "optuna",
 )
 RESULT_FILE = "result.json"
 SECONDS_PER_HOUR = 3600
@@ -42,6 +43,7 @@ class Result:
         images_seen: images loaded for training; a sandwich runs each through several archs (`passes_per_image`).
         samples_digest: hash over the ids of the training samples in their order, empty without training.
         passes_per_image: archs that each image was run through.
+        search: of a search: numbers of trials, the front's size and hypervolume, the picked trial.
         versions, git, seed, config_sha256: to make it again.
         status: ``finished``; an unfinished run has no result.
     """
@@ -61,6 +63,7 @@ class Result:
     samples_digest: str
     seed: int
     config_sha256: str
+    search: dict[str, Any] | None = None
     versions: dict[str, str] = field(default_factory=lambda: versions())
     git: str | None = field(default_factory=lambda: git_revision(Path(__file__).parent))
     status: str = "finished"

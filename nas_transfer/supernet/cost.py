@@ -14,10 +14,13 @@ A cost without its input size means nothing; whoever prints one prints the size 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
 
 if TYPE_CHECKING:
     from nas_transfer.supernet.table import BlockPlan
@@ -66,6 +69,39 @@ class Cost:
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(self.modules + other.modules)
+
+
+@dataclass(frozen=True)
+class CostTotals:
+    """The costs of many archs at once.
+
+    Attributes:
+        macs: int64 (N,), multiply-accumulates for one image.
+        params: int64 (N,), trainable parameters of each extracted subnet.
+    """
+
+    macs: npt.NDArray[np.int64]
+    params: npt.NDArray[np.int64]
+
+    def __add__(self, other: CostTotals) -> CostTotals:
+        return CostTotals(self.macs + other.macs, self.params + other.params)
+
+
+def totals_by_group(keys: npt.NDArray[np.int64], cost_of: Callable[[int], tuple[int, int]]) -> CostTotals:
+    """Costs of many archs of which only few differ in what the costs depend on.
+
+    Args:
+        keys: (N, K), equal rows for equal costs.
+        cost_of: MACs and parameters of the arch at a place in 0..N-1; called once for each different row.
+    """
+    # Rows as single numbers: sorting those is ten times faster than sorting rows.
+    codes = np.zeros(len(keys), dtype=np.int64)
+    for column in keys.T:
+        values, places = np.unique(column, return_inverse=True)
+        codes = np.unique(codes * len(values) + places, return_inverse=True)[1]
+    _, first, group = np.unique(codes, return_index=True, return_inverse=True)
+    costs = np.asarray([cost_of(int(place)) for place in first], dtype=np.int64).reshape(-1, 2)[group]
+    return CostTotals(costs[:, 0], costs[:, 1])
 
 
 def strided_size(size: Size, stride: int) -> Size:

@@ -13,10 +13,11 @@ import contextlib
 import hashlib
 import time
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.distributed as distributed
@@ -26,7 +27,7 @@ from nas_transfer.data.randomness import stable_seed
 from nas_transfer.errors import ArchError
 from nas_transfer.space import Arch
 from nas_transfer.supernet.calibrate import recalibrate_batch_norm
-from nas_transfer.supernet.cost import Cost
+from nas_transfer.supernet.cost import Cost, CostTotals, totals_by_group
 from nas_transfer.supernet.ops import ElasticBatchNorm2d, copy_slices
 from nas_transfer.supernet.table import SupernetTable
 from nas_transfer.tasks.recipe import ArchSampling, Recipe
@@ -62,7 +63,7 @@ class Task(pl.LightningModule):
 
     A subclass hands in its network and gives `rebuild`, `losses`, `forward_batch`, `update_metrics`, `compute_metrics`,
     `input_size` and `head_costs`. `score_key` names the metric that searches maximise, a fraction in 0-1;
-    `classes_are` what `num_classes` counts.
+    `classes_are` what `num_classes` counts; `input_follows_arch` tells whether each arch has an input size of its own.
 
     `ground_truth` is what the data module gives as such for the split that is evaluated; `predictions` holds the last
     evaluation's in COCO's result format by file name, for tasks that make such. `metrics` holds its metrics, and
@@ -72,6 +73,7 @@ class Task(pl.LightningModule):
 
     score_key: str
     classes_are = "classes"
+    input_follows_arch = False
 
     def __init__(self, settings: TaskSettings, network: nn.Module) -> None:
         super().__init__()
@@ -120,6 +122,26 @@ class Task(pl.LightningModule):
     def costs(self, arch: Arch) -> dict[str, Cost]:
         """The costs of an arch by part: ``body`` and the parts of `head_costs`, at `input_size`."""
         return {"body": self.table.body_cost(arch, self.input_size(arch)), **self.head_costs(arch)}
+
+    def cost_totals(self, archs: Sequence[Arch]) -> CostTotals:
+        """MACs and parameters of many archs: int64 (N,), the sums over the parts of `costs`.
+
+        Raises:
+            ArchError: an arch of another space.
+        """
+        if not archs:
+            return CostTotals(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
+
+        def heads(place: int) -> tuple[int, int]:
+            costs = self.head_costs(archs[place]).values()
+            return sum(cost.macs for cost in costs), sum(cost.params for cost in costs)
+
+        body = self.table.body_totals(archs, [self.input_size(arch) for arch in archs])
+        return body + totals_by_group(self.table.head_keys(archs), heads)
+
+    def run_network(self, images: Tensor) -> Any:
+        """A forward pass of the network alone, on normalised images (B, 3, H, W): for latency and memory."""
+        return self.network(images)
 
     def require_ground_truth(self) -> Any:
         """`ground_truth`; RuntimeError before it is set."""

@@ -42,6 +42,7 @@ class ClassificationTask(Task):
     """
 
     score_key = "top1"
+    input_follows_arch = True
 
     def __init__(self, settings: TaskSettings, *, label_smoothing: float, dropout: float) -> None:
         table, arch, num_classes = settings.table, settings.arch, settings.num_classes

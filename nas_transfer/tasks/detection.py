@@ -152,6 +152,10 @@ class DetectionTask(Task):
             losses["distillation"] = share * pyramid_distance(maps, teacher)
         return losses, [level.detach() for level in maps]
 
+    def run_network(self, images: Tensor) -> Any:
+        """The whole detector, resizing included."""
+        return self.network(list(images))
+
     def forward_batch(self, batch: Batch) -> list[dict[str, Tensor]]:
         """Boxes (N, 4) xyxy in the image's own pixels, labels (N,) in 1..C and scores (N,), for each image."""
         return self.network(_as_floats(batch["images"]))

@@ -67,7 +67,7 @@ def test_crowds_are_ground_truth_but_no_training_target(coco_root: Path, coco_da
     data = coco_data(coco_root, flip=0.0)
     assert samples_of(data.train_dataloader())[10][1]["iscrowd"].tolist() == [0]
     assert samples_of(data.val_dataloader())[10][1]["iscrowd"].tolist() == [0, 1]
-    assert [annotation["iscrowd"] for annotation in data.val_coco.imgToAnns[10]] == [0, 1]
+    assert [annotation["iscrowd"] for annotation in data.val_ground_truth.imgToAnns[10]] == [0, 1]
 
 
 def test_images_without_annotations_are_evaluated_but_not_trained_on(coco_root: Path, coco_data: Builder) -> None:
@@ -75,7 +75,7 @@ def test_images_without_annotations_are_evaluated_but_not_trained_on(coco_root: 
     assert sorted(samples_of(data.train_dataloader())) == list(range(10, 17))
     assert data.num_train_images == 7
     assert 17 in samples_of(data.val_dataloader())
-    assert 17 in data.val_coco.imgs
+    assert 17 in data.val_ground_truth.imgs
 
 
 def test_the_search_ground_truth_is_that_of_the_search_images(
@@ -84,8 +84,8 @@ def test_the_search_ground_truth_is_that_of_the_search_images(
     data = coco_data(coco_root, hold_out_search=True, batch_size=1)
     search = set(samples_of(data.search_dataloader()))
     assert len(search) == 2
-    assert search == set(data.search_coco.imgs)
-    assert {annotation["image_id"] for annotation in data.search_coco.anns.values()} <= search
+    assert search == set(data.search_ground_truth.imgs)
+    assert {annotation["image_id"] for annotation in data.search_ground_truth.anns.values()} <= search
     trained = set(range(10, 17)) - search
     assert set(samples_of(data.train_dataloader())) == set(samples_of(data.calibration_dataloader(9, 2))) == trained
     assert capsys.readouterr().out == ""
@@ -121,7 +121,7 @@ def test_ids_that_pycocotools_would_misread_are_numbered_anew(
         annotation["id"] = number  # 0 means "unmatched" in COCOeval
         del annotation["area"]
     rewrite_coco(coco_root, "val", content)
-    truth = coco_data(coco_root).val_coco
+    truth = coco_data(coco_root).val_ground_truth
     perfect = [
         {"image_id": a["image_id"], "category_id": a["category_id"], "bbox": a["bbox"], "score": 0.9}
         for a in truth.dataset["annotations"]
@@ -192,7 +192,7 @@ def test_boxes_without_area_are_left_out_when_asked(
         data = coco_data(coco_root, skip_empty_boxes=True)
         assert len(samples_of(data.val_dataloader())[11][1]["boxes"]) == 1
     assert "left out 1 annotations without area" in caplog.text
-    assert len(data.val_coco.imgToAnns[11]) == 1
+    assert len(data.val_ground_truth.imgToAnns[11]) == 1
 
 
 def test_boxes_are_clipped_to_the_image(
@@ -222,7 +222,7 @@ def test_evaluation_works_without_train(coco_root: Path, coco_data: Builder) -> 
     data = coco_data(coco_root)
     assert data.num_classes == 2
     assert len(samples_of(data.val_dataloader())) == 8
-    for use in (data.train_dataloader, data.search_dataloader, lambda: data.search_coco):
+    for use in (data.train_dataloader, data.search_dataloader, lambda: data.search_ground_truth):
         with pytest.raises(DataError, match="train images"):
             use()
 
@@ -234,8 +234,8 @@ def test_broken_images_are_left_out_of_the_ground_truth_too(coco_root: Path, coc
         list(coco_data(coco_root).val_dataloader())
     data = coco_data(coco_root, skip_broken=True)
     assert 11 not in samples_of(data.val_dataloader())
-    assert 11 not in data.val_coco.imgs
-    assert all(annotation["image_id"] != 11 for annotation in data.val_coco.anns.values())
+    assert 11 not in data.val_ground_truth.imgs
+    assert all(annotation["image_id"] != 11 for annotation in data.val_ground_truth.anns.values())
 
 
 def test_an_image_of_another_size_than_annotated_is_named(coco_root: Path, coco_data: Builder) -> None:
@@ -250,8 +250,8 @@ def test_real_coco_masks_boxes_and_crowds_are_those_of_pycocotools(shared_data: 
     assert data.num_classes == 80
     assert data.category_ids == sorted(reference.getCatIds())
     assert data.num_train_images == 109
-    assert set(data.val_coco.anns) == set(reference.anns)
-    assert sum(annotation["iscrowd"] for annotation in data.val_coco.anns.values()) == 6
+    assert set(data.val_ground_truth.anns) == set(reference.anns)
+    assert sum(annotation["iscrowd"] for annotation in data.val_ground_truth.anns.values()) == 6
     checked = 0
     for batch in data.val_dataloader():
         target = batch["targets"][0]

@@ -1,0 +1,168 @@
+"""From an arch to its objectives: a private copy, exact BatchNorm statistics, the score on the search split.
+
+The supernet and the batches are loaded once and serve all candidates: every candidate sees the same images in the same
+batches, so that the same arch always gets the same values.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from nas_transfer.errors import NasTransferError
+from nas_transfer.search.objectives.base import Candidate, Objective
+from nas_transfer.search.problem import Limit
+from nas_transfer.search.study import Outcome
+from nas_transfer.space import Arch
+from nas_transfer.tasks.base import Batch, Task
+
+logger = logging.getLogger(__name__)
+
+PRECISIONS = {"32": None, "bf16": torch.bfloat16, "16": torch.float16}
+
+
+class CandidateEvaluator:
+    """Evaluates archs of one supernet on one device.
+
+    Args:
+        supernet: a task that holds all weights, on its device; never changed.
+        calibration: batches of the train part for BatchNorm statistics, evaluation transform.
+        search: batches of the search split.
+        ground_truth: of the search split.
+        objectives: by name, in order.
+        limits: on any of the objectives.
+        cache_bytes: batches are kept in memory up to this size, and read anew for every candidate beyond it.
+        precision: of the forward passes: ``32``, ``bf16`` or ``16``.
+    """
+
+    def __init__(
+        self,
+        supernet: Task,
+        calibration: Iterable[Batch],
+        search: Iterable[Batch],
+        ground_truth: Any,
+        objectives: Mapping[str, Objective],
+        limits: Mapping[str, Limit],
+        cache_bytes: int,
+        precision: str,
+    ) -> None:
+        self.supernet = supernet
+        self.ground_truth = ground_truth
+        self.objectives = objectives
+        self.limits = limits
+        self.precision = precision
+        self.calibration = cached(calibration, supernet, cache_bytes)
+        self.search = cached(search, supernet, cache_bytes - size_of(self.calibration))
+
+    def evaluate(self, arch: Arch) -> Outcome:
+        """The values of a candidate, or why it has none.
+
+        Whatever goes wrong in one candidate is its outcome; only what no candidate could survive is raised.
+
+        Raises:
+            NasTransferError: the configuration or the data cannot be used.
+        """
+        start = time.monotonic()
+        try:
+            outcome = self._evaluate(arch)
+        except NasTransferError:
+            raise
+        except Exception as error:  # a defect of one candidate, torch.OutOfMemoryError too: the search goes on
+            logger.exception("arch %s failed", arch.short_id())
+            outcome = Outcome.failed(f"{type(error).__name__}: {error}")
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        return Outcome(
+            outcome.values, outcome.reason, outcome.left_out, outcome.metrics, seconds=time.monotonic() - start
+        )
+
+    def _evaluate(self, arch: Arch) -> Outcome:
+        candidate = _Scored(self, arch)
+        values: dict[str, float] = {}
+        for name, objective in self._in_order():
+            values[name] = float(objective.measure(candidate))
+            limit = self.limits.get(name)
+            if limit is not None and not limit.allows(values[name]):
+                return Outcome({}, f"{name} {values[name]:g} is outside search.constraints.{name}", left_out=True)
+        wrong = [name for name, value in values.items() if not math.isfinite(value)]
+        if wrong:
+            return Outcome.failed(f"expected a number for {wrong[0]}, got {values[wrong[0]]}")
+        return Outcome({name: values[name] for name in self.objectives}, metrics=candidate.metrics)
+
+    def _in_order(self) -> Sequence[tuple[str, Objective]]:
+        return sorted(self.objectives.items(), key=lambda item: not item[1].measured_first)
+
+    def extract(self, arch: Arch) -> Task:
+        """The candidate's network with recalibrated statistics, in eval mode."""
+        subnet = self.supernet.extract(arch)
+        with self._autocast():
+            subnet.calibrate(self.calibration)
+        return subnet.eval()
+
+    def score(self, subnet: Task) -> dict[str, float]:
+        """All metrics of a subnet on the search split."""
+        subnet.ground_truth = self.ground_truth
+        with torch.inference_mode(), self._autocast():
+            for batch in self.search:
+                subnet.update_metrics(subnet.transfer_batch_to_device(batch, subnet.device, 0))
+            return subnet.compute_metrics()
+
+    def _autocast(self) -> torch.autocast:
+        kind = PRECISIONS[self.precision]
+        device = self.supernet.device.type
+        return torch.autocast(device, dtype=kind or torch.bfloat16, enabled=kind is not None)
+
+
+class _Scored(Candidate):
+    """A candidate whose network is built when an objective looks at it, and scored once."""
+
+    def __init__(self, evaluator: CandidateEvaluator, arch: Arch) -> None:
+        self.arch = arch
+        self.evaluator = evaluator
+        self.metrics: dict[str, float] = {}
+        self._subnet: Task | None = None
+
+    @property
+    def subnet(self) -> Task:  # type: ignore[override]
+        if self._subnet is None:
+            self._subnet = self.evaluator.extract(self.arch)
+        return self._subnet
+
+    def score(self) -> Mapping[str, float]:  # type: ignore[override]
+        if not self.metrics:
+            self.metrics = self.evaluator.score(self.subnet)
+        return self.metrics
+
+
+def cached(batches: Iterable[Batch], task: Task, limit: int) -> Iterable[Batch]:
+    """The batches in a list, if they fit into `limit` bytes, else as they came.
+
+    On a CPU they stay where they are; an accelerator gets them while it has room for them as well.
+    """
+    kept: list[Batch] = []
+    total = 0
+    for batch in batches:
+        kept.append(batch)
+        total += _batch_bytes(batch)
+        if total > limit:
+            logger.info("more than %d MiB of images: they are read anew for every candidate", limit // 2**20)
+            return batches
+    return kept
+
+
+def size_of(batches: Iterable[Batch]) -> int:
+    """Bytes of the batches that are kept in memory, 0 for those that are not."""
+    return sum(_batch_bytes(batch) for batch in batches) if isinstance(batches, list) else 0
+
+
+def _batch_bytes(value: Any) -> int:
+    if isinstance(value, torch.Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, Mapping):
+        return sum(_batch_bytes(part) for part in value.values())
+    return sum(_batch_bytes(part) for part in value) if isinstance(value, list | tuple) else 0

@@ -1,0 +1,29 @@
+"""Parameters that a candidate's network holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from nas_transfer.search.objectives.base import Candidate, Direction
+from nas_transfer.space import Arch
+from nas_transfer.tasks.base import Task
+
+
+class Params:
+    """All parameters, of the body and of what follows it, for one image."""
+
+    measured_first = True
+
+    def __init__(self, direction: Direction) -> None:
+        self.direction = direction
+
+    def of_archs(self, task: Task, archs: Sequence[Arch]) -> npt.NDArray[np.float64]:
+        """The values (N,)."""
+        return task.cost_totals(archs).params.astype(np.float64)
+
+    def measure(self, candidate: Candidate) -> float:
+        """The value for a candidate."""
+        return float(self.of_archs(candidate.subnet, [candidate.arch])[0])

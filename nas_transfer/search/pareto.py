@@ -1,0 +1,102 @@
+"""Trade-offs between objectives: non-dominated points, hypervolume, and rules that choose one point of a front.
+
+All points are minimised: whoever maximises an objective passes its negative. Undefined values do not occur here.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+
+def non_dominated(points: np.ndarray) -> npt.NDArray[np.bool_]:
+    """Which points (N, M) no other point dominates: bool (N,). Of equal points all are kept."""
+    count = len(points)
+    kept = np.ones(count, dtype=bool)
+    if points.shape[1] == 2:
+        # By the first objective, then the second: a point stays if it improves the best second value of all before it.
+        order = np.lexsort((points[:, 1], points[:, 0]))
+        best, best_point = np.inf, np.full(2, np.nan)
+        for index in order:
+            point = points[index]
+            kept[index] = point[1] < best or bool((point == best_point).all())
+            if point[1] < best:
+                best, best_point = point[1], point
+        return kept
+    for index in range(count):
+        no_worse = (points <= points[index]).all(1)
+        better = (points < points[index]).any(1)
+        kept[index] = not (no_worse & better).any()
+    return kept
+
+
+def hypervolume(points: np.ndarray, reference: np.ndarray) -> float:
+    """Volume of what the points (N, M) dominate below the reference (M,), exact (While et al. 2006, by slicing).
+
+    A point that is not below the reference in every objective contributes nothing.
+    """
+    inside = points[(points < reference).all(1)]
+    if not len(inside):
+        return 0.0
+    front = np.unique(inside[non_dominated(inside)], axis=0)  # sorted by the first objective
+    if front.shape[1] == 1:
+        return float(reference[0] - front[0, 0])
+    if front.shape[1] == 2:
+        heights = np.append(reference[1], front[:-1, 1]) - front[:, 1]
+        return float(((reference[0] - front[:, 0]) * heights).sum())
+    edges = np.append(front[:, 0], reference[0])
+    return sum(
+        float(edges[index + 1] - edges[index]) * hypervolume(front[: index + 1, 1:], reference[1:])
+        for index in range(len(front))
+        if edges[index + 1] > edges[index]
+    )
+
+
+def normalised(points: np.ndarray) -> np.ndarray:
+    """The points (N, M) scaled to 0-1 in each objective; an objective in which all are equal becomes 0."""
+    low, high = points.min(0), points.max(0)
+    return (points - low) / np.where(high > low, high - low, 1.0)
+
+
+def crowding(points: np.ndarray) -> np.ndarray:
+    """Crowding distance (N,) of each point among its neighbours (Deb et al. 2002); the ends are infinite."""
+    count, objectives = points.shape
+    distance = np.zeros(count)
+    scaled = normalised(points)
+    for objective in range(objectives):
+        order = np.argsort(scaled[:, objective], kind="stable")
+        values = scaled[order, objective]
+        distance[order[[0, -1]]] = np.inf
+        distance[order[1:-1]] += values[2:] - values[:-2]
+    return distance
+
+
+def knee(front: np.ndarray) -> int:
+    """The index of the point farthest below the plane through the best points of each objective (Das 1999).
+
+    Args:
+        front: (N, M), non-dominated.
+    """
+    scaled = normalised(front)
+    # After scaling the plane through the ends is about sum(x) = const: the farthest below has the smallest sum.
+    return int(scaled.sum(1).argmin())
+
+
+def highest_trade_off(front: np.ndarray) -> int:
+    """The index of the point that loses most in what it gives up against any other (Rachmawati and Srinivasan 2009).
+
+    Against each other point, the trade-off is what moving there loses over what it wins, after scaling; a point's worth
+    is its smallest trade-off.
+
+    Args:
+        front: (N, M), non-dominated.
+    """
+    if len(front) == 1:
+        return 0
+    scaled = normalised(front)
+    worths = []
+    for index in range(len(scaled)):
+        change = np.delete(scaled, index, 0) - scaled[index]
+        loss, gain = np.maximum(change, 0).sum(1), np.maximum(-change, 0).sum(1)
+        worths.append(np.min(np.divide(loss, gain, out=np.full_like(loss, np.inf), where=gain > 0)))
+    return int(np.argmax(worths))

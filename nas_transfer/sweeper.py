@@ -1,0 +1,101 @@
+"""The search as a Hydra sweeper: asks an Optuna study for archs and has them evaluated by any of Hydra's launchers.
+
+Hydra takes a sweeper only from a package below ``hydra_plugins``, which would be imported by every Hydra program of the
+environment. `register` therefore adds an alias of that kind to Hydra's table of plugin classes: an undocumented
+attribute, which is why hydra-core is bounded and a test runs a search.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus, configure_log
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from nas_transfer.errors import ConfigError, NasTransferError
+from nas_transfer.stages.run_directory import log_to
+
+if TYPE_CHECKING:
+    from nas_transfer.search.loop import Job
+
+TARGET = "hydra_plugins.nas_transfer.ArchSweeper"
+
+
+class ArchSweeper(Sweeper):
+    """One search: its job is a batch of archs, its result the front."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep the configuration and build the launcher."""
+        self.composed = config
+        self.launch_jobs = (
+            Plugins.instance()
+            .instantiate_launcher(hydra_context=hydra_context, task_function=task_function, config=config)
+            .launch
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Run the search to its end; `arguments` are the command line's, which every job gets too.
+
+        Raises:
+            NasTransferError: everything that a user can mend.
+        """
+        from nas_transfer.stages.search import search  # torch and Optuna, not needed before
+
+        for override in OverridesParser.create().parse_overrides(arguments):
+            if override.is_sweep_override():
+                raise ConfigError(
+                    f"expected one value for {override.key_or_group} in a search, got several: "
+                    "give one command a value (a search is a sweep over archs already)"
+                )
+        self.arguments = arguments
+        self.log_plainly()
+        logging.getLogger("hydra._internal.core_plugins.basic_launcher").setLevel(logging.WARNING)
+        return search(self.composed, self.composed.hydra, self.launch)
+
+    def log_plainly(self) -> None:
+        """Log as the jobs do."""
+        configure_log(self.composed.hydra.job_logging, self.composed.hydra.verbose)
+
+    def launch(self, jobs: Sequence[Job]) -> list[str | None]:
+        """Run jobs through the launcher to their end; why each failed, None if it did not.
+
+        Raises:
+            NasTransferError: a job's own, which every other job would raise too.
+        """
+        batch = [
+            [*self.arguments, f"search.job='{job.path}'", f"hydra.sweep.subdir=jobs/{job.path.stem}"] for job in jobs
+        ]
+        try:
+            returns = list(self.launch_jobs(batch, initial_job_idx=jobs[0].numbers[0]))
+        except NasTransferError:
+            raise
+        except Exception as error:  # submitit raises for all jobs when one of them died: the files tell which
+            reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+            return [reason] * len(jobs)
+        finally:
+            self.log_plainly()  # launchers set up their own log
+            log_to(Path(self.composed.run_dir))
+        return [_failure(result) for result in returns]
+
+
+def _failure(result: JobReturn) -> str | None:
+    if result.status == JobStatus.COMPLETED:
+        return None
+    error = result._return_value
+    if isinstance(error, NasTransferError):
+        raise error
+    return f"{type(error).__name__}: {error}"
+
+
+def register() -> None:
+    """Make the sweeper known to Hydra under `TARGET`; done in each process that composes a configuration."""
+    plugins = Plugins.instance()
+    plugins.register(ArchSweeper)
+    plugins.class_name_to_class[TARGET] = ArchSweeper
