@@ -19,6 +19,7 @@ from nas_transfer.search.objectives.base import Candidate, Objective
 from nas_transfer.search.problem import Limit
 from nas_transfer.search.study import Outcome
 from nas_transfer.space import Arch
+from nas_transfer.supernet.layers import fold_batch_norms
 from nas_transfer.tasks.base import Batch, Task
 
 logger = logging.getLogger(__name__)
@@ -56,8 +57,10 @@ class CandidateEvaluator:
         self.objectives = objectives
         self.limits = limits
         self.precision = precision
-        self.calibration = cached(calibration, supernet, cache_bytes)
-        self.search = cached(search, supernet, cache_bytes - size_of(self.calibration))
+        self.cache_bytes = cache_bytes
+        self.calibration = cached(calibration, cache_bytes)
+        self.search = cached(search, cache_bytes - size_of(self.calibration))
+        self._prepared: dict[tuple[int, int], tuple[Iterable[Batch], Iterable[Batch]]] = {}
 
     def evaluate(self, arch: Arch) -> Outcome:
         """The values of a candidate, or why it has none.
@@ -98,19 +101,39 @@ class CandidateEvaluator:
         return sorted(self.objectives.items(), key=lambda item: not item[1].measured_first)
 
     def extract(self, arch: Arch) -> Task:
-        """The candidate's network with recalibrated statistics, in eval mode."""
+        """The candidate's network with recalibrated statistics, in eval mode, BatchNorms folded as for deployment."""
         subnet = self.supernet.extract(arch)
+        for module in subnet.network.modules():
+            if hasattr(module, "inplace"):
+                module.inplace = True  # activations: no gradient needs their input
         with self._autocast():
-            subnet.calibrate(self.calibration)
-        return subnet.eval()
+            subnet.calibrate(self._batches(arch)[0])
+        fold_batch_norms(subnet.eval().network)
+        return subnet
 
     def score(self, subnet: Task) -> dict[str, float]:
         """All metrics of a subnet on the search split."""
+        arch = subnet.arch or subnet.table.space.largest()
         subnet.ground_truth = self.ground_truth
         with torch.inference_mode(), self._autocast():
-            for batch in self.search:
+            for batch in self._batches(arch)[1]:
                 subnet.update_metrics(subnet.transfer_batch_to_device(batch, subnet.device, 0))
             return subnet.compute_metrics()
+
+    def _batches(self, arch: Arch) -> tuple[Iterable[Batch], Iterable[Batch]]:
+        """Calibration and search batches as the arch sees them, kept for each input size while the memory lasts."""
+        if not isinstance(self.calibration, list) or not isinstance(self.search, list):
+            return self.calibration, self.search
+        size = self.supernet.input_size(arch)
+        if size not in self._prepared:
+            parts = [
+                [self.supernet.prepared(batch, arch) for batch in part] for part in (self.calibration, self.search)
+            ]
+            used = sum(size_of(part) for pair in self._prepared.values() for part in pair)
+            if used + sum(map(size_of, parts)) > self.cache_bytes:
+                return self.calibration, self.search
+            self._prepared[size] = (parts[0], parts[1])
+        return self._prepared[size]
 
     def _autocast(self) -> torch.autocast:
         kind = PRECISIONS[self.precision]
@@ -139,11 +162,8 @@ class _Scored(Candidate):
         return self.metrics
 
 
-def cached(batches: Iterable[Batch], task: Task, limit: int) -> Iterable[Batch]:
-    """The batches in a list, if they fit into `limit` bytes, else as they came.
-
-    On a CPU they stay where they are; an accelerator gets them while it has room for them as well.
-    """
+def cached(batches: Iterable[Batch], limit: int) -> Iterable[Batch]:
+    """The batches in a list, if they fit into `limit` bytes, else as they came."""
     kept: list[Batch] = []
     total = 0
     for batch in batches:

@@ -68,11 +68,12 @@ def _evaluator(cfg: DictConfig) -> CandidateEvaluator:
     key = config_sha256(cfg)
     if key not in _evaluators:
         _evaluators.clear()  # two supernets at once may not fit into memory
-        _evaluators[key] = _build_evaluator(cfg)
+        _evaluators[key] = build_evaluator(cfg)
     return _evaluators[key]
 
 
-def _build_evaluator(cfg: DictConfig) -> CandidateEvaluator:
+def build_evaluator(cfg: DictConfig, *, cache: bool = True) -> CandidateEvaluator:
+    """The evaluator that a search's jobs use; without cache it reads the images anew for every candidate."""
     if cfg.search.precision not in PRECISIONS:
         raise ConfigError(f"expected search.precision to be one of {', '.join(PRECISIONS)}, got {cfg.search.precision}")
     set_threads(cfg)
@@ -91,7 +92,7 @@ def _build_evaluator(cfg: DictConfig) -> CandidateEvaluator:
         data.search_ground_truth,
         {str(name): instantiate(objective) for name, objective in cfg.search.objectives.items()},
         _limits(cfg),
-        cfg.search.cache_mb * 2**20,
+        cfg.search.cache_mb * 2**20 if cache else 0,
         cfg.search.precision,
     )
     if cfg.search.precision != "32":

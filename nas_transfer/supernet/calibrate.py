@@ -23,11 +23,9 @@ class _Moments:
     mean: Tensor | None = None
     deviation: Tensor | None = None
 
-    def add(self, features: Tensor) -> None:
-        values = features.detach().transpose(0, 1).flatten(1).double()  # (C, N)
-        count = values.shape[1]
-        mean = values.mean(1)
-        deviation = (values - mean[:, None]).square().sum(1)
+    def add(self, count: int, mean: Tensor, variance: Tensor) -> None:
+        """Merge the population moments (C,) of `count` values a channel."""
+        mean, deviation = mean.double(), variance.double() * count
         if self.mean is None or self.deviation is None:
             self.count, self.mean, self.deviation = count, mean, deviation
             return
@@ -36,6 +34,13 @@ class _Moments:
         self.mean = self.mean + delta * (count / total)
         self.deviation = self.deviation + deviation + delta.square() * (self.count * count / total)
         self.count = total
+
+
+def _take_moments(norm: nn.Module, inputs: tuple[Tensor, ...], own: _Moments) -> None:
+    """Merge what a BatchNorm of momentum 1 has just measured, so that no value is read a second time."""
+    count = inputs[0].numel() // inputs[0].shape[1]
+    unbiased: Tensor = norm.running_var  # type: ignore[assignment]
+    own.add(count, norm.running_mean, unbiased * ((count - 1) / count))  # type: ignore[arg-type]
 
 
 def recalibrate_batch_norm(network: nn.Module, batches: Iterable[Any], forward: Callable[[Any], object]) -> int:
@@ -59,9 +64,10 @@ def recalibrate_batch_norm(network: nn.Module, batches: Iterable[Any], forward: 
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     modes = {module: module.training for module in network.modules()}
     momenta = [norm.momentum for norm in norms]
+    before = [(norm.running_mean.clone(), norm.running_var.clone()) for norm in norms]  # type: ignore[union-attr]
     moments = [_Moments() for _ in norms]
     hooks = [
-        norm.register_forward_pre_hook(lambda _, inputs, own=own: own.add(inputs[0]))  # type: ignore[misc]
+        norm.register_forward_hook(lambda norm, inputs, _, own=own: _take_moments(norm, inputs, own))  # type: ignore[misc]
         for norm, own in zip(norms, moments, strict=True)
     ]
     used = 0
@@ -69,7 +75,7 @@ def recalibrate_batch_norm(network: nn.Module, batches: Iterable[Any], forward: 
     try:
         for norm in norms:
             norm.train()
-            norm.momentum = 0.0
+            norm.momentum = 1.0  # its statistics are then those of the last batch
         with torch.no_grad():
             for batch in batches:
                 forward(batch)
@@ -81,10 +87,10 @@ def recalibrate_batch_norm(network: nn.Module, batches: Iterable[Any], forward: 
             norm.momentum = momentum
         for module, mode in modes.items():
             module.training = mode
+    for norm, own, kept in zip(norms, moments, before, strict=True):
+        mean, variance = kept if own.mean is None or own.deviation is None else (own.mean, own.deviation / own.count)
+        norm.running_mean.copy_(mean)  # type: ignore[union-attr]
+        norm.running_var.copy_(variance)  # type: ignore[union-attr]
     if not used:
         raise ValueError("expected at least one batch to recalibrate BatchNorm on, got none")
-    for norm, own in zip(norms, moments, strict=True):
-        if own.mean is not None and own.deviation is not None and norm.running_mean is not None:
-            norm.running_mean.copy_(own.mean)
-            norm.running_var.copy_(own.deviation / own.count)  # type: ignore[union-attr]
     return used

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from nas_transfer.supernet.ops import ElasticBatchNorm2d, ElasticConv2d, ElasticConvTranspose2d, ElasticLinear
 
@@ -71,3 +73,15 @@ class ConvNormActivation(nn.Module):
         """Map (B, C, H, W) to (B, C', H', W')."""
         features = self.norm(self.conv(features))
         return features if self.activation is None else self.activation(features)
+
+
+def fold_batch_norms(network: nn.Module) -> None:
+    """Fold each BatchNorm of a plain network in eval mode into the convolution before it: the same outputs, faster.
+
+    The network is changed in place and of no use for training afterwards.
+    """
+    for module in network.modules():
+        if isinstance(module, ConvNormActivation):
+            fused = fuse_conv_bn_eval(module.conv, module.norm)
+            module.conv = fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            module.norm = nn.Identity()  # type: ignore[assignment]

@@ -139,6 +139,10 @@ class Task(pl.LightningModule):
         body = self.table.body_totals(archs, [self.input_size(arch) for arch in archs])
         return body + totals_by_group(self.table.head_keys(archs), heads)
 
+    def prepared(self, batch: Batch, arch: Arch) -> Batch:
+        """An evaluation batch as `arch` sees it; archs of the same input size see the same one."""
+        return batch
+
     def run_network(self, images: Tensor) -> Any:
         """A forward pass of the network alone, on normalised images (B, 3, H, W): for latency and memory."""
         return self.network(images)

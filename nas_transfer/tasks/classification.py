@@ -64,13 +64,21 @@ class ClassificationTask(Task):
         return ClassificationTask(settings, label_smoothing=self.label_smoothing, dropout=self.dropout)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map uint8 images (B, 3, H, W) to logits (B, num_classes) at the active arch's resolution."""
+        """Map uint8 images, or those of `prepared`, to logits (B, num_classes) at the active arch's resolution."""
+        inputs = self._inputs(images, self.active_arch) if images.dtype == torch.uint8 else images
+        return self.network(inputs)
+
+    def prepared(self, batch: Batch, arch: Arch) -> Batch:
+        """The batch with images normalised and resized to the arch's resolution: float32 (B, 3, R, R)."""
+        return batch | {"images": self._inputs(batch["images"].to(self.device), arch)}
+
+    def _inputs(self, images: Tensor, arch: Arch) -> Tensor:
         mean, std = self.pixel_moments  # type: ignore[misc]
         inputs = (images - mean) / std
-        size = self.input_size(self.active_arch)
+        size = self.input_size(arch)
         if inputs.shape[-2:] != size:
             inputs = F.interpolate(inputs, size, mode="bicubic", align_corners=False)
-        return self.network(inputs.to(memory_format=torch.channels_last))
+        return inputs.to(memory_format=torch.channels_last)
 
     @property
     def active_arch(self) -> Arch:

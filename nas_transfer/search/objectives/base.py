@@ -21,7 +21,7 @@ class Candidate:
 
     Attributes:
         arch: the arch.
-        subnet: its network, a private copy with recalibrated BatchNorm, in eval mode.
+        subnet: its network, a private copy with recalibrated BatchNorm, which is folded into the convolutions.
         score: runs the subnet over the search split; all of the task's metrics.
     """
 
