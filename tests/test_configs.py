@@ -54,7 +54,8 @@ def composed(*overrides: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES, ids="=".join)
 def test_every_choice_composes_and_its_targets_take_its_arguments(group: str, choice: str) -> None:
-    found = list(targets(composed(f"{group}={choice}")))
+    stage = ["stage=search"] if group in ("objective", "sampler") else []
+    found = list(targets(composed(*stage, f"{group}={choice}")))
     assert found
     for node in found:
         bind(node)

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "nas_transfer"
 LAYERS = {
     "errors": 0, "paths": 0, "space": 0, "data": 1, "supernet": 1, "tasks": 2, "search": 3, "report": 4, "stages": 5,
-    "cli": 6, "sweeper": 6, "__main__": 7, "__version__": -1,
+    "sweeper": 6, "cli": 7, "__main__": 8, "__version__": -1,
 }  # fmt: skip
 BELOW_ALL = {"errors", "paths", "space"}
 MAY_KNOW_HYDRA = {"cli", "sweeper", "stages", "__main__"}
