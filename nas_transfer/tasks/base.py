@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytorch_lightning as pl
 import torch
 import torch.distributed as distributed
@@ -143,6 +144,9 @@ class Task(pl.LightningModule):
         """An evaluation batch as `arch` sees it; archs of the same input size see the same one."""
         return batch
 
+    def _macs_of(self, archs: Sequence[Arch]) -> npt.NDArray[np.int64]:
+        return self.cost_totals(archs).macs
+
     def run_network(self, images: Tensor) -> Any:
         """A forward pass of the network alone, on normalised images (B, 3, H, W): for latency and memory."""
         return self.network(images)
@@ -218,7 +222,7 @@ class Task(pl.LightningModule):
         archs = (
             [self.arch]
             if self.arch is not None
-            else self.sampling.draw(self.table.space, self.settings.seed, batch_index)
+            else self.sampling.draw(self.table.space, self.settings.seed, batch_index, self._macs_of)
         )
         seen = self.samples_digest + str(batch["sample_ids"].tolist())
         self.samples_digest = hashlib.sha256(seen.encode()).hexdigest()

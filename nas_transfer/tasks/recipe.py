@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -14,8 +16,11 @@ from nas_transfer.errors import ConfigError
 from nas_transfer.space import Arch, SearchSpace
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
-SCHEDULES = ("cosine", "poly", "step", "constant")
+SCHEDULES = ("cosine", "linear", "poly", "step", "constant")
 POLY_POWER = 0.9
+CANDIDATES = 32
+
+MacsOf = Callable[[Sequence[Arch]], npt.ArrayLike]
 
 
 @dataclass(frozen=True)
@@ -29,9 +34,9 @@ class Recipe:
             batch a device x `accumulate`) uses lr * b / lr_batch; null for `lr` whatever the batch.
         momentum: of SGD; Adam's first beta.
         weight_decay: applied to weights with more than one dimension, never to norms and biases.
-        schedule: ``cosine``, ``poly`` ((1 - t)^0.9, Chen et al. 2018), ``step`` (times 0.1 at each milestone),
+        schedule: ``cosine``, ``linear``, ``poly`` ((1 - t)^0.9, Chen et al. 2018), ``step`` (times 0.1 at each milestone),
             ``constant``.
-        final_factor: where ``cosine`` and ``poly`` end, as a fraction of `lr`.
+        final_factor: where ``cosine``, ``linear`` and ``poly`` end, as a fraction of `lr`.
         milestones: fractions of all steps at which ``step`` decays, e.g. 8 and 11 of 12 epochs: [0.667, 0.917].
         warmup_steps: linear warm-up from `warmup_factor` of the rate; at most a tenth of the run.
         warmup_factor: where the warm-up starts.
@@ -49,7 +54,7 @@ class Recipe:
     lr_batch: int | None
     momentum: float
     weight_decay: float
-    schedule: Literal["cosine", "poly", "step", "constant"]
+    schedule: Literal["cosine", "linear", "poly", "step", "constant"]
     final_factor: float
     milestones: tuple[float, ...]
     warmup_steps: int
@@ -103,6 +108,8 @@ class Recipe:
         factor = 1.0
         if self.schedule == "cosine":
             factor = self._down_to_final(0.5 * (1.0 + math.cos(math.pi * progress)))
+        elif self.schedule == "linear":
+            factor = self._down_to_final(1.0 - progress)
         elif self.schedule == "poly":
             factor = self._down_to_final((1.0 - progress) ** POLY_POWER)
         elif self.schedule == "step":
@@ -123,6 +130,9 @@ class ArchSampling:
         rule: ``sandwich`` (largest, `num_random` uniform ones, smallest; Yu et al. 2020, BigNAS) or ``single_path``
             (one uniform arch; Guo et al. 2020, SPOS, and DetNAS).
         num_random: random archs of a sandwich.
+        macs: null for random archs uniform in the space, or [low, high, step] for archs uniform in cost (DetNAS,
+            section 4.1): a target from low to high by step is drawn, and the nearest of `CANDIDATES` random archs in
+            the task's MACs taken.
         distillation: weight of the in-place distillation loss of the smaller archs against the largest one's outputs,
             in 0-1; the loss against the labels gets the rest. 1 is BigNAS, 0 trains every arch on the labels alone.
 
@@ -132,9 +142,14 @@ class ArchSampling:
 
     rule: Literal["sandwich", "single_path"]
     num_random: int
+    macs: tuple[float, float, float] | None
     distillation: float
 
     def __post_init__(self) -> None:
+        if self.macs is not None:
+            object.__setattr__(self, "macs", tuple(float(value) for value in self.macs))
+            if len(self.macs) != 3 or not 0 < self.macs[0] <= self.macs[1] or not self.macs[2] > 0:
+                raise ConfigError(f"expected sampling.macs as [low, high, step] or null, got {list(self.macs)}")
         if self.rule not in ("sandwich", "single_path"):
             raise ConfigError(f"expected sampling.rule to be sandwich or single_path, got {self.rule!r}")
         if self.num_random < 0 or not 0 <= self.distillation <= 1:
@@ -148,10 +163,22 @@ class ArchSampling:
         """How many forward and backward passes one batch costs."""
         return self.num_random + 2 if self.rule == "sandwich" else 1
 
-    def draw(self, space: SearchSpace, seed: int, step: int) -> list[Arch]:
-        """The archs of one step: a function of (seed, step) alone, so that all ranks and a resumed run agree."""
+    def draw(self, space: SearchSpace, seed: int, step: int, macs_of: MacsOf) -> list[Arch]:
+        """The archs of one step: a function of (seed, step) alone, so that all ranks and a resumed run agree.
+
+        Args:
+            macs_of: the MACs (N,) of archs, asked for only where archs are to be uniform in them.
+        """
         generator = np.random.default_rng([seed, step])
         if self.rule == "single_path":
-            return [space.sample(generator)]
-        between = [space.sample(generator) for _ in range(self.num_random)]
+            return [self._random(space, generator, macs_of)]
+        between = [self._random(space, generator, macs_of) for _ in range(self.num_random)]
         return [space.largest(), *between, space.smallest()]
+
+    def _random(self, space: SearchSpace, generator: np.random.Generator, macs_of: MacsOf) -> Arch:
+        if self.macs is None:
+            return space.sample(generator)
+        low, high, step = self.macs
+        target = low + step * generator.integers(0, int((high - low) / step) + 1)
+        archs = [space.sample(generator) for _ in range(CANDIDATES)]
+        return archs[int(np.abs(np.asarray(macs_of(archs)) - target).argmin())]

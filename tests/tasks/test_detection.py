@@ -26,7 +26,7 @@ def make_task(arch: Arch | None = None, distillation: float = 0.0) -> DetectionT
     torch.manual_seed(0)
     settings = TaskSettings(
         table=load_supernet("bignas_nano"), arch=arch, num_classes=3, recipe=recipe(),
-        sampling=ArchSampling("sandwich", 2, distillation), seed=0, total_steps=10,
+        sampling=ArchSampling("sandwich", 2, None, distillation), seed=0, total_steps=10,
     )  # fmt: skip
     return DetectionTask(settings, category_ids=[1, 2, 3], detector=SIZES)
 

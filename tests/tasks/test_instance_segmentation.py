@@ -28,7 +28,7 @@ def make_task(arch: Arch | None = None) -> InstanceSegmentationTask:
     torch.manual_seed(0)
     settings = TaskSettings(
         table=load_supernet("bignas_nano"), arch=arch, num_classes=3, recipe=recipe(),
-        sampling=ArchSampling("sandwich", 2, 0.0), seed=0, total_steps=10,
+        sampling=ArchSampling("sandwich", 2, None, 0.0), seed=0, total_steps=10,
     )  # fmt: skip
     return InstanceSegmentationTask(settings, category_ids=[1, 2, 3], detector=MASK_SIZES)
 

@@ -30,7 +30,7 @@ def make_task(arch: Arch | None = None, distillation: float = 0.5, size: tuple[i
     torch.manual_seed(0)
     settings = TaskSettings(
         table=load_supernet("bignas_nano"), arch=arch, num_classes=4, recipe=recipe(),
-        sampling=ArchSampling("sandwich", 2, distillation), seed=0, total_steps=10,
+        sampling=ArchSampling("sandwich", 2, None, distillation), seed=0, total_steps=10,
     )  # fmt: skip
     return PoseTask(settings, head=HEAD, input_size=size, category_id=3, flip_pairs=[[1, 2]], sigmas=SIGMAS)
 

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -18,6 +19,31 @@ def recipe(**changes: object) -> Recipe:
         "accumulate": 1, "drop_path": 0.0,
     }  # fmt: skip
     return Recipe(**(settings | changes))  # type: ignore[arg-type]
+
+
+def no_costs(archs: object) -> list[float]:
+    raise AssertionError("asked for costs that nothing depends on")
+
+
+def test_archs_may_be_uniform_in_cost_instead_of_in_the_space() -> None:
+    space = load_supernet("bignas_nano").space
+    sampling = ArchSampling("single_path", 2, (200.0, 1000.0, 100.0), 0.0)
+
+    def sum_of_widths(archs: list) -> list[float]:
+        return [float(sum(arch.group("width"))) for arch in archs]
+
+    drawn = [sum_of_widths(sampling.draw(space, 0, step, sum_of_widths))[0] for step in range(300)]
+    plain = [float(sum(space.sample(np.random.default_rng(step)).group("width"))) for step in range(300)]
+    low, high = min(plain), max(plain)
+    assert np.mean(drawn) == pytest.approx(np.clip(np.arange(200, 1001, 100), low, high).mean(), abs=0.2 * (high - low))
+    assert np.std(drawn) > 1.3 * np.std(plain)
+    assert sampling.draw(space, 0, 3, sum_of_widths) == sampling.draw(space, 0, 3, sum_of_widths)
+    with pytest.raises(ConfigError, match=r"\[low, high, step\]"):
+        ArchSampling("single_path", 2, (300.0, 200.0, 10.0), 0.0)
+
+
+def test_linear_falls_evenly() -> None:
+    assert [recipe(schedule="linear").lr_factor(step, 4) for step in range(5)] == pytest.approx([1, 0.75, 0.5, 0.25, 0])
 
 
 def test_cosine_falls_from_one_to_zero() -> None:
@@ -71,19 +97,19 @@ def test_a_value_that_cannot_be_used_is_named(changes: dict[str, object], named:
 
 def test_a_sandwich_holds_the_largest_first_and_the_smallest_last() -> None:
     space = load_supernet("bignas_nano").space
-    sampling = ArchSampling("sandwich", 2, 1.0)
-    archs = sampling.draw(space, seed=1, step=5)
+    sampling = ArchSampling("sandwich", 2, None, 1.0)
+    archs = sampling.draw(space, 1, 5, no_costs)
     assert len(archs) == sampling.archs_per_step == 4
     assert (archs[0], archs[-1]) == (space.largest(), space.smallest())
-    assert archs == sampling.draw(space, seed=1, step=5)
-    assert archs[1:3] != sampling.draw(space, seed=1, step=6)[1:3]
-    assert archs[1:3] != sampling.draw(space, seed=2, step=5)[1:3]
+    assert archs == sampling.draw(space, 1, 5, no_costs)
+    assert archs[1:3] != sampling.draw(space, 1, 6, no_costs)[1:3]
+    assert archs[1:3] != sampling.draw(space, 2, 5, no_costs)[1:3]
 
 
 def test_single_path_draws_every_choice_of_every_gene_about_equally_often() -> None:
     space = load_supernet("bignas_nano").space
-    sampling = ArchSampling("single_path", 2, 0.0)
-    drawn = [sampling.draw(space, seed=0, step=step) for step in range(600)]
+    sampling = ArchSampling("single_path", 2, None, 0.0)
+    drawn = [sampling.draw(space, 0, step, no_costs) for step in range(600)]
     assert all(len(archs) == 1 for archs in drawn)
     for gene in space.genes:
         counts = torch.tensor([sum(archs[0][gene.name] == choice for archs in drawn) for choice in gene.choices])

@@ -35,7 +35,7 @@ def make_task(arch: Arch | None = None, distillation: float = 0.5) -> Segmentati
     torch.manual_seed(0)
     settings = TaskSettings(
         table=load_supernet("bignas_nano"), arch=arch, num_classes=4, recipe=recipe(),
-        sampling=ArchSampling("sandwich", 2, distillation), seed=0, total_steps=10,
+        sampling=ArchSampling("sandwich", 2, None, distillation), seed=0, total_steps=10,
     )  # fmt: skip
     return SegmentationTask(settings, head=HEAD, evaluation=WHOLE, input_size=(64, 96), class_names=list("abcd"))
 

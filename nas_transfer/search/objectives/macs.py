@@ -1,4 +1,4 @@
-"""Multiply-accumulates of a candidate at the task's own input size: convolutions and linear layers."""
+"""Multiply-accumulates of a candidate: convolutions and linear layers."""
 
 from __future__ import annotations
 
@@ -13,15 +13,24 @@ from nas_transfer.tasks.base import Task
 
 
 class Macs:
-    """All multiply-accumulates, of the body and of what follows it, for one image."""
+    """Multiply-accumulates for one image: of the whole network, or of its body at an input size of choice.
+
+    Args:
+        direction: ``minimize``.
+        body_size: (H, W) at which the body alone is counted, as DetNAS limits it; None for the whole network at the
+            task's own input size.
+    """
 
     measured_first = True
 
-    def __init__(self, direction: Direction) -> None:
+    def __init__(self, direction: Direction, body_size: Sequence[int] | None) -> None:
         self.direction = direction
+        self.body_size = None if body_size is None else (int(body_size[0]), int(body_size[1]))
 
     def of_archs(self, task: Task, archs: Sequence[Arch]) -> npt.NDArray[np.float64]:
         """The values (N,)."""
+        if self.body_size is not None:
+            return task.table.body_totals(archs, [self.body_size] * len(archs)).macs.astype(np.float64)
         return task.cost_totals(archs).macs.astype(np.float64)
 
     def measure(self, candidate: Candidate) -> float:
