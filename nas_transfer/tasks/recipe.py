@@ -34,7 +34,7 @@ class Recipe:
             batch a device x `accumulate`) uses lr * b / lr_batch; null for `lr` whatever the batch.
         momentum: of SGD; Adam's first beta.
         weight_decay: applied to weights with more than one dimension, never to norms and biases.
-        schedule: ``cosine``, ``linear``, ``poly`` ((1 - t)^0.9, Chen et al. 2018), ``step`` (times 0.1 at each milestone),
+        schedule: ``cosine``, ``linear``, ``poly`` ((1 - t)^0.9, Chen et al. 2018), ``step`` (x 0.1 at each milestone),
             ``constant``.
         final_factor: where ``cosine``, ``linear`` and ``poly`` end, as a fraction of `lr`.
         milestones: fractions of all steps at which ``step`` decays, e.g. 8 and 11 of 12 epochs: [0.667, 0.917].

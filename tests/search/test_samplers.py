@@ -1,0 +1,174 @@
+"""What is asked: new, feasible, the same for the same seed however a search was cut up; and never an endless loop."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from nas_transfer.errors import ConfigError
+from nas_transfer.paths import conf_dir
+from nas_transfer.search.problem import Costs, Limit, Problem
+from nas_transfer.search.samplers.base import ArchSampler, History, arch_of, ask
+from nas_transfer.search.samplers.screen import QuadraticScreen
+from nas_transfer.space import Arch, Gene, SearchSpace
+
+SPACE = SearchSpace(
+    "toy", (Gene("resolution", (32, 64)), *(Gene(f"depth.{k}", (1, 2, 3, 5)) for k in range(6)), Gene("x", (0, 8)))
+)
+NAMES = sorted(path.stem for path in (conf_dir() / "sampler").glob("*.yaml"))
+FAST = [name for name in NAMES if name != "gp"]
+
+
+def size(archs: Sequence[Arch]) -> np.ndarray:
+    return np.array([sum(arch.values[1:]) for arch in archs], dtype=float)
+
+
+def costs(archs: Sequence[Arch]) -> Costs:
+    return {"size": size(archs)}
+
+
+def build(name: str, problem: Problem, seed: int = 0, **options: Any) -> ArchSampler:
+    cfg = OmegaConf.load(conf_dir() / "sampler" / f"{name}.yaml")
+    if name == "pareto_evolution":
+        options = {"num_random": 6} | options
+    elif name == "evolution":
+        options = {"population": 6, "parents": 3, "mutations": 2, "crossovers": 2} | options
+    return instantiate(OmegaConf.merge(cfg, options))(problem=problem, seed=seed)
+
+
+def score(arch: Arch) -> list[float]:
+    """Minus a made-up score, and the size."""
+    return [-float(np.sqrt(arch.values[1:]).sum()) - 0.01 * arch.values[-1], float(size([arch])[0])]
+
+
+def asked(name: str, problem: Problem, trials: int, seed: int = 0, restart_at: int | None = None) -> list[Arch]:
+    """What a study asks in batches of six; optionally a new sampler goes on at a trial, as after a kill."""
+    study = optuna.create_study(directions=["minimize", "minimize"], sampler=build(name, problem, seed))
+    archs: list[Arch] = []
+    for start in range(0, trials, 6):
+        batch = []
+        for number in range(start, min(trials, start + 6)):
+            if number == restart_at:
+                study.sampler = build(name, problem, seed)
+            batch.append(ask(study, problem.space))
+        for trial in batch:
+            archs.append(arch_of(problem.space, trial.params))
+            study.tell(trial, score(archs[-1]))
+    return archs
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_archs_are_new_feasible_and_begin_with_the_ends(name: str) -> None:
+    problem = Problem(SPACE, {"resolution": 64}, {"size": Limit(high=20)}, costs)
+    archs = asked(name, problem, 40)
+    assert len({arch.values for arch in archs}) == 40
+    assert size(archs).max() <= 20
+    assert {arch["resolution"] for arch in archs} == {64}
+    assert archs[0].values == (64, 1, 1, 1, 1, 1, 1, 0)
+    free = asked(name, Problem(SPACE), 2)
+    assert free == [SPACE.smallest(), SPACE.largest()]
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_a_sampler_that_starts_anew_in_the_middle_asks_the_same(name: str) -> None:
+    problem = Problem(SPACE)
+    whole = asked(name, problem, 30)
+    assert asked(name, problem, 30, restart_at=15) == whole
+    assert asked(name, problem, 30, seed=1)[2:] != whole[2:]
+
+
+@pytest.mark.slow
+def test_the_gaussian_process_takes_two_objectives_and_limits() -> None:
+    pytest.importorskip("scipy")
+    problem = Problem(SPACE, {}, {"size": Limit(high=20)}, costs)
+    sampler = build("gp", problem, build={"n_startup_trials": 4})
+    study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
+    for _ in range(8):
+        trial = ask(study, SPACE)
+        study.tell(trial, score(arch_of(SPACE, trial.params)))
+    assert all(size([arch_of(SPACE, trial.params)])[0] <= 20 for trial in study.trials)
+
+
+def test_evolution_breeds_from_the_best_by_the_first_objective() -> None:
+    sampler = build("evolution", Problem(SPACE), parents=1, mutation=0.01)
+    history = History()
+    best = SPACE.from_dict({"resolution": 32, "depth": [5, 1, 5, 1, 5, 1], "x": 8})
+    history.add(best, [-9.0, 99.0])
+    for _ in range(5):
+        history.add(SPACE.sample(np.random.default_rng(3)), [-1.0, 0.0])
+    rng = np.random.default_rng(0)
+    mutated = [sampler.propose(history, 6, rng) for _ in range(20)]
+    differing = [sum(a != b for a, b in zip(arch.values, best.values, strict=True)) for arch in mutated]
+    assert max(differing) <= 2
+    assert [sampler.propose(history, 8, rng) for _ in range(3)] == [best] * 3  # both parents are the best
+    assert len({sampler.propose(history, 11, rng).values for _ in range(9)}) > 5  # the rest of a generation is random
+
+
+def test_a_space_that_is_used_up_repeats_instead_of_looping() -> None:
+    tiny = SearchSpace("tiny", (Gene("a", (1, 2)), Gene("b", (1, 2))))
+    sampler = build("random", Problem(tiny))
+    history = History()
+    for number in range(6):
+        history.add(sampler.next_arch(history, number), [0.0, 0.0])
+    assert len(history.seen) == 4
+
+
+def test_rare_feasible_archs_are_found_and_none_is_an_error_with_the_nearest_value() -> None:
+    rare = Problem(SPACE, {}, {"size": Limit(high=6)}, costs)  # two archs of 16384
+    assert rare.draw(np.random.default_rng(0)).values[1:] == (1, 1, 1, 1, 1, 1, 0)
+    narrow = Problem(SPACE, {}, {"size": Limit(low=29.5, high=30.5)}, costs)
+    assert size([narrow.draw(np.random.default_rng(0))])[0] == 30
+    with pytest.raises(ConfigError, match=r"size with max 5 \(nearest found: 6\)"):
+        Problem(SPACE, {}, {"size": Limit(high=5)}, costs).draw(np.random.default_rng(0))
+    with pytest.raises(ConfigError, match="min below its max"):
+        Limit(3, 2)
+
+
+def test_the_screen_prefers_what_a_bilinear_surface_rewards() -> None:
+    rng = np.random.default_rng(0)
+    history = History()
+
+    def surface(arch: Arch) -> list[float]:
+        x = SPACE.encode(arch) / 3
+        return [-float(x[1] + x[2] * x[3] - 0.5 * x[4]), float(x.sum())]
+
+    for _ in range(120):
+        arch = SPACE.sample(rng)
+        history.add(arch, surface(arch))
+    values = history.values
+    from nas_transfer.search.pareto import non_dominated
+
+    front = values[non_dominated(values)]
+    picks, ranks = QuadraticScreen(SPACE), []
+    for _ in range(20):
+        archs = [SPACE.sample(rng) for _ in range(16)]
+        ahead = [(front - surface(arch)).max(1).min() for arch in archs]
+        ranks.append(sorted(ahead, reverse=True).index(ahead[archs.index(picks.best(archs, history, front))]))
+    assert np.mean(ranks) < 2
+
+
+def test_the_journal_keeps_a_study_whose_last_line_was_cut_off(tmp_path: Path) -> None:
+    from nas_transfer.search.study import JOURNAL_FILE, Outcome, Study
+
+    def opened() -> Study:
+        sampler = build("random", Problem(SPACE))
+        return Study(tmp_path, None, SPACE, {"score": "maximize", "size": "minimize"}, sampler)
+
+    study = opened()
+    first = study.ask()
+    study.tell(first[0], Outcome({"score": 0.5, "size": 3.0}))
+    second = study.ask()
+    journal = tmp_path / JOURNAL_FILE
+    content = journal.read_bytes()
+    for cut in (1, 30, 200, 700):
+        journal.write_bytes(content[:-cut])
+        again = opened()
+        assert again.told()[0].arch == first[1]
+        assert again.open_trials() in ([second], [])
+        if not again.open_trials():
+            assert again.ask() == second
