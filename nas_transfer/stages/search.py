@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from nas_transfer.errors import ConfigError
 from nas_transfer.report.manifest import RESULT_FILE, write_json_atomically
@@ -113,7 +113,7 @@ def _tell_of_the_precision(evaluator: CandidateEvaluator) -> None:
 
 def _limits(cfg: DictConfig) -> dict[str, Limit]:
     limits = {}
-    for name, bounds in cfg.search.constraints.items():
+    for name, bounds in (cfg.search.constraints or {}).items():
         if name not in cfg.search.objectives:
             raise ConfigError(
                 f"expected search.constraints of the objectives {', '.join(cfg.search.objectives)}, got {name}: "
@@ -180,7 +180,7 @@ class _Search:
         )  # fmt: skip
         self.loop.run()
         front = self.front()
-        picked = pick(front, self.cfg.pick, self.cfg.pick_under)
+        picked = pick(front, self.cfg.pick, self.cfg.pick_under or {})
         write_front(self.folder, front, picked, self.costs_of, write_json_atomically)
         self.write_result(front, picked)
         self.show(front, picked)
@@ -280,8 +280,7 @@ def make_problem(cfg: DictConfig, task: Task, objectives: Mapping[str, Any]) -> 
     frozen = {}
     if not task.input_follows_arch:
         frozen = {name: space.largest()[name] for name in task.table.classifier_genes}
-    for name, value in OmegaConf.to_container(cfg.search.frozen).items():  # type: ignore[union-attr]
-        frozen[str(name)] = value
+    frozen |= {str(name): value for name, value in (cfg.search.frozen or {}).items()}
     space.sample(np.random.default_rng(0), frozen)  # ArchError for a gene that there is not
     known = {name: limit for name, limit in _limits(cfg).items() if hasattr(objectives[name], "of_archs")}
 

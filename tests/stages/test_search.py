@@ -1,0 +1,282 @@
+"""A search from its command to its front: killed and gone on with, with failing candidates, split into any jobs."""
+
+import copy
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+import nas_transfer.cli  # noqa: F401  registers the resolvers and the sweeper
+from nas_transfer.errors import ConfigError, RunError
+from nas_transfer.paths import conf_dir
+from nas_transfer.search.loop import Job
+from nas_transfer.search.objectives.base import Candidate
+from nas_transfer.space import resolve_arch
+from nas_transfer.stages import search as stage
+from nas_transfer.stages.training import train
+from tests.conftest import load_supernet
+from tests.test_cli import run, sentence
+
+CLASSIFY = [
+    "task=shapes_cls", "data.draw.num_train=60", "data.draw.num_val=12", "data.draw.image_size=48",
+    "data.batch_size=10", "data.image_size=48", "data.search_fraction=0.3", "calibration_images=12", "num_threads=1",
+    "seed=1",
+]  # fmt: skip
+SEARCH = ["stage=search", "search.frozen={resolution: 48}", "search.ask_batch=10", "search.sampler.num_random=10"]
+
+
+@pytest.fixture(scope="module")
+def supernet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data and the weights of a supernet after three steps."""
+    folder = tmp_path_factory.mktemp("supernet")
+    overrides = ["stage=pretrain", "arch=supernet", "trainer.max_steps=3", "trainer.enable_progress_bar=false"]
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = compose("config", [*CLASSIFY, *overrides, f"data.root={folder}/data"])
+    train(cfg, folder)
+    return folder
+
+
+def arguments(supernet: Path, *overrides: str) -> list[str]:
+    return [*CLASSIFY, *SEARCH, f"data.root={supernet}/data", f"weights={supernet}", *overrides]
+
+
+def searched(folder: Path, supernet: Path, *overrides: str) -> dict:
+    """Run a search and its jobs in this process; the written front."""
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = compose(
+            "config", arguments(supernet, f"run_dir={folder}", "name=mine", *overrides), return_hydra_config=True
+        )
+
+    def launch(jobs: Sequence[Job]) -> list[str | None]:
+        for job in jobs:
+            own = copy.deepcopy(cfg)
+            own.search.job = str(job.path)
+            stage.run(own, folder)
+        return [None] * len(jobs)
+
+    stage.search(cfg, cfg.hydra, launch)
+    return json.loads((folder / "front.json").read_text())
+
+
+def trials(folder: Path) -> dict[int, dict]:
+    return {int(path.stem): json.loads(path.read_text()) for path in (folder / "trials").glob("*.json")}
+
+
+def asked(folder: Path) -> dict[int, dict]:
+    found = {}
+    for path in (folder / "jobs").glob("*.json"):
+        found |= {entry["number"]: entry["arch"] for entry in json.loads(path.read_text())["trials"]}
+    return found
+
+
+def without_times(outcomes: dict[int, dict]) -> dict[int, dict]:
+    return {number: {**outcome, "seconds": 0} for number, outcome in outcomes.items()}
+
+
+def test_a_front_is_written_with_arch_files_and_picked_again_without_searching(tmp_path: Path, supernet: Path) -> None:
+    front = searched(tmp_path, supernet, "search.trials=24")
+    members = front["front"]
+    scores, macs = ([member["values"][name] for member in members] for name in ("score", "macs"))
+    assert scores == sorted(scores, reverse=True)
+    assert macs == sorted(macs, reverse=True)
+    outcomes = trials(tmp_path)
+    assert len(outcomes) == 24
+    for outcome in outcomes.values():  # nothing dominates a member
+        assert not any(
+            outcome["values"]["score"] >= score and outcome["values"]["macs"] < cost
+            for score, cost in zip(scores, macs, strict=True)
+        )
+    space = load_supernet("bignas_nano").space
+    for member in members:
+        arch = resolve_arch(str(tmp_path / member["file"]), space, [])
+        assert arch is not None
+        assert arch.to_dict() == member["arch"]
+        assert member["costs"]["macs"]["total"] == member["values"]["macs"]
+        assert member["costs"]["input_size"] == [48, 48]
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["arch"] in [member["arch"] for member in members]
+    assert 0 < result["search"]["hypervolume"] < 1
+
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "trials").iterdir()}
+    again = searched(tmp_path, supernet, "search.trials=24", "pick=best", f"pick_under={{macs: {macs[-1]}}}")
+    assert again["picked"] == members[-1]["trial"]
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "trials").iterdir()} == before
+    assert resolve_arch(str(tmp_path / "archs/picked.yaml"), space, []).to_dict() == members[-1]["arch"]
+    with pytest.raises(ConfigError, match="the nearest has"):
+        searched(tmp_path, supernet, "search.trials=24", "pick_under={macs: 1}")
+
+
+def test_neither_jobs_nor_going_on_for_longer_change_what_is_asked_or_scored(tmp_path: Path, supernet: Path) -> None:
+    folders = [tmp_path / name for name in ("one", "many", "stopped")]
+    searched(folders[0], supernet, "search.trials=25", "search.trials_per_job=25")
+    searched(folders[1], supernet, "search.trials=25", "search.trials_per_job=3")
+    for count in (10, 20, 25):  # more trials each time
+        searched(folders[2], supernet, f"search.trials={count}", "search.trials_per_job=2")
+    for other in folders[1:]:
+        assert without_times(trials(other)) == without_times(trials(folders[0]))
+        assert asked(other) == asked(folders[0])
+
+
+def test_the_same_arch_always_has_the_same_score_and_the_evaluate_stage_has_it_too(
+    tmp_path: Path, supernet: Path
+) -> None:
+    front = searched(tmp_path, supernet, "search.trials=3")
+    member = front["front"][0]
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = compose("config", arguments(supernet, "search.trials=3"))
+    evaluator = stage.build_evaluator(cfg)
+    arch = evaluator.supernet.table.space.from_dict(member["arch"])
+    before = {name: tensor.clone() for name, tensor in evaluator.supernet.state_dict().items()}
+    for _ in range(2):
+        assert evaluator.evaluate(arch).values["score"] == member["values"]["score"]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in evaluator.supernet.state_dict().items())
+    # Folded norms and cached batches against the plain way: extract, calibrate, count.
+    subnet = evaluator.supernet.extract(arch)
+    subnet.calibrate(evaluator.calibration)
+    subnet.eval()
+    right = total = 0
+    with torch.no_grad():
+        for batch in evaluator.search:
+            right += int((subnet(batch["images"]).argmax(1) == batch["labels"]).sum())
+            total += len(batch["labels"])
+    assert member["values"]["score"] == pytest.approx(right / total)
+
+
+class Faulty:
+    """An objective that fails in the ways that candidates do."""
+
+    direction = "minimize"
+    measured_first = True
+
+    def __init__(self, direction: str, every: bool = False) -> None:
+        self.every = every
+        self.calls = 0
+
+    def measure(self, candidate: Candidate) -> float:
+        self.calls += 1
+        if self.every or self.calls == 3:
+            raise ValueError("this one\nis broken")
+        if self.calls == 5:
+            return math.nan
+        if self.calls == 7:
+            raise torch.OutOfMemoryError("no memory left")
+        return float(self.calls)
+
+
+FAULTY = "+search.objectives.faulty={_target_: tests.stages.test_search.Faulty, direction: minimize"
+
+
+def test_failing_candidates_are_recorded_with_the_reason_and_the_search_goes_on(tmp_path: Path, supernet: Path) -> None:
+    front = searched(tmp_path, supernet, "search.trials=12", FAULTY + "}")
+    reasons = {number: outcome["reason"] for number, outcome in trials(tmp_path).items() if outcome["reason"]}
+    assert reasons == {
+        2: "ValueError: this one is broken",
+        4: "expected a number for faulty, got nan",
+        6: "OutOfMemoryError: no memory left",
+    }
+    assert not {member["trial"] for member in front["front"]} & set(reasons)
+    assert json.loads((tmp_path / "result.json").read_text())["search"]["failed"] == 3
+    with pytest.raises(RunError, match=r"max_failures=4.*trial 9: ValueError: this one is broken"):
+        searched(tmp_path / "all", supernet, "search.trials=30", "search.max_failures=4", FAULTY + ", every: true}")
+
+
+def test_a_job_without_results_fails_its_trials_with_its_reason(tmp_path: Path, supernet: Path) -> None:
+    from nas_transfer.report.manifest import write_json_atomically
+    from nas_transfer.search.loop import SearchLoop, trial_file, write_outcome
+    from nas_transfer.search.study import Outcome, Study
+    from tests.search.test_samplers import SPACE, Problem, build
+
+    study = Study(tmp_path, None, SPACE, {"score": "maximize"}, build("random", Problem(SPACE)))
+
+    def launch(jobs: Sequence[Job]) -> list[str | None]:
+        for number in jobs[0].numbers[:1]:  # the first job dies after its first candidate
+            write_outcome(trial_file(tmp_path, number), Outcome({"score": 0.5}), write_json_atomically)
+        for number in jobs[1].numbers:
+            write_outcome(
+                trial_file(tmp_path, number),
+                Outcome({"score": math.inf}),
+                lambda path, content: path.write_text(json.dumps(content)),
+            )
+        return ["it was killed", None]
+
+    loop = SearchLoop(
+        study, tmp_path, trials=5, ask_batch=5, trials_per_job=3, max_failures=9, launch=launch,
+        write=write_json_atomically, after_batch=lambda: None,
+    )  # fmt: skip
+    loop.run()
+    assert [trial.number for trial in study.told()] == [0]
+    reasons = dict(study.failures())
+    assert reasons[1] == reasons[2] == "it was killed"
+    assert "inf" in reasons[3]
+
+
+def test_limits_that_have_to_be_measured_leave_candidates_out_before_they_are_scored(
+    tmp_path: Path, supernet: Path
+) -> None:
+    searched(
+        tmp_path, supernet, "search.trials=12", "objective=[score,macs,memory_mb]",
+        "search.constraints={memory_mb: {max: 3}}",
+    )  # fmt: skip
+    outcomes = trials(tmp_path)
+    out = [outcome for outcome in outcomes.values() if outcome["left_out"]]
+    assert 0 < len(out) < 12
+    assert all(
+        "outside search.constraints.memory_mb" in outcome["reason"] and not outcome["metrics"] for outcome in out
+    )
+    assert all(outcome["values"]["memory_mb"] <= 3 for outcome in outcomes.values() if not outcome["left_out"])
+
+
+def test_constraints_are_kept_or_refused_before_anything_is_evaluated(tmp_path: Path, supernet: Path) -> None:
+    searched(tmp_path / "kept", supernet, "search.trials=8", "search.constraints={macs: {max: 3e6}}")
+    assert all(outcome["values"]["macs"] <= 3e6 for outcome in trials(tmp_path / "kept").values())
+    with pytest.raises(ConfigError, match=r"macs with max 1000 \(nearest found: \d"):
+        searched(tmp_path / "none", supernet, "search.trials=8", "search.constraints={macs: {max: 1000}}")
+    assert not (tmp_path / "none" / "trials").exists()
+    with pytest.raises(ConfigError, match=r"objective=\[score,macs,params\]"):
+        searched(tmp_path / "other", supernet, "search.constraints={params: {max: 1000}}")
+
+
+@pytest.mark.slow
+def test_a_search_that_is_killed_three_times_ends_like_one_that_is_not(tmp_path: Path, supernet: Path) -> None:
+    command = arguments(supernet, "search.trials=200", "search.trials_per_job=4", "name=mine")
+    run(tmp_path, *command, "runs=whole")
+    killed, whole = (tmp_path / runs / "search/shapes_cls/mine" for runs in ("killed", "whole"))
+    written: dict[int, float] = {}
+    for least in (3, 60, 130):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "nas_transfer", *command, "runs=killed"],
+            cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        deadline = time.monotonic() + 120
+        while len(list(killed.glob("trials/*.json"))) < least:
+            assert process.poll() is None, "the search ended before it was killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        for path in killed.glob("trials/*.json"):
+            written.setdefault(int(path.stem), path.stat().st_mtime_ns)
+    assert len(written) < 200
+    done = run(tmp_path, *command, "runs=killed")
+    assert "200 trials, 0 failed" in done.stdout
+    for number, time_of_writing in written.items():  # no candidate with a result ran again
+        assert (killed / f"trials/{number}.json").stat().st_mtime_ns == time_of_writing
+    assert without_times(trials(killed)) == without_times(trials(whole))
+    assert (killed / "front.json").read_text() == (whole / "front.json").read_text()
+    assert len(trials(killed)) == 200
+
+
+@pytest.mark.slow
+def test_what_a_user_gets_wrong_is_one_sentence(tmp_path: Path, supernet: Path) -> None:
+    assert "weights=" in sentence(run(tmp_path, "stage=search", "task=shapes_cls", code=2))
+    assert "one value for weights" in run(tmp_path, "-m", *arguments(supernet)[:-1], "weights=a,b", code=2).stderr
+    devices = run(tmp_path, "-m", "task=shapes_cls", "trainer.devices=2", "trainer.accelerator=cpu", code=2)
+    assert "hydra/launcher=slurm" in devices.stderr
