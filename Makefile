@@ -13,8 +13,10 @@ $(READY): pyproject.toml
 	$(BIN)/pip install --quiet -e '.[dev]'
 	touch $(READY)
 
-demo: $(READY)  ## train and score a detector on the embedded data (about two minutes on two cores, after the set-up)
-	$(BIN)/python -m nas_transfer
+demo: $(READY)  ## pretrain a supernet, take it to detection, search it: on embedded data, some minutes on two cores
+	$(BIN)/python -m nas_transfer experiment=demo_1_pretrain
+	$(BIN)/python -m nas_transfer experiment=demo_2_finetune
+	$(BIN)/python -m nas_transfer experiment=demo_3_search
 
 test: $(READY)  ## run all tests
 	$(BIN)/python -m pytest
@@ -26,8 +28,10 @@ lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(READY)  ## time the supernet against static subnets
+bench: $(READY)  ## time the supernet against static subnets, candidate evaluation, costs
 	$(BIN)/python scripts/bench_supernet.py
+	$(BIN)/python scripts/bench_evaluate.py
+	$(BIN)/python scripts/bench_costs.py
 
 wheel: $(READY)  ## build dist/*.whl, which holds conf/ too
 	$(BIN)/python -m build --wheel --no-isolation

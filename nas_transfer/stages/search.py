@@ -6,9 +6,10 @@ wherever the launcher puts it.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-import socket
+import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -24,7 +25,7 @@ from nas_transfer.errors import ConfigError
 from nas_transfer.report.manifest import RESULT_FILE, write_json_atomically
 from nas_transfer.search.evaluate import PRECISIONS, CandidateEvaluator
 from nas_transfer.search.front import Front, front_of, pick, share_of_hypervolume, write_front
-from nas_transfer.search.loop import Launch, SearchLoop, read_job, trial_file, write_outcome
+from nas_transfer.search.loop import JOBS, Launch, SearchLoop, read_job, trial_file, write_outcome
 from nas_transfer.search.problem import Costs, Limit, Problem
 from nas_transfer.search.study import Study, Trial, signs, study_lock
 from nas_transfer.stages.build import build_data, build_table, build_task, set_threads
@@ -34,6 +35,9 @@ from nas_transfer.tasks.base import Task
 from nas_transfer.tasks.checkpoint import checkpoint_arch, load_checkpoint, load_network
 
 logger = logging.getLogger(__name__)
+
+STARTED = ".started"
+QUEUE_SECONDS = 5.0
 
 _evaluators: dict[str, CandidateEvaluator] = {}
 """The one evaluator of this process, by its configuration's hash: later jobs find supernet and images loaded."""
@@ -49,10 +53,8 @@ def run(cfg: DictConfig, folder: Path) -> None:
         raise ConfigError("expected a search to run as a sweep, got hydra.mode=RUN: leave hydra.mode out")
     path = Path(cfg.search.job)
     log_to(folder)
-    write_json_atomically(
-        path.with_suffix(".started"),
-        {"host": socket.gethostname(), "pid": os.getpid(), "slurm_job": os.environ.get("SLURM_JOB_ID")},
-    )
+    if (slurm_job := _slurm_job()) is not None:
+        write_json_atomically(path.with_suffix(STARTED), {"slurm_job": slurm_job})
     evaluator = _evaluator(cfg)
     for number, arch in read_job(path, evaluator.supernet.table.space):
         file = trial_file(path.parent.parent, number)
@@ -62,6 +64,37 @@ def run(cfg: DictConfig, folder: Path) -> None:
         write_outcome(file, outcome, write_json_atomically)
         shown = ", ".join(f"{name} {value:.6g}" for name, value in outcome.values.items())
         logger.info("trial %d: %s (%.2f s)", number, shown or outcome.reason, outcome.seconds)
+
+
+def _slurm_job() -> str | None:
+    """The id of the SLURM job that this process runs in, as SLURM's commands take it."""
+    if "SLURM_ARRAY_TASK_ID" in os.environ:
+        return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return os.environ.get("SLURM_JOB_ID")
+
+
+def wait_for_jobs(folder: Path) -> None:
+    """Wait until no SLURM job of an earlier start of this search runs: what it evaluates need not be done twice."""
+    for path in sorted((folder / JOBS).glob(f"*{STARTED}")):
+        job = json.loads(path.read_text())["slurm_job"]
+        told = False
+        while _runs(job):
+            if not told:
+                logger.info("waiting for SLURM job %s, which an earlier start of this search left running", job)
+                told = True
+            time.sleep(QUEUE_SECONDS)
+        path.unlink()
+
+
+def _runs(job: str) -> bool:
+    """Whether a SLURM job is queued or running; False where SLURM does not answer or does not know it any more."""
+    try:
+        done = subprocess.run(
+            ["squeue", "--noheader", "--jobs", job, "--format", "%T"], capture_output=True, text=True, timeout=60
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0 and bool(done.stdout.strip())
 
 
 def _evaluator(cfg: DictConfig) -> CandidateEvaluator:
@@ -178,6 +211,7 @@ class _Search:
             self.task.table.name, self.done_before, self.cfg.search.trials, f"{self.problem.size:.2g}",
             ", ".join(f"{name} ({objective.direction})" for name, objective in self.objectives.items()),
         )  # fmt: skip
+        wait_for_jobs(self.folder)
         self.loop.run()
         front = self.front()
         picked = pick(front, self.cfg.pick, self.cfg.pick_under or {})

@@ -1,0 +1,54 @@
+"""Seconds to compute the costs of many archs at once: python scripts/bench_costs.py
+
+For classification each arch is counted at its own resolution, for detection at 800 x 1333 with neck and heads. The
+first call fills the caches, the second finds them full; some archs are then counted one by one to compare.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import numpy as np
+import torch
+from hydra import compose, initialize_config_dir
+
+import nas_transfer.cli  # noqa: F401  registers the resolvers
+from nas_transfer.paths import conf_dir
+from nas_transfer.stages.build import build_table, build_task
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--archs", type=int, default=10_000)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    print(f"macs and params of {options.archs} archs, one thread: seconds of a first call, a second, and one by one")
+    for supernet, name in (("bignas", "imagenet"), ("bignas", "coco_det"), ("detnas_1300m", "imagenet")):
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            cfg = compose("config", [f"task={name}", f"supernet={supernet}"])
+        table = build_table(cfg)
+        with torch.device("meta"):
+            task = build_task(cfg, table, None, None)
+        rng = np.random.default_rng(0)
+        archs = [table.space.sample(rng) for _ in range(options.archs)]
+        seconds = []
+        for _ in range(2):
+            start = time.perf_counter()
+            totals = task.cost_totals(archs)
+            seconds.append(time.perf_counter() - start)
+        few = archs[: max(1, options.archs // 50)]
+        start = time.perf_counter()
+        for number, arch in enumerate(few):
+            costs = task.costs(arch).values()
+            if (sum(c.macs for c in costs), sum(c.params for c in costs)) != (
+                totals.macs[number],
+                totals.params[number],
+            ):
+                raise SystemExit(f"arch {arch.short_id()} costs something else one by one")
+        single = (time.perf_counter() - start) * len(archs) / len(few)
+        print(f"{supernet:<14} {name:<10} {seconds[0]:.3f}  {seconds[1]:.3f}  {single:.2f}")
+
+
+if __name__ == "__main__":
+    main()

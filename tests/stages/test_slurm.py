@@ -1,0 +1,116 @@
+"""Through SLURM: the same search as in one process, jobs that die or are cancelled, two ranks of one run."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nas_transfer.search.objectives.base import Candidate
+from nas_transfer.stages.search import wait_for_jobs
+from tests.conftest import REPOSITORY
+from tests.stages.test_search import arguments, searched, supernet, trials, without_times
+
+__all__ = ["supernet"]  # a fixture
+
+pytestmark = [pytest.mark.slow, pytest.mark.slurm]
+SLURM = ["hydra/launcher=slurm", "hydra.launcher.timeout_min=10", "+hydra.launcher.additional_parameters={mem: 2000}"]
+
+
+@pytest.fixture(autouse=True)
+def cluster() -> None:
+    """Skip where no cluster answers."""
+    if shutil.which("sinfo") is None or subprocess.run(["sinfo"], capture_output=True, timeout=60).returncode:
+        pytest.skip("no SLURM cluster answers")
+
+
+def start(folder: Path, *command: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "nas_transfer", *command],
+        cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    return output
+
+
+class Deadly:
+    """An objective whose process dies at the largest arch and sleeps at the smallest."""
+
+    direction = "minimize"
+    measured_first = True
+
+    def __init__(self, direction: str) -> None:
+        pass
+
+    def measure(self, candidate: Candidate) -> float:
+        space = candidate.subnet.table.space
+        if candidate.arch.values[1:] == space.largest().values[1:]:
+            os._exit(1)
+        if candidate.arch.values[1:] == space.smallest().values[1:]:
+            time.sleep(300)
+        return 1.0
+
+
+def test_the_same_archs_and_scores_as_in_one_process(tmp_path: Path, supernet: Path) -> None:
+    command = arguments(supernet, "search.trials=12", "search.ask_batch=6", "search.sampler.num_random=6")
+    finish(start(tmp_path, *command, "search.trials_per_job=3", *SLURM, "name=slurm"))
+    folder = tmp_path / "runs/search/shapes_cls/slurm"
+    searched(tmp_path / "here", supernet, "search.trials=12", "search.ask_batch=6", "search.sampler.num_random=6")
+    assert without_times(trials(folder)) == without_times(trials(tmp_path / "here"))
+    assert (folder / "front.json").read_text() == (tmp_path / "here" / "front.json").read_text()
+
+
+def test_a_job_that_dies_and_one_that_is_cancelled_fail_alone(tmp_path: Path, supernet: Path) -> None:
+    deadly = "+search.objectives.deadly={_target_: tests.stages.test_slurm.Deadly, direction: minimize}"
+    process = start(
+        tmp_path, *arguments(supernet, "search.trials=4", "search.ask_batch=4", "search.trials_per_job=1"), *SLURM,
+        deadly, "name=slurm",
+    )  # fmt: skip
+    folder = tmp_path / "runs/search/shapes_cls/slurm"
+    started = folder / "jobs/0.started"
+    deadline = time.monotonic() + 120
+    while not started.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    subprocess.run(["scancel", json.loads(started.read_text())["slurm_job"]], check=True)
+    output = finish(process)
+    outcomes = trials(folder)
+    assert sorted(outcomes) == [2, 3], output
+    assert json.loads((folder / "result.json").read_text())["search"]["failed"] == 2
+
+
+def test_a_new_start_waits_for_the_jobs_of_an_earlier_one(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["sbatch", "--parsable", "--mem=100", "--output=/dev/null", "--wrap", "sleep 12"],
+        capture_output=True, text=True, check=True, cwd=tmp_path,
+    )  # fmt: skip
+    (tmp_path / "jobs").mkdir()
+    path = tmp_path / "jobs/0.started"
+    path.write_text(json.dumps({"slurm_job": done.stdout.strip()}))
+    wait_for_jobs(tmp_path)
+    assert not path.exists()
+    state = subprocess.run(["squeue", "-h", "-j", done.stdout.strip()], capture_output=True, text=True)
+    assert not state.stdout.strip() or "CG" in state.stdout
+
+
+def test_a_run_on_two_tasks(tmp_path: Path) -> None:
+    process = start(
+        tmp_path, "-m", "stage=finetune", "task=shapes_det", *SLURM, "trainer.devices=2", "trainer.accelerator=cpu",
+        "trainer.max_steps=2", "trainer.enable_progress_bar=false", "data.draw.num_train=40", "data.draw.num_val=4",
+        "data.draw.image_size=64", "task.build.detector.min_size=64", "task.build.detector.max_size=80",
+        "data.batch_size=4", "name=two",
+    )  # fmt: skip
+    finish(process)
+    result = json.loads((tmp_path / "runs/finetune/shapes_det/two/result.json").read_text())
+    assert result["devices"] == 2
+    assert result["images_seen"] == 16
