@@ -121,12 +121,13 @@ def main() -> None:
     parser.add_argument("--long", type=int, default=20_000)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--ask-batch", type=int, default=50)
+    parser.add_argument("--yardstick", type=float, help="an earlier run's, which takes minutes to compute")
     parser.add_argument("--samplers", nargs="+", default=list(SAMPLERS))
     options = parser.parse_args()
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     surface = Surface(instantiate(OmegaConf.load(conf_dir() / "supernet" / "bignas.yaml")))
-    yardstick = max(
+    yardstick = options.yardstick or max(
         share(alone(surface, build("pareto_evolution", surface.space, seed), options.long, options.ask_batch))
         for seed in range(options.seeds)
     )

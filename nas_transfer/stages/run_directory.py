@@ -45,6 +45,8 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
     unused = set(cfg.stage.unused)
     if cfg.data.preview:  # drawn samples are a result of the data and the seed
         unused -= {"data", "seed"}
+    if cfg.latency:  # so are the archs that are drawn to be timed
+        unused -= {"seed"}
     for key in cfg:
         if key not in unused:
             _flatten(cfg, str(key), str(key), flat)

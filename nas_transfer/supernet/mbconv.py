@@ -91,6 +91,18 @@ def _set_conv(conv: nn.Module, out_channels: int, kernel_size: int = 1) -> None:
     conv.active_kernel_size = kernel_size  # type: ignore[assignment]
 
 
+def build_stem(table: MBConvTable, width: int, elastic: bool = False) -> ConvNormActivation:
+    """The first convolution of this width, plain or elastic."""
+    layers, first = Layers(elastic, table.batch_norm_eps), table.first_conv
+    conv = layers.conv(IMAGE_CHANNELS, width, first.kernel_size, first.stride)
+    return ConvNormActivation(conv, layers.norm(width), first.activation)
+
+
+def build_block(table: MBConvTable, plan: BlockPlan) -> MBConvBlock:
+    """One plain block."""
+    return MBConvBlock(plan, Layers(False, table.batch_norm_eps))
+
+
 class MBConvBody(nn.Module):
     """The body of an MBConv network: images (B, 3, H, W) to feature maps at strides 4, 8, 16 and 32.
 
@@ -109,11 +121,7 @@ class MBConvBody(nn.Module):
         self.elastic = arch is None
         self.arch = arch or table.space.largest()
         layers = Layers(self.elastic, table.batch_norm_eps)
-        first = table.first_conv
-        width = self.arch["width.first_conv"]
-        self.first_conv = ConvNormActivation(
-            layers.conv(IMAGE_CHANNELS, width, first.kernel_size, first.stride), layers.norm(width), first.activation
-        )
+        self.first_conv = build_stem(table, self.arch["width.first_conv"], self.elastic)
         self.stages = nn.ModuleList(nn.ModuleList() for _ in table.stages)
         for plan in table.blocks(self.arch):
             stage = self.stages[plan.stage_index]

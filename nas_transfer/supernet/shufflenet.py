@@ -28,6 +28,7 @@ from nas_transfer.supernet.cost import (
     total_cost,
     totals_by_group,
 )
+from nas_transfer.supernet.pieces import Piece
 from nas_transfer.supernet.table_rows import IMAGE_CHANNELS, Preprocessing, as_record, as_tuple, check_positive
 
 if TYPE_CHECKING:
@@ -216,6 +217,20 @@ class ShuffleNetTable:
                 linear_cost("classifier", self.last_width, num_classes),
             )
         )
+
+    def pieces(self, arch: Arch, input_size: Size) -> list[Piece]:
+        """Stem and blocks for one image of `input_size` (H, W)."""
+        from nas_transfer.supernet.shufflenet_network import build_block, build_stem
+
+        self.space.validate(arch)
+        size = (int(input_size[0]), int(input_size[1]))
+        found = [Piece(f"shuffle stem {self.stem_width} {size}", partial(build_stem, self), (IMAGE_CHANNELS, *size))]
+        size = strided_size(size, STEM_STRIDE)
+        for position, operation in zip(self.positions, arch.group("op"), strict=True):
+            plan = BlockPlan(operation, *position)
+            found.append(Piece(f"{plan} {size}", partial(build_block, self, plan), (plan.in_channels, *size)))
+            size = strided_size(size, plan.stride)
+        return found
 
     def build_body(self, arch: Arch | None = None) -> nn.Module:
         """Stem and stages: of the supernet (None) or, plain and static, of one arch."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nas_transfer.errors import ConfigError
 from nas_transfer.space import Arch
-from nas_transfer.supernet.layers import Layers
+from nas_transfer.supernet.layers import ConvNormActivation, Layers
 from nas_transfer.supernet.mbconv import initialise
 from nas_transfer.supernet.shufflenet import OPERATIONS, STEM_STRIDE, BlockPlan, Layer, ShuffleNetTable
 from nas_transfer.supernet.table_rows import IMAGE_CHANNELS
@@ -46,6 +46,18 @@ def _branch(plan: Sequence[Layer], layers: Layers) -> nn.Sequential:
     )  # fmt: skip
 
 
+def build_stem(table: ShuffleNetTable, elastic: bool = False) -> ConvNormActivation:
+    """The first convolution, which has a bias as DetNAS's has, plain or elastic."""
+    layers = Layers(elastic, table.batch_norm_eps)
+    conv = layers.conv(IMAGE_CHANNELS, table.stem_width, 3, STEM_STRIDE, bias=True)
+    return ConvNormActivation(conv, layers.norm(table.stem_width), "relu")
+
+
+def build_block(table: ShuffleNetTable, plan: BlockPlan) -> ShuffleBlock:
+    """One plain block."""
+    return ShuffleBlock(plan, Layers(False, table.batch_norm_eps))
+
+
 class ShuffleNetBody(nn.Module):
     """The body of a ShuffleNetV2: images (B, 3, H, W) to feature maps at strides 4, 8, 16 and 32.
 
@@ -63,11 +75,7 @@ class ShuffleNetBody(nn.Module):
         self.arch = arch or table.space.largest()
         table.space.validate(self.arch)
         layers = Layers(elastic=arch is None, eps=table.batch_norm_eps)
-        self.first_conv = nn.Sequential(
-            layers.conv(IMAGE_CHANNELS, table.stem_width, 3, STEM_STRIDE, bias=True),
-            layers.norm(table.stem_width),
-            nn.ReLU(),
-        )
+        self.first_conv = build_stem(table, elastic=arch is None)
         self.blocks = nn.ModuleList()
         for position, chosen in zip(table.positions, self.arch.group("op"), strict=True):
             operations = range(len(OPERATIONS)) if arch is None else (chosen,)

@@ -10,7 +10,7 @@ Reference: Wang et al., "AttentiveNAS: Improving Neural Architecture Search via 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -30,6 +30,7 @@ from nas_transfer.supernet.cost import (
     strided_size,
     totals_by_group,
 )
+from nas_transfer.supernet.pieces import Piece
 from nas_transfer.supernet.table_rows import (
     IMAGE_CHANNELS,
     FirstConv,
@@ -125,6 +126,9 @@ class SupernetTable(Protocol):
 
     def classifier_cost(self, arch: Arch, input_size: Size, num_classes: int) -> Cost:
         """Cost of the classification head for one image of `input_size` (H, W)."""
+
+    def pieces(self, arch: Arch, input_size: Size) -> list[Piece]:
+        """The parts of an arch's body for one image of `input_size` (H, W), in order; imports torch."""
 
     def build_body(self, arch: Arch | None = None) -> nn.Module:
         """The body: the supernet's (`arch` is None) or one subnet's, a plain static module; imports torch.
@@ -302,6 +306,21 @@ class MBConvTable:
             size = strided_size(size, stride)
         last_stage_width = arch[f"width.{self.stages[-1].name}"]
         return _classifier_cost(self.last_conv, last_stage_width, arch["width.last_conv"], size, num_classes)
+
+    def pieces(self, arch: Arch, input_size: Size) -> list[Piece]:
+        """Stem and blocks for one image of `input_size` (H, W)."""
+        from nas_transfer.supernet.mbconv import build_block, build_stem
+
+        size = (int(input_size[0]), int(input_size[1]))
+        width = arch["width.first_conv"]
+        found = [Piece(f"stem {self.first_conv} {width} {size}", partial(build_stem, self, width), (3, *size))]
+        size = strided_size(size, self.first_conv.stride)
+        for plan in self.blocks(arch):
+            plan = replace(plan, stage_index=0, block_index=int(plan.block_index > 0))
+            build = partial(build_block, self, plan)
+            found.append(Piece(f"mbconv {plan} {size}", build, (plan.in_channels, *size)))
+            size = strided_size(size, plan.stride)
+        return found
 
     def build_body(self, arch: Arch | None = None) -> nn.Module:
         """Stem and stages: of the supernet (None) or, plain and static, of one arch."""

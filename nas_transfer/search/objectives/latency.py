@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
-import torch
 
+from nas_transfer.search.latency_table import pass_times
 from nas_transfer.search.objectives.base import Candidate, Direction
 
 
@@ -35,22 +33,5 @@ class Latency:
     def times(self, candidate: Candidate) -> np.ndarray:
         """Milliseconds of each pass that counts: (repeats,)."""
         task = candidate.subnet
-        height, width = task.input_size(candidate.arch)
-        generator = torch.Generator().manual_seed(0)
-        shape = (self.batch_size, 3, height, width)
-        images = torch.rand(shape, generator=generator).to(task.device).to(memory_format=torch.channels_last)
-        found = []
-        with torch.inference_mode():
-            for number in range(self.warmup + self.repeats):
-                _wait_for(task.device)
-                start = time.perf_counter()
-                task.run_network(images)
-                _wait_for(task.device)
-                if number >= self.warmup:
-                    found.append(1000 * (time.perf_counter() - start))
-        return np.asarray(found)
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        shape = (self.batch_size, 3, *task.input_size(candidate.arch))
+        return pass_times(task.run_network, shape, task.device, self.warmup, self.repeats)

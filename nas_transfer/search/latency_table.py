@@ -1,0 +1,149 @@
+"""Latency by table: every block is timed once on a device, and an arch's latency is the sum over its blocks.
+
+The sum leaves out what follows the body and what blocks cost each other; `check_table` says how well it predicts whole
+networks, with a constant for what is left out (Cai et al. 2020, Once-for-All, use such tables without saying).
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nas_transfer.space import Arch
+from nas_transfer.supernet.layers import fold_batch_norms
+from nas_transfer.supernet.table import SupernetTable
+from nas_transfer.tasks.base import Task
+
+
+def pass_times(
+    run: Callable[[Tensor], Any], shape: Sequence[int], device: torch.device, warmup: int, repeats: int
+) -> np.ndarray:
+    """Milliseconds of each of `repeats` passes on the same random input of this shape: (repeats,)."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.rand(tuple(shape), generator=generator).to(device).to(memory_format=torch.channels_last)
+    found = []
+    with torch.inference_mode():
+        for number in range(warmup + repeats):
+            _wait_for(device)
+            start = time.perf_counter()
+            run(inputs)
+            _wait_for(device)
+            if number >= warmup:
+                found.append(1000 * (time.perf_counter() - start))
+    return np.asarray(found)
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def device_name(device: torch.device) -> str:
+    """The processor's name, for people and for file names."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        cpus = Path("/proc/cpuinfo")
+        found = re.search(r"model name\s*: (.*)", cpus.read_text()) if cpus.is_file() else None
+        name = found.group(1) if found else platform.processor() or platform.machine()
+    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()
+
+
+class LatencyTable:
+    """Times of pieces on one device, measured when they are first asked for and kept in a file.
+
+    Args:
+        folder: of the files, one for each device, number of threads and batch size.
+        device: on which is measured.
+        batch_size: images a pass.
+        warmup, repeats: passes before those that count, and those; their median is kept.
+    """
+
+    def __init__(self, folder: Path, device: torch.device, batch_size: int, warmup: int, repeats: int) -> None:
+        threads = "" if device.type == "cuda" else f"-{torch.get_num_threads()}threads"
+        self.path = folder / f"{device_name(device)}{threads}-batch{batch_size}.json"
+        self.device = device
+        self.batch_size = batch_size
+        self.warmup = warmup
+        self.repeats = repeats
+        self.times: dict[str, float] = json.loads(self.path.read_text()) if self.path.is_file() else {}
+
+    def body_ms(self, table: SupernetTable, arch: Arch, input_size: tuple[int, int]) -> float:
+        """The sum over the blocks of an arch's body at an input size (H, W), milliseconds a batch."""
+        known = len(self.times)
+        total = 0.0
+        for piece in table.pieces(arch, input_size):
+            if piece.key not in self.times:
+                module = piece.build().eval().to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+                fold_batch_norms(module)
+                shape = (self.batch_size, *piece.shape)
+                times = pass_times(module, shape, self.device, self.warmup, self.repeats)
+                self.times[piece.key] = float(np.median(times))
+            total += self.times[piece.key]
+        if len(self.times) > known:
+            self._save()
+        return total
+
+    def _save(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(self.times, indent=1))
+        temporary.replace(self.path)
+
+
+@dataclass(frozen=True)
+class TableCheck:
+    """How well a table predicts whole networks.
+
+    Attributes:
+        offset_ms: what the sums leave out, the median over the first half of the archs.
+        error: mean absolute error over the second half, as a fraction of the measured latency.
+        largest_error: the largest of these.
+        rank_correlation: Kendall's tau-a between prediction and measurement over the second half.
+        num_pieces: blocks in the table.
+    """
+
+    offset_ms: float
+    error: float
+    largest_error: float
+    rank_correlation: float
+    num_pieces: int
+
+
+def check_table(table: LatencyTable, build: Callable[[Arch], Task], archs: Sequence[Arch]) -> TableCheck:
+    """Compare sums with measured whole networks, heads included.
+
+    Args:
+        build: the task of one arch, with any weights.
+        archs: at least four; the first half sets the offset, the second half is judged.
+    """
+    sums, measured = [], []
+    for arch in archs:
+        task = build(arch).eval().to(table.device)
+        fold_batch_norms(task.network)
+        size = task.input_size(arch)
+        sums.append(table.body_ms(task.table, arch, size))
+        shape = (table.batch_size, 3, *size)
+        measured.append(np.median(pass_times(task.run_network, shape, table.device, table.warmup, table.repeats)))
+    half = len(archs) // 2
+    offset = float(np.median(np.subtract(measured[:half], sums[:half])))
+    predicted, real = np.asarray(sums[half:]) + offset, np.asarray(measured[half:])
+    errors = np.abs(predicted - real) / real
+    return TableCheck(offset, float(errors.mean()), float(errors.max()), kendall_tau(predicted, real), len(table.times))
+
+
+def kendall_tau(first: np.ndarray, second: np.ndarray) -> float:
+    """Kendall's tau-a (1938): concordant minus discordant pairs over all pairs; ties count for neither."""
+    signs = np.sign(np.subtract.outer(first, first)) * np.sign(np.subtract.outer(second, second))
+    count = len(first)
+    return float(signs.sum() / (count * (count - 1)))
