@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -80,9 +81,7 @@ class CandidateEvaluator:
             outcome = Outcome.failed(f"{type(error).__name__}: {error}")
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-        return Outcome(
-            outcome.values, outcome.reason, outcome.left_out, outcome.metrics, seconds=time.monotonic() - start
-        )
+        return replace(outcome, seconds=time.monotonic() - start, device=self.supernet.device.type)
 
     def _evaluate(self, arch: Arch) -> Outcome:
         candidate = _Scored(self, arch)

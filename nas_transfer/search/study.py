@@ -38,6 +38,7 @@ class Outcome:
         left_out: it was not scored because it breaks a limit on something that has to be measured.
         metrics: all of the task's metrics.
         seconds: of its evaluation.
+        device: kind of device that evaluated it: ``cpu`` or ``cuda``.
     """
 
     values: Mapping[str, float]
@@ -45,6 +46,7 @@ class Outcome:
     left_out: bool = False
     metrics: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    device: str = "cpu"
 
     @classmethod
     def failed(cls, reason: str, seconds: float = 0.0) -> Outcome:
@@ -160,6 +162,7 @@ class Study:
             reason = f"expected numbers, got {dict(outcome.values)}"
         trial.set_user_attr("metrics", {name: value for name, value in outcome.metrics.items() if math.isfinite(value)})
         trial.set_user_attr("seconds", outcome.seconds)
+        trial.set_user_attr("device", outcome.device)
         if reason is not None:
             trial.set_user_attr(REASON, reason)
             self._study.tell(trial, state=TrialState.PRUNED if outcome.left_out else TrialState.FAIL)
@@ -182,6 +185,11 @@ class Study:
     def failures(self) -> list[tuple[int, str]]:
         """Numbers and reasons of failed trials."""
         return [(t.number, t.user_attrs.get(REASON, "")) for t in self._trials() if t.state == TrialState.FAIL]
+
+    def seconds(self, *, accelerator: bool = False) -> float:
+        """What the evaluation of all told trials took, or that of those on an accelerator."""
+        told = [trial.user_attrs for trial in self._trials() if trial.state.is_finished()]
+        return sum(float(own["seconds"]) for own in told if not accelerator or own["device"] != "cpu")
 
     def num_left_out(self) -> int:
         """Trials that were not scored because a measured cost broke a limit."""

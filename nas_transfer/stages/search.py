@@ -22,7 +22,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from nas_transfer.errors import ConfigError
-from nas_transfer.report.manifest import RESULT_FILE, write_json_atomically
+from nas_transfer.report.manifest import RESULT_FILE, SECONDS_PER_HOUR, write_json_atomically
 from nas_transfer.search.evaluate import PRECISIONS, CandidateEvaluator
 from nas_transfer.search.front import Front, front_of, pick, share_of_hypervolume, write_front
 from nas_transfer.search.loop import JOBS, Launch, SearchLoop, read_job, trial_file, write_outcome
@@ -272,12 +272,12 @@ class _Search:
 
     def write_result(self, front: Front, picked: Trial) -> None:
         """``result.json``: the picked arch with its score on the search split."""
-        metrics = dict(picked.metrics)
         volume = self.hypervolume(front)
-        seconds = time.monotonic() - self.started
-        result = make_result(self.cfg, self.task, metrics, seconds=seconds)
+        # The evaluations' time, those before an interruption included, wherever they ran.
+        result = make_result(self.cfg, self.task, dict(picked.metrics), seconds=self.study.seconds())
         result = replace(
             result, arch=picked.arch.to_dict(), costs=self.costs_of(picked),
+            gpu_hours=self.study.seconds(accelerator=True) / SECONDS_PER_HOUR,
             search={
                 "trials": len(self.study), "failed": len(self.study.failures()),
                 "left_out": self.study.num_left_out(), "front": len(front.trials), "hypervolume": volume,

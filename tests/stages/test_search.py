@@ -23,6 +23,7 @@ from nas_transfer.space import resolve_arch
 from nas_transfer.stages import search as stage
 from nas_transfer.stages.training import train
 from tests.conftest import load_supernet
+from tests.stages.test_tasks import TINY
 from tests.test_cli import run, sentence
 
 CLASSIFY = [
@@ -104,6 +105,8 @@ def test_a_front_is_written_with_arch_files_and_picked_again_without_searching(t
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["arch"] in [member["arch"] for member in members]
     assert 0 < result["search"]["hypervolume"] < 1
+    assert result["seconds"] == pytest.approx(sum(outcome["seconds"] for outcome in outcomes.values()))
+    assert result["gpu_hours"] == 0
 
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "trials").iterdir()}
     again = searched(tmp_path, supernet, "search.trials=24", "pick=best", f"pick_under={{macs: {macs[-1]}}}")
@@ -280,3 +283,40 @@ def test_what_a_user_gets_wrong_is_one_sentence(tmp_path: Path, supernet: Path) 
     assert "one value for weights" in run(tmp_path, "-m", *arguments(supernet)[:-1], "weights=a,b", code=2).stderr
     devices = run(tmp_path, "-m", "task=shapes_cls", "trainer.devices=2", "trainer.accelerator=cpu", code=2)
     assert "hydra/launcher=slurm" in devices.stderr
+
+
+@pytest.mark.parametrize(
+    ("task", "score"),
+    [("shapes_det", "map"), ("shapes_insseg", "map_segm"), ("shapes_pose", "ap"), ("shapes_seg", "miou")],
+)
+def test_every_task_is_searched_at_its_own_input_size(tmp_path: Path, task: str, score: str) -> None:
+    data = ["data.draw.num_train=24", "data.draw.num_val=6", "data.batch_size=4", "calibration_images=8", "seed=1"]
+    common = [
+        f"task={task}",
+        "num_threads=1",
+        *data,
+        *TINY.get(task, TINY["shapes_insseg"]),
+        f"data.root={tmp_path}/data",
+    ]
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        training = ["arch=supernet", "trainer.max_steps=1", "trainer.enable_progress_bar=false"]
+        supernet = compose("config", ["stage=finetune", *common, *training])
+        searching = ["stage=search", f"weights={tmp_path}/supernet", f"run_dir={tmp_path}/search", "search.trials=3"]
+        cfg = compose("config", [*common, *searching], return_hydra_config=True)
+    (tmp_path / "supernet").mkdir()
+    train(supernet, tmp_path / "supernet")
+
+    def launch(jobs: Sequence[Job]) -> list[str | None]:
+        cfg.search.job = str(jobs[0].path)
+        stage.run(cfg, tmp_path / "search")
+        return [None]
+
+    stage.search(cfg, cfg.hydra, launch)
+    outcomes = trials(tmp_path / "search")
+    assert [outcome["reason"] for outcome in outcomes.values()] == [None] * 3
+    assert all(outcome["values"]["score"] == outcome["metrics"][score] for outcome in outcomes.values())
+    # What only classification sees is not searched: it would make twins.
+    archs = asked(tmp_path / "search")
+    largest = load_supernet("bignas_nano").space.largest()
+    assert {arch["resolution"] for arch in archs.values()} == {largest["resolution"]}
+    assert {arch["width"][-1] for arch in archs.values()} == {largest["width.last_conv"]}
