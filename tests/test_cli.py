@@ -34,7 +34,7 @@ def sentence(done: subprocess.CompletedProcess[str]) -> str:
 
 def test_help_names_every_stage_with_an_example_and_the_choices(tmp_path: Path) -> None:
     text = run(tmp_path, "--help").stdout
-    for stage in ("pretrain", "finetune", "evaluate", "profile"):
+    for stage in ("pretrain", "finetune", "evaluate", "search", "profile"):
         assert f"python -m nas_transfer stage={stage}" in text
     assert "coco_det" in text
     assert "bignas_nano" in text

@@ -167,6 +167,11 @@ def search(cfg: DictConfig, hydra_cfg: DictConfig, launch: Launch) -> float | No
     """
     if cfg.weights is None:
         raise ConfigError("expected weights=<a supernet's finished run> to search, got none")
+    if cfg.trainer.devices not in (1, "1"):
+        raise ConfigError(
+            f"expected trainer.devices=1 for a search, got {cfg.trainer.devices}: a candidate is evaluated on one; "
+            "hydra/launcher=slurm search.trials_per_job=N evaluates several at once"
+        )
     started = time.monotonic()
     folder = open_run(cfg, hydra_cfg).folder
     log_to(folder)

@@ -281,6 +281,8 @@ def test_a_search_that_is_killed_three_times_ends_like_one_that_is_not(tmp_path:
 def test_what_a_user_gets_wrong_is_one_sentence(tmp_path: Path, supernet: Path) -> None:
     assert "weights=" in sentence(run(tmp_path, "stage=search", "task=shapes_cls", code=2))
     assert "one value for weights" in run(tmp_path, "-m", *arguments(supernet)[:-1], "weights=a,b", code=2).stderr
+    several = sentence(run(tmp_path, *arguments(supernet, "trainer.devices=2"), code=2))
+    assert "search.trials_per_job" in several
     devices = run(tmp_path, "-m", "task=shapes_cls", "trainer.devices=2", "trainer.accelerator=cpu", code=2)
     assert "hydra/launcher=slurm" in devices.stderr
 
