@@ -36,7 +36,7 @@ def build(cfg: DictConfig) -> Task:
 
 
 def test_there_is_one_experiment_for_each_row() -> None:
-    names = {path.stem for path in (conf_dir() / "experiment").glob("bignas_*.yaml")}
+    names = {path.stem for path in (conf_dir() / "experiment").glob("bignas_*m_*.yaml")}
     assert names == {f"bignas_{net}_{kind}" for net, kind, _ in ROWS}
 
 

@@ -21,11 +21,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 SLURM = ["hydra/launcher=slurm", "hydra.launcher.timeout_min=10", "+hydra.launcher.additional_parameters={mem: 2000}"]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def cluster() -> None:
-    """Skip where no cluster answers."""
-    if shutil.which("sinfo") is None or subprocess.run(["sinfo"], capture_output=True, timeout=60).returncode:
-        pytest.skip("no SLURM cluster answers")
+    """Skip all where no cluster answers."""
+    if shutil.which("sinfo") is None:
+        pytest.skip("no SLURM")
+    try:
+        subprocess.run(["sinfo"], capture_output=True, timeout=20, check=True)
+    except (subprocess.SubprocessError, OSError) as error:
+        pytest.skip(f"no SLURM cluster answers: {error}")
 
 
 def start(folder: Path, *command: str) -> subprocess.Popen[str]:
