@@ -4,12 +4,17 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+import traceback
 from pathlib import Path
+from typing import IO
 
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 from torch.utils.data import DataLoader, Dataset
 
-from nas_transfer.cli import _composition_sentence
+import nas_transfer.stages.training  # noqa: F401  all that a fork would have to import
+from nas_transfer.cli import _composition_sentence, main
 from nas_transfer.errors import DataError
 
 PROFILE = ["stage=profile", "task=imagenet", "supernet=bignas"]
@@ -22,6 +27,43 @@ def run(folder: Path, *arguments: str, code: int = 0) -> subprocess.CompletedPro
     )
     assert done.returncode == code, done.stdout + done.stderr
     return done
+
+
+def forked(folder: Path, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """As `run`, but in a fork of this process, which has imported torch already: a tenth of the time.
+
+    For commands that train nothing: threads do not survive a fork.
+    """
+    with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
+        child = os.fork()
+        if child == 0:
+            os._exit(_main_in(folder, arguments, stdout, stderr))
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        texts = []
+        for stream in (stdout, stderr):
+            stream.seek(0)
+            texts.append(stream.read())
+    assert status == code, "".join(texts)
+    return subprocess.CompletedProcess(arguments, status, *texts)
+
+
+def _main_in(folder: Path, arguments: tuple[str, ...], stdout: IO[str], stderr: IO[str]) -> int:
+    """The exit code of the program with these arguments and streams; changes this process for good."""
+    try:
+        os.chdir(folder)
+        sys.path.insert(0, str(folder))
+        sys.argv, sys.stdout, sys.stderr = ["nas_transfer", *arguments], stdout, stderr  # type: ignore[assignment]
+        GlobalHydra.instance().clear()
+        main()
+        return 0
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    finally:
+        stdout.flush()
+        stderr.flush()
 
 
 def sentence(done: subprocess.CompletedProcess[str]) -> str:
@@ -69,7 +111,7 @@ def test_the_configuration_is_printed_without_loading_torch(tmp_path: Path) -> N
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path: Path, arguments: list[str], expected: str) -> None:
-    assert expected in sentence(run(tmp_path, *arguments, code=2))
+    assert expected in sentence(forked(tmp_path, *arguments, code=2))
 
 
 def test_an_arch_file_outside_the_space_names_the_gene_and_what_is_allowed(tmp_path: Path) -> None:
@@ -77,7 +119,7 @@ def test_an_arch_file_outside_the_space_names_the_gene_and_what_is_allowed(tmp_p
         "resolution: 192\nwidth: [16, 16, 24, 32, 64, 112, 192, 216, 1792]\ndepth: [1, 3, 3, 3, 3, 9, 1]\n"
         "kernel_size: [3, 3, 3, 3, 3, 3, 3]\nexpand_ratio: [1, 4, 4, 4, 4, 6, 6]\n"
     )
-    text = sentence(run(tmp_path, *PROFILE, "arch=mine.yaml", code=2))
+    text = sentence(forked(tmp_path, *PROFILE, "arch=mine.yaml", code=2))
     assert "depth.mb6" in text
     assert "[3, 4, 5, 6, 7, 8]" in text
 
@@ -89,7 +131,7 @@ def test_an_arch_file_outside_the_space_names_the_gene_and_what_is_allowed(tmp_p
 def test_profile_prints_the_published_costs_with_their_input_size(
     tmp_path: Path, arch: str, macs: float, params: float, checkpoint: float
 ) -> None:
-    text = run(tmp_path, *PROFILE, f"arch={arch}", "name=mine").stdout
+    text = forked(tmp_path, *PROFILE, f"arch={arch}", "name=mine").stdout
     assert f"total {params:.3f}" in text
     assert f"{checkpoint:.3f} M params" in text
     assert ("192x192" if arch != "max" else "288x288") in text
@@ -99,7 +141,7 @@ def test_profile_prints_the_published_costs_with_their_input_size(
 
 
 def test_profile_states_a_detectors_costs_by_part_without_reading_data(tmp_path: Path) -> None:
-    run(tmp_path, "stage=profile", "task=coco_det", "arch=bignas_350m", "name=mine")
+    forked(tmp_path, "stage=profile", "task=coco_det", "arch=bignas_350m", "name=mine")
     costs = json.loads((tmp_path / "runs/profile/coco_det/mine/result.json").read_text())["costs"]
     assert (costs["input_size"], costs["num_classes"]) == ([800, 1333], 80)
     assert set(costs["macs"]) == {"body", "neck", "head", "total"}
@@ -108,10 +150,10 @@ def test_profile_states_a_detectors_costs_by_part_without_reading_data(tmp_path:
 
 
 def test_another_configuration_in_the_same_folder_is_refused_and_nothing_is_lost(tmp_path: Path) -> None:
-    run(tmp_path, *PROFILE, "arch=min", "name=mine")
+    forked(tmp_path, *PROFILE, "arch=min", "name=mine")
     folder = tmp_path / "runs/profile/imagenet/mine"
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    text = sentence(run(tmp_path, *PROFILE, "arch=max", "name=mine", code=2))
+    text = sentence(forked(tmp_path, *PROFILE, "arch=max", "name=mine", code=2))
     assert "arch=min" in text
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
@@ -146,7 +188,7 @@ def test_an_error_from_a_data_loading_process_is_its_sentence_alone() -> None:
 
 
 def test_one_failed_job_of_a_sweep_does_not_end_the_others(tmp_path: Path) -> None:
-    done = run(tmp_path, "-m", *PROFILE, "arch=attentivenas_a9,min", code=2)
+    done = forked(tmp_path, "-m", *PROFILE, "arch=attentivenas_a9,min", code=2)
     assert "error: " in done.stderr
     assert "attentivenas_a9" in done.stderr
     (result,) = tmp_path.glob("runs/profile/imagenet/*/result.json")

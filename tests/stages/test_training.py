@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.conftest import sample_data
-from tests.test_cli import run, sentence
+from tests.test_cli import forked, run, sentence
 
 TINY = [
     "data.draw.num_train=40", "data.draw.num_val=4", "data.draw.image_size=64", "trainer.enable_progress_bar=false",
@@ -161,14 +161,15 @@ def test_weights_that_are_no_tensors_are_one_sentence_and_run_nothing(
     tmp_path: Path, content: bytes, expected: str
 ) -> None:
     (tmp_path / "weights.pt").write_bytes(content)
-    done = run(tmp_path, *TINY, "stage=evaluate", "weights=weights.pt", code=2)
+    done = forked(tmp_path, *TINY, "stage=evaluate", "weights=weights.pt", code=2)
     assert expected in sentence(done)
     assert not (tmp_path / "pwned").exists()
 
 
 @pytest.mark.slow
 def test_real_boxes_are_trained_on_and_scored(tmp_path: Path) -> None:
-    small = ["task.build.detector.min_size=160", "task.build.detector.max_size=224", "num_threads=2"]
+    sizes = ["min_size=128", "max_size=160", "proposals_test=100", "detections=10"]
+    small = [*(f"task.build.detector.{size}" for size in sizes), "num_threads=2"]
     run(
         tmp_path, "stage=finetune", "task=coco_det", f"data.root={sample_data('bccd')}", "arch=min", "name=mine",
         "trainer.max_steps=2", "trainer.enable_progress_bar=false", *small,
