@@ -60,7 +60,12 @@ def usable_images(paths: Sequence[Path], *, skip_broken: bool) -> list[int]:
         DataError: without `skip_broken`, the first missing file by name; with it, when no image is left.
     """
     if not skip_broken:
-        _require_all(paths)
+        missing = first_missing(paths)
+        if missing is not None:
+            raise DataError(
+                f"expected an image at {paths[missing]}, got no such file: complete the data set, "
+                "or leave missing images out with data.skip_broken=true."
+            )
         return list(range(len(paths)))
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:  # PIL decodes without the lock
         sound = list(pool.map(_decodes, paths))
@@ -82,17 +87,16 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _require_all(paths: Sequence[Path]) -> None:
+def first_missing(paths: Sequence[Path]) -> int | None:
+    """The position of the first path without a file, None if all are there; each folder is listed once."""
     listed: dict[Path, set[str]] = {}
-    for path in paths:
+    for position, path in enumerate(paths):
         folder = path.parent
         if folder not in listed:
             listed[folder] = set(os.listdir(folder)) if folder.is_dir() else set()
         if path.name not in listed[folder]:
-            raise DataError(
-                f"expected an image at {path}, got no such file: complete the data set, "
-                "or leave missing images out with data.skip_broken=true."
-            )
+            return position
+    return None
 
 
 def _decodes(path: Path) -> bool:

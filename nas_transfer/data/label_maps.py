@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from nas_transfer.data.drawing import Picture, draw_label_map
-from nas_transfer.data.images import IMAGE_SUFFIXES, UNREADABLE, read_image, usable_images
+from nas_transfer.data.images import IMAGE_SUFFIXES, UNREADABLE, first_missing, read_image, usable_images
 from nas_transfer.data.module import Batch, DownstreamData, Draw, Parts, Sample
 from nas_transfer.data.randomness import seeded_call
 from nas_transfer.data.sampler import SampleKey
@@ -365,14 +365,11 @@ class LabelMapsData(DownstreamData):
 
 
 def _require_labels(files: PartFiles) -> None:
-    """Raise for the first image without its label image; each folder is listed once."""
-    listed: dict[Path, set[str]] = {}
-    for image, label in zip(files.images, files.labels, strict=True):
-        folder = label.parent
-        if folder not in listed:
-            listed[folder] = set(os.listdir(folder)) if folder.is_dir() else set()
-        if label.name not in listed[folder]:
-            raise DataError(
-                f"expected the label image of {image} at {label}, got no such file: complete the data set, "
-                "set data.image_suffix and data.label_suffix, or leave such images out with data.skip_broken=true."
-            )
+    """Raise for the first image without its label image."""
+    missing = first_missing(files.labels)
+    if missing is not None:
+        raise DataError(
+            f"expected the label image of {files.images[missing]} at {files.labels[missing]}, got no such file: "
+            "complete the data set, set data.image_suffix and data.label_suffix, or leave such images out with "
+            "data.skip_broken=true."
+        )

@@ -26,6 +26,7 @@ from nas_transfer.report.manifest import RESULT_FILE, SECONDS_PER_HOUR, write_js
 from nas_transfer.search.evaluate import PRECISIONS, CandidateEvaluator
 from nas_transfer.search.front import Front, front_of, pick, share_of_hypervolume, write_front
 from nas_transfer.search.loop import JOBS, Launch, SearchLoop, read_job, trial_file, write_outcome
+from nas_transfer.search.objectives.base import ArchCost
 from nas_transfer.search.problem import Costs, Limit, Problem
 from nas_transfer.search.study import Study, Trial, signs, study_lock
 from nas_transfer.stages.build import build_data, build_table, build_task, set_threads
@@ -253,7 +254,7 @@ class _Search:
     def reference(self, name: str, place: int) -> float:
         """The largest value of an objective, the score's being 1."""
         objective = self.objectives[name]
-        if hasattr(objective, "of_archs"):
+        if isinstance(objective, ArchCost):
             return float(objective.of_archs(self.task, [self.task.table.space.largest()])[0])
         if not objective.measured_first:
             return 1.0
@@ -321,7 +322,7 @@ def make_problem(cfg: DictConfig, task: Task, objectives: Mapping[str, Any]) -> 
         frozen = {name: space.largest()[name] for name in task.table.classifier_genes}
     frozen |= {str(name): value for name, value in (cfg.search.frozen or {}).items()}
     space.sample(np.random.default_rng(0), frozen)  # ArchError for a gene that there is not
-    known = {name: limit for name, limit in _limits(cfg).items() if hasattr(objectives[name], "of_archs")}
+    known = {name: limit for name, limit in _limits(cfg).items() if isinstance(objectives[name], ArchCost)}
 
     def costs(archs: Any) -> Costs:
         return {name: objectives[name].of_archs(task, archs) for name in known}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -44,14 +44,9 @@ class Objective(Protocol):
         """The value for a candidate."""
 
 
-class ArchCost(Protocol):
+@runtime_checkable
+class ArchCost(Objective, Protocol):
     """An objective that is known from the arch alone, so that limits on it are kept before anything is built."""
-
-    direction: Direction
-    measured_first: bool
-
-    def measure(self, candidate: Candidate) -> float:
-        """The value for a candidate."""
 
     def of_archs(self, task: Task, archs: Sequence[Arch]) -> npt.NDArray[np.float64]:
         """The values (N,) for archs of the task's space."""
