@@ -36,6 +36,8 @@ class Gene:
     Args:
         name: ``"<group>"`` for a gene that stands alone (``"resolution"``) or ``"<group>.<where>"`` (``"width.mb1"``).
         choices: the allowed values, ascending and without repetition.
+        needs: (name, least value) of another gene below which this one means nothing, such as the kernel size of a
+            block that the depth drops; it then has its first choice.
 
     Raises:
         ConfigError: the name is empty, or the choices are not ascending positive or zero integers.
@@ -43,6 +45,7 @@ class Gene:
 
     name: str
     choices: tuple[int, ...]
+    needs: tuple[str, int] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "choices", tuple(self.choices))
@@ -136,7 +139,8 @@ class SearchSpace:
         genes: at least one, with unique names; the genes of one group stand next to each other.
 
     Raises:
-        ConfigError: no genes, a repeated name, a scattered group, or a group that is also a gene.
+        ConfigError: no genes, a repeated name, a scattered group, a group that is also a gene, or a gene that needs one
+            that there is not or that itself needs another.
     """
 
     name: str
@@ -160,6 +164,10 @@ class SearchSpace:
                     f"'space', got gene '{gene.name}' in space '{self.name}'"
                 )
             seen.append(gene.group)
+        free = {gene.name for gene in self.genes if gene.needs is None}
+        for gene in self.genes:
+            if gene.needs is not None and gene.needs[0] not in free:
+                raise ConfigError(f"expected gene '{gene.name}' to need a gene of the space, got '{gene.needs[0]}'")
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -169,7 +177,34 @@ class SearchSpace:
     @cached_property
     def size(self) -> int:
         """How many archs the space holds: a Python integer, since it exceeds 64 bits easily."""
-        return math.prod(len(gene.choices) for gene in self.genes)
+        return self.count({})
+
+    def count(self, frozen: Mapping[str, int]) -> int:
+        """How many archs have these values of the `frozen` genes."""
+        dependents: dict[str, list[Gene]] = {}
+        for gene in self.genes:
+            if gene.needs is not None and gene.name not in frozen:
+                dependents.setdefault(gene.needs[0], []).append(gene)
+        total = 1
+        for gene in self.genes:
+            if gene.needs is not None:
+                continue
+            values = (frozen[gene.name],) if gene.name in frozen else gene.choices
+            own = dependents.get(gene.name, [])
+            total *= sum(
+                math.prod([len(other.choices) for other in own if other.needs and value >= other.needs[1]])
+                for value in values
+            )
+        return total
+
+    @cached_property
+    def _needs(self) -> tuple[tuple[int, int, int], ...]:
+        """(place, place of the gene that it needs, least value) of the genes that need another."""
+        return tuple(
+            (place, self._positions[gene.needs[0]], gene.needs[1])
+            for place, gene in enumerate(self.genes)
+            if gene.needs is not None
+        )
 
     @cached_property
     def _choice_counts(self) -> npt.NDArray[np.int64]:
@@ -181,15 +216,15 @@ class SearchSpace:
 
     def smallest(self) -> Arch:
         """The arch with the first choice of every gene."""
-        return self._arch([gene.choices[0] for gene in self.genes])
+        return self.arch([gene.choices[0] for gene in self.genes])
 
     def largest(self) -> Arch:
         """The arch with the last choice of every gene."""
-        return self._arch([gene.choices[-1] for gene in self.genes])
+        return self.arch([gene.choices[-1] for gene in self.genes])
 
     def sample(self, rng: np.random.Generator, frozen: Mapping[str, int] | None = None) -> Arch:
         """Draw every gene uniformly and independently; raises ArchError for a `frozen` outside the space."""
-        return self._arch(self._freeze(self._draw(rng), frozen))
+        return self.arch(self._freeze(self._draw(rng), frozen))
 
     def mutate(
         self, arch: Arch, rng: np.random.Generator, probability: float, frozen: Mapping[str, int] | None = None
@@ -207,17 +242,17 @@ class SearchSpace:
         self.validate(arch)
         redraw = rng.random(len(self.genes)) < probability
         drawn = self._draw(rng)
+        for place, needed, least in self._needs:  # what meant nothing so far has no value to keep
+            redraw[place] = redraw[place] or arch.values[needed] < least
         values = [new if change else old for new, change, old in zip(drawn, redraw, arch.values, strict=True)]
-        return self._arch(self._freeze(values, frozen))
+        return self.arch(self._freeze(values, frozen))
 
     def crossover(self, first: Arch, second: Arch, rng: np.random.Generator) -> Arch:
         """Take each gene from either parent with equal odds (uniform crossover); raises ArchError for a stranger."""
         self.validate(first)
         self.validate(second)
         from_first = rng.random(len(self.genes)) < 0.5
-        return self._arch(
-            [a if take else b for a, b, take in zip(first.values, second.values, from_first, strict=True)]
-        )
+        return self.arch([a if take else b for a, b, take in zip(first.values, second.values, from_first, strict=True)])
 
     def encode(self, arch: Arch) -> npt.NDArray[np.int64]:
         """The index of each gene's value among its choices, int64 (G,); raises ArchError for a foreign arch."""
@@ -237,7 +272,7 @@ class SearchSpace:
                     f"of space '{self.name}', got {index}"
                 )
             values.append(gene.choices[int(index)])
-        return self._arch(values)
+        return self.arch(values)
 
     def validate(self, arch: Arch) -> None:
         """Check that `arch` is a point of this space; raises ArchError naming the first gene that is not."""
@@ -249,6 +284,16 @@ class SearchSpace:
         for gene, value in zip(self.genes, arch.values, strict=True):
             if value not in gene.choices:
                 raise ArchError(self._value_message(gene, value))
+        if self._needs and self._canonical(arch.values) != arch.values:
+            raise ArchError(f"expected the first choice of every gene that means nothing here, got {arch.values}")
+
+    def arch(self, values: Sequence[int]) -> Arch:
+        """The arch with these values, one of each gene's choices; genes that mean nothing get their first choice."""
+        return Arch(self.name, self.names, self._canonical(values))
+
+    def is_active(self, arch: Arch, gene: Gene) -> bool:
+        """Whether a gene of this space means anything in `arch`."""
+        return gene.needs is None or arch[gene.needs[0]] >= gene.needs[1]
 
     def from_dict(self, mapping: Mapping[str, Any]) -> Arch:
         """The arch of a JSON or YAML mapping, the inverse of `Arch.to_dict`; its key ``space`` may be left out.
@@ -278,7 +323,7 @@ class SearchSpace:
         values: list[int] = []
         for group, genes in groups.items():
             values.extend(self._group_values(group, genes, mapping[group]))
-        return self._arch(values)
+        return self.arch(values)
 
     def _group_values(self, group: str, genes: list[Gene], given: Any) -> list[int]:
         listed = "." in genes[0].name
@@ -314,8 +359,14 @@ class SearchSpace:
             values[position] = int(value)
         return values
 
-    def _arch(self, values: Sequence[int]) -> Arch:
-        return Arch(self.name, self.names, tuple(values))
+    def _canonical(self, values: Sequence[int]) -> tuple[int, ...]:
+        if not self._needs:
+            return tuple(values)
+        fixed = list(values)
+        for place, needed, least in self._needs:
+            if values[needed] < least:
+                fixed[place] = self.genes[place].choices[0]
+        return tuple(fixed)
 
 
 def resolve_arch(text: str, space: SearchSpace, arch_folders: Sequence[Path]) -> Arch | None:

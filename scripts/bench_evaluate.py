@@ -136,8 +136,7 @@ def plain(loaders: CandidateEvaluator, arch: Arch, exact: bool = False) -> float
 
 
 def preprocess(subnet: Task, batch: dict[str, torch.Tensor], arch: Arch) -> torch.Tensor:
-    mean, std = subnet.pixel_moments  # type: ignore[misc]
-    inputs = (batch["images"] - mean) / std
+    inputs = subnet.normalise(batch["images"])  # type: ignore[operator]
     size = subnet.input_size(arch)
     if inputs.shape[-2:] != size:
         inputs = torch.nn.functional.interpolate(inputs, size, mode="bicubic", align_corners=False)

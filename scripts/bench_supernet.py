@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from nas_transfer.paths import conf_dir
 from nas_transfer.space import Arch
-from nas_transfer.supernet.table import SupernetTable
+from nas_transfer.supernet.protocol import SupernetTable
 
 
 def load_table(name: str) -> SupernetTable:

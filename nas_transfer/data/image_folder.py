@@ -83,6 +83,7 @@ class ImageFolderData(DownstreamData):
         min_crop_scale: float,
         color_jitter: float,
         crop_ratio: float,
+        interpolation: str,
         search_fraction: float,
         hold_out_search: bool,
         draw: Draw | None,
@@ -95,8 +96,8 @@ class ImageFolderData(DownstreamData):
         self.skip_broken = skip_broken
         self.search_fraction = search_fraction
         self.hold_out_search = hold_out_search
-        self.train_transform = classification_train(image_size, min_crop_scale, color_jitter)
-        self.eval_transform = classification_eval(image_size, crop_ratio)
+        self.train_transform = classification_train(image_size, min_crop_scale, color_jitter, interpolation)
+        self.eval_transform = classification_eval(image_size, crop_ratio, interpolation)
         self._class_names: tuple[str, ...] = ()
 
     @property

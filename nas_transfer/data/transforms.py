@@ -15,27 +15,27 @@ Target = dict[str, torch.Tensor]
 DetectionTransform = Callable[[torch.Tensor, Target], tuple[torch.Tensor, Target]]
 
 
-def classification_train(image_size: int, min_crop_scale: float, color_jitter: float) -> v2.Compose:
+def classification_train(image_size: int, min_crop_scale: float, color_jitter: float, interpolation: str) -> v2.Compose:
     """Random resized crop, horizontal flip and optional colour jitter: uint8 (3, H, W) -> (3, image_size, image_size).
 
     Args:
         min_crop_scale: smallest share of the image's area that a crop covers, in (0, 1]; lower is stronger.
         color_jitter: see `colour_jitter`.
+        interpolation: ``bilinear`` or ``bicubic``.
     """
     if not 0 < min_crop_scale <= 1:
         raise ConfigError(f"expected a crop scale in (0, 1], got {min_crop_scale}: set data.min_crop_scale.")
-    crop = v2.RandomResizedCrop(
-        image_size, scale=(min_crop_scale, 1.0), interpolation=v2.InterpolationMode.BICUBIC, antialias=True
-    )
+    mode = v2.InterpolationMode(interpolation)
+    crop = v2.RandomResizedCrop(image_size, scale=(min_crop_scale, 1.0), interpolation=mode, antialias=True)
     return v2.Compose([crop, v2.RandomHorizontalFlip(), *colour_jitter(color_jitter)])
 
 
-def classification_eval(image_size: int, crop_ratio: float) -> v2.Compose:
-    """Resize the short side to `image_size / crop_ratio` (bicubic), then cut out the centre: uint8 (3, H, W)."""
+def classification_eval(image_size: int, crop_ratio: float, interpolation: str) -> v2.Compose:
+    """Resize the short side to `image_size / crop_ratio`, then cut out the centre: uint8 (3, H, W)."""
     if not 0 < crop_ratio <= 1:
         raise ConfigError(f"expected a crop ratio in (0, 1], got {crop_ratio}: set data.crop_ratio.")
     short_side = round(image_size / crop_ratio)
-    resize = v2.Resize(short_side, interpolation=v2.InterpolationMode.BICUBIC, antialias=True)
+    resize = v2.Resize(short_side, interpolation=v2.InterpolationMode(interpolation), antialias=True)
     return v2.Compose([resize, v2.CenterCrop(image_size)])
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from nas_transfer.space import Arch
 from nas_transfer.supernet.layers import fold_batch_norms
-from nas_transfer.supernet.table import SupernetTable
+from nas_transfer.supernet.protocol import SupernetTable
 from nas_transfer.tasks.base import Task
 
 

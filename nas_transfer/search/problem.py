@@ -66,11 +66,7 @@ class Problem:
     @property
     def size(self) -> int:
         """How many archs there are, limits aside."""
-        frozen = set(self.frozen)
-        size = 1
-        for gene in self.space.genes:
-            size *= 1 if gene.name in frozen else len(gene.choices)
-        return size
+        return self.space.count(self.frozen)
 
     def frozen_arch(self, arch: Arch) -> Arch:
         """`arch` with the frozen genes at their values."""
@@ -139,7 +135,7 @@ class Problem:
                 if 0 <= other < len(gene.choices):
                     values = list(arch.values)
                     values[place] = gene.choices[other]
-                    found.append(Arch(arch.space, arch.names, tuple(values)))
+                    found.append(self.space.arch(values))
         return found
 
     def _infeasible(self, nearest: Arch) -> ConfigError:

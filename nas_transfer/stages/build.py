@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from nas_transfer.data.randomness import stable_seed
 from nas_transfer.errors import ConfigError
 from nas_transfer.paths import conf_dir
 from nas_transfer.space import Arch, SearchSpace, resolve_arch
-from nas_transfer.supernet.table import SupernetTable
+from nas_transfer.supernet.protocol import SupernetTable
+from nas_transfer.supernet.table_rows import Preprocessing
 from nas_transfer.tasks.base import Task, TaskSettings
+from nas_transfer.tasks.checkpoint import Checkpoint, load_checkpoint
 from nas_transfer.tasks.recipe import Recipe
 
 CHECKPOINTS = "checkpoints"
@@ -99,8 +102,23 @@ def build_arch(cfg: DictConfig, space: SearchSpace) -> Arch | None:
     return resolve_arch(str(cfg.arch), space, [conf_dir() / "archs"])
 
 
-def build_data(cfg: DictConfig, arch: Arch | None) -> Any:
+def build_weights(cfg: DictConfig) -> tuple[SupernetTable, Checkpoint | None]:
+    """The supernet's table and the weights to start from, if any; their preprocessing is then the table's.
+
+    Raises:
+        WeightsError: weights that cannot be used.
+    """
+    table = build_table(cfg)
+    if cfg.weights is None:
+        return table, None
+    checkpoint = load_checkpoint(str(cfg.weights), table, str(cfg.weights_format))
+    return replace(table, preprocessing=checkpoint.preprocessing), checkpoint  # type: ignore[type-var]
+
+
+def build_data(cfg: DictConfig, arch: Arch | None, preprocessing: Preprocessing) -> Any:
     """The data module, set up; DataError for a data set that is not as it should be.
+
+    Where images are resized for classification, that is done as the weights expect it.
 
     Supernet training leaves the search split out of train, so that a search never scores what was trained on; a fixed
     arch trains on all of train.
@@ -108,6 +126,8 @@ def build_data(cfg: DictConfig, arch: Arch | None) -> Any:
     options = {key: value for key, value in cfg.data.items() if key != "preview"}
     if options["hold_out_search"] is None:
         options["hold_out_search"] = arch is None
+    if "interpolation" in options and options["interpolation"] is None:
+        options["interpolation"] = preprocessing.interpolation
     data = instantiate(options)
     data.prepare_data()
     data.setup("fit")
@@ -125,6 +145,8 @@ def build_task(
     """The task with new weights, drawn from the seed; the last two matter to training alone."""
     task = cfg.task
     recipe: Recipe = instantiate(task.recipe)
+    if cfg.weights is None:  # no statistics to keep
+        recipe = replace(recipe, freeze_norms=False)
     settings = TaskSettings(
         table=table,
         arch=arch,

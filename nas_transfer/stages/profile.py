@@ -15,7 +15,7 @@ from nas_transfer.search.latency_table import LatencyTable, check_table, device_
 from nas_transfer.space import Arch
 from nas_transfer.stages.build import build_arch, build_data, build_table, build_task, set_threads
 from nas_transfer.stages.results import make_result
-from nas_transfer.supernet.table import SupernetTable
+from nas_transfer.supernet.protocol import SupernetTable
 
 PREVIEW_FILE = "preview.png"
 LEAST_ARCHS = 4
@@ -65,6 +65,6 @@ def _draw_preview(cfg: DictConfig, arch: Arch, path: Path) -> None:
     count = cfg.data.preview
     if not isinstance(count, int) or count < 0:
         raise ConfigError(f"expected a number of samples to draw, got data.preview={count}")
-    pictures = build_data(cfg, arch).preview(count)
+    pictures = build_data(cfg, arch, build_table(cfg).preprocessing).preview(count)
     contact_sheet(pictures).save(path)
     print(f"{len(pictures)} training samples with their annotations: {path}")

@@ -29,11 +29,11 @@ from nas_transfer.search.loop import JOBS, Launch, SearchLoop, read_job, trial_f
 from nas_transfer.search.objectives.base import ArchCost
 from nas_transfer.search.problem import Costs, Limit, Problem
 from nas_transfer.search.study import Study, Trial, signs, study_lock
-from nas_transfer.stages.build import build_data, build_table, build_task, set_threads
+from nas_transfer.stages.build import build_data, build_table, build_task, build_weights, set_threads
 from nas_transfer.stages.results import cost_report, make_result
 from nas_transfer.stages.run_directory import config_sha256, log_to, open_run
 from nas_transfer.tasks.base import Task
-from nas_transfer.tasks.checkpoint import checkpoint_arch, load_checkpoint, load_network
+from nas_transfer.tasks.checkpoint import checkpoint_arch, load_network
 
 logger = logging.getLogger(__name__)
 
@@ -111,11 +111,12 @@ def build_evaluator(cfg: DictConfig, *, cache: bool = True) -> CandidateEvaluato
     if cfg.search.precision not in PRECISIONS:
         raise ConfigError(f"expected search.precision to be one of {', '.join(PRECISIONS)}, got {cfg.search.precision}")
     set_threads(cfg)
-    table = build_table(cfg)
-    checkpoint = load_checkpoint(Path(cfg.weights))
+    table, checkpoint = build_weights(cfg)
+    if checkpoint is None:
+        raise ConfigError("expected weights=<a supernet's run, or a file> to search, got none")
     if checkpoint_arch(checkpoint, table.space) is not None:
         raise ConfigError(f"expected the weights of a supernet to search, got those of one arch in {checkpoint.path}")
-    data = build_data(cfg, None)
+    data = build_data(cfg, None, table.preprocessing)
     supernet = build_task(cfg, table, None, data)
     load_network(supernet, checkpoint)
     on_gpu = cfg.trainer.accelerator != "cpu" and torch.cuda.is_available()
@@ -187,7 +188,7 @@ class _Search:
         set_threads(cfg)
         self.cfg, self.folder, self.started = cfg, folder, started
         table = build_table(cfg)
-        data = build_data(cfg, None)
+        data = build_data(cfg, None, table.preprocessing)
         with torch.device("meta"):  # for costs alone
             self.task = build_task(cfg, table, None, data)
         self.objectives = {str(name): instantiate(objective) for name, objective in cfg.search.objectives.items()}

@@ -21,9 +21,9 @@ from nas_transfer.stages.build import (
     LAST,
     build_arch,
     build_data,
-    build_table,
     build_task,
     build_trainer,
+    build_weights,
     set_threads,
 )
 from nas_transfer.stages.evaluation import evaluate_task
@@ -31,11 +31,8 @@ from nas_transfer.stages.results import make_result, write_predictions
 from nas_transfer.tasks.base import Task
 from nas_transfer.tasks.checkpoint import (
     WEIGHTS_FILE,
-    can_fill_network,
-    checkpoint_arch,
-    load_body,
-    load_checkpoint,
-    load_network,
+    Checkpoint,
+    inherit,
     save_checkpoint,
 )
 
@@ -49,17 +46,17 @@ def train(cfg: DictConfig, folder: Path) -> Result | None:
         NasTransferError: configuration, data, arch or weights that cannot be used.
     """
     set_threads(cfg)
-    table = build_table(cfg)
+    table, parent = build_weights(cfg)
     arch = build_arch(cfg, table.space)
-    data = build_data(cfg, arch)
+    data = build_data(cfg, arch, table.preprocessing)
     trainer = build_trainer(cfg, folder)
     steps_per_epoch = _steps_per_epoch(cfg, data, trainer)
     total_steps = _total_steps(cfg, steps_per_epoch)
     total_batch = data.batch_size * trainer.world_size * cfg.task.recipe.accumulate
     _tell_of_the_batch(cfg, total_batch)
     task = build_task(cfg, table, arch, data, total_steps, total_batch)
-    if cfg.weights is not None:
-        _inherit(task, Path(cfg.weights))
+    if parent is not None:
+        _inherit(task, parent)
     accumulate = task.recipe.accumulate
     num_batches = total_steps * accumulate
     data.stream(num_batches, batches_per_step=accumulate)
@@ -79,10 +76,14 @@ def train(cfg: DictConfig, folder: Path) -> Result | None:
     metrics = evaluate_task(cfg, task, data, trainer)
     if not trainer.is_global_zero:
         return None
-    save_checkpoint(folder / WEIGHTS_FILE, task)
-    write_predictions(folder, task)
     images = num_batches * data.batch_size * trainer.world_size
-    return make_result(cfg, task, metrics, seconds=seconds, images_seen=images, devices=trainer.world_size)
+    result = make_result(cfg, task, metrics, seconds=seconds, images_seen=images, devices=trainer.world_size)
+    save_checkpoint(
+        folder / WEIGHTS_FILE, task, parent=parent, metrics=metrics, versions=result.versions,
+        stage=result.stage, config_sha256=result.config_sha256,
+    )  # fmt: skip
+    write_predictions(folder, task)
+    return result
 
 
 def _steps_per_epoch(cfg: DictConfig, data: Any, trainer: pl.Trainer) -> int:
@@ -121,13 +122,12 @@ def _tell_of_the_batch(cfg: DictConfig, total_batch: int) -> None:
         logger.info("trainer.max_steps=%d sees as many images as the recipe means with %d", same, total_batch)
 
 
-def _inherit(task: Task, path: Path) -> None:
-    """Start from a finished run's weights: the body, and neck and head too where task and class count are the same."""
-    checkpoint = load_checkpoint(path)
-    checkpoint_arch(checkpoint, task.table.space)
-    if can_fill_network(task, checkpoint):
-        load_network(task, checkpoint)
-        logger.info("weights of body, neck and head from %s", checkpoint.path)
-    else:
-        load_body(task, checkpoint)
+def _inherit(task: Task, checkpoint: Checkpoint) -> None:
+    """Start from given weights and say what of them was taken over."""
+    anew = inherit(task, checkpoint)
+    if checkpoint.task != type(task).__name__:
         logger.info("weights of the body from %s; neck and head start anew", checkpoint.path)
+    elif anew:
+        logger.info("weights from %s, but for those with a row for each class: %s", checkpoint.path, ", ".join(anew))
+    else:
+        logger.info("weights of body, neck and head from %s", checkpoint.path)

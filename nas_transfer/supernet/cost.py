@@ -17,13 +17,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-
-if TYPE_CHECKING:
-    from nas_transfer.supernet.table import BlockPlan
 
 Size = tuple[int, int]
 """Height and width of an image or a feature map, in pixels."""
@@ -145,25 +141,3 @@ def total_cost(name: str, parts: Iterable[ModuleCost]) -> ModuleCost:
         sum(part.params for part in parts),
         sum(part.unused_params for part in parts),
     )
-
-
-def block_cost(name: str, plan: BlockPlan, input_size: Size) -> ModuleCost:
-    """The cost of one inverted-bottleneck block with squeeze-and-excitation and AttentiveNAS's shortcut.
-
-    The shortcut pools by the stride and then, only if the channels differ, applies a 1x1 convolution without BatchNorm.
-    """
-    output_size = strided_size(input_size, plan.stride)
-    mid = plan.mid_channels
-    parts = [
-        convolution_cost("depthwise", mid, mid, plan.kernel_size, output_size, groups=mid, batch_norm=True),
-        convolution_cost("project", mid, plan.out_channels, 1, output_size, batch_norm=True),
-    ]
-    if plan.expand:
-        parts.append(convolution_cost("expand", plan.in_channels, mid, 1, input_size, batch_norm=True))
-    if plan.squeeze_channels:
-        parts.append(convolution_cost("squeeze", mid, plan.squeeze_channels, 1, (1, 1), bias=True))
-        parts.append(convolution_cost("excite", plan.squeeze_channels, mid, 1, (1, 1), bias=True))
-    shortcut = convolution_cost("shortcut", plan.in_channels, plan.out_channels, 1, output_size)
-    if plan.in_channels == plan.out_channels:
-        shortcut = ModuleCost("shortcut", 0, 0, unused_params=shortcut.params)
-    return total_cost(name, [*parts, shortcut])

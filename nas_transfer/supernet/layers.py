@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from nas_transfer.supernet.ops import ElasticBatchNorm2d, ElasticConv2d, ElasticConvTranspose2d, ElasticLinear
+from nas_transfer.supernet.ops import (
+    ElasticBatchNorm2d,
+    ElasticConv2d,
+    ElasticConvTranspose2d,
+    ElasticLinear,
+    SamePaddingConv2d,
+)
 
-ACTIVATION_MODULES: dict[str, type[nn.Module]] = {"silu": nn.SiLU, "relu": nn.ReLU, "hardswish": nn.Hardswish}
+ACTIVATION_MODULES: dict[str, type[nn.Module]] = {
+    "silu": nn.SiLU,
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "hardswish": nn.Hardswish,
+}
 
 
 @dataclass(frozen=True)
@@ -20,23 +32,28 @@ class Layers:
     Args:
         elastic: layers that shrink with their input and their active width, or plain ones.
         eps: epsilon of every BatchNorm.
+        same_padding: whether strided convolutions pad as TensorFlow's "same" does; the others cannot differ.
     """
 
     elastic: bool
     eps: float
+    same_padding: bool = False
 
     def conv(
         self, in_channels: int, out_channels: int, kernel_size: int = 1, stride: int = 1, *,
-        depthwise: bool = False, dilation: int = 1, bias: bool = False,
+        depthwise: bool = False, dilation: int = 1, bias: bool = False, transformed_sizes: Sequence[int] = (),
     ) -> nn.Conv2d:  # fmt: skip
-        """A convolution with padding for the size ceil(n / stride)."""
+        """A convolution with padding for the size ceil(n / stride); only an elastic one transforms smaller kernels."""
+        same_padding = self.same_padding and stride > 1
         if self.elastic:
             return ElasticConv2d(
-                in_channels, out_channels, kernel_size, stride, depthwise=depthwise, dilation=dilation, bias=bias
-            )
+                in_channels, out_channels, kernel_size, stride, depthwise=depthwise, dilation=dilation, bias=bias,
+                same_padding=same_padding, transformed_sizes=transformed_sizes,
+            )  # fmt: skip
         padding = dilation * (kernel_size // 2)
         groups = in_channels if depthwise else 1
-        return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
+        kind = SamePaddingConv2d if same_padding else nn.Conv2d
+        return kind(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
 
     def upsampling_conv(self, in_channels: int, out_channels: int) -> nn.ConvTranspose2d:
         """A 4x4 deconvolution of stride 2 without bias, which doubles height and width."""

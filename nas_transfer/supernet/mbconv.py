@@ -1,12 +1,13 @@
 """MBConv networks built from a table: the elastic supernet and the plain subnets that are cut out of it.
 
 Both consist of the same modules under the same names; only their leaf layers differ (elastic or plain torch), so a
-subnet's tensors are slices of the supernet's by name. Block layout, shortcut, squeeze-and-excitation and classifier
-follow AttentiveNAS (Wang et al. 2021); every size comes from `MBConvTable.blocks`.
+subnet's tensors are slices of the supernet's by name. Block layout, squeeze-and-excitation and classifier follow
+MobileNetV3 (Howard et al. 2019), as once-for-all and AttentiveNAS do; every size comes from `MBConvTable.blocks`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 import torch.nn.functional as F
@@ -14,9 +15,11 @@ from torch import Tensor, nn
 from torchvision.ops import stochastic_depth
 
 from nas_transfer.space import Arch
+from nas_transfer.supernet.blocks import IDENTITY, BlockPlan
 from nas_transfer.supernet.layers import ACTIVATION_MODULES, ConvNormActivation, Layers
 from nas_transfer.supernet.ops import SqueezeExcite, copy_slices
-from nas_transfer.supernet.table import IMAGE_CHANNELS, BlockPlan, MBConvTable
+from nas_transfer.supernet.table import MBConvTable
+from nas_transfer.supernet.table_rows import IMAGE_CHANNELS
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -24,20 +27,27 @@ Network = TypeVar("Network", bound=nn.Module)
 class MBConvBlock(nn.Module):
     """Inverted bottleneck: expand 1x1, depthwise, squeeze-and-excitation after the activation, project 1x1, shortcut.
 
-    The shortcut averages over the stride and applies its 1x1 convolution only where the channel counts differ.
+    A pooled shortcut averages over the stride and applies its 1x1 convolution only where the channel counts differ; an
+    identity is there only where neither size nor channel count changes.
+
+    Args:
+        transformed_sizes: kernel sizes below the largest that an elastic block learns a map to.
     """
 
-    def __init__(self, plan: BlockPlan, layers: Layers) -> None:
+    def __init__(self, plan: BlockPlan, layers: Layers, transformed_sizes: Sequence[int] = ()) -> None:
         super().__init__()
         mid = plan.mid_channels
         self.stride = plan.stride
+        self.identity = plan.shortcut == IDENTITY
         self.expand = (
             ConvNormActivation(layers.conv(plan.in_channels, mid), layers.norm(mid), plan.activation)
             if plan.expand
             else None
         )
         self.depthwise = ConvNormActivation(
-            layers.conv(mid, mid, plan.kernel_size, plan.stride, depthwise=True), layers.norm(mid), plan.activation
+            layers.conv(mid, mid, plan.kernel_size, plan.stride, depthwise=True, transformed_sizes=transformed_sizes),
+            layers.norm(mid),
+            plan.activation,
         )
         self.squeeze_excite = (
             SqueezeExcite(
@@ -51,7 +61,8 @@ class MBConvBlock(nn.Module):
         )
         # In a supernet a stage's first block can meet another width than its own, whatever the largest arch has.
         may_differ = plan.block_index == 0 if layers.elastic else plan.in_channels != plan.out_channels
-        self.shortcut = layers.conv(plan.in_channels, plan.out_channels) if may_differ else None
+        pooled = may_differ and not self.identity
+        self.shortcut = layers.conv(plan.in_channels, plan.out_channels) if pooled else None
         self.drop_path = 0.0
 
     def forward(self, features: Tensor) -> Tensor:
@@ -62,6 +73,8 @@ class MBConvBlock(nn.Module):
             hidden = self.squeeze_excite(hidden)
         hidden = self.project(hidden)
         shortcut = features
+        if self.identity and (self.stride > 1 or features.shape[1] != hidden.shape[1]):
+            return hidden
         if self.stride > 1:
             # One row or column of zeros in front of an odd side, as AttentiveNAS pads it, but side by side: detection
             # images are not square.
@@ -93,14 +106,14 @@ def _set_conv(conv: nn.Module, out_channels: int, kernel_size: int = 1) -> None:
 
 def build_stem(table: MBConvTable, width: int, elastic: bool = False) -> ConvNormActivation:
     """The first convolution of this width, plain or elastic."""
-    layers, first = Layers(elastic, table.batch_norm_eps), table.first_conv
+    layers, first = Layers(elastic, table.batch_norm_eps, table.same_padding), table.first_conv
     conv = layers.conv(IMAGE_CHANNELS, width, first.kernel_size, first.stride)
     return ConvNormActivation(conv, layers.norm(width), first.activation)
 
 
 def build_block(table: MBConvTable, plan: BlockPlan) -> MBConvBlock:
     """One plain block."""
-    return MBConvBlock(plan, Layers(False, table.batch_norm_eps))
+    return MBConvBlock(plan, Layers(False, table.batch_norm_eps, plan.same_padding))
 
 
 class MBConvBody(nn.Module):
@@ -120,12 +133,12 @@ class MBConvBody(nn.Module):
         self.table = table
         self.elastic = arch is None
         self.arch = arch or table.space.largest()
-        layers = Layers(self.elastic, table.batch_norm_eps)
+        layers = Layers(self.elastic, table.batch_norm_eps, table.same_padding)
         self.first_conv = build_stem(table, self.arch["width.first_conv"], self.elastic)
         self.stages = nn.ModuleList(nn.ModuleList() for _ in table.stages)
         for plan in table.blocks(self.arch):
-            stage = self.stages[plan.stage_index]
-            stage.append(MBConvBlock(plan, layers))  # type: ignore[operator]
+            smaller = table.stages[plan.stage_index].kernel_size[:-1] if self.elastic and table.kernel_transform else ()
+            self.stages[plan.stage_index].append(MBConvBlock(plan, layers, smaller))  # type: ignore[operator]
         self.active_depths = [len(stage) for stage in self.stages]  # type: ignore[arg-type]
         initialise(self)
 
@@ -173,7 +186,7 @@ class MBConvBody(nn.Module):
 
 
 class MBConvClassifier(nn.Module):
-    """The classification head: 1x1 expansion, global pooling, 1x1 feature mix, dropout, linear (AttentiveNAS).
+    """The classification head: 1x1 expansion, global pooling, 1x1 feature mix if any, dropout, linear.
 
     Args:
         table: the supernet's table.
@@ -189,10 +202,11 @@ class MBConvClassifier(nn.Module):
         arch = arch or table.space.largest()
         layers = Layers(self.elastic, table.batch_norm_eps)
         in_channels, width = self._widths(arch)
-        expanded = table.final_expand_channels(in_channels)
-        activation = table.last_conv.activation
+        last = table.last_conv
+        expanded = last.pooled_channels(in_channels, width)
+        activation = last.activation
         self.final_expand = ConvNormActivation(layers.conv(in_channels, expanded), layers.norm(expanded), activation)
-        self.feature_mix = layers.conv(expanded, width)
+        self.feature_mix = None if last.expand_ratio is None else layers.conv(expanded, width, bias=last.bias)
         self.activation = ACTIVATION_MODULES[activation]()
         self.dropout = nn.Dropout(0.0)
         self.classifier = layers.linear(width, num_classes)
@@ -204,14 +218,17 @@ class MBConvClassifier(nn.Module):
     def set_arch(self, arch: Arch) -> None:
         """Make the head's layers those of `arch`."""
         in_channels, width = self._widths(arch)
-        self.final_expand.conv.active_out_channels = self.table.final_expand_channels(in_channels)  # type: ignore[assignment]
-        self.feature_mix.active_out_channels = width  # type: ignore[assignment]
+        pooled = self.table.last_conv.pooled_channels(in_channels, width)
+        self.final_expand.conv.active_out_channels = pooled  # type: ignore[assignment]
+        if self.feature_mix is not None:
+            self.feature_mix.active_out_channels = width  # type: ignore[assignment]
 
     def forward(self, features: Tensor) -> Tensor:
         """Map the body's last feature map (B, C, H, W) to logits (B, num_classes)."""
         pooled = self.final_expand(features).mean((2, 3), keepdim=True)
-        mixed = self.activation(self.feature_mix(pooled)).flatten(1)
-        return self.classifier(self.dropout(mixed))
+        if self.feature_mix is not None:
+            pooled = self.activation(self.feature_mix(pooled))
+        return self.classifier(self.dropout(pooled.flatten(1)))
 
     def extract(self, arch: Arch) -> MBConvClassifier:
         """The head of one arch as a plain static module with its own copy of the weights."""

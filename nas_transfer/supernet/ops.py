@@ -1,13 +1,14 @@
 """Elastic layers: one weight tensor that holds the weights of every narrower layer as its leading slice.
 
 An elastic layer reads its input width from the tensor that it is given; only its output width and kernel size are set.
-A smaller kernel is the centre crop of the larger one (AttentiveNAS, Wang et al. 2021, section 3). Slices are views: the
-forward pass copies no weight. `copy_slices` writes the active slices into a plain static module, which is how every
-subnet is extracted.
+A smaller kernel is the centre crop of the larger one (AttentiveNAS, Wang et al. 2021, section 3), or a learned linear
+map of that crop (once-for-all, Cai et al. 2020, section 3.3). Slices are views: the forward pass copies no weight.
+`copy_slices` writes the active slices into a plain static module, which is how every subnet is extracted.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -27,20 +28,26 @@ class ElasticConv2d(nn.Conv2d):
         kernel_size: the largest kernel, odd; padding is always half of the active one.
         depthwise: one filter a channel.
         dilation: between the kernel's samples; padding is half of the dilated kernel.
+        same_padding: pad as TensorFlow's "same" does (`pad_same`) instead.
+        transformed_sizes: smaller kernel sizes, each of which is a learned linear map of the centre of the next larger
+            one, shared by all channels; starts as the centre itself.
 
     `active_out_channels` and `active_kernel_size` start at the largest and are set by the supernet.
     """
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int = 1, stride: int = 1, *,
-        depthwise: bool = False, dilation: int = 1, bias: bool = False,
+        depthwise: bool = False, dilation: int = 1, bias: bool = False, same_padding: bool = False,
+        transformed_sizes: Sequence[int] = (),
     ) -> None:  # fmt: skip
         groups = in_channels if depthwise else 1
         padding = dilation * (kernel_size // 2)
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
         self.depthwise = depthwise
+        self.same_padding = same_padding
         self.active_out_channels = out_channels
         self.active_kernel_size = kernel_size
+        self.kernel_transforms = nn.ParameterDict({str(size): torch.eye(size**2) for size in transformed_sizes})
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (B, in, H, W) to (B, active out, ceil(H / stride), ceil(W / stride))."""
@@ -48,11 +55,43 @@ class ElasticConv2d(nn.Conv2d):
         kernel_size = self.active_kernel_size
         out_channels = in_channels if self.depthwise else self.active_out_channels
         shape = (out_channels, 1 if self.depthwise else in_channels, kernel_size, kernel_size)
-        weight = shared_slice(self.weight, shape)
+        weight = self.weight_of(shape)
         bias = None if self.bias is None else shared_slice(self.bias, (out_channels,))
         groups = in_channels if self.depthwise else 1
         padding = self.dilation[0] * (kernel_size // 2)
+        if self.same_padding:
+            features, padding = pad_same(features, kernel_size, self.stride[0]), 0
         return F.conv2d(features, weight, bias, self.stride, padding, self.dilation, groups)
+
+    def weight_of(self, shape: tuple[int, ...]) -> Tensor:
+        """The weight (out, in, k, k) of an active layer: leading channels, centre-cropped or transformed kernel."""
+        size = shape[-1]
+        smaller = sorted((own for own in map(int, self.kernel_transforms) if own >= size), reverse=True)
+        if not smaller or size == self.kernel_size[0]:
+            return shared_slice(self.weight, shape)
+        kernel = shared_slice(self.weight, (*shape[:2], smaller[0], smaller[0]))
+        for own in smaller:
+            centre = leading_slice(kernel, (*shape[:2], own, own), "a kernel")
+            kernel = F.linear(centre.flatten(2), self.kernel_transforms[str(own)]).view(*shape[:2], own, own)
+        return kernel
+
+
+class SamePaddingConv2d(nn.Conv2d):
+    """A plain convolution without dilation that pads as TensorFlow's "same" does (`pad_same`)."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (B, in, H, W) to (B, out, ceil(H / stride), ceil(W / stride))."""
+        features = pad_same(features, self.kernel_size[0], self.stride[0])
+        return F.conv2d(features, self.weight, self.bias, self.stride, 0, 1, self.groups)
+
+
+def pad_same(features: Tensor, kernel_size: int, stride: int) -> Tensor:
+    """Zeros around (B, C, H, W) for an output of ceil(n / stride), the odd one at the end: TensorFlow's "same"."""
+    pads = []
+    for size in (features.shape[3], features.shape[2]):
+        total = max((-(-size // stride) - 1) * stride + kernel_size - size, 0)
+        pads += [total // 2, total - total // 2]
+    return F.pad(features, pads)
 
 
 class ElasticConvTranspose2d(nn.ConvTranspose2d):
@@ -135,16 +174,25 @@ class SqueezeExcite(nn.Module):
 def copy_slices(source: nn.Module, target: nn.Module) -> None:
     """Write into `target`'s parameters and buffers the slices of `source`'s that an active subnet of that size uses.
 
-    Tensors are matched by name. Channel dimensions take the leading slice, kernel dimensions the centre crop.
+    Tensors are matched by name. Channel dimensions take the leading slice, kernel dimensions the centre crop, or what
+    the source's kernel transforms make of it.
 
     Raises:
         KeyError: `target` has a tensor that `source` lacks.
         ValueError: a tensor of `target` is larger than `source`'s.
     """
     tensors = source.state_dict(keep_vars=True)
+    transformed = {
+        f"{name}.weight": module
+        for name, module in source.named_modules()
+        if isinstance(module, ElasticConv2d) and module.kernel_transforms
+    }
     with torch.no_grad():
         for name, tensor in target.state_dict(keep_vars=True).items():
-            tensor.copy_(leading_slice(tensors[name], tensor.shape, name))
+            if name in transformed and tensor.shape != tensors[name].shape:
+                tensor.copy_(transformed[name].weight_of(tuple(tensor.shape)))
+            else:
+                tensor.copy_(leading_slice(tensors[name], tensor.shape, name))
 
 
 class _SharedSlice(torch.autograd.Function):

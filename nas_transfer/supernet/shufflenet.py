@@ -112,7 +112,7 @@ class ShuffleNetTable:
         repeats: blocks of each stage.
         last_width: channels of the classifier's 1x1 convolution.
         batch_norm_eps: epsilon of every BatchNorm.
-        preprocessing: image normalisation.
+        preprocessing: what its weights expect of an image, unless they come with a preprocessing of their own.
 
     Raises:
         ConfigError: a field that is malformed.
@@ -213,7 +213,7 @@ class ShuffleNetTable:
             size = strided_size(size, 2)
         return Cost(
             (
-                convolution_cost("last_conv", self.widths[-1], self.last_width, 1, size, batch_norm=True),
+                convolution_cost("last_conv", self.widths[-1], self.last_width, 1, size, bias=True, batch_norm=True),
                 linear_cost("classifier", self.last_width, num_classes),
             )
         )

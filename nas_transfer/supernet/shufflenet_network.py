@@ -123,7 +123,8 @@ class ShuffleNetClassifier(nn.Module):
     def __init__(self, table: ShuffleNetTable, num_classes: int, arch: Arch | None = None) -> None:
         super().__init__()
         layers = Layers(elastic=arch is None, eps=table.batch_norm_eps)
-        self.last_conv = layers.conv_norm(table.widths[-1], table.last_width, activation="relu")
+        conv = layers.conv(table.widths[-1], table.last_width, bias=True)
+        self.last_conv = ConvNormActivation(conv, layers.norm(table.last_width), "relu")
         self.dropout = nn.Dropout(0.0)
         self.classifier = layers.linear(table.last_width, num_classes)
         initialise(self)

@@ -6,12 +6,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, TypeVar
 
 from nas_transfer.errors import ConfigError
 
-ACTIVATIONS = ("silu", "relu", "hardswish")
+ACTIVATIONS = ("silu", "relu", "relu6", "hardswish")
+INTERPOLATIONS = ("bilinear", "bicubic")
+CHANNEL_ORDERS = ("rgb", "bgr")
+LARGEST_PIXEL = 255
 CHANNEL_DIVISOR = 8
 SQUEEZE_DIVISOR = 4
 IMAGE_CHANNELS = 3
@@ -35,22 +38,38 @@ def squeeze_channels(mid_channels: int) -> int:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How the supernet's weights expect an image: RGB divided by 255, minus `mean`, divided by `std`, per channel."""
+    """How weights expect an image: its channels in `channel_order`, each minus `mean`, divided by `std`.
+
+    Args:
+        mean, std: in pixel values 0-255, in the order of the channels.
+        channel_order: ``rgb`` or ``bgr``.
+        interpolation: with which images are resized for classification, ``bilinear`` or ``bicubic``.
+
+    Raises:
+        ConfigError: naming the field.
+    """
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    channel_order: str = "rgb"
+    interpolation: str = "bicubic"
 
     def __post_init__(self) -> None:
         for field in ("mean", "std"):
             values = as_tuple(getattr(self, field), f"preprocessing.{field}")
-            if len(values) != IMAGE_CHANNELS or not all(is_number(v) and 0 <= v <= 1 for v in values):
+            if len(values) != IMAGE_CHANNELS or not all(is_number(v) and 0 <= v <= LARGEST_PIXEL for v in values):
                 raise ConfigError(
-                    f"expected three fractions in 0-1 for preprocessing.{field} (divide a 0-255 mean by 255), "
+                    f"expected three pixel values in 0-255 for preprocessing.{field} (a fraction times 255), "
                     f"got {list(values)}"
                 )
             object.__setattr__(self, field, tuple(float(value) for value in values))
-        if min(self.std) == 0:
-            raise ConfigError(f"expected preprocessing.std above 0, got {list(self.std)}")
+        if min(self.std) < 1:
+            raise ConfigError(f"expected preprocessing.std of at least 1 pixel value, got {list(self.std)}")
+        for field, choices in (("channel_order", CHANNEL_ORDERS), ("interpolation", INTERPOLATIONS)):
+            if getattr(self, field) not in choices:
+                raise ConfigError(
+                    f"expected one of {list(choices)} for preprocessing.{field}, got {getattr(self, field)!r}"
+                )
 
 
 @dataclass(frozen=True)
@@ -72,17 +91,21 @@ class FirstConv:
 
 @dataclass(frozen=True)
 class StageTable:
-    """One stage: all its blocks share width, kernel size and expand ratio.
+    """One stage: all its blocks share width, and, unless `per_block`, kernel size and expand ratio.
 
     Args:
         name: names the stage's genes (``width.<name>``, ...) and its modules; no dots.
         width: output channel choices, multiples of 8.
         depth: choices of how many blocks are active; an arch of depth d uses the first d.
-        kernel_size: odd depthwise kernel choices; a smaller one is the centre crop of the largest.
+        kernel_size: odd depthwise kernel choices; a smaller one is the centre crop of the largest, or a learned map
+            of it (`MBConvTable.kernel_transform`).
         expand_ratio: choices of mid / in channels; ``(1,)`` alone means that the blocks have no expansion convolution.
         stride: 1 or 2, of the first block.
         squeeze_excite: whether the blocks have squeeze-and-excitation.
         activation: one of `ACTIVATIONS`.
+        per_block: whether every block has a kernel size and an expand ratio of its own (once-for-all).
+        mid_channels: for a net whose blocks expand irregularly, each block's mid channels at the largest expand ratio;
+            the others' follow in proportion. Null: `expand_ratio` times the block's input.
 
     Raises:
         ConfigError: naming the stage, the field and the value.
@@ -96,6 +119,8 @@ class StageTable:
     stride: int
     squeeze_excite: bool
     activation: str
+    per_block: bool = False
+    mid_channels: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name or "." in self.name:
@@ -107,8 +132,16 @@ class StageTable:
         _check_kernel_sizes(self.name, self.kernel_size)
         check_positive(f"{self.name}.expand_ratio", self.expand_ratio)
         _check_stride(self.name, self.stride)
-        if not isinstance(self.squeeze_excite, bool):
-            raise ConfigError(f"expected true or false for {self.name}.squeeze_excite, got {self.squeeze_excite!r}")
+        for field in ("squeeze_excite", "per_block"):
+            if not isinstance(getattr(self, field), bool):
+                raise ConfigError(f"expected true or false for {self.name}.{field}, got {getattr(self, field)!r}")
+        if self.mid_channels is not None:
+            object.__setattr__(self, "mid_channels", as_tuple(self.mid_channels, f"{self.name}.mid_channels"))
+            check_positive(f"{self.name}.mid_channels", self.mid_channels)
+            if len(self.mid_channels) != self.depth[-1]:
+                raise ConfigError(
+                    f"expected {self.depth[-1]} {self.name}.mid_channels, one a block, got {list(self.mid_channels)}"
+                )
         _check_activation(self.name, self.activation)
 
     @property
@@ -116,40 +149,62 @@ class StageTable:
         """Whether the stage's blocks hold an expansion convolution."""
         return self.expand_ratio != (1,)
 
+    def block_mid_channels(self, block_index: int, in_channels: int, expand_ratio: int) -> int:
+        """Channels between the expansion and the projection of a block."""
+        if self.mid_channels is None:
+            return expanded_channels(in_channels, expand_ratio)
+        return make_divisible(round(self.mid_channels[block_index] * expand_ratio / self.expand_ratio[-1]))
+
 
 @dataclass(frozen=True)
 class LastConv:
-    """The classifier's last two convolutions (AttentiveNAS's "v3 head").
+    """The classifier's convolutions.
 
-    1x1 to `expand_ratio` times the last stage's width with BatchNorm and activation, global pooling, then 1x1 without
-    BatchNorm or bias to one of the `width` choices with activation.
+    With an `expand_ratio` (MobileNetV3's head, AttentiveNAS's "v3 head"): 1x1 to so many times the last stage's width
+    with BatchNorm and activation, global pooling, then 1x1 without BatchNorm to one of the `width` choices with
+    activation. Without one (EfficientNet's, BigNAS's): 1x1 to `width` with BatchNorm and activation, global pooling.
+
+    Args:
+        bias: whether the convolution after the pooling has one.
     """
 
     width: tuple[int, ...]
-    expand_ratio: int
+    expand_ratio: int | None
     activation: str
+    bias: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "width", as_tuple(self.width, "last_conv.width"))
         _check_widths("last_conv", self.width)
-        check_positive("last_conv.expand_ratio", (self.expand_ratio,))
+        if self.expand_ratio is not None:
+            check_positive("last_conv.expand_ratio", (self.expand_ratio,))
         _check_activation("last_conv", self.activation)
+
+    def pooled_channels(self, last_stage_width: int, width: int) -> int:
+        """Channels of the feature map that is pooled."""
+        return width if self.expand_ratio is None else expanded_channels(last_stage_width, self.expand_ratio)
 
 
 Record = TypeVar("Record")
 
 
 def as_record(value: Any, kind: type[Record], where: str) -> Record:
-    """`value` as a record of `kind`, built from a mapping with exactly its fields; raises ConfigError otherwise."""
+    """`value` as a record of `kind`, built from a mapping with its fields (those with a default may be left out).
+
+    Raises:
+        ConfigError: no mapping, or a missing or unknown field.
+    """
     if isinstance(value, kind):
         return value
     if not isinstance(value, Mapping):
         raise ConfigError(f"expected a mapping with the fields of {kind.__name__} for {where}, got {value!r}")
-    fields = set(kind.__dataclass_fields__)  # type: ignore[attr-defined]
-    if set(value) != fields:
+    known = fields(kind)  # type: ignore[arg-type]
+    missing = sorted({field.name for field in known if field.default is MISSING} - set(value))
+    unknown = sorted(set(value) - {field.name for field in known})
+    if missing or unknown:
         raise ConfigError(
-            f"expected exactly the fields {sorted(fields)} in {where}, got {sorted(fields - set(value)) or 'none'} "
-            f"missing and {sorted(set(value) - fields) or 'none'} unknown in {dict(value)}"
+            f"expected the fields {sorted(field.name for field in known)} in {where}, got {missing or 'none'} "
+            f"missing and {unknown or 'none'} unknown in {dict(value)}"
         )
     return kind(**value)
 

@@ -30,7 +30,7 @@ from nas_transfer.space import Arch
 from nas_transfer.supernet.calibrate import recalibrate_batch_norm
 from nas_transfer.supernet.cost import Cost, CostTotals, totals_by_group
 from nas_transfer.supernet.ops import ElasticBatchNorm2d, copy_slices
-from nas_transfer.supernet.table import SupernetTable
+from nas_transfer.supernet.protocol import SupernetTable
 from nas_transfer.tasks.recipe import ArchSampling, Recipe
 
 Batch = dict[str, Any]
@@ -211,6 +211,15 @@ class Task(pl.LightningModule):
         for module in self.network.modules():
             if isinstance(module, ElasticBatchNorm2d):
                 module.synchronised = self.trainer.world_size > 1
+
+    def train(self, mode: bool = True) -> Task:
+        """Set the training mode; the body's BatchNorms stay in evaluation mode where the recipe freezes them."""
+        super().train(mode)
+        if mode and self.arch is not None and self.recipe.freeze_norms:
+            for module in self.body.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
 
     def training_step(self, batch: Batch, batch_index: int) -> None:
         """One forward and backward pass for each arch of the step, then, after `recipe.accumulate` batches, an update.

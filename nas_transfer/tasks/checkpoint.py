@@ -1,10 +1,13 @@
-"""The file in which a finished run leaves its network: tensors and plain values, read without unpickling objects."""
+"""Weights on disk: the file in which every training stage leaves its network, and public ones read as such.
+
+Tensors and plain values only: reading one never unpickles an object.
+"""
 
 from __future__ import annotations
 
 import os
-import pickle
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +16,16 @@ from torch import Tensor
 
 from nas_transfer.errors import WeightsError
 from nas_transfer.space import Arch, SearchSpace
-from nas_transfer.supernet.ops import leading_slice
+from nas_transfer.supernet.ops import copy_slices
+from nas_transfer.supernet.pretrained.importing import import_supernet, package_file
+from nas_transfer.supernet.pretrained.reading import file_sha256, read_file, state_of
+from nas_transfer.supernet.protocol import SupernetTable
+from nas_transfer.supernet.table_rows import Preprocessing
 from nas_transfer.tasks.base import Task
+from nas_transfer.tasks.classification import ClassificationTask
 
-FORMAT = "nas_transfer/1"
+FORMAT = "nas_transfer/2"
+NATIVE, AUTO = "native", "auto"
 WEIGHTS_FILE = "weights.pt"
 
 
@@ -26,80 +35,138 @@ class Checkpoint:
 
     Attributes:
         path: where it was read.
+        format: `FORMAT`, or the layout of a public file.
         space: name of the search space.
         arch: the arch's dict form, None for a supernet.
         task: class name of the task that trained it.
         num_classes: of that task.
+        preprocessing: that the weights were trained with.
+        calibrated: dict form of the arch whose BatchNorm statistics are right; None if a supernet holds no arch's.
         body: tensors of the body by name.
         rest: tensors of neck and head by name.
+        licence: of public weights in this file, empty for the program's own.
+        metrics: of the evaluation after training, fractions.
+        versions: of the packages that trained it.
+        stage: that trained it.
+        config_sha256: of that stage's configuration.
+        provenance: the files that it descends from, oldest first: `Parent`s as mappings.
     """
 
     path: Path
+    format: str
     space: str
     arch: dict[str, Any] | None
     task: str
     num_classes: int
+    preprocessing: Preprocessing
+    calibrated: dict[str, Any] | None
     body: dict[str, Tensor]
     rest: dict[str, Tensor]
+    licence: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    stage: str = ""
+    config_sha256: str = ""
+    provenance: list[dict[str, Any]] = field(default_factory=list)
+
+    def lineage(self) -> list[dict[str, Any]]:
+        """The provenance of what is trained from this file: its own, and the file itself with its hash."""
+        own = {
+            "file": str(self.path), "sha256": file_sha256(self.path), "format": self.format, "licence": self.licence,
+            "stage": self.stage, "task": self.task, "config_sha256": self.config_sha256,
+        }  # fmt: skip
+        return [*self.provenance, own]
 
 
-def save_checkpoint(path: Path, task: Task) -> None:
-    """Write a task's network, atomically."""
+def save_checkpoint(
+    path: Path, task: Task, *, parent: Checkpoint | None, metrics: Mapping[str, float], versions: Mapping[str, str],
+    stage: str, config_sha256: str,
+) -> None:  # fmt: skip
+    """Write a task's network and where it comes from, atomically."""
     body = task.body.state_dict()
     inside = {id(tensor) for tensor in task.body.state_dict(keep_vars=True).values()}
     whole = task.network.state_dict(keep_vars=True)
+    arch = None if task.arch is None else task.arch.to_dict()
     content = {
         "format": FORMAT,
         "space": task.table.space.name,
-        "arch": None if task.arch is None else task.arch.to_dict(),
+        "arch": arch,
         "task": type(task).__name__,
         "num_classes": task.settings.num_classes,
+        "preprocessing": asdict(task.table.preprocessing),
+        "calibrated": arch,
         "body": {name: tensor.cpu() for name, tensor in body.items()},
         "rest": {name: tensor.detach().cpu() for name, tensor in whole.items() if id(tensor) not in inside},
+        "metrics": dict(metrics),
+        "versions": dict(versions),
+        "stage": stage,
+        "config_sha256": config_sha256,
+        "provenance": [] if parent is None else parent.lineage(),
     }
     temporary = path.with_suffix(".tmp")
     torch.save(content, temporary)
     os.replace(temporary, path)
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint: a run directory or the file itself.
+def load_checkpoint(weights: str, table: SupernetTable, weights_format: str = AUTO) -> Checkpoint:
+    """Read a run's weights or public ones.
+
+    Args:
+        weights: a run directory, a file, or the name of an installed package (``efficientnet_lite0``).
+        table: of the supernet that they must be of.
+        weights_format: ``auto``, ``native`` (a file of this program), or a public layout.
 
     Raises:
-        WeightsError: nothing is there, it is not tensors only, it is damaged, or it is of another kind.
+        WeightsError: nothing is there, it is not tensors and plain values only, it is damaged, of another layout, or
+            of another space.
     """
+    path = Path(weights)
+    if not path.exists():
+        path = package_file(weights) or path
     file = path / WEIGHTS_FILE if path.is_dir() else path
-    if not file.is_file():
+    content = read_file(file)
+    if not (isinstance(content, dict) and "format" in content):
+        if weights_format == NATIVE:
+            raise WeightsError(f"expected a checkpoint of this program ({FORMAT}), got {file} of another format")
+        return _imported(file, content, table, weights_format)
+    if content["format"] != FORMAT:
         raise WeightsError(
-            f"expected weights in {file}, got no such file: give the folder of a finished run or a .pt file"
+            f"expected a checkpoint of the format {FORMAT}, got {file} of {content['format']}: train it again"
         )
+    if weights_format not in (AUTO, NATIVE):
+        raise WeightsError(f"expected tensors of the layout {weights_format}, got {file} of this program's own format")
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+        content["preprocessing"] = Preprocessing(**content["preprocessing"])
+        checkpoint = Checkpoint(path=file, **content)
+    except TypeError as error:
+        raise WeightsError(f"expected all entries of the format {FORMAT} in {file}, got an error: {error}") from error
+    if checkpoint.space != table.space.name:
         raise WeightsError(
-            f"expected a file of tensors and plain values, got {file} with other objects in it (or damaged): "
-            "loading it could run code, so save its state_dict alone with torch.save"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise WeightsError(
-            f"expected a complete checkpoint, got the unreadable file {file}: fetch or train it again"
-        ) from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise WeightsError(f"expected a checkpoint of this program ({FORMAT}), got {file} of another format")
-    return Checkpoint(file, *(content[key] for key in ("space", "arch", "task", "num_classes", "body", "rest")))
+            f"expected weights of the space '{table.space.name}', got {file} of '{checkpoint.space}': "
+            f"set supernet={checkpoint.space}"
+        )
+    return checkpoint
+
+
+def _imported(path: Path, content: Any, table: SupernetTable, weights_format: str) -> Checkpoint:
+    imported = import_supernet(state_of(content, path), table, path, weights_format)
+    return Checkpoint(
+        path=path,
+        format=imported.origin.name,
+        space=table.space.name,
+        arch=None,
+        task=ClassificationTask.__name__,
+        num_classes=imported.num_classes,
+        preprocessing=imported.origin.preprocessing,
+        calibrated=None if imported.calibrated is None else imported.calibrated.to_dict(),
+        body=imported.body,
+        rest={f"head.{name}": tensor for name, tensor in imported.head.items()},
+        licence=imported.origin.licence,
+    )
 
 
 def checkpoint_arch(checkpoint: Checkpoint, space: SearchSpace) -> Arch | None:
-    """The arch that a checkpoint holds, None for a supernet.
-
-    Raises:
-        WeightsError: it is of another space.
-    """
-    if checkpoint.space != space.name:
-        raise WeightsError(
-            f"expected weights of the space '{space.name}', got {checkpoint.path} of '{checkpoint.space}': "
-            f"set supernet={checkpoint.space}"
-        )
+    """The arch that a checkpoint holds, None for a supernet."""
     return None if checkpoint.arch is None else space.from_dict(checkpoint.arch)
 
 
@@ -115,45 +182,69 @@ def load_network(task: Task, checkpoint: Checkpoint) -> None:
         raise WeightsError(
             f"expected weights of {want[0]} with {want[1]} classes, got {checkpoint.path} of {have[0]} with {have[1]}"
         )
-    inside = {id(tensor) for tensor in task.body.state_dict(keep_vars=True).values()}
-    whole = task.network.state_dict(keep_vars=True)
-    load_body(task, checkpoint)
-    _fill(
-        {name: tensor for name, tensor in whole.items() if id(tensor) not in inside}, checkpoint.rest, task, checkpoint
-    )
+    inherit(task, checkpoint)
 
 
-def load_body(task: Task, checkpoint: Checkpoint) -> None:
-    """Fill a task's body; a subnet takes its slices of a supernet's weights.
+def inherit(task: Task, checkpoint: Checkpoint) -> list[str]:
+    """Fill a task with as much of a checkpoint as means the same in it; a subnet takes its part of a supernet.
+
+    The body always; neck and head where the task is of the same kind, but for the layers whose outputs are the classes
+    if these are others.
+
+    Returns:
+        The names of the tensors of neck and head that start anew.
 
     Raises:
         WeightsError: a tensor that differs (the first one is named).
     """
-    _fill(task.body.state_dict(keep_vars=True), checkpoint.body, task, checkpoint)
+    same_task = checkpoint.task == type(task).__name__
+    if checkpoint.arch is None and task.arch is not None:
+        if not same_task:
+            body = task.table.build_body()
+            _fill(body.state_dict(keep_vars=True), checkpoint.body, checkpoint)
+            copy_slices(body, task.body)
+            return _rest_names(task)
+        supernet = task.rebuild(replace(task.settings, arch=None))
+        anew = inherit(supernet, checkpoint)
+        copy_slices(supernet.network, task.network)
+        return anew
+    _fill(task.body.state_dict(keep_vars=True), checkpoint.body, checkpoint)
+    if not same_task:
+        return _rest_names(task)
+    whole = task.network.state_dict(keep_vars=True)
+    targets = {name: whole[name] for name in _rest_names(task)}
+    return _fill(
+        targets, checkpoint.rest, checkpoint, other_classes=checkpoint.num_classes != task.settings.num_classes
+    )
 
 
-def can_fill_network(task: Task, checkpoint: Checkpoint) -> bool:
-    """Whether neck and head can be taken over too: same kind of task, same number of classes."""
-    return (checkpoint.task, checkpoint.num_classes) == (type(task).__name__, task.settings.num_classes)
+def _rest_names(task: Task) -> list[str]:
+    """The names of neck and head's tensors in the network."""
+    inside = {id(tensor) for tensor in task.body.state_dict(keep_vars=True).values()}
+    return [name for name, tensor in task.network.state_dict(keep_vars=True).items() if id(tensor) not in inside]
 
 
-def _fill(targets: dict[str, Tensor], sources: dict[str, Tensor], task: Task, checkpoint: Checkpoint) -> None:
-    may_slice = checkpoint.arch is None and task.arch is not None
-    parts = {}
+def _fill(
+    targets: dict[str, Tensor], sources: dict[str, Tensor], checkpoint: Checkpoint, *, other_classes: bool = False
+) -> list[str]:
+    """Copy tensors by name; returns the names of those that were left because they have a row for each class."""
+    anew = []
     for name, target in targets.items():
-        shape = None if name not in sources else tuple(sources[name].shape)
-        problem = f"expected tensor '{name}' of shape {tuple(target.shape)} in {checkpoint.path}, got {shape or 'none'}"
-        if shape is None or not (may_slice or shape == target.shape):
-            raise WeightsError(f"{problem}: the weights are of another arch or space")
-        try:
-            parts[name] = leading_slice(sources[name], target.shape, name)
-        except ValueError as error:
-            raise WeightsError(f"{problem}: the weights are of another space") from error
+        source = sources.get(name)
+        if source is not None and other_classes and target.dim() and source.shape[1:] == target.shape[1:]:
+            if len(source) != len(target):
+                anew.append(name)
+        elif source is None or source.shape != target.shape:
+            raise WeightsError(
+                f"expected tensor '{name}' of shape {tuple(target.shape)} in {checkpoint.path}, got "
+                f"{'none' if source is None else tuple(source.shape)}: the weights are of another arch or space"
+            )
     unused = sorted(set(sources) - set(targets))
-    if unused and not may_slice:
+    if unused:
         raise WeightsError(
             f"expected no tensor '{unused[0]}' in {checkpoint.path}: the weights are of another arch or space"
         )
     with torch.no_grad():
-        for name, part in parts.items():
-            targets[name].copy_(part)
+        for name in set(targets) - set(anew):
+            targets[name].copy_(sources[name])
+    return anew

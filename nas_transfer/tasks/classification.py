@@ -13,6 +13,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from nas_transfer.space import Arch
 from nas_transfer.supernet.cost import Cost
 from nas_transfer.tasks.base import Batch, Task, TaskSettings
+from nas_transfer.tasks.normalise import Normalise
 
 RESOLUTION = "resolution"
 
@@ -33,8 +34,8 @@ class Classifier(nn.Module):
 class ClassificationTask(Task):
     """Cross entropy with label smoothing; in a sandwich the smaller archs imitate the largest one's soft labels.
 
-    The images are resized to each arch's own resolution gene (bicubic, as AttentiveNAS does inside its forward), so a
-    batch is loaded once at one size and every arch trains at its own.
+    The images are resized to each arch's own resolution gene, as AttentiveNAS does inside its forward, so a batch is
+    loaded once at one size and every arch trains at its own.
 
     Args:
         label_smoothing: of the loss against the labels (Szegedy et al. 2016).
@@ -49,8 +50,7 @@ class ClassificationTask(Task):
         super().__init__(settings, Classifier(table.build_body(arch), table.build_classifier(num_classes, arch)))
         self.label_smoothing = label_smoothing
         self.dropout = dropout
-        pixels = 255 * torch.tensor([table.preprocessing.mean, table.preprocessing.std])
-        self.register_buffer("pixel_moments", pixels[:, :, None, None], persistent=False)
+        self.normalise = Normalise(table.preprocessing)
         self.accuracy = MetricCollection(
             {
                 f"top{k}": MulticlassAccuracy(num_classes, top_k=k, average="micro")
@@ -73,11 +73,10 @@ class ClassificationTask(Task):
         return batch | {"images": self._inputs(batch["images"].to(self.device), arch)}
 
     def _inputs(self, images: Tensor, arch: Arch) -> Tensor:
-        mean, std = self.pixel_moments  # type: ignore[misc]
-        inputs = (images - mean) / std
+        inputs = self.normalise(images)
         size = self.input_size(arch)
         if inputs.shape[-2:] != size:
-            inputs = F.interpolate(inputs, size, mode="bicubic", align_corners=False)
+            inputs = F.interpolate(inputs, size, mode=self.table.preprocessing.interpolation, align_corners=False)
         return inputs.to(memory_format=torch.channels_last)
 
     @property

@@ -25,9 +25,10 @@ from nas_transfer.errors import ConfigError
 from nas_transfer.space import Arch
 from nas_transfer.supernet.cost import Cost, ModuleCost, convolution_cost, linear_cost, strided_size
 from nas_transfer.supernet.ops import ElasticConv2d
-from nas_transfer.supernet.table import TAP_STRIDES
+from nas_transfer.supernet.protocol import TAP_STRIDES
 from nas_transfer.tasks.base import Batch, Task, TaskSettings
 from nas_transfer.tasks.coco_metrics import CocoResult, evaluate_coco, gather_results, to_coco_results
+from nas_transfer.tasks.normalise import in_order
 
 ANCHOR_RATIOS = (0.5, 1.0, 2.0)
 ROI_SIZE = 7
@@ -144,7 +145,7 @@ class DetectionTask(Task):
     def losses(self, batch: Batch, teacher: Any) -> tuple[dict[str, Tensor], Any]:
         """The losses of the detector and, with a teacher, the distance to its pyramid; returns the own pyramid too."""
         with _outputs_of(self.network.backbone) as outputs:  # type: ignore[arg-type]
-            losses = self.network(_as_floats(batch["images"]), batch["targets"])
+            losses = self.network(self.as_floats(batch["images"]), batch["targets"])
         maps = list(outputs[0].values())
         if teacher is not None:
             share = self.sampling.distillation
@@ -152,13 +153,17 @@ class DetectionTask(Task):
             losses["distillation"] = share * pyramid_distance(maps, teacher)
         return losses, [level.detach() for level in maps]
 
+    def as_floats(self, images: Sequence[Tensor]) -> list[Tensor]:
+        """uint8 images as torchvision's detectors take them, which then subtract and divide by themselves."""
+        return [in_order(image, self.table.preprocessing).to(self.dtype) for image in images]
+
     def run_network(self, images: Tensor) -> Any:
         """The whole detector, resizing included."""
         return self.network(list(images))
 
     def forward_batch(self, batch: Batch) -> list[dict[str, Tensor]]:
         """Boxes (N, 4) xyxy in the image's own pixels, labels (N,) in 1..C and scores (N,), for each image."""
-        return self.network(_as_floats(batch["images"]))
+        return self.network(self.as_floats(batch["images"]))
 
     def update_metrics(self, batch: Batch) -> None:
         """Predict a batch and keep the boxes."""
@@ -279,8 +284,3 @@ def _over_levels(
     """One convolution that all pyramid levels share: its parameters count once."""
     costs = [convolution_cost(name, in_channels, out_channels, kernel_size, size, bias=True) for size in level_sizes]
     return ModuleCost(name, sum(cost.macs for cost in costs), costs[0].params)
-
-
-def _as_floats(images: Sequence[Tensor]) -> list[Tensor]:
-    """uint8 images as fractions, which torchvision's detectors normalise by themselves."""
-    return [image / 255 for image in images]

@@ -19,6 +19,7 @@ from nas_transfer.supernet.layers import Layers
 from nas_transfer.tasks.base import Batch, Task, TaskSettings
 from nas_transfer.tasks.coco_metrics import CocoResult, evaluate_coco
 from nas_transfer.tasks.heatmaps import decode_heatmaps, encode_heatmaps, mirror_heatmaps, suppress_duplicates
+from nas_transfer.tasks.normalise import Normalise
 
 TOP_STRIDE = 32
 DECONVOLUTION_KERNEL = 4
@@ -125,8 +126,7 @@ class PoseTask(Task):
         self.category_id = category_id
         self.flip_pairs = [list(pair) for pair in flip_pairs]
         self.sigmas = list(sigmas)
-        pixels = 255 * torch.tensor([table.preprocessing.mean, table.preprocessing.std])
-        self.register_buffer("pixel_moments", pixels[:, :, None, None], persistent=False)
+        self.normalise = Normalise(table.preprocessing)
         self._pending: dict[int, dict[str, Any]] = {}
 
     def rebuild(self, settings: TaskSettings) -> PoseTask:
@@ -143,8 +143,7 @@ class PoseTask(Task):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map uint8 crops (B, 3, H, W) to heatmaps (B, K, H / stride, W / stride)."""
-        mean, std = self.pixel_moments  # type: ignore[misc]
-        return self.network((images - mean) / std)
+        return self.network(self.normalise(images))
 
     def losses(self, batch: Batch, teacher: Any) -> tuple[dict[str, Tensor], Any]:
         """Mean squared error over the labelled keypoints' maps, and with a teacher that against its maps."""

@@ -20,6 +20,7 @@ from nas_transfer.supernet.cost import Cost
 from nas_transfer.supernet.layers import Layers
 from nas_transfer.tasks.base import Batch, Task, TaskSettings
 from nas_transfer.tasks.deeplab import DeepLab, DeepLabSize, deeplab_cost
+from nas_transfer.tasks.normalise import Normalise
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,7 @@ class SegmentationTask(Task):
         self.evaluation = evaluation
         self.crop_size = (int(input_size[0]), int(input_size[1]))
         self.class_names = tuple(class_names)
-        pixels = 255 * torch.tensor([table.preprocessing.mean, table.preprocessing.std])
-        self.register_buffer("pixel_moments", pixels[:, :, None, None], persistent=False)
+        self.normalise = Normalise(table.preprocessing)
         self.confusion = MulticlassConfusionMatrix(num_classes, ignore_index=IGNORE_LABEL, validate_args=False)
         self._pending: list[dict[str, Any]] = []
 
@@ -99,11 +99,6 @@ class SegmentationTask(Task):
     def body(self) -> nn.Module:
         """The table's body inside the network."""
         return self.network.body  # type: ignore[return-value]
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """uint8 images (B, 3, H, W) as the supernet's weights want them."""
-        mean, std = self.pixel_moments  # type: ignore[misc]
-        return (images - mean) / std
 
     def losses(self, batch: Batch, teacher: Any) -> tuple[dict[str, Tensor], Any]:
         """Cross entropy at full resolution, that of the auxiliary head, and with a teacher that of its soft labels.

@@ -36,7 +36,8 @@ def folder_data() -> Builder:
         arguments: dict[str, Any] = {
             "train_folder": "train", "val_folder": "val", "class_list": None, "image_size": 16, "batch_size": 4,
             "num_workers": 0, "seed": 0, "skip_broken": False, "min_crop_scale": 0.25, "color_jitter": 0.2,
-            "crop_ratio": 0.875, "search_fraction": 0.25, "hold_out_search": False, "draw": None,
+            "crop_ratio": 0.875, "interpolation": "bicubic", "search_fraction": 0.25,
+            "hold_out_search": False, "draw": None,
         }  # fmt: skip
         return ImageFolderData(str(root), **(arguments | changes))
 

@@ -34,7 +34,9 @@ def test_classes_labels_and_images_are_those_on_disk(folder_root: Path, folder_d
     batches = list(data.val_dataloader())
     assert torch.cat([batch["labels"] for batch in batches]).tolist() == [0, 0, 0, 1, 1, 1]
     assert torch.cat([batch["sample_ids"] for batch in batches]).tolist() == list(range(6))
-    expected = classification_eval(16, 0.875)(read_image(folder_root / "val" / "ant" / "1.png", follow_exif=True))
+    expected = classification_eval(16, 0.875, "bicubic")(
+        read_image(folder_root / "val" / "ant" / "1.png", follow_exif=True)
+    )
     assert torch.equal(batches[0]["images"][1], expected)
     assert batches[0]["images"].dtype == torch.uint8
 

@@ -42,7 +42,7 @@ def extents(masks: torch.Tensor) -> torch.Tensor:
 
 
 def test_a_seeded_call_repeats_itself_and_leaves_the_global_generator_alone() -> None:
-    transform = classification_train(16, min_crop_scale=0.25, color_jitter=0.4)
+    transform = classification_train(16, min_crop_scale=0.25, color_jitter=0.4, interpolation="bicubic")
     image = image_of(30, 40)
     torch.manual_seed(7)
     before = torch.random.get_rng_state()
@@ -56,7 +56,7 @@ def test_a_seeded_call_repeats_itself_and_leaves_the_global_generator_alone() ->
 
 @pytest.mark.parametrize(("height", "width"), [(30, 50), (50, 30), (10, 10)])
 def test_classification_transforms_give_square_uint8_images(height: int, width: int) -> None:
-    for transform in (classification_train(16, 0.25, 0.0), classification_eval(16, 0.875)):
+    for transform in (classification_train(16, 0.25, 0.0, "bicubic"), classification_eval(16, 0.875, "bicubic")):
         out = transform(image_of(height, width))
         assert out.shape == (3, 16, 16)
         assert out.dtype == torch.uint8
@@ -64,7 +64,7 @@ def test_classification_transforms_give_square_uint8_images(height: int, width: 
 
 def test_evaluation_keeps_the_centre_of_an_image_of_the_right_size() -> None:
     image = image_of(32, 40)  # short side 32 = 28 / 0.875: nothing is resized
-    assert torch.equal(classification_eval(28, 0.875)(image), image[:, 2:30, 6:34])
+    assert torch.equal(classification_eval(28, 0.875, "bicubic")(image), image[:, 2:30, 6:34])
 
 
 def test_a_flip_mirrors_image_boxes_and_masks_together() -> None:
@@ -111,6 +111,6 @@ def test_an_image_without_boxes_passes_through() -> None:
 
 def test_impossible_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match="min_crop_scale"):
-        classification_train(16, 0.0, 0.0)
+        classification_train(16, 0.0, 0.0, "bicubic")
     with pytest.raises(ConfigError, match="low <= high"):
         DetectionTrain(0.5, 0.0, (2.0, 1.0))

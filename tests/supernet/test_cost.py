@@ -7,15 +7,15 @@ import pytest
 import yaml
 
 from nas_transfer.space import Arch
+from nas_transfer.supernet.blocks import BlockPlan, block_cost
 from nas_transfer.supernet.cost import (
     Cost,
     ModuleCost,
-    block_cost,
     convolution_cost,
     linear_cost,
     strided_size,
 )
-from nas_transfer.supernet.table import BlockPlan, MBConvTable
+from nas_transfer.supernet.table import MBConvTable
 
 CONF = Path(__file__).parents[2] / "conf"
 

@@ -14,13 +14,8 @@ from omegaconf import OmegaConf
 
 from nas_transfer.errors import ArchError, ConfigError
 from nas_transfer.space import known_arch_names, resolve_arch
-from nas_transfer.supernet.table import (
-    MBConvTable,
-    StageTable,
-    expanded_channels,
-    make_divisible,
-    squeeze_channels,
-)
+from nas_transfer.supernet.table import MBConvTable
+from nas_transfer.supernet.table_rows import StageTable, expanded_channels, make_divisible, squeeze_channels
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -108,7 +103,7 @@ def test_max_blocks_are_the_37_blocks_of_the_public_checkpoint(bignas) -> None:
         round(width * ratio) for width, ratio in zip(widths_in, ratios, strict=True)
     ]
     assert {block.kernel_size for block in blocks} == {5}
-    assert bignas.final_expand_channels(224) == 1344
+    assert bignas.last_conv.pooled_channels(224, 1984) == 1344
 
 
 def test_no_arch_needs_more_than_max_blocks_allocates(table) -> None:
@@ -191,7 +186,7 @@ def test_a_malformed_stage_is_refused_with_the_field_and_the_value(stage, field,
         ("batch_norm_eps", "1e-5", "1.0e-5"),
         ("resolutions", [96, 48], "resolution"),
         ("stages", [], "at least one stage"),
-        ("preprocessing", {"mean": [123.7, 116.3, 103.5], "std": [0.2, 0.2, 0.2]}, "divide"),
+        ("preprocessing", {"mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}, "at least 1"),
         ("preprocessing", {"mean": [0.5, 0.5, 0.5]}, "std"),
         ("first_conv", {"width": [8], "kernel_size": 3, "stride": 2, "activation": "silu", "pad": 1}, "pad"),
     ],

@@ -34,7 +34,7 @@ def _distribution(gene: Gene) -> BaseDistribution:
 
 def arch_of(space: SearchSpace, params: Mapping[str, Any]) -> Arch:
     """The arch of a trial's parameters."""
-    return Arch(space.name, space.names, tuple(int(params[name]) for name in space.names))
+    return space.arch([int(params[name]) for name in space.names])
 
 
 class History:

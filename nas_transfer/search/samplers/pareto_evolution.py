@@ -97,11 +97,15 @@ def change_genes(problem: Problem, arch: Arch, probability: float, rng: np.rando
     """Redraw each free gene with this probability, and one of them to another choice in any case."""
     space = problem.space
     arch = space.mutate(arch, rng, probability, problem.frozen)
-    free = [k for k, gene in enumerate(space.genes) if gene.name not in problem.frozen and len(gene.choices) > 1]
+    free = [
+        place
+        for place, gene in enumerate(space.genes)
+        if gene.name not in problem.frozen and len(gene.choices) > 1 and space.is_active(arch, gene)
+    ]
     if not free:
         return arch
     place = int(rng.choice(free))
     others = [choice for choice in space.genes[place].choices if choice != arch.values[place]]
     values = list(arch.values)
     values[place] = int(rng.choice(others))
-    return Arch(arch.space, arch.names, tuple(values))
+    return space.arch(values)

@@ -1,0 +1,68 @@
+"""Reading checkpoint files as tensors and plain values, never as objects whose loading could run code."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nas_transfer.errors import WeightsError
+
+STATE_KEYS = ("state_dict", "model", "model_state_dict")
+PREFIXES = ("module.", "model.")
+
+
+def read_file(path: Path) -> Any:
+    """What torch.save wrote, with `argparse.Namespace` (AttentiveNAS's files hold one) as the only class allowed.
+
+    Raises:
+        WeightsError: no such file, a damaged one, or one that holds other objects.
+    """
+    if not path.is_file():
+        raise WeightsError(f"expected weights in {path}, got no such file: give a finished run's folder or a file")
+    # A Namespace sets its attributes and does nothing else; torch's unpickler refuses every other class.
+    torch.serialization.add_safe_globals([argparse.Namespace])
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"expected a file of tensors and plain values, got {path} with other objects in it (or damaged): loading "
+            'it could run code; if you trust it, convert it once with python -c "import torch; torch.save('
+            f"torch.load('{path.name}', weights_only=False)['state_dict'], 'tensors.pt')\""
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise WeightsError(
+            f"expected a complete checkpoint, got the unreadable file {path}: fetch or train it again"
+        ) from error
+
+
+def state_of(content: Any, path: Path) -> dict[str, Tensor]:
+    """The tensors of a public checkpoint by name, without the prefixes that wrappers add.
+
+    Raises:
+        WeightsError: there are no named tensors in it.
+    """
+    if isinstance(content, Mapping):
+        content = next((content[key] for key in STATE_KEYS if isinstance(content.get(key), Mapping)), content)
+    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise WeightsError(f"expected named tensors or a state_dict in {path}, got {type(content).__name__}")
+    state = {str(name): tensor for name, tensor in content.items()}
+    for prefix in PREFIXES:
+        if all(name.startswith(prefix) for name in state):
+            state = {name[len(prefix) :]: tensor for name, tensor in state.items()}
+    return state
+
+
+def file_sha256(path: Path) -> str:
+    """The hash of a file's content."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

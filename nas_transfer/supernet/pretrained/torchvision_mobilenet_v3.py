@@ -1,0 +1,44 @@
+"""torchvision's MobileNetV3-Large: one net, ``features.N.block.M`` names."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from nas_transfer.supernet.pretrained.layout import Layout, Origin
+from nas_transfer.supernet.table import MBConvTable
+from nas_transfer.supernet.table_rows import Preprocessing
+
+ORIGIN = Origin(
+    name="torchvision_mobilenet_v3",
+    preprocessing=Preprocessing((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), interpolation="bilinear"),
+    licence="BSD-3-Clause (torchvision), trained on ImageNet, whose images are for research",
+    one_net=True,
+)
+
+
+def matches(names: Collection[str]) -> bool:
+    """Whether a file's tensors have these names."""
+    return "features.1.block.0.0.weight" in names and "classifier.3.weight" in names
+
+
+def layout(table: MBConvTable, names: Collection[str]) -> Layout:
+    """Where this layout keeps the tensors of the table's supernet."""
+    found = Layout()
+    found.conv_norm("body.first_conv", "features.0.0", "features.0.1")
+    blocks = table.max_blocks()
+    for number, plan in enumerate(blocks, start=1):
+        block = f"body.stages.{plan.stage_index}.{plan.block_index}"
+        parts = ["expand"] * plan.expand + ["depthwise"]
+        parts += ["squeeze_excite"] * bool(plan.squeeze_channels) + ["project"]
+        for place, part in enumerate(parts):
+            source = f"features.{number}.block.{place}"
+            if part == "squeeze_excite":
+                found.conv(f"{block}.squeeze_excite.squeeze", f"{source}.fc1", bias=True)
+                found.conv(f"{block}.squeeze_excite.excite", f"{source}.fc2", bias=True)
+            else:
+                found.conv_norm(f"{block}.{part}", f"{source}.0", f"{source}.1")
+    last = len(blocks) + 1
+    found.conv_norm("head.final_expand", f"features.{last}.0", f"features.{last}.1")
+    found.conv("head.feature_mix", "classifier.0", bias=True)
+    found.conv("head.classifier", "classifier.3", bias=True)
+    return found
