@@ -138,7 +138,7 @@ def load_checkpoint(weights: str, table: SupernetTable, weights_format: str = AU
     try:
         content["preprocessing"] = Preprocessing(**content["preprocessing"])
         checkpoint = Checkpoint(path=file, **content)
-    except TypeError as error:
+    except (KeyError, TypeError) as error:
         raise WeightsError(f"expected all entries of the format {FORMAT} in {file}, got an error: {error}") from error
     if checkpoint.space != table.space.name:
         raise WeightsError(

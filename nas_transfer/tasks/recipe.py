@@ -16,6 +16,7 @@ from nas_transfer.errors import ConfigError
 from nas_transfer.space import Arch, SearchSpace
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
+RULES = ("sandwich", "single_path", "largest")
 SCHEDULES = ("cosine", "linear", "poly", "step", "constant")
 POLY_POWER = 0.9
 CANDIDATES = 32
@@ -130,8 +131,9 @@ class ArchSampling:
     """Which archs one step of supernet training runs.
 
     Args:
-        rule: ``sandwich`` (largest, `num_random` uniform ones, smallest; Yu et al. 2020, BigNAS) or ``single_path``
-            (one uniform arch; Guo et al. 2020, SPOS, and DetNAS).
+        rule: ``sandwich`` (largest, `num_random` uniform ones, smallest; Yu et al. 2020, BigNAS), ``single_path`` (one
+            uniform arch; Guo et al. 2020, SPOS, and DetNAS) or ``largest`` (that one alone: the first phase of
+            once-for-all, and what a sandwich is to be compared with).
         num_random: random archs of a sandwich.
         macs: null for random archs uniform in the space, or [low, high, step] for archs uniform in cost (DetNAS,
             section 4.1): a target from low to high by step is drawn, and the nearest of `CANDIDATES` random archs in
@@ -143,7 +145,7 @@ class ArchSampling:
         ConfigError: naming the value.
     """
 
-    rule: Literal["sandwich", "single_path"]
+    rule: Literal["sandwich", "single_path", "largest"]
     num_random: int
     macs: tuple[float, float, float] | None
     distillation: float
@@ -153,8 +155,8 @@ class ArchSampling:
             object.__setattr__(self, "macs", tuple(float(value) for value in self.macs))
             if len(self.macs) != 3 or not 0 < self.macs[0] <= self.macs[1] or not self.macs[2] > 0:
                 raise ConfigError(f"expected sampling.macs as [low, high, step] or null, got {list(self.macs)}")
-        if self.rule not in ("sandwich", "single_path"):
-            raise ConfigError(f"expected sampling.rule to be sandwich or single_path, got {self.rule!r}")
+        if self.rule not in RULES:
+            raise ConfigError(f"expected sampling.rule to be one of {', '.join(RULES)}, got {self.rule!r}")
         if self.num_random < 0 or not 0 <= self.distillation <= 1:
             raise ConfigError(
                 "expected sampling.num_random of at least 0 and sampling.distillation in 0-1, "
@@ -175,6 +177,8 @@ class ArchSampling:
         generator = np.random.default_rng([seed, step])
         if self.rule == "single_path":
             return [self._random(space, generator, macs_of)]
+        if self.rule == "largest":
+            return [space.largest()]
         between = [self._random(space, generator, macs_of) for _ in range(self.num_random)]
         return [space.largest(), *between, space.smallest()]
 

@@ -1,0 +1,48 @@
+"""Every task normalises as its weights expect, and by nothing else."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from torch import Tensor
+
+from nas_transfer.paths import conf_dir
+from nas_transfer.stages.build import build_table, build_task
+from nas_transfer.supernet.table_rows import Preprocessing
+from nas_transfer.tasks.base import Task
+
+PREPROCESSINGS = [
+    Preprocessing((10, 20, 30), (2, 3, 4), channel_order="bgr"),
+    Preprocessing((127, 127, 127), (128, 128, 128)),
+]
+TASKS = ["shapes_cls", "shapes_det", "shapes_insseg", "shapes_pose", "shapes_seg"]
+
+
+def make_task(name: str, preprocessing: Preprocessing) -> Task:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = compose("config", [f"task={name}", "supernet=bignas_nano"])
+    table = replace(build_table(cfg), preprocessing=preprocessing)
+    return build_task(cfg, table, table.space.largest(), None).eval()
+
+
+@pytest.mark.parametrize("preprocessing", PREPROCESSINGS, ids=["bgr", "lite"])
+@pytest.mark.parametrize("name", TASKS)
+def test_the_body_sees_images_as_the_weights_expect_them(name: str, preprocessing: Preprocessing) -> None:
+    task = make_task(name, preprocessing)
+    height, width = (96, 96) if name.endswith(("cls", "det", "insseg")) else task.input_size(task.table.space.largest())
+    images = torch.randint(256, (2, 3, height, width), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    seen: list[Tensor] = []
+    task.body.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        task.forward_batch(batch_of(name, images))
+    expected = images.float()
+    if preprocessing.channel_order == "bgr":
+        expected = torch.stack([expected[:, 2], expected[:, 1], expected[:, 0]], 1)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (preprocessing.mean, preprocessing.std))
+    torch.testing.assert_close(seen[0][:, :, :height, :width], (expected - mean) / std)
+
+
+def batch_of(name: str, images: Tensor) -> dict[str, Any]:
+    return {"images": images if name.endswith(("cls", "pose")) else list(images)}
