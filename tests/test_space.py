@@ -90,6 +90,37 @@ class TestSpace:
         with pytest.raises(ArchError, match=r"width\.c"):
             space.validate(Arch("toy", ("width.c",), (8,)))
 
+    def test_genes_that_mean_nothing_have_one_value_in_every_move(self) -> None:
+        depth = Gene("depth.a", (1, 2, 3))
+        kernels = [Gene(f"kernel.a.{block}", (3, 5), ("depth.a", block + 1) if block else None) for block in range(3)]
+        space = SearchSpace("dropping", (depth, *kernels))
+        every = {space.arch(values) for values in itertools.product((1, 2, 3), (3, 5), (3, 5), (3, 5))}
+        assert space.size == len(every) == 2 + 4 + 8
+        assert space.count({"depth.a": 2}) == 4
+        assert space.count({"depth.a": 3, "kernel.a.2": 5}) == 4
+        generator = rng()
+        archs = [space.sample(generator) for _ in range(300)]
+        moved = [space.mutate(arch, generator, 0.5) for arch in archs]
+        mixed = [space.crossover(*pair, generator) for pair in zip(archs, moved, strict=True)]
+        for found in (archs, moved, mixed, [space.decode(space.encode(arch)) for arch in archs]):
+            assert set(found) <= every
+        assert set(archs) == set(moved) == every
+        with pytest.raises(ArchError, match="first choice"):
+            space.validate(Arch("dropping", space.names, (1, 3, 5, 3)))
+
+    def test_what_begins_to_mean_something_is_drawn_anew(self) -> None:
+        kernel = Gene("kernel.a", (3, 5), ("depth.a", 2))
+        space = SearchSpace("dropping", (Gene("depth.a", (1, 2)), kernel))
+        generator = rng()
+        children = [space.mutate(space.smallest(), generator, 0.5, {"depth.a": 2}) for _ in range(400)]
+        assert np.mean([child["kernel.a"] == 5 for child in children]) == pytest.approx(0.5, abs=0.1)
+
+    @pytest.mark.parametrize("needs", [("depth.b", 2), ("kernel.a", 3)])
+    def test_a_gene_needs_one_that_is_there_and_free(self, needs: tuple[str, int]) -> None:
+        genes = (Gene("depth.a", (1, 2)), Gene("kernel.a", (3, 5), ("depth.a", 2)), Gene("kernel.b", (3, 5), needs))
+        with pytest.raises(ConfigError, match=r"'kernel\.b' to need"):
+            SearchSpace("broken", genes)
+
     def test_a_pickled_space_and_arch_equal_the_originals(self, space) -> None:
         space.sample(rng())
         copy = pickle.loads(pickle.dumps(space))

@@ -75,6 +75,16 @@ def test_archs_are_new_feasible_and_begin_with_the_ends(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FAST)
+def test_no_arch_is_asked_twice_for_genes_that_mean_nothing(name: str) -> None:
+    dropped = [Gene(f"kernel.{block}", (3, 5, 7), ("depth", block + 1)) for block in range(1, 4)]
+    space = SearchSpace("dropping", (Gene("resolution", (32, 64)), Gene("depth", (1, 2, 3, 4)), *dropped))
+    archs = asked(name, Problem(space), 40)
+    assert len(set(archs)) == 40
+    for arch in archs:
+        space.validate(arch)
+
+
+@pytest.mark.parametrize("name", FAST)
 def test_a_sampler_that_starts_anew_in_the_middle_asks_the_same(name: str) -> None:
     problem = Problem(SPACE)
     whole = asked(name, problem, 30)

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
+from torch.utils.flop_counter import FlopCounterMode
 
 from nas_transfer.space import Arch
 from nas_transfer.supernet.blocks import BlockPlan, block_cost
@@ -77,6 +79,59 @@ def test_macs_and_parameters_equal_the_published_table_to_the_printed_digit(bign
     assert in_millions(cost.params, row[8]) == row[8]
     if row[9] != "-":
         assert in_millions(bignas.body_cost(arch, (256, 192)).macs, row[9]) == row[9]
+
+
+# Kernel size, expand ratio, depth of every block and stage; MACs (M) at 224x224, parameters (M). Source: the public
+# once-for-all code, run.
+@pytest.mark.parametrize(
+    ("supernet", "kernel", "expand", "depth", "macs", "params"),
+    [
+        ("ofa_mbv3_w10", 3, 3, 2, "121.3", "3.41"),
+        ("ofa_mbv3_w10", 5, 4, 3, "250.7", "4.55"),
+        ("ofa_mbv3_w10", 7, 6, 4, "566.2", "7.66"),
+        ("ofa_mbv3_w12", 3, 3, 2, "193.1", None),
+        ("ofa_mbv3_w12", 5, 4, 3, "385.7", None),
+        ("ofa_mbv3_w12", 7, 6, 4, "843.1", "10.70"),
+    ],
+)
+def test_once_for_all_costs_what_its_code_counts(
+    supernet: str, kernel: int, expand: int, depth: int, macs: str, params: str | None
+) -> None:
+    table = load_table(supernet)
+    fields = table.space.largest().to_dict() | {"resolution": 224}
+    fields |= {"kernel_size": [3] + [kernel] * 20, "expand_ratio": [1] + [expand] * 20, "depth": [1] + [depth] * 5}
+    arch = table.space.from_dict(fields)
+    cost = table.body_cost(arch, (224, 224)) + table.classifier_cost(arch, (224, 224), 1000)
+    assert in_millions(cost.macs, macs) == macs
+    if params is not None:
+        assert in_millions(cost.params, params) == params
+
+
+@pytest.mark.parametrize(
+    "supernet",
+    ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "ofa_mbv3_w10", "ofa_mbv3_w12",
+     "mobilenet_v3_large"],
+)  # fmt: skip
+def test_costs_of_every_space_equal_torchs_counter_and_those_of_many_archs_at_once(supernet: str) -> None:
+    table = load_table(supernet)
+    rng = np.random.default_rng(0)
+    archs = [table.space.smallest(), table.space.largest(), *(table.space.sample(rng) for _ in range(4))]
+    size = (75, 50)
+    totals = table.body_totals(archs, [size] * len(archs))
+    for place, arch in enumerate(archs):
+        with torch.device("meta"):
+            body, head = table.build_body(arch), table.build_classifier(7, arch)
+            images = torch.zeros(1, 3, *size)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            taps = body.eval()(images)
+            head.eval()(taps[-1])
+        cost, whole = table.body_cost(arch, size), table.classifier_cost(arch, size, 7)
+        assert counter.get_total_flops() // 2 == cost.macs + whole.macs
+        assert cost.params == sum(parameter.numel() for parameter in body.parameters())
+        assert whole.params == sum(parameter.numel() for parameter in head.parameters())
+        assert (totals.macs[place], totals.params[place]) == (cost.macs, cost.params)
+        assert tuple(tap.shape[1] for tap in taps) == table.feature_channels(arch)
+        assert [tuple(tap.shape[2:]) for tap in taps] == [(-(-75 // s), -(-50 // s)) for s in (4, 8, 16, 32)]
 
 
 def test_the_largest_arch_is_the_published_max_and_the_smallest_is_a0(bignas) -> None:

@@ -31,6 +31,35 @@ def random_statistics(network: nn.Module) -> None:
                 nn.init.uniform_(tensor, low, high)
 
 
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("supernet", ["efficientnet_lite0", "ofa_mbv3_w10", "mobilenet_v3_large"])
+def test_subnets_with_transformed_kernels_and_same_padding_equal_the_active_ones(supernet: str, training: bool) -> None:
+    torch.manual_seed(0)
+    table = load_supernet(supernet)
+    body, classifier = MBConvBody(table).double(), MBConvClassifier(table, 7).double()
+    random_statistics(body), random_statistics(classifier)
+    for name, parameter in body.named_parameters():
+        if "kernel_transforms" in name:
+            nn.init.normal_(parameter, std=0.3)
+    generator = np.random.default_rng(0)
+    for _ in range(3):
+        arch = table.space.sample(generator)
+        images = torch.randn(3, 3, 75, 90, dtype=torch.float64)
+        for network in (body, classifier):
+            network.train(training).set_arch(arch)
+        static_body, static_classifier = body.extract(arch), classifier.extract(arch)
+        taps, static_taps = body(images), static_body(images)
+        for ours, theirs in zip(taps, static_taps, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(classifier(taps[-1]), static_classifier(static_taps[-1]), rtol=1e-9, atol=1e-9)
+        # A kernel's gradient through its map is that map's: checked where the static net holds the mapped kernel.
+        taps[-1].square().sum().backward()
+        static_taps[-1].square().sum().backward()
+        stem, static_stem = body.first_conv.conv.weight, static_body.first_conv.conv.weight
+        torch.testing.assert_close(stem.grad, static_stem.grad, rtol=1e-7, atol=1e-9)
+        body.zero_grad(), classifier.zero_grad()
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 def test_an_extracted_subnet_equals_the_active_one_in_outputs_and_gradients(

@@ -25,7 +25,7 @@ def fields_of(name: str) -> dict:
     return {key: value for key, value in fields.items() if not key.startswith("_")}
 
 
-@pytest.fixture(params=["bignas", "bignas_nano"])
+@pytest.fixture(params=["bignas", "bignas_nano", "efficientnet_lite2", "ofa_mbv3_w10", "mobilenet_v3_large"])
 def table(request) -> MBConvTable:
     return MBConvTable(**fields_of(request.param))
 
@@ -124,9 +124,30 @@ def test_no_arch_needs_more_than_max_blocks_allocates(table) -> None:
             )
 
 
-def test_feature_channels_are_the_widths_of_stages_2_3_5_7(table) -> None:
+def test_feature_channels_are_the_widths_of_the_tapped_stages(table) -> None:
     arch = table.space.largest()
-    assert table.feature_channels(arch) == tuple(arch[f"width.mb{stage}"] for stage in (2, 3, 5, 7))
+    assert table.feature_channels(arch) == tuple(arch[f"width.{stage}"] for stage in table.tap_stages)
+
+
+def test_blocks_choose_for_themselves_and_dropped_ones_choose_nothing() -> None:
+    table = MBConvTable(**fields_of("ofa_mbv3_w10"))
+    assert table.space.size == 4 * (9**2 + 9**3 + 9**4) ** 5  # about 2e19 at each resolution, as the paper says
+    fields = table.space.largest().to_dict()
+    fields["kernel_size"][1:5], fields["expand_ratio"][1:5] = [7, 3, 5, 7], [3, 6, 4, 6]
+    fields["depth"][1] = 3
+    arch = table.space.from_dict(fields)
+    blocks = [block for block in table.blocks(arch) if block.stage_index == 1]
+    assert [(block.kernel_size, block.mid_channels) for block in blocks] == [(7, 48), (3, 144), (5, 96)]
+    assert arch["kernel_size.s1.3"] == 3  # the first choice, whatever the file says of a block that is not there
+    assert table.space.from_dict(arch.to_dict()) == arch
+
+
+def test_irregular_expansions_are_the_published_nets_and_shrink_in_proportion() -> None:
+    table = MBConvTable(**fields_of("mobilenet_v3_large"))
+    mids = [block.mid_channels for block in table.max_blocks()]
+    assert mids == [16, 64, 72, 72, 120, 120, 240, 200, 184, 184, 480, 672, 672, 960, 960]
+    stage = table.stages[3]
+    assert [stage.block_mid_channels(block, 80, 2) for block in range(4)] == [160, 136, 120, 120]
 
 
 def test_every_arch_file_belongs_to_a_shipped_supernet() -> None:
@@ -184,6 +205,11 @@ def test_a_malformed_stage_is_refused_with_the_field_and_the_value(stage, field,
         ("tap_stages", ["mb1", "mb3", "mb5", "mb7"], "strides"),
         ("tap_stages", ["mb2", "mb3", "mb5", "mb9"], "mb9"),
         ("batch_norm_eps", "1e-5", "1.0e-5"),
+        ("shortcut", "none", "pooled"),
+        ("same_padding", "yes", "same_padding"),
+        ("last_conv", {"width": [8], "expand_ratio": 0, "activation": "silu"}, "expand_ratio"),
+        ("preprocessing", {"mean": [0, 0, 0], "std": [1, 1, 1], "channel_order": "rbg"}, "channel_order"),
+        ("preprocessing", {"mean": [0, 0, 0], "std": [1, 1, 1], "interpolation": "area"}, "interpolation"),
         ("resolutions", [96, 48], "resolution"),
         ("stages", [], "at least one stage"),
         ("preprocessing", {"mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}, "at least 1"),

