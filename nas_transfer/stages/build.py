@@ -145,8 +145,6 @@ def build_task(
     """The task with new weights, drawn from the seed; the last two matter to training alone."""
     task = cfg.task
     recipe: Recipe = instantiate(task.recipe)
-    if cfg.weights is None:  # no statistics to keep
-        recipe = replace(recipe, freeze_norms=False)
     settings = TaskSettings(
         table=table,
         arch=arch,

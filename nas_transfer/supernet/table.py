@@ -232,7 +232,13 @@ class MBConvTable:
 
         size = (int(input_size[0]), int(input_size[1]))
         width = arch["width.first_conv"]
-        found = [Piece(f"stem {self.first_conv} {width} {size}", partial(build_stem, self, width), (3, *size))]
+        found = [
+            Piece(
+                f"stem {self.first_conv} {width} {self.same_padding} {size}",
+                partial(build_stem, self, width),
+                (3, *size),
+            )
+        ]
         size = strided_size(size, self.first_conv.stride)
         for plan in self.blocks(arch):
             plan = replace(plan, stage_index=0, block_index=int(plan.block_index > 0))

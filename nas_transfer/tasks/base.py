@@ -212,15 +212,6 @@ class Task(pl.LightningModule):
             if isinstance(module, ElasticBatchNorm2d):
                 module.synchronised = self.trainer.world_size > 1
 
-    def train(self, mode: bool = True) -> Task:
-        """Set the training mode; the body's BatchNorms stay in evaluation mode where the recipe freezes them."""
-        super().train(mode)
-        if mode and self.arch is not None and self.recipe.freeze_norms:
-            for module in self.body.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.eval()
-        return self
-
     def training_step(self, batch: Batch, batch_index: int) -> None:
         """One forward and backward pass for each arch of the step, then, after `recipe.accumulate` batches, an update.
 

@@ -45,8 +45,6 @@ class Recipe:
         accumulate: batches whose gradients are averaged before a step.
         drop_path: stochastic depth (Huang et al. 2016): the share of images for which the body's last block is skipped,
             falling linearly to 0 at its first block; in a sandwich of the largest arch only (BigNAS).
-        freeze_norms: keep the body's BatchNorm statistics as inherited and normalise by them in training too, as usual
-            for a pretrained body with a few images a batch; of a single arch only, a supernet's are those of the batch.
 
     Raises:
         ConfigError: naming the value.
@@ -65,7 +63,6 @@ class Recipe:
     clip_norm: float | None
     accumulate: int
     drop_path: float
-    freeze_norms: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "milestones", tuple(self.milestones))

@@ -131,15 +131,3 @@ def test_weights_of_another_arch_space_or_format_are_refused_by_name(tmp_path: P
     torch.save({"format": "nas_transfer/2"}, tmp_path / "part.pt")
     with pytest.raises(WeightsError, match=r"all entries of the format .* in .*part\.pt"):
         load_checkpoint(str(tmp_path / "part.pt"), table)
-
-
-@pytest.mark.parametrize("frozen", [False, True])
-def test_frozen_norms_stay_as_inherited_in_training_mode(frozen: bool) -> None:
-    table = load_supernet("bignas_nano")
-    own = replace(settings(table, table.space.smallest(), 6), recipe=recipe(freeze_norms=frozen))
-    task = ClassificationTask(own, label_smoothing=0.0, dropout=0.0).train()
-    before = {name: tensor.clone() for name, tensor in task.network.state_dict().items() if "running_" in name}
-    task(torch.randint(256, (4, 3, 48, 48), dtype=torch.uint8))
-    after = task.network.state_dict()
-    moved = {name.partition(".")[0] for name, tensor in before.items() if not torch.equal(tensor, after[name])}
-    assert moved == ({"head"} if frozen else {"head", "body"})
