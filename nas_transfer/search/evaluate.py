@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -40,6 +40,8 @@ class CandidateEvaluator:
         limits: on any of the objectives.
         cache_bytes: batches are kept in memory up to this size, and read anew for every candidate beyond it.
         precision: of the forward passes: ``32``, ``bf16`` or ``16``.
+        train: trains a candidate's private copy before its statistics are measured and tells on how many images; None
+            to score inherited weights.
     """
 
     def __init__(
@@ -52,8 +54,11 @@ class CandidateEvaluator:
         limits: Mapping[str, Limit],
         cache_bytes: int,
         precision: str,
+        train: Callable[[Task], int] | None = None,
     ) -> None:
         self.supernet = supernet
+        self.train = train
+        self.images = 0
         self.ground_truth = ground_truth
         self.objectives = objectives
         self.limits = limits
@@ -71,7 +76,7 @@ class CandidateEvaluator:
         Raises:
             NasTransferError: the configuration or the data cannot be used.
         """
-        start = time.monotonic()
+        start, images = time.monotonic(), self.images
         try:
             outcome = self._evaluate(arch)
         except NasTransferError:
@@ -81,7 +86,8 @@ class CandidateEvaluator:
             outcome = Outcome.failed(f"{type(error).__name__}: {error}")
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-        return replace(outcome, seconds=time.monotonic() - start, device=self.supernet.device.type)
+        seconds, device = time.monotonic() - start, self.supernet.device.type
+        return replace(outcome, seconds=seconds, device=device, images=self.images - images)
 
     def _evaluate(self, arch: Arch) -> Outcome:
         candidate = _Scored(self, arch)
@@ -100,8 +106,13 @@ class CandidateEvaluator:
         return sorted(self.objectives.items(), key=lambda item: not item[1].measured_first)
 
     def extract(self, arch: Arch) -> Task:
-        """The candidate's network with recalibrated statistics, in eval mode, BatchNorms folded as for deployment."""
+        """The candidate's network with recalibrated statistics, in eval mode, BatchNorms folded as for deployment.
+
+        A copy of its own that is trained first if the evaluator trains: what one candidate learns no other one sees.
+        """
         subnet = self.supernet.extract(arch)
+        if self.train is not None:
+            self.images += self.train(subnet)
         for module in subnet.network.modules():
             if hasattr(module, "inplace"):
                 module.inplace = True  # activations: no gradient needs their input

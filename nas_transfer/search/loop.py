@@ -20,6 +20,7 @@ from nas_transfer.space import Arch, SearchSpace
 logger = logging.getLogger(__name__)
 
 JOBS, TRIALS = "jobs", "trials"
+PREPARATION = "prepare.json"
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,21 @@ class SearchLoop:
         self.launch = launch
         self.write = write
         self.after_batch = after_batch
+
+    def prepare(self, file: Path) -> None:
+        """Have a job without candidates write what every other job reads, unless it is there.
+
+        Raises:
+            RunError: the job did not write it.
+        """
+        if file.is_file():
+            return
+        (self.folder / JOBS).mkdir(parents=True, exist_ok=True)
+        path = self.folder / JOBS / PREPARATION
+        self.write(path, {"trials": []})
+        reason = self.launch([Job(path, ())])[0]
+        if not file.is_file():
+            raise RunError(f"expected {file} from the search's first job, got none: {reason or 'it left no file'}")
 
     def run(self) -> None:
         """Go on to the end.

@@ -39,6 +39,7 @@ class Outcome:
         metrics: all of the task's metrics.
         seconds: of its evaluation.
         device: kind of device that evaluated it: ``cpu`` or ``cuda``.
+        images: that it was trained on before it was scored, repetitions included.
     """
 
     values: Mapping[str, float]
@@ -47,6 +48,7 @@ class Outcome:
     metrics: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     device: str = "cpu"
+    images: int = 0
 
     @classmethod
     def failed(cls, reason: str, seconds: float = 0.0) -> Outcome:
@@ -163,6 +165,7 @@ class Study:
         trial.set_user_attr("metrics", {name: value for name, value in outcome.metrics.items() if math.isfinite(value)})
         trial.set_user_attr("seconds", outcome.seconds)
         trial.set_user_attr("device", outcome.device)
+        trial.set_user_attr("images", outcome.images)
         if reason is not None:
             trial.set_user_attr(REASON, reason)
             self._study.tell(trial, state=TrialState.PRUNED if outcome.left_out else TrialState.FAIL)
@@ -190,6 +193,10 @@ class Study:
         """What the evaluation of all told trials took, or that of those on an accelerator."""
         told = [trial.user_attrs for trial in self._trials() if trial.state.is_finished()]
         return sum(float(own["seconds"]) for own in told if not accelerator or own["device"] != "cpu")
+
+    def images(self) -> int:
+        """How many images all told trials were trained on."""
+        return sum(int(trial.user_attrs["images"]) for trial in self._trials() if trial.state.is_finished())
 
     def num_left_out(self) -> int:
         """Trials that were not scored because a measured cost broke a limit."""

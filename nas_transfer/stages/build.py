@@ -160,6 +160,20 @@ def build_task(
     return built
 
 
+def build_bare_trainer(cfg: DictConfig) -> pl.Trainer:
+    """Lightning's trainer for a short training that leaves nothing on disk and is not validated on the way."""
+    options = {str(key): value for key, value in cfg.trainer.items() if key not in LENGTH_KEYS}
+    return instantiate(
+        options | {"enable_progress_bar": False, "limit_val_batches": 0},
+        logger=False,
+        enable_checkpointing=False,
+        max_epochs=1,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+    )
+
+
 def build_trainer(cfg: DictConfig, folder: Path) -> pl.Trainer:
     """Lightning's trainer with our callbacks; its one epoch is the whole run (see `nas_transfer.stages.training`)."""
     callbacks: list[Callback] = []

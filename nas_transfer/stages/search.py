@@ -11,8 +11,8 @@ import logging
 import os
 import subprocess
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,20 +32,39 @@ from nas_transfer.search.study import Study, Trial, signs, study_lock
 from nas_transfer.stages.build import build_data, build_table, build_task, build_weights, set_threads
 from nas_transfer.stages.results import cost_report, make_result
 from nas_transfer.stages.run_directory import config_sha256, log_to, open_run
+from nas_transfer.supernet.protocol import SupernetTable
 from nas_transfer.tasks.base import Task
-from nas_transfer.tasks.checkpoint import checkpoint_arch, load_network
+from nas_transfer.tasks.checkpoint import Checkpoint, load_network
 
 logger = logging.getLogger(__name__)
 
 STARTED = ".started"
+SPENT = ".spent.json"
 QUEUE_SECONDS = 5.0
 
 _evaluators: dict[str, CandidateEvaluator] = {}
 """The one evaluator of this process, by its configuration's hash: later jobs find supernet and images loaded."""
 
 
+@dataclass(frozen=True)
+class Spent:
+    """What was spent before the first candidate: wall seconds, the kind of device, images trained on."""
+
+    seconds: float = 0.0
+    device: str = "cpu"
+    images: int = 0
+
+
 def run(cfg: DictConfig, folder: Path) -> None:
+    """Evaluate the archs of one job with the supernet's own weights."""
+    evaluate_job(cfg, folder, build_evaluator)
+
+
+def evaluate_job(cfg: DictConfig, folder: Path, build: Callable[[DictConfig], CandidateEvaluator]) -> None:
     """Evaluate the archs of one job; each outcome is a file of its own.
+
+    Args:
+        build: makes the evaluator, which later jobs of this process find ready.
 
     Raises:
         NasTransferError: the configuration, the data or the weights cannot be used.
@@ -56,7 +75,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
     log_to(folder)
     if (slurm_job := _slurm_job()) is not None:
         write_json_atomically(path.with_suffix(STARTED), {"slurm_job": slurm_job})
-    evaluator = _evaluator(cfg)
+    evaluator = _evaluator(cfg, build)
     for number, arch in read_job(path, evaluator.supernet.table.space):
         file = trial_file(path.parent.parent, number)
         if file.is_file():
@@ -98,11 +117,11 @@ def _runs(job: str) -> bool:
     return done.returncode == 0 and bool(done.stdout.strip())
 
 
-def _evaluator(cfg: DictConfig) -> CandidateEvaluator:
+def _evaluator(cfg: DictConfig, build: Callable[[DictConfig], CandidateEvaluator]) -> CandidateEvaluator:
     key = config_sha256(cfg)
     if key not in _evaluators:
         _evaluators.clear()  # two supernets at once may not fit into memory
-        _evaluators[key] = build_evaluator(cfg)
+        _evaluators[key] = build(cfg)
     return _evaluators[key]
 
 
@@ -111,14 +130,27 @@ def build_evaluator(cfg: DictConfig, *, cache: bool = True) -> CandidateEvaluato
     if cfg.search.precision not in PRECISIONS:
         raise ConfigError(f"expected search.precision to be one of {', '.join(PRECISIONS)}, got {cfg.search.precision}")
     set_threads(cfg)
-    table, checkpoint = build_weights(cfg)
-    if checkpoint is None:
-        raise ConfigError("expected weights=<a supernet's run, or a file> to search, got none")
-    if checkpoint_arch(checkpoint, table.space) is not None:
-        raise ConfigError(f"expected the weights of a supernet to search, got those of one arch in {checkpoint.path}")
+    table, checkpoint = supernet_weights(cfg)
     data = build_data(cfg, None, table.preprocessing)
     supernet = build_task(cfg, table, None, data)
     load_network(supernet, checkpoint)
+    return evaluator_of(cfg, supernet, data, cache=cache)
+
+
+def supernet_weights(cfg: DictConfig) -> tuple[SupernetTable, Checkpoint]:
+    """The table and the weights of the supernet that is searched; ConfigError if there are none, or one arch's."""
+    table, checkpoint = build_weights(cfg)
+    if checkpoint is None:
+        raise ConfigError("expected weights=<a supernet's run, or a file> to search, got none")
+    if checkpoint.arch is not None:
+        raise ConfigError(f"expected the weights of a supernet to search, got those of one arch in {checkpoint.path}")
+    return table, checkpoint
+
+
+def evaluator_of(
+    cfg: DictConfig, supernet: Task, data: Any, *, cache: bool = True, train: Callable[[Task], int] | None = None
+) -> CandidateEvaluator:
+    """The evaluator of a supernet's archs as the configuration says."""
     on_gpu = cfg.trainer.accelerator != "cpu" and torch.cuda.is_available()
     evaluator = CandidateEvaluator(
         supernet.to("cuda" if on_gpu else "cpu"),
@@ -129,6 +161,7 @@ def build_evaluator(cfg: DictConfig, *, cache: bool = True) -> CandidateEvaluato
         _limits(cfg),
         cfg.search.cache_mb * 2**20 if cache else 0,
         cfg.search.precision,
+        train,
     )
     if cfg.search.precision != "32":
         _tell_of_the_precision(evaluator)
@@ -219,6 +252,8 @@ class _Search:
             ", ".join(f"{name} ({objective.direction})" for name, objective in self.objectives.items()),
         )  # fmt: skip
         wait_for_jobs(self.folder)
+        if self.cfg.stage.prepares is not None:
+            self.loop.prepare(self.folder / self.cfg.stage.prepares)
         self.loop.run()
         front = self.front()
         picked = pick(front, self.cfg.pick, self.cfg.pick_under or {})
@@ -281,10 +316,13 @@ class _Search:
         """``result.json``: the picked arch with its score on the search split."""
         volume = self.hypervolume(front)
         # The evaluations' time, those before an interruption included, wherever they ran.
-        result = make_result(self.cfg, self.task, dict(picked.metrics), seconds=self.study.seconds())
+        before = self.preparation()
+        seconds, images = self.study.seconds() + before.seconds, self.study.images() + before.images
+        gpu_seconds = self.study.seconds(accelerator=True) + (before.seconds if before.device != "cpu" else 0.0)
+        result = make_result(self.cfg, self.task, dict(picked.metrics), seconds=seconds, images_seen=images)
         result = replace(
             result, arch=picked.arch.to_dict(), costs=self.costs_of(picked),
-            gpu_hours=self.study.seconds(accelerator=True) / SECONDS_PER_HOUR,
+            gpu_hours=gpu_seconds / SECONDS_PER_HOUR,
             search={
                 "trials": len(self.study), "failed": len(self.study.failures()),
                 "left_out": self.study.num_left_out(), "front": len(front.trials), "hypervolume": volume,
@@ -292,6 +330,11 @@ class _Search:
             },
         )  # fmt: skip
         write_json_atomically(self.folder / RESULT_FILE, result.to_dict())
+
+    def preparation(self) -> Spent:
+        """What the first job spent on what all others read."""
+        name = self.cfg.stage.prepares
+        return Spent() if name is None else Spent(**json.loads((self.folder / name).with_suffix(SPENT).read_text()))
 
     def show(self, front: Front, picked: Trial) -> None:
         """Print the front, the picked trial marked."""

@@ -1,0 +1,135 @@
+"""Route C: candidates with a training of their own, from one warm start, independent of each other."""
+
+import copy
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+import nas_transfer.cli  # noqa: F401  registers the resolvers and the sweeper
+from nas_transfer.errors import ConfigError
+from nas_transfer.paths import conf_dir
+from nas_transfer.search.loop import Job
+from nas_transfer.stages import proxy
+from nas_transfer.stages import search as stage
+from nas_transfer.stages.training import train
+
+BASE = ["num_threads=1", "seed=1", "calibration_images=8", "trainer.enable_progress_bar=false", "data.draw.num_val=6"]
+TASKS = {
+    "shapes_cls": ["data.draw.num_train=60", "data.draw.image_size=48", "data.image_size=48", "data.batch_size=10",
+                   "data.search_fraction=0.3", "search.frozen={resolution: 48}"],
+    "shapes_det": ["data.draw.num_train=24", "data.draw.image_size=64", "task.build.detector.min_size=64",
+                   "task.build.detector.max_size=80", "data.batch_size=4"],
+    "shapes_pose": ["data.draw.num_train=24", "data.draw.image_size=96", "data.batch_size=4"],
+    "shapes_seg": ["data.draw.num_train=24", "data.batch_size=4"],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of a supernet after two steps on another task than those that inherit from it."""
+    folder = tmp_path_factory.mktemp("parent")
+    own = [value for value in TASKS["shapes_cls"] if not value.startswith("search.")]
+    overrides = ["stage=pretrain", "task=shapes_cls", "arch=supernet", "trainer.max_steps=2", *own, *BASE]
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        train(compose("config", [*overrides, f"data.root={folder}/data"]), folder)
+    return folder
+
+
+def composed(folder: Path, parent: Path, task: str, *overrides: str) -> DictConfig:
+    own = [
+        "stage=proxy", f"task={task}", f"data.root={folder}/data", f"weights={parent}", f"run_dir={folder}/run",
+        "name=mine", "proxy.steps=2", "proxy.warmup_steps=2", *TASKS[task], *BASE,
+    ]  # fmt: skip
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose("config", [*own, *overrides], return_hydra_config=True)
+
+
+def searched(cfg: DictConfig) -> dict:
+    """Run the stage and its jobs in this process; the result file."""
+    folder = Path(cfg.run_dir)
+
+    def launch(jobs: Sequence[Job]) -> list[str | None]:
+        for job in jobs:
+            own = copy.deepcopy(cfg)
+            own.search.job = str(job.path)
+            proxy.run(own, folder)
+        return [None] * len(jobs)
+
+    stage.search(cfg, cfg.hydra, launch)
+    return json.loads((folder / "result.json").read_text())
+
+
+def test_a_score_does_not_depend_on_which_candidates_came_before(tmp_path: Path, parent: Path) -> None:
+    cfg = composed(tmp_path, parent, "shapes_cls", "proxy.steps=4")
+    (tmp_path / "run").mkdir()
+    evaluator = proxy.build_proxy_evaluator(cfg)
+    before = {name: tensor.clone() for name, tensor in evaluator.supernet.network.state_dict().items()}
+    rng = np.random.default_rng(0)
+    archs = [evaluator.supernet.table.space.sample(rng, {"resolution": 48}) for _ in range(4)]
+
+    def weights(order: Sequence[int]) -> dict[int, dict[str, torch.Tensor]]:
+        return {place: evaluator.extract(archs[place]).network.state_dict() for place in order}
+
+    forwards, backwards = weights([0, 1, 2, 3]), weights([2, 0, 3, 1])
+    for place in range(4):
+        for name, tensor in forwards[place].items():
+            assert torch.equal(tensor, backwards[place][name]), name
+    scores = {place: evaluator.evaluate(archs[place]) for place in (3, 1, 0, 2)}
+    for place, found in scores.items():
+        again = evaluator.evaluate(archs[place])
+        assert (again.values, again.metrics) == (found.values, found.metrics)
+    after = evaluator.supernet.network.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)  # nobody trained the shared weights
+    untrained = proxy.build_proxy_evaluator(composed(tmp_path, parent, "shapes_cls", "proxy.steps=0"))
+    assert not torch.equal(
+        untrained.extract(archs[0]).network.state_dict()["head.classifier.weight"],
+        forwards[0]["head.classifier.weight"],
+    )
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_is_searched_by_changing_the_task_alone(tmp_path: Path, parent: Path, task: str) -> None:
+    cfg = composed(tmp_path, parent, task, "search.trials=4", "search.ask_batch=2", "search.sampler.num_random=2")
+    result = searched(cfg)
+    assert result["search"]["trials"] == 4
+    assert result["search"]["failed"] == 0
+    # Two steps of a batch for each candidate, and two of the warm-up where something starts anew.
+    warmup = 0 if task == "shapes_cls" else 2 * cfg.data.batch_size
+    assert result["images_seen"] == 4 * 2 * cfg.data.batch_size + warmup
+    outcomes = [json.loads(path.read_text()) for path in (tmp_path / "run" / "trials").glob("*.json")]
+    assert [outcome["images"] for outcome in outcomes] == [2 * cfg.data.batch_size] * 4
+
+
+def test_a_search_that_goes_on_trains_nothing_twice_and_keeps_its_warm_start(tmp_path: Path, parent: Path) -> None:
+    overrides = ["search.ask_batch=2", "search.sampler.num_random=2"]
+    searched(composed(tmp_path, parent, "shapes_det", *overrides, "search.trials=2"))
+    files = [*(tmp_path / "run" / "trials").glob("*.json"), tmp_path / "run" / "warm_start.pt"]
+    before = {path: path.stat().st_mtime_ns for path in files}
+    longer = searched(composed(tmp_path, parent, "shapes_det", *overrides, "search.trials=4"))
+    assert longer["search"]["trials"] == 4
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_the_warm_start_holds_the_inherited_body_and_a_trained_head(tmp_path: Path, parent: Path) -> None:
+    (tmp_path / "run").mkdir()
+    proxy.build_proxy_evaluator(composed(tmp_path, parent, "shapes_det"))
+    warm = torch.load(tmp_path / "run" / "warm_start.pt", weights_only=True)
+    inherited = torch.load(parent / "weights.pt", weights_only=True)["body"]
+    assert all(torch.equal(tensor, inherited[name]) for name, tensor in warm["body"].items())
+    assert [own["file"] for own in warm["provenance"]] == [str(parent / "weights.pt")]
+    (tmp_path / "run" / "warm_start.pt").unlink()
+    proxy.build_proxy_evaluator(composed(tmp_path, parent, "shapes_det", "proxy.warmup_steps=0"))
+    cold = torch.load(tmp_path / "run" / "warm_start.pt", weights_only=True)
+    changed = [name for name, tensor in warm["rest"].items() if not torch.equal(tensor, cold["rest"][name])]
+    assert len(changed) > 10
+
+
+def test_impossible_steps_are_one_sentence(tmp_path: Path, parent: Path) -> None:
+    with pytest.raises(ConfigError, match=r"proxy\.steps of at least 0"):
+        proxy.build_proxy_evaluator(composed(tmp_path, parent, "shapes_cls", "proxy.steps=-1"))
