@@ -127,8 +127,6 @@ def _evaluator(cfg: DictConfig, build: Callable[[DictConfig], CandidateEvaluator
 
 def build_evaluator(cfg: DictConfig, *, cache: bool = True) -> CandidateEvaluator:
     """The evaluator that a search's jobs use; without cache it reads the images anew for every candidate."""
-    if cfg.search.precision not in PRECISIONS:
-        raise ConfigError(f"expected search.precision to be one of {', '.join(PRECISIONS)}, got {cfg.search.precision}")
     set_threads(cfg)
     table, checkpoint = supernet_weights(cfg)
     data = build_data(cfg, None, table.preprocessing)
@@ -151,6 +149,8 @@ def evaluator_of(
     cfg: DictConfig, supernet: Task, data: Any, *, cache: bool = True, train: Callable[[Task], int] | None = None
 ) -> CandidateEvaluator:
     """The evaluator of a supernet's archs as the configuration says."""
+    if cfg.search.precision not in PRECISIONS:
+        raise ConfigError(f"expected search.precision to be one of {', '.join(PRECISIONS)}, got {cfg.search.precision}")
     on_gpu = cfg.trainer.accelerator != "cpu" and torch.cuda.is_available()
     evaluator = CandidateEvaluator(
         supernet.to("cuda" if on_gpu else "cpu"),

@@ -155,7 +155,6 @@ def test_the_largest_lite_net_equals_a_plain_one_before_and_after_its_channels_a
 
 def fill_lite(state: dict[str, Tensor], table: SupernetTable) -> tuple[nn.Module, nn.Module]:
     layout = efficientnet_lite.layout(table, state)  # type: ignore[arg-type]
-    layout.kept |= {f"body.{name}" for name, _ in table.build_body().named_parameters() if "kernel_transforms" in name}
     return fill_supernet(state, layout, table, efficientnet_lite.ORIGIN, PATH)
 
 

@@ -90,11 +90,6 @@ def import_supernet(state: dict[str, Tensor], table: SupernetTable, path: Path, 
             "choose its supernet=..."
         )
     layout = importer.layout(table, state)
-    if origin.one_net:
-        supernet_only = {
-            f"body.{name}" for name, _ in table.build_body().named_parameters() if ".kernel_transforms." in name
-        }
-        layout.kept |= supernet_only
     body, head = fill_supernet(state, layout, table, origin, path)
     if origin.one_net:
         order_by_importance(body)

@@ -17,6 +17,7 @@ from nas_transfer.supernet.table_rows import Preprocessing
 NUM_CLASSES = 1000
 NORM_TENSORS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 COUNTER = "num_batches_tracked"
+KERNEL_TRANSFORM = ".kernel_transforms."
 
 
 @dataclass
@@ -26,12 +27,10 @@ class Layout:
     Attributes:
         sources: name in the file by name in the supernet, ``body.`` or ``head.`` in front.
         ignored: reason by the name of a tensor of the file that is not used.
-        kept: names in the supernet that keep their initial value.
     """
 
     sources: dict[str, str] = field(default_factory=dict)
     ignored: dict[str, str] = field(default_factory=dict)
-    kept: set[str] = field(default_factory=set)
 
     def norm(self, target: str, source: str) -> None:
         """A BatchNorm."""
@@ -102,9 +101,9 @@ def fill_supernet(
         raise _misfit(table, origin, path, f"a tensor for '{unknown[0]}'", "a supernet without it")
     with torch.no_grad():
         for name, target in targets.items():
-            if name in layout.kept:
-                continue
             source = layout.sources.get(name)
+            if source is None and KERNEL_TRANSFORM in name:
+                continue  # one net has none: they start as the larger kernel's centre
             tensor = None if source is None else state.get(source)
             if tensor is None:
                 if name.endswith(COUNTER) and source is not None:
