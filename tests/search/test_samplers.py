@@ -36,6 +36,8 @@ def build(name: str, problem: Problem, seed: int = 0, **options: Any) -> ArchSam
     cfg = OmegaConf.load(conf_dir() / "sampler" / f"{name}.yaml")
     if name == "pareto_evolution":
         options = {"num_random": 6} | options
+    elif name == "predicted_front":
+        options = {"num_random": 6, "predictor": "ridge", "population": 12, "generations": 4} | options
     elif name == "evolution":
         options = {"population": 6, "parents": 3, "mutations": 2, "crossovers": 2} | options
     return instantiate(OmegaConf.merge(cfg, options))(problem=problem, seed=seed)

@@ -1,0 +1,161 @@
+"""The front of what is predicted: NSGA-II on predictors of all objectives, of which spread-out members are asked."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+
+from nas_transfer.errors import ConfigError
+from nas_transfer.search.pareto import crowding, non_dominated
+from nas_transfer.search.predictors import PREDICTORS, Array, Predictor, choose, features_of, fitted
+from nas_transfer.search.problem import Problem
+from nas_transfer.search.samplers.base import ArchSampler, History
+from nas_transfer.search.samplers.pareto_evolution import ParetoEvolution, change_genes
+from nas_transfer.space import Arch
+
+logger = logging.getLogger(__name__)
+
+AUTO = "auto"
+LEAST_TOLD = 10
+SPREAD_DRAWS = 16
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What was predicted from the first `told` values: candidates, and the models that also judge pending archs."""
+
+    told: int
+    candidates: list[Arch]
+    predicted: Array
+    models: list[Predictor]
+
+
+class PredictedFront(ArchSampler):
+    """MSuNAS's search (Lu et al. 2020, NSGANetV2, arXiv 2007.10396): few true evaluations, many predicted ones.
+
+    After a random start that is spread over the genes, each batch fits a predictor of every objective on all values
+    told so far, runs NSGA-II (Deb et al. 2002) on the predictions, and asks for members of the predicted front that go
+    farthest beyond what is known or already asked for. Where the predictor of the first objective ranks no better than
+    chance, `ParetoEvolution` asks instead.
+
+    Args:
+        problem, seed: see `ArchSampler`.
+        num_random: archs of the spread-out start.
+        predictor: a key of `PREDICTORS`, or ``auto`` for the one that ranks best in cross-validation.
+        population, generations: of NSGA-II.
+        mutation: probability for each gene of a mutated arch; one gene changes in any case.
+
+    Raises:
+        ConfigError: naming the value.
+    """
+
+    def __init__(
+        self, problem: Problem, seed: int, num_random: int, predictor: str, population: int, generations: int,
+        mutation: float,
+    ) -> None:  # fmt: skip
+        super().__init__(problem, seed)
+        if predictor != AUTO and predictor not in PREDICTORS:
+            raise ConfigError(
+                f"expected sampler.predictor to be auto or one of {', '.join(PREDICTORS)}, got {predictor}"
+            )
+        if num_random < 1 or population < 4 or generations < 1:
+            raise ConfigError(
+                "expected sampler num_random and generations of at least 1 and population of at least 4, "
+                f"got {num_random}, {generations} and {population}"
+            )
+        self.num_random = num_random
+        self.names = list(PREDICTORS) if predictor == AUTO else [predictor]
+        self.population = population
+        self.generations = generations
+        self.mutation = mutation
+        self.without = ParetoEvolution(problem, seed, num_random, mutation, crossover=0.8, screen=1)
+        self._plan: _Plan | None = None
+
+    def propose(self, history: History, number: int, rng: np.random.Generator) -> Arch:
+        """The member of the predicted front that goes farthest beyond the known and the pending."""
+        if number < self.num_random or len(history.archs) < LEAST_TOLD:
+            return self._spread(history, rng)
+        if self._plan is None or self._plan.told != len(history.archs):
+            self._plan = self._predict(history)
+        plan = self._plan
+        open_places = [k for k, arch in enumerate(plan.candidates) if arch.values not in history.seen]
+        if not open_places:
+            return self.without.propose(history, number, rng)
+        told = {arch.values for arch in history.archs}
+        pending = [self.problem.space.arch(values) for values in sorted(history.seen - told)]
+        known = history.values[non_dominated(history.values)]
+        if pending:
+            features = features_of(self.problem.space, pending)
+            known = np.concatenate([known, np.stack([model.predict(features) for model in plan.models], 1)])
+        scale = history.values.std(0) + 1e-12
+        # The additive epsilon indicator (Zitzler et al. 2003): the least shift that would make the arch dominated.
+        ahead = ((known[None] - plan.predicted[open_places][:, None]) / scale).max(2).min(1)
+        return plan.candidates[open_places[int(ahead.argmax())]]
+
+    def _spread(self, history: History, rng: np.random.Generator) -> Arch:
+        """Of some random archs the one farthest from all that were asked (Mitchell 1991, best candidate)."""
+        drawn = [self.problem.draw(rng) for _ in range(SPREAD_DRAWS)]
+        if not history.seen:
+            return drawn[0]
+        space = self.problem.space
+        seen = features_of(space, [space.arch(values) for values in sorted(history.seen)])
+        distances = np.abs(features_of(space, drawn)[:, None] - seen[None]).sum(2).min(1)
+        return drawn[int(distances.argmax())]
+
+    def _predict(self, history: History) -> _Plan:
+        """Fit, say how far the predictions can be trusted, and search on them; no candidate where they cannot."""
+        features, values = features_of(self.problem.space, history.archs), history.values
+        models: list[Predictor] = []
+        for place in range(values.shape[1]):
+            name, quality = choose(self.names, features, values[:, place], self.seed)
+            if place == 0:
+                logger.info("predictor %s of the first objective, cross-validated: %s", name, quality)
+                if not quality.better_than_chance:
+                    logger.info("it ranks no better than chance: this batch is asked without it")
+                    return _Plan(len(values), [], np.empty((0, values.shape[1])), [])
+            models.append(fitted(name, features, values[:, place]))
+        return self._evolve(history, models)
+
+    def _evolve(self, history: History, models: list[Predictor]) -> _Plan:
+        """NSGA-II on the predictions, from the best archs told: its last population."""
+        rng = np.random.default_rng([self.seed, len(history.archs)])
+        space = self.problem.space
+
+        def predict(archs: list[Arch]) -> Array:
+            features = features_of(space, archs)
+            return np.stack([model.predict(features) for model in models], 1)
+
+        order = _by_rank(history.values)[: self.population]
+        archs = [history.archs[place] for place in order]
+        predicted = predict(archs)
+        for _ in range(self.generations):
+            known = {arch.values for arch in archs}
+            children: list[Arch] = []
+            for _ in range(self.population):
+                first, second = (archs[min(rng.integers(0, len(archs), 2))] for _ in range(2))  # ranked: less is better
+                child = change_genes(self.problem, space.crossover(first, second, rng), self.mutation, rng)
+                child = self.problem.frozen_arch(child)
+                if child.values not in known:
+                    known.add(child.values)
+                    children.append(child)
+            kept = self.problem.feasible(children) if children else np.zeros(0, dtype=bool)
+            children = [child for child, keep in zip(children, kept, strict=True) if keep]
+            if children:
+                archs, predicted = archs + children, np.concatenate([predicted, predict(children)])
+            order = _by_rank(predicted)[: self.population]
+            archs, predicted = [archs[place] for place in order], predicted[order]
+        return _Plan(len(history.archs), archs, predicted, models)
+
+
+def _by_rank(points: Array) -> list[int]:
+    """Places of minimised points (N, M), front after front, the less crowded of a front first."""
+    left = np.arange(len(points))
+    order: list[int] = []
+    while len(left):
+        front = left[non_dominated(points[left])]
+        room = crowding(points[front])
+        order += front[np.argsort(-room, kind="stable")].tolist()
+        left = np.setdiff1d(left, front)
+    return order

@@ -1,0 +1,134 @@
+"""Predictors learn what can be learnt, are judged on what they did not see, and are not used where they cannot."""
+
+import logging
+
+import numpy as np
+import pytest
+from scipy.stats import kendalltau
+
+from nas_transfer.errors import ConfigError
+from nas_transfer.search.predictors import (
+    PREDICTORS,
+    RankQuality,
+    choose,
+    cross_validated,
+    features_of,
+    fitted,
+    rank_quality,
+)
+from nas_transfer.search.problem import Problem
+from nas_transfer.search.samplers.base import History
+from nas_transfer.search.samplers.predicted_front import PredictedFront
+from nas_transfer.space import Arch, Gene, SearchSpace
+
+SPACE = SearchSpace("toy", tuple(Gene(f"depth.{k}", (1, 2, 3, 5)) for k in range(6)))
+
+
+def sampled(count: int) -> list[Arch]:
+    rng = np.random.default_rng(0)
+    return [SPACE.sample(rng) for _ in range(count)]
+
+
+def score(archs: list[Arch]) -> np.ndarray:
+    """Two genes help alone, two more only together; saturating."""
+    values = np.asarray([arch.values for arch in archs], dtype=float)
+    return np.sqrt(values[:, 0]) + 0.5 * np.log(values[:, 1]) + 0.05 * values[:, 2] * values[:, 3]
+
+
+@pytest.mark.parametrize("name", PREDICTORS)
+def test_every_predictor_ranks_archs_that_it_has_not_seen(name: str) -> None:
+    archs = sampled(120)
+    features, values = features_of(SPACE, archs), score(archs)
+    predicted = fitted(name, features[:80], values[:80]).predict(features[80:])
+    assert kendalltau(predicted, values[80:]).statistic > 0.55
+    assert predicted.shape == (40,)
+
+
+def test_features_are_places_among_the_choices() -> None:
+    arch = SPACE.arch([1, 2, 3, 5, 1, 5])
+    assert features_of(SPACE, [arch])[0] == pytest.approx([-1, -1 / 3, 1 / 3, 1, -1, 1])
+
+
+def test_a_value_is_predicted_by_a_model_that_did_not_see_it() -> None:
+    archs = sampled(40)
+    features = features_of(SPACE, archs)
+    noise = np.random.default_rng(1).normal(size=40)
+    inside = fitted("rbf", features, noise).predict(features)
+    outside = cross_validated("rbf", features, noise, seed=0)
+    assert kendalltau(inside, noise).statistic > 0.8  # learnt by heart
+    assert abs(kendalltau(outside, noise).statistic) < 0.3
+
+
+def test_rank_quality_is_scipys_with_an_interval_that_noise_cannot_escape() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=60)
+    close = values + 0.3 * rng.normal(size=60)
+    found = rank_quality(values, close, seed=0)
+    assert found.tau == pytest.approx(kendalltau(values, close).statistic)
+    assert found.low < found.tau < found.high
+    assert found.better_than_chance
+    assert not rank_quality(values, rng.normal(size=60), seed=0).better_than_chance
+    constant = rank_quality(values, np.ones(60), seed=0)
+    assert (constant.tau, constant.rho, constant.better_than_chance) == (0.0, 0.0, False)
+
+
+def test_auto_takes_the_predictor_that_ranks_best() -> None:
+    archs = sampled(60)
+    features, values = features_of(SPACE, archs), score(archs)
+    name, quality = choose(list(PREDICTORS), features, values, seed=0)
+    each = {key: kendalltau(cross_validated(key, features, values, 0), values).statistic for key in PREDICTORS}
+    assert each[name] == max(each.values()) == pytest.approx(quality.tau)
+
+
+def history(values: np.ndarray, archs: list[Arch]) -> History:
+    found = History()
+    for arch, value in zip(archs, values, strict=True):
+        found.add(arch, [-float(value), float(sum(arch.values))])
+    return found
+
+
+def sampler(**changes: object) -> PredictedFront:
+    options: dict[str, object] = {
+        "num_random": 5, "predictor": "gp", "population": 16, "generations": 6, "mutation": 0.1,
+    }  # fmt: skip
+    return PredictedFront(Problem(SPACE), 0, **(options | changes))  # type: ignore[arg-type]
+
+
+def test_what_is_asked_goes_beyond_the_front_that_is_known(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    archs = sampled(60)
+    known = history(score(archs), archs)
+    own = sampler()
+    asked: list[Arch] = []
+    for number in range(60, 68):
+        asked.append(own.propose(known, number, np.random.default_rng(number)))
+        known.seen.add(asked[-1].values)
+    assert len(set(asked)) == 8
+    assert not set(asked) & set(archs)
+    points = known.values
+    new = np.stack([-score(asked), [float(sum(arch.values)) for arch in asked]], 1)
+    beyond = [not (points <= point).all(1).any() for point in new]
+    assert np.mean(beyond) >= 0.75  # most of them are dominated by no arch that is known
+    assert np.ptp(new[:, 1]) > 8  # spread over the costs
+    assert "Kendall's tau" in caplog.text
+
+
+def test_a_predictor_that_ranks_by_chance_is_said_so_and_not_used(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    archs = sampled(40)
+    known = history(np.random.default_rng(3).normal(size=40), archs)
+    own = sampler()
+    arch = own.propose(known, 40, np.random.default_rng(0))
+    assert "no better than chance" in caplog.text
+    assert arch == own.without.propose(known, 40, np.random.default_rng(0))
+
+
+def test_an_unknown_predictor_is_refused_with_the_choices() -> None:
+    with pytest.raises(ConfigError, match="auto or one of ridge, gp"):
+        sampler(predictor="svm")
+
+
+def test_the_quality_reads_as_a_sentence() -> None:
+    assert str(RankQuality(0.5, 0.7, 0.25, 0.75, 30)) == (
+        "Kendall's tau 0.50 (95 % interval 0.25 to 0.75), Spearman's rho 0.70, 30 archs"
+    )
