@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 import nas_transfer.stages.training  # noqa: F401  all that a fork would have to import
 from nas_transfer.cli import _composition_sentence, main
 from nas_transfer.errors import DataError
+from nas_transfer.paths import conf_dir
 
 PROFILE = ["stage=profile", "task=imagenet", "supernet=bignas"]
 
@@ -76,7 +77,7 @@ def sentence(done: subprocess.CompletedProcess[str]) -> str:
 
 def test_help_names_every_stage_with_an_example_and_the_choices(tmp_path: Path) -> None:
     text = run(tmp_path, "--help").stdout
-    for stage in ("pretrain", "finetune", "evaluate", "search", "profile"):
+    for stage in sorted(path.stem for path in (conf_dir() / "stage").glob("*.yaml")):
         assert f"python -m nas_transfer stage={stage}" in text
     assert "coco_det" in text
     assert "bignas_nano" in text
