@@ -25,7 +25,7 @@ def classification_train(image_size: int, min_crop_scale: float, color_jitter: f
     """
     if not 0 < min_crop_scale <= 1:
         raise ConfigError(f"expected a crop scale in (0, 1], got {min_crop_scale}: set data.min_crop_scale.")
-    mode = v2.InterpolationMode(interpolation)
+    mode = interpolation_mode(interpolation)
     crop = v2.RandomResizedCrop(image_size, scale=(min_crop_scale, 1.0), interpolation=mode, antialias=True)
     return v2.Compose([crop, v2.RandomHorizontalFlip(), *colour_jitter(color_jitter)])
 
@@ -35,8 +35,15 @@ def classification_eval(image_size: int, crop_ratio: float, interpolation: str) 
     if not 0 < crop_ratio <= 1:
         raise ConfigError(f"expected a crop ratio in (0, 1], got {crop_ratio}: set data.crop_ratio.")
     short_side = round(image_size / crop_ratio)
-    resize = v2.Resize(short_side, interpolation=v2.InterpolationMode(interpolation), antialias=True)
+    resize = v2.Resize(short_side, interpolation=interpolation_mode(interpolation), antialias=True)
     return v2.Compose([resize, v2.CenterCrop(image_size)])
+
+
+def interpolation_mode(name: str) -> v2.InterpolationMode:
+    """``bilinear`` or ``bicubic`` as torchvision names it; ConfigError for another."""
+    if name not in ("bilinear", "bicubic"):
+        raise ConfigError(f"expected bilinear or bicubic, got {name}: set data.interpolation.")
+    return v2.InterpolationMode(name)
 
 
 def colour_jitter(strength: float) -> list[nn.Module]:

@@ -162,9 +162,8 @@ def build_task(
 
 def build_bare_trainer(cfg: DictConfig) -> pl.Trainer:
     """Lightning's trainer for a short training that leaves nothing on disk and is not validated on the way."""
-    options = {str(key): value for key, value in cfg.trainer.items() if key not in LENGTH_KEYS}
     return instantiate(
-        options | {"enable_progress_bar": False, "limit_val_batches": 0},
+        _trainer_options(cfg) | {"enable_progress_bar": False, "limit_val_batches": 0},
         logger=False,
         enable_checkpointing=False,
         max_epochs=1,
@@ -191,11 +190,8 @@ def build_trainer(cfg: DictConfig, folder: Path) -> pl.Trainer:
             raise ConfigError(
                 "expected TensorBoard for tensorboard=true, got none: pip install 'nas-transfer[tensorboard]'"
             ) from error
-    options = {str(key): value for key, value in cfg.trainer.items() if key not in LENGTH_KEYS}
-    if options["sync_batchnorm"] and not torch.cuda.is_available():
-        options["sync_batchnorm"] = False  # torch's refuses a CPU; a supernet's own are shared anywhere
     return instantiate(
-        options,
+        _trainer_options(cfg),
         callbacks=callbacks,
         logger=loggers,
         default_root_dir=str(folder),
@@ -205,3 +201,10 @@ def build_trainer(cfg: DictConfig, folder: Path) -> pl.Trainer:
         num_sanity_val_steps=0,
         enable_model_summary=False,
     )
+
+
+def _trainer_options(cfg: DictConfig) -> dict[str, Any]:
+    options = {str(key): value for key, value in cfg.trainer.items() if key not in LENGTH_KEYS}
+    if options["sync_batchnorm"] and not torch.cuda.is_available():
+        options["sync_batchnorm"] = False  # torch's refuses a CPU; a supernet's own are shared anywhere
+    return options

@@ -112,5 +112,7 @@ def test_an_image_without_boxes_passes_through() -> None:
 def test_impossible_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match="min_crop_scale"):
         classification_train(16, 0.0, 0.0, "bicubic")
+    with pytest.raises(ConfigError, match=r"data\.interpolation"):
+        classification_eval(16, 0.875, "area")
     with pytest.raises(ConfigError, match="low <= high"):
         DetectionTrain(0.5, 0.0, (2.0, 1.0))

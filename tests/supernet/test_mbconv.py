@@ -52,7 +52,7 @@ def test_subnets_with_transformed_kernels_and_same_padding_equal_the_active_ones
         for ours, theirs in zip(taps, static_taps, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(classifier(taps[-1]), static_classifier(static_taps[-1]), rtol=1e-9, atol=1e-9)
-        # A kernel's gradient through its map is that map's: checked where the static net holds the mapped kernel.
+        # What reaches the first layer went back through every transformed kernel.
         taps[-1].square().sum().backward()
         static_taps[-1].square().sum().backward()
         stem, static_stem = body.first_conv.conv.weight, static_body.first_conv.conv.weight
