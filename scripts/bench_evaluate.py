@@ -27,8 +27,9 @@ from omegaconf import DictConfig
 import nas_transfer.cli  # noqa: F401  registers the resolvers
 from nas_transfer.paths import conf_dir
 from nas_transfer.search.evaluate import CandidateEvaluator
+from nas_transfer.search.work import Work
 from nas_transfer.space import Arch
-from nas_transfer.stages.search import build_evaluator
+from nas_transfer.stages.candidates import build_evaluator
 from nas_transfer.stages.training import train
 from nas_transfer.tasks.base import Task
 
@@ -100,9 +101,10 @@ def timed(options: argparse.Namespace) -> dict[str, object]:
     space = evaluator.supernet.table.space
     rng = np.random.default_rng(0)
     archs = [space.smallest(), space.largest(), *(space.sample(rng) for _ in range(options.candidates - 2))]
-    evaluate = (
-        (lambda arch: evaluator.evaluate(arch).values["score"]) if ours else (lambda arch: plain(evaluator, arch))
-    )
+
+    def evaluate(arch: Arch) -> float:
+        return evaluator.evaluate(Work(0, arch, "")).values["score"] if ours else plain(evaluator, arch)
+
     evaluate(space.smallest())  # what is only done once
     seconds, scores = [], []
     for arch in archs:

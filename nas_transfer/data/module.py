@@ -74,11 +74,16 @@ class DownstreamData(LightningDataModule):
         self.draw = draw
         self.parts = None
         self._stream_batches: int | None = None
+        self._first_epoch = 0
         self._batches_per_step = 1
 
-    def stream(self, num_batches: int, batches_per_step: int) -> None:
-        """Make `train_dataloader` one stream of `num_batches` batches, `batches_per_step` to a training step."""
+    def stream(self, num_batches: int, batches_per_step: int, first_epoch: int = 0) -> None:
+        """Make `train_dataloader` one stream of `num_batches` batches, `batches_per_step` to a training step.
+
+        Another `first_epoch` gives another order and other augmentations of the same images.
+        """
         self._stream_batches = num_batches
+        self._first_epoch = first_epoch
         self._batches_per_step = batches_per_step
 
     @property
@@ -140,7 +145,7 @@ class DownstreamData(LightningDataModule):
         sampler: Sampler[list[SampleKey]] = self.train_sampler
         if self._stream_batches is not None:
             start = 0 if trainer is None else trainer.global_step * self._batches_per_step
-            sampler = StreamBatchSampler(self.train_sampler, self._stream_batches, start)
+            sampler = StreamBatchSampler(self.train_sampler, self._stream_batches, start, self._first_epoch)
         return self._loader(self._from_train(self.require_parts().train, "train on"), sampler, persistent=False)
 
     def _epoch_sampler(self, rank: int, world_size: int) -> ResumableBatchSampler:
@@ -160,14 +165,16 @@ class DownstreamData(LightningDataModule):
         search = self._from_train(self.require_parts().search, "search on")
         return self._in_order(search, self.batch_size, persistent=True)
 
-    def calibration_dataloader(self, num_images: int, batch_size: int) -> DataLoader[Batch]:
+    def calibration_dataloader(self, num_images: int, batch_size: int, draw: int = 0) -> DataLoader[Batch]:
         """The first `num_images` of train minus the search split in a fixed seeded order, evaluation transform.
 
+        Another `draw` gives others, as far as there are more.
         For BatchNorm statistics. Gives all images when there are fewer. The last batch may be smaller, but a last
         image is never alone, for a globally pooled branch has no variance on it: the batches are then larger by one.
         """
         images = self._from_train(self.require_parts().calibration, "calibrate on")
-        generator = torch.Generator().manual_seed(stable_seed(self.seed, "calibration"))
+        seed = stable_seed(self.seed, "calibration", *([draw] if draw else []))
+        generator = torch.Generator().manual_seed(seed)
         chosen = torch.randperm(_length(images), generator=generator)[:num_images].tolist()
         while len(chosen) > batch_size > 1 and len(chosen) % batch_size == 1:
             batch_size += 1

@@ -115,12 +115,14 @@ class StreamBatchSampler(torch.utils.data.Sampler[list[SampleKey]]):
         epochs: gives the batches of each epoch; its position is set by the stream.
         num_batches: length of the whole stream, whatever `start`.
         start: the stream's batch at which the iteration begins.
+        first_epoch: the number of the stream's first epoch.
     """
 
-    def __init__(self, epochs: ResumableBatchSampler, num_batches: int, start: int) -> None:
+    def __init__(self, epochs: ResumableBatchSampler, num_batches: int, start: int, first_epoch: int = 0) -> None:
         self.epochs = epochs
         self.num_batches = num_batches
         self.start = start
+        self.first_epoch = first_epoch
 
     def __len__(self) -> int:
         """Batches of the whole stream: Lightning counts a resumed run's on from `start`."""
@@ -130,7 +132,7 @@ class StreamBatchSampler(torch.utils.data.Sampler[list[SampleKey]]):
         position = self.start
         while position < self.num_batches:
             epoch, offset = divmod(position, len(self.epochs))
-            self.epochs.set_position(epoch, offset)
+            self.epochs.set_position(self.first_epoch + epoch, offset)
             for batch in self.epochs:
                 if position == self.num_batches:
                     return

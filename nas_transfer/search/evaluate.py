@@ -19,6 +19,7 @@ from nas_transfer.errors import NasTransferError
 from nas_transfer.search.objectives.base import Candidate, Objective
 from nas_transfer.search.problem import Limit
 from nas_transfer.search.study import Outcome
+from nas_transfer.search.work import Work
 from nas_transfer.space import Arch
 from nas_transfer.supernet.layers import fold_batch_norms
 from nas_transfer.tasks.base import Batch, Task
@@ -33,42 +34,44 @@ class CandidateEvaluator:
 
     Args:
         supernet: a task that holds all weights, on its device; never changed.
-        calibration: batches of the train part for BatchNorm statistics, evaluation transform.
+        calibration: gives for each `Work.repeat` batches of train for BatchNorm statistics, evaluation transform.
         search: batches of the search split.
         ground_truth: of the search split.
         objectives: by name, in order.
         limits: on any of the objectives.
         cache_bytes: batches are kept in memory up to this size, and read anew for every candidate beyond it.
         precision: of the forward passes: ``32``, ``bf16`` or ``16``.
-        train: trains a candidate's private copy before its statistics are measured and tells on how many images; None
-            to score inherited weights.
+        train: trains a candidate's private copy before its statistics are measured, as its work says, and tells on how
+            many images; None to score inherited weights.
     """
 
     def __init__(
         self,
         supernet: Task,
-        calibration: Iterable[Batch],
+        calibration: Callable[[int], Iterable[Batch]],
         search: Iterable[Batch],
         ground_truth: Any,
         objectives: Mapping[str, Objective],
         limits: Mapping[str, Limit],
         cache_bytes: int,
         precision: str,
-        train: Callable[[Task], int] | None = None,
+        train: Callable[[Task, Work], int] | None = None,
     ) -> None:
         self.supernet = supernet
         self.train = train
-        self.images = 0
+        self.images, self.training_seconds = 0, 0.0
         self.ground_truth = ground_truth
         self.objectives = objectives
         self.limits = limits
         self.precision = precision
         self.cache_bytes = cache_bytes
-        self.calibration = cached(calibration, cache_bytes)
+        self._draw_calibration = calibration
+        self.repeat = 0
+        self.calibration = cached(calibration(0), cache_bytes)
         self.search = cached(search, cache_bytes - size_of(self.calibration))
         self._prepared: dict[tuple[int, int], tuple[Iterable[Batch], Iterable[Batch]]] = {}
 
-    def evaluate(self, arch: Arch) -> Outcome:
+    def evaluate(self, work: Work) -> Outcome:
         """The values of a candidate, or why it has none.
 
         Whatever goes wrong in one candidate is its outcome; only what no candidate could survive is raised.
@@ -76,21 +79,23 @@ class CandidateEvaluator:
         Raises:
             NasTransferError: the configuration or the data cannot be used.
         """
-        start, images = time.monotonic(), self.images
+        start, images, training = time.monotonic(), self.images, self.training_seconds
         try:
-            outcome = self._evaluate(arch)
+            outcome = self._evaluate(work)
         except NasTransferError:
             raise
         except Exception as error:  # a defect of one candidate, torch.OutOfMemoryError too: the search goes on
-            logger.exception("arch %s failed", arch.short_id())
+            logger.exception("arch %s failed", work.arch.short_id())
             outcome = Outcome.failed(f"{type(error).__name__}: {error}")
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-        seconds, device = time.monotonic() - start, self.supernet.device.type
-        return replace(outcome, seconds=seconds, device=device, images=self.images - images)
+        return replace(
+            outcome, seconds=time.monotonic() - start, training_seconds=self.training_seconds - training,
+            device=self.supernet.device.type, images=self.images - images,
+        )  # fmt: skip
 
-    def _evaluate(self, arch: Arch) -> Outcome:
-        candidate = _Scored(self, arch)
+    def _evaluate(self, work: Work) -> Outcome:
+        candidate = _Scored(self, work)
         values: dict[str, float] = {}
         for name, objective in self._in_order():
             values[name] = float(objective.measure(candidate))
@@ -105,14 +110,18 @@ class CandidateEvaluator:
     def _in_order(self) -> Sequence[tuple[str, Objective]]:
         return sorted(self.objectives.items(), key=lambda item: not item[1].measured_first)
 
-    def extract(self, arch: Arch) -> Task:
+    def extract(self, work: Work) -> Task:
         """The candidate's network with recalibrated statistics, in eval mode, BatchNorms folded as for deployment.
 
         A copy of its own that is trained first if the evaluator trains: what one candidate learns no other one sees.
         """
+        arch = work.arch
         subnet = self.supernet.extract(arch)
         if self.train is not None:
-            self.images += self.train(subnet)
+            start = time.monotonic()
+            self.images += self.train(subnet, work)
+            self.training_seconds += time.monotonic() - start
+        self._draw_again(work.repeat)
         for module in subnet.network.modules():
             if hasattr(module, "inplace"):
                 module.inplace = True  # activations: no gradient needs their input
@@ -129,6 +138,13 @@ class CandidateEvaluator:
             for batch in self._batches(arch)[1]:
                 subnet.update_metrics(subnet.transfer_batch_to_device(batch, subnet.device, 0))
             return subnet.compute_metrics()
+
+    def _draw_again(self, repeat: int) -> None:
+        """Calibrate on the images of another repeat from now on."""
+        if repeat == self.repeat:
+            return
+        self.repeat, self._prepared = repeat, {}
+        self.calibration = cached(self._draw_calibration(repeat), self.cache_bytes - size_of(self.search))
 
     def _batches(self, arch: Arch) -> tuple[Iterable[Batch], Iterable[Batch]]:
         """Calibration and search batches as the arch sees them, kept for each input size while the memory lasts."""
@@ -154,8 +170,8 @@ class CandidateEvaluator:
 class _Scored(Candidate):
     """A candidate whose network is built when an objective looks at it, and scored once."""
 
-    def __init__(self, evaluator: CandidateEvaluator, arch: Arch) -> None:
-        self.arch = arch
+    def __init__(self, evaluator: CandidateEvaluator, work: Work) -> None:
+        self.arch, self.work = work.arch, work
         self.evaluator = evaluator
         self.metrics: dict[str, float] = {}
         self._subnet: Task | None = None
@@ -163,7 +179,7 @@ class _Scored(Candidate):
     @property
     def subnet(self) -> Task:  # type: ignore[override]
         if self._subnet is None:
-            self._subnet = self.evaluator.extract(self.arch)
+            self._subnet = self.evaluator.extract(self.work)
         return self._subnet
 
     def score(self) -> Mapping[str, float]:  # type: ignore[override]

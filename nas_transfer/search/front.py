@@ -12,11 +12,12 @@ import yaml
 
 from nas_transfer.errors import ConfigError
 from nas_transfer.search.pareto import highest_trade_off, hypervolume, knee, non_dominated
+from nas_transfer.search.statistics import Rescored
 from nas_transfer.search.study import Trial, signs
 
 FRONT_FILE = "front.json"
 ARCHS = "archs"
-RULES = ("best", "knee", "trade_off")
+RULES = ("best", "knee", "high_trade_off", "trade_off")
 
 
 @dataclass(frozen=True)
@@ -51,18 +52,71 @@ def front_of(trials: Sequence[Trial], directions: Mapping[str, str]) -> Front:
     return Front(names, kinds, tuple(trial for _, trial in sorted(kept.items(), key=lambda item: item[0])))
 
 
-def pick(front: Front, rule: str, under: Mapping[str, float]) -> Trial:
+@dataclass(frozen=True)
+class TradeOff:
+    """How much score a cost is worth.
+
+    The worth of a member, smaller being better, is (max_score_key - score) / max_score_key + ratio * cost / the
+    front's largest cost: with a ratio of 0.1, half the cost is worth 5 % of `max_score_key`.
+
+    Args:
+        second: the objective against the score, a minimised one.
+        max_score_key: the score of a perfect network; scores are fractions in 0-1.
+        ratio: what the largest cost is worth, in shares of `max_score_key`.
+
+    Raises:
+        ConfigError: naming the value.
+    """
+
+    second: str
+    max_score_key: float = 1.0
+    ratio: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.max_score_key <= 1:
+            raise ConfigError(
+                "expected search.trade_off.max_score_key above 0 and up to 1, for scores are fractions in 0-1 and no "
+                f"percentages, got {self.max_score_key:g}: 1.0"
+            )
+        if not self.ratio > 0:
+            raise ConfigError(f"expected search.trade_off.ratio above 0, got {self.ratio}")
+
+    def worths(self, front: Front) -> np.ndarray:
+        """The worth (N,) of each member.
+
+        Raises:
+            ConfigError: a score above `max_score_key`, which is then on another scale; the cost is maximised.
+        """
+        values = np.asarray([trial.values for trial in front.trials]).reshape(-1, len(front.names))
+        place = front.names.index(self.second)
+        if front.directions[place] != "minimize":
+            raise ConfigError(f"expected search.trade_off.second to be minimised, got {self.second}")
+        scores, costs = values[:, front.names.index("score")], values[:, place]
+        if len(scores) and scores.max() > self.max_score_key:
+            raise ConfigError(
+                f"expected scores up to search.trade_off.max_score_key={self.max_score_key:g}, got {scores.max():g}: "
+                "scores are fractions in 0-1, and max_score_key the best that one can reach"
+            )
+        return (self.max_score_key - scores) / self.max_score_key + self.ratio * costs / max(costs, default=1.0)
+
+
+def pick(front: Front, rule: str | None, under: Mapping[str, float], trade_off: TradeOff | None = None) -> Trial:
     """One trial of the front.
 
     Args:
-        rule: ``best`` of the first objective, ``knee``, or ``trade_off`` (highest).
+        rule: ``best`` of the first objective, ``knee``, ``high_trade_off`` (Rachmawati and Srinivasan 2009), or
+            ``trade_off``, the smallest worth; None for the last if there is a trade-off, else for the knee.
         under: caps on objectives, in their own units, that the pick must keep; a maximised one's is a floor.
+        trade_off: of score and cost.
 
     Raises:
         ConfigError: an unknown rule or objective, or no trial within the caps (says the nearest).
     """
+    rule = rule or ("knee" if trade_off is None else "trade_off")
     if rule not in RULES:
         raise ConfigError(f"expected pick to be one of {', '.join(RULES)}, got {rule}")
+    if rule == "trade_off" and trade_off is None:
+        raise ConfigError("expected search.trade_off={second: macs, ratio: 0.1} with pick=trade_off, got none")
     inside = list(front.trials)
     for name, cap in under.items():
         if name not in front.names:
@@ -76,10 +130,13 @@ def pick(front: Front, rule: str, under: Mapping[str, float]) -> Trial:
         inside = within
     if not inside:
         raise ConfigError("expected a trial with values to pick from, got none: every candidate failed or was left out")
-    points = Front(front.names, front.directions, tuple(inside)).points
+    kept = Front(front.names, front.directions, tuple(inside))
+    if rule == "trade_off" and trade_off is not None:
+        worth = dict(zip((trial.number for trial in front.trials), trade_off.worths(front), strict=True))
+        return min(inside, key=lambda trial: worth[trial.number])
     if rule == "best" or len(front.names) == 1:
-        return inside[int(points[:, 0].argmin())]
-    return inside[(knee if rule == "knee" else highest_trade_off)(points)]
+        return inside[int(kept.points[:, 0].argmin())]
+    return inside[(knee if rule == "knee" else highest_trade_off)(kept.points)]
 
 
 def share_of_hypervolume(points: np.ndarray, ideal: np.ndarray, reference: np.ndarray) -> float:
@@ -89,13 +146,14 @@ def share_of_hypervolume(points: np.ndarray, ideal: np.ndarray, reference: np.nd
 
 def write_front(
     folder: Path, front: Front, picked: Trial | None, costs_of: Callable[[Trial], dict[str, Any]],
-    write: Callable[[Path, dict[str, Any]], None],
+    write: Callable[[Path, dict[str, Any]], None], rescored: Rescored | None = None,
 ) -> None:  # fmt: skip
     """Write ``front.json`` and an arch file for each member, ready for ``arch=``, under the trial's number.
 
     Args:
         costs_of: a trial's costs with the input size that they are stated for.
         write: writes JSON to a path at once or not at all.
+        rescored: the members' scores from other seeds.
     """
     (folder / ARCHS).mkdir(exist_ok=True)
     kept = {f"trial_{trial.number}.yaml" for trial in front.trials}
@@ -112,6 +170,7 @@ def write_front(
                 "trial": trial.number, "values": values, "metrics": dict(trial.metrics), "costs": costs_of(trial),
                 "arch": trial.arch.to_dict(), "file": f"{ARCHS}/{path.name}",
             }
+            | ({} if rescored is None else rescored.to_dict(trial.number))
         )  # fmt: skip
     if picked is not None:
         values = dict(zip(front.names, picked.values, strict=True))

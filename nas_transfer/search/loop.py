@@ -1,70 +1,114 @@
 """The loop of a search: ask a batch, have it evaluated somewhere, tell it in trial order, go on where it was killed.
 
-Archs travel to the evaluating processes and outcomes come back as files, so that nothing is lost with a process:
-``jobs/<first trial>.json`` lists the archs of a job, ``trials/<number>.json`` is the outcome of a trial.
+Archs travel to the evaluating processes and outcomes come back as files (`nas_transfer.search.work`).
 """
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from nas_transfer.errors import ConfigError, RunError
+from nas_transfer.search.halving import Rungs, dropped, with_costs_of
 from nas_transfer.search.study import Outcome, Study
-from nas_transfer.space import Arch, SearchSpace
+from nas_transfer.search.work import (
+    JOBS,
+    STATES,
+    TRIALS,
+    Job,
+    Spent,
+    Work,
+    Write,
+    read_outcome,
+    read_spent,
+    trial_file,
+    write_job,
+    write_outcome,
+)
+from nas_transfer.space import Arch
 
 logger = logging.getLogger(__name__)
 
-JOBS, TRIALS = "jobs", "trials"
 PREPARATION = "prepare.json"
-
-
-@dataclass(frozen=True)
-class Job:
-    """Archs that one process evaluates one after the other.
-
-    Attributes:
-        path: of the file that lists them.
-        numbers: of their trials.
-    """
-
-    path: Path
-    numbers: tuple[int, ...]
-
 
 Launch = Callable[[Sequence[Job]], Sequence[str | None]]
 """Runs jobs to their end; returns for each why it failed, None if it did not."""
 
-Write = Callable[[Path, dict[str, Any]], None]
+
+@dataclass(frozen=True)
+class Budget:
+    """What a search may spend beside its number of trials; a batch is made smaller to fit in.
+
+    Args:
+        images: trained on, null for no limit.
+        device_minutes: of evaluation, summed over jobs wherever they ran, null for no limit. The first batch is not
+            made smaller: what a candidate takes is known after it.
+        images_per_trial: what a candidate sees in the mean.
+
+    Raises:
+        ConfigError: naming the value.
+    """
+
+    images: int | None = None
+    device_minutes: float | None = None
+    images_per_trial: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("images", "device_minutes"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"expected proxy.budget.{name} above 0 or null, got {value}")
+        if self.images is not None and not self.images_per_trial:
+            raise ConfigError(
+                "expected candidates that are trained for proxy.budget.images to limit, got proxy.rungs of no step: "
+                "use search.trials"
+            )
+
+    def trials_left(self, images: int, seconds: float, seconds_per_trial: float | None) -> float:
+        """How many more trials fit in after so many images and seconds; what a trial takes is None before the first."""
+        left = float("inf")
+        if self.images is not None:
+            left = (self.images - images) / self.images_per_trial
+        if self.device_minutes is not None and seconds_per_trial:
+            left = min(left, (60 * self.device_minutes - seconds) / seconds_per_trial)
+        return max(0.0, left)
 
 
-def trial_file(folder: Path, number: int) -> Path:
-    """Where a trial's outcome is written."""
-    return folder / TRIALS / f"{number}.json"
+@dataclass(frozen=True)
+class Schedule:
+    """How a search is cut into batches and jobs.
 
+    Args:
+        trials: how many there shall be in the end, failed ones included.
+        ask_batch: trials that are asked at a time.
+        trials_per_job: archs that a job evaluates.
+        max_failures: failed trials in a row that end the search.
+        rungs: training steps after which candidates are scored.
+        budget: what ends the search before `trials` does.
 
-def read_outcome(path: Path) -> Outcome | None:
-    """A written outcome, None if there is none (files are written at once or not at all)."""
-    return Outcome(**json.loads(path.read_text())) if path.is_file() else None
+    Raises:
+        ConfigError: a number below 1.
+    """
 
+    trials: int
+    ask_batch: int
+    trials_per_job: int
+    max_failures: int
+    rungs: Rungs = field(default_factory=Rungs)
+    budget: Budget = field(default_factory=Budget)
 
-def write_outcome(path: Path, outcome: Outcome, write: Write) -> None:
-    """Write an outcome; `write` makes a file appear whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write(path, asdict(outcome))
-
-
-def read_job(path: Path, space: SearchSpace) -> list[tuple[int, Arch]]:
-    """The trials of a job: numbers and archs."""
-    return [(entry["number"], space.from_dict(entry["arch"])) for entry in json.loads(path.read_text())["trials"]]
+    def __post_init__(self) -> None:
+        for name in ("trials", "ask_batch", "trials_per_job"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ConfigError(f"expected search.{name} of at least 1, got {value}")
 
 
 class SearchLoop:
-    """Runs a study up to a number of trials.
+    """Runs a study to its end.
 
     A batch is asked as a whole before any of it is evaluated, and told as a whole after: what is asked depends on the
     seed, on `ask_batch` and on the outcomes alone, not on how the batch was split into jobs or where it was cut off.
@@ -72,34 +116,23 @@ class SearchLoop:
     Args:
         study: what is asked and told; this process holds its lock.
         folder: of the run.
-        trials: how many there shall be in the end, failed ones included.
-        ask_batch: trials that are asked at a time.
-        trials_per_job: archs that a job evaluates.
-        max_failures: failed trials in a row that end the search.
+        schedule: trials, batches, jobs.
         launch: evaluates jobs.
         write: writes JSON to a path at once or not at all.
         after_batch: called after each batch.
-
-    Raises:
-        ConfigError: a number below 1.
     """
 
     def __init__(
-        self, study: Study, folder: Path, *, trials: int, ask_batch: int, trials_per_job: int, max_failures: int,
-        launch: Launch, write: Write, after_batch: Callable[[], None],
+        self, study: Study, folder: Path, schedule: Schedule, launch: Launch, write: Write,
+        after_batch: Callable[[], None],
     ) -> None:  # fmt: skip
-        for name, value in (("trials", trials), ("ask_batch", ask_batch), ("trials_per_job", trials_per_job)):
-            if not isinstance(value, int) or value < 1:
-                raise ConfigError(f"expected search.{name} of at least 1, got {value}")
         self.study = study
         self.folder = folder
-        self.trials = trials
-        self.ask_batch = ask_batch
-        self.trials_per_job = trials_per_job
-        self.max_failures = max_failures
+        self.schedule = schedule
         self.launch = launch
         self.write = write
         self.after_batch = after_batch
+        self.prepared = Spent()
 
     def prepare(self, file: Path) -> None:
         """Have a job without candidates write what every other job reads, unless it is there.
@@ -107,14 +140,11 @@ class SearchLoop:
         Raises:
             RunError: the job did not write it.
         """
-        if file.is_file():
-            return
-        (self.folder / JOBS).mkdir(parents=True, exist_ok=True)
-        path = self.folder / JOBS / PREPARATION
-        self.write(path, {"trials": []})
-        reason = self.launch([Job(path, ())])[0]
         if not file.is_file():
-            raise RunError(f"expected {file} from the search's first job, got none: {reason or 'it left no file'}")
+            reason = self.launch([write_job(self.folder / JOBS / PREPARATION, [], self.write)])[0]
+            if not file.is_file():
+                raise RunError(f"expected {file} from the search's first job, got none: {reason or 'it left no file'}")
+        self.prepared = read_spent(file)
 
     def run(self) -> None:
         """Go on to the end.
@@ -122,44 +152,98 @@ class SearchLoop:
         Raises:
             RunError: too many failures in a row, with the last reason.
         """
-        (self.folder / JOBS).mkdir(parents=True, exist_ok=True)
         while True:
             batch = self.study.open_trials()
             if batch:
                 logger.info("going on with %d trials that were asked before", len(batch))
-            batch += [self.study.ask() for _ in range(self._missing())]
+            batch += [self.study.ask() for _ in range(self._missing(len(batch)))]
             if not batch:
                 return
             reasons = self._evaluate(batch)
             for number, _ in batch:
-                outcome = read_outcome(trial_file(self.folder, number))
+                outcome = read_outcome(self.folder / trial_file(number))
                 self.study.tell(number, outcome or Outcome.failed(reasons.get(number) or "its job left no result"))
+            shutil.rmtree(self.folder / STATES, ignore_errors=True)
             self.after_batch()
             failures = self.study.failures_in_a_row()
-            if failures > self.max_failures:
+            if failures > self.schedule.max_failures:
                 number, reason = self.study.failures()[-1]
                 raise RunError(
-                    f"expected at most search.max_failures={self.max_failures} failed candidates in a row, "
+                    f"expected at most search.max_failures={self.schedule.max_failures} failed candidates in a row, "
                     f"got {failures}, the last one trial {number}: {reason}"
                 )
 
-    def _missing(self) -> int:
-        """Trials to ask now: up to the end of a batch, or of the search."""
-        asked = len(self.study)
-        end = min(self.trials, (asked // self.ask_batch + 1) * self.ask_batch)
+    def _missing(self, waiting: int) -> int:
+        """Trials to ask now, beside those that wait: up to the end of a batch, of the search, or of its budget."""
+        asked, batch = len(self.study), self.schedule.ask_batch
+        told, seconds = asked - waiting, self.study.seconds()
+        fits = self.schedule.budget.trials_left(
+            self.prepared.images + self.study.images(),
+            self.prepared.seconds + seconds,
+            seconds / told if told else None,
+        )
+        end = min(self.schedule.trials, (asked // batch + 1) * batch)
         # A batch that was told in part was asked in full: its end is not filled up a second time.
-        return max(0, end - asked) if asked % self.ask_batch or not self.study.open_trials() else 0
+        missing = end - asked if asked % batch or not waiting else 0
+        return int(max(0, min(missing, fits - waiting)))
 
     def _evaluate(self, batch: Sequence[tuple[int, Arch]]) -> dict[int, str]:
-        """Have all archs without an outcome evaluated; reasons of failed jobs by trial."""
-        waiting = [(number, arch) for number, arch in batch if not trial_file(self.folder, number).is_file()]
-        jobs = []
-        for start in range(0, len(waiting), self.trials_per_job):
-            part = waiting[start : start + self.trials_per_job]
-            path = self.folder / JOBS / f"{part[0][0]}.json"
-            self.write(path, {"trials": [{"number": number, "arch": arch.to_dict()} for number, arch in part]})
-            jobs.append(Job(path, tuple(number for number, _ in part)))
+        """Have all trials without an outcome evaluated, rung by rung; reasons of failed jobs by trial."""
+        rungs = self.schedule.rungs
+        works = [Work(number, arch, trial_file(number), rungs.steps[-1]) for number, arch in batch]
+        if len(rungs.steps) == 1:
+            return self.do(works)
+        reasons: dict[int, str] = {}
+        before = 0
+        for rung, steps in enumerate(rungs.steps):
+            last = rung == len(rungs.steps) - 1
+            todo = [
+                replace(work, file=_rung_file(work.number, steps), steps=steps, after=before, keep=not last)
+                for work in works
+            ]
+            reasons |= self.do(todo)
+            outcomes = {work.number: self._outcome(work, reasons) for work in todo}
+            going_on = set() if last else rungs.survivors(outcomes, self.study.directions)
+            for work in works:
+                if work.number not in going_on:
+                    self._end(work, steps, outcomes[work.number], last)
+            works = [work for work in works if work.number in going_on]
+            before = steps
+        return reasons
+
+    def _outcome(self, work: Work, reasons: Mapping[int, str]) -> Outcome:
+        found = read_outcome(self.folder / work.file)
+        return found or Outcome.failed(reasons.get(work.number) or "its job left no result")
+
+    def _end(self, work: Work, steps: int, outcome: Outcome, last: bool) -> None:
+        """Write the outcome of a trial that ends at the rung of so many steps, with all that it cost."""
+        parts = [
+            read_outcome(self.folder / _rung_file(work.number, each))
+            for each in self.schedule.rungs.steps
+            if each <= steps
+        ]
+        ended = outcome if last or outcome.reason is not None else dropped(outcome, steps)
+        ended = with_costs_of(ended, [part for part in parts if part is not None])
+        write_outcome(self.folder / work.file, ended, self.write)
+
+    def do(self, works: Sequence[Work]) -> dict[int, str]:
+        """Have works without an outcome done; reasons of failed jobs by trial."""
+        waiting = [work for work in works if not (self.folder / work.file).is_file()]
+        count = self.schedule.trials_per_job
+        jobs = [
+            write_job(self.folder / JOBS / _job_file(part[0]), part, self.write)
+            for part in (waiting[start : start + count] for start in range(0, len(waiting), count))
+        ]
         if not jobs:
             return {}
         failed = zip(jobs, self.launch(jobs), strict=True)
         return {number: reason for job, reason in failed if reason is not None for number in job.numbers}
+
+
+def _rung_file(number: int, steps: int) -> str:
+    return f"rungs/{number}.{steps}.json"
+
+
+def _job_file(first: Work) -> str:
+    folder, name = first.file.split("/")
+    return name if folder == TRIALS else f"{folder}-{name}"

@@ -71,6 +71,18 @@ def crowding(points: np.ndarray) -> np.ndarray:
     return distance
 
 
+def by_rank(points: np.ndarray) -> list[int]:
+    """Places of the points (N, M), front after front, the less crowded of a front first (NSGA-II, Deb et al. 2002)."""
+    left = np.arange(len(points))
+    order: list[int] = []
+    while len(left):
+        front = left[non_dominated(points[left])]
+        room = crowding(points[front])
+        order += front[np.argsort(-room, kind="stable")].tolist()
+        left = np.setdiff1d(left, front)
+    return order
+
+
 def knee(front: np.ndarray) -> int:
     """The index of the point farthest below the plane through the best points of each objective (Das 1999).
 

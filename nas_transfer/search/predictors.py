@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from scipy.interpolate import RBFInterpolator
-from scipy.stats import kendalltau, spearmanr
 from sklearn.ensemble import GradientBoostingRegressor, RandomForestRegressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
@@ -25,13 +23,12 @@ from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures
 
+from nas_transfer.search.statistics import RankQuality, kendall_tau, rank_quality
 from nas_transfer.space import Arch, SearchSpace
 
 Array: TypeAlias = npt.NDArray[np.float64]
 
 FOLDS = 5
-BOOTSTRAPS = 200
-CONFIDENCE = 95
 
 
 class Predictor(Protocol):
@@ -79,34 +76,6 @@ PREDICTORS: dict[str, Callable[[], Predictor]] = {
 }
 
 
-@dataclass(frozen=True)
-class RankQuality:
-    """How well predictions rank archs that they were not fitted on.
-
-    Attributes:
-        tau, rho: Kendall's and Spearman's rank correlation.
-        low, high: of tau, 95 % of bootstrap resamples of the archs (Efron 1979) lie between.
-        count: archs.
-    """
-
-    tau: float
-    rho: float
-    low: float
-    high: float
-    count: int
-
-    @property
-    def better_than_chance(self) -> bool:
-        """Whether the interval of tau lies above 0."""
-        return self.low > 0
-
-    def __str__(self) -> str:
-        return (
-            f"Kendall's tau {self.tau:.2f} ({CONFIDENCE} % interval {self.low:.2f} to {self.high:.2f}), "
-            f"Spearman's rho {self.rho:.2f}, {self.count} archs"
-        )
-
-
 def features_of(space: SearchSpace, archs: Sequence[Arch]) -> Array:
     """Each gene's place among its choices, from -1 to 1: (N, G) for the G genes that have a choice."""
     free = [(place, gene.choices) for place, gene in enumerate(space.genes) if len(gene.choices) > 1]
@@ -132,27 +101,8 @@ def cross_validated(name: str, features: Array, values: Array, seed: int) -> Arr
     return predicted
 
 
-def rank_quality(values: Array, predicted: Array, seed: int) -> RankQuality:
-    """How well predictions (N,) rank values (N,); constants rank nothing: 0."""
-    rng = np.random.default_rng(seed)
-    resampled = [
-        _tau(values[rows], predicted[rows]) for rows in rng.integers(0, len(values), (BOOTSTRAPS, len(values)))
-    ]
-    low, high = np.percentile(resampled, [(100 - CONFIDENCE) / 2, (100 + CONFIDENCE) / 2])
-    rho = spearmanr(values, predicted).statistic if _varies(values) and _varies(predicted) else 0.0
-    return RankQuality(_tau(values, predicted), float(rho), float(low), float(high), len(values))
-
-
 def choose(names: Sequence[str], features: Array, values: Array, seed: int) -> tuple[str, RankQuality]:
     """The predictor with the highest cross-validated tau, and how good it is."""
     found = {name: cross_validated(name, features, values, seed) for name in names}
-    best = max(found, key=lambda name: _tau(values, found[name]))
+    best = max(found, key=lambda name: kendall_tau(values, found[name]))
     return best, rank_quality(values, found[best], seed)
-
-
-def _tau(values: Array, predicted: Array) -> float:
-    return float(kendalltau(values, predicted).statistic) if _varies(values) and _varies(predicted) else 0.0
-
-
-def _varies(values: Array) -> bool:
-    return bool(np.ptp(values) > 0)

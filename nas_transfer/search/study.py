@@ -38,6 +38,7 @@ class Outcome:
         left_out: it was not scored because it breaks a limit on something that has to be measured.
         metrics: all of the task's metrics.
         seconds: of its evaluation.
+        training_seconds: of these, those of its training.
         device: kind of device that evaluated it: ``cpu`` or ``cuda``.
         images: that it was trained on before it was scored, repetitions included.
     """
@@ -47,6 +48,7 @@ class Outcome:
     left_out: bool = False
     metrics: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    training_seconds: float = 0.0
     device: str = "cpu"
     images: int = 0
 

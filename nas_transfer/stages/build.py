@@ -160,13 +160,14 @@ def build_task(
     return built
 
 
-def build_bare_trainer(cfg: DictConfig) -> pl.Trainer:
+def build_bare_trainer(cfg: DictConfig, steps: int) -> pl.Trainer:
     """Lightning's trainer for a short training that leaves nothing on disk and is not validated on the way."""
     return instantiate(
         _trainer_options(cfg) | {"enable_progress_bar": False, "limit_val_batches": 0},
         logger=False,
         enable_checkpointing=False,
         max_epochs=1,
+        max_steps=steps,
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
         enable_model_summary=False,

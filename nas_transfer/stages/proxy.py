@@ -9,30 +9,89 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import asdict
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
 
+from nas_transfer.data.randomness import stable_seed
 from nas_transfer.errors import ConfigError
 from nas_transfer.report.manifest import write_json_atomically
 from nas_transfer.search.evaluate import CandidateEvaluator
-from nas_transfer.stages.build import build_bare_trainer, build_data, build_task, set_threads
+from nas_transfer.search.halving import Rungs
+from nas_transfer.search.work import Spent, Work, state_file, write_spent
+from nas_transfer.stages.build import LastCheckpoint, build_bare_trainer, build_data, build_task, set_threads
+from nas_transfer.stages.candidates import evaluate_job, evaluator_of, supernet_weights
 from nas_transfer.stages.run_directory import config_sha256
-from nas_transfer.stages.search import SPENT, Spent, evaluate_job, evaluator_of, supernet_weights
 from nas_transfer.supernet.protocol import SupernetTable
 from nas_transfer.tasks.base import Task
 from nas_transfer.tasks.checkpoint import Checkpoint, inherit, load_checkpoint, load_network, save_checkpoint
 
 logger = logging.getLogger(__name__)
 
+TIMED_STEPS = 5
+REPEATED_EPOCHS = 1_000_000
+"""Between the epochs of one repeat and of the next: their batches and augmentations differ."""
+
 
 def run(cfg: DictConfig, folder: Path) -> None:
     """Train and evaluate the archs of one job; the first job makes the warm start."""
     evaluate_job(cfg, folder, build_proxy_evaluator)
+
+
+@dataclass(frozen=True)
+class ProxyTraining:
+    """Trains private copies as fine-tuning does.
+
+    Every call for the same steps and repeat sees the same batches: they depend on the seed and the step alone.
+
+    Args:
+        cfg: the configuration.
+        data: the data module.
+        last: the last rung's steps, over which the learning rate runs; a longer training has a schedule of its own.
+    """
+
+    cfg: DictConfig
+    data: Any
+    last: int
+
+    def __call__(self, subnet: Task, work: Work) -> int:
+        """Train a copy as its work says; returns how many images it saw."""
+        if work.steps == work.after:
+            return 0
+        seed = stable_seed(self.cfg.seed, "repeat", work.repeat) if work.repeat else self.cfg.seed
+        subnet.settings = replace(subnet.settings, total_steps=max(work.steps, self.last), seed=seed)
+        folder = Path(self.cfg.run_dir)
+        before = state_file(folder, work.number, work.after) if work.after else None
+        kept = state_file(folder, work.number, work.steps) if work.keep else None
+        return self.train(subnet, work.steps, before=before, after=work.after, kept=kept, repeat=work.repeat)
+
+    def train(
+        self, task: Task, steps: int, *, before: Path | None = None, after: int = 0, kept: Path | None = None,
+        repeat: int = 0,
+    ) -> int:  # fmt: skip
+        """Train a task up to so many steps; returns how many images it saw.
+
+        Args:
+            before: the state to go on from, made after `after` steps.
+            kept: where to keep the state.
+            repeat: see `Work`.
+        """
+        device, batches = task.device, task.recipe.accumulate
+        # Longer than the training, which the trainer ends: Lightning goes on with no epoch that has come to its end.
+        length = max(steps, self.last) * batches
+        self.data.stream(length, batches_per_step=batches, first_epoch=repeat * REPEATED_EPOCHS)
+        trainer = build_bare_trainer(self.cfg, steps)
+        if kept is not None:
+            kept.parent.mkdir(exist_ok=True)
+            trainer.callbacks.append(LastCheckpoint(kept, steps))
+        trainer.fit(
+            task.train(), datamodule=self.data, ckpt_path=None if before is None else str(before), weights_only=True
+        )
+        task.to(device)  # Lightning leaves it on the CPU
+        return (steps - after) * batches * self.data.batch_size
 
 
 def build_proxy_evaluator(cfg: DictConfig) -> CandidateEvaluator:
@@ -42,53 +101,65 @@ def build_proxy_evaluator(cfg: DictConfig) -> CandidateEvaluator:
         ConfigError: a number of steps below 0.
         NasTransferError: data or weights that cannot be used.
     """
-    for name in ("steps", "warmup_steps"):
-        if not isinstance(cfg.proxy[name], int) or cfg.proxy[name] < 0:
-            raise ConfigError(f"expected proxy.{name} of at least 0 training steps, got {cfg.proxy[name]}")
+    if not isinstance(cfg.proxy.warmup_steps, int) or cfg.proxy.warmup_steps < 0:
+        raise ConfigError(f"expected proxy.warmup_steps of at least 0 training steps, got {cfg.proxy.warmup_steps}")
+    last = Rungs(tuple(cfg.proxy.rungs), cfg.proxy.keep).steps[-1]
     set_threads(cfg)
     table, checkpoint = supernet_weights(cfg)
     data = build_data(cfg, None, table.preprocessing)
+    training = ProxyTraining(cfg, data, last)
     file = Path(cfg.run_dir) / cfg.stage.prepares
-    if not file.is_file():
-        _make_warm_start(cfg, table, checkpoint, data, file)
-    steps = cfg.proxy.steps
-    supernet = _supernet(cfg, table, data, steps)
+    if file.is_file():
+        return _evaluator(cfg, table, file, training)
+    temporary = file.with_name(f".{file.name}")
+    spent = _make_warm_start(cfg, table, checkpoint, training, temporary)
+    evaluator = _evaluator(cfg, table, temporary, training)
+    write_spent(file, _timed(evaluator, min(TIMED_STEPS, last), spent), write_json_atomically)
+    temporary.rename(file)
+    return evaluator
+
+
+def _evaluator(cfg: DictConfig, table: SupernetTable, file: Path, training: ProxyTraining) -> CandidateEvaluator:
+    supernet = _supernet(cfg, table, training, training.last)
     load_network(supernet, load_checkpoint(str(file), table))
-    train = partial(train_briefly, cfg, data=data, steps=steps) if steps else None
-    return evaluator_of(cfg, supernet, data, train=train)
+    return evaluator_of(cfg, supernet, training.data, train=training)
 
 
-def _supernet(cfg: DictConfig, table: SupernetTable, data: Any, steps: int) -> Task:
+def _supernet(cfg: DictConfig, table: SupernetTable, training: ProxyTraining, steps: int) -> Task:
     """A supernet whose subnets, cut out of it, have a recipe of so many steps."""
-    total_batch = data.batch_size * cfg.task.recipe.accumulate
-    return build_task(cfg, table, None, data, total_steps=steps, total_batch=total_batch)
+    total_batch = training.data.batch_size * cfg.task.recipe.accumulate
+    return build_task(cfg, table, None, training.data, total_steps=steps, total_batch=total_batch)
 
 
-def train_briefly(cfg: DictConfig, task: Task, *, data: Any, steps: int) -> int:
-    """Train a task for so many steps as fine-tuning does; returns how many images it saw.
-
-    Every call sees the same batches: they depend on the seed and the step alone.
-    """
-    device, batches = task.device, steps * task.recipe.accumulate
-    data.stream(batches, batches_per_step=task.recipe.accumulate)
-    build_bare_trainer(cfg).fit(task.train(), datamodule=data)
-    task.to(device)  # Lightning leaves it on the CPU
-    return batches * data.batch_size
-
-
-def _make_warm_start(cfg: DictConfig, table: SupernetTable, checkpoint: Checkpoint, data: Any, file: Path) -> None:
+def _make_warm_start(
+    cfg: DictConfig, table: SupernetTable, checkpoint: Checkpoint, training: ProxyTraining, file: Path
+) -> Spent:
     """Inherit, and train what starts anew (neck, head, last layer) behind the frozen body, all archs by turns."""
-    task = _supernet(cfg, table, data, cfg.proxy.warmup_steps)
+    task = _supernet(cfg, table, training, cfg.proxy.warmup_steps)
     anew = inherit(task, checkpoint)
     spent = Spent()
     if anew and cfg.proxy.warmup_steps:
         logger.info("warm-up of neck and head behind the frozen body: %d steps", cfg.proxy.warmup_steps)
         task.body.requires_grad_(False)
         start = time.monotonic()
-        images = train_briefly(cfg, task, data=data, steps=cfg.proxy.warmup_steps)
+        images = training.train(task, cfg.proxy.warmup_steps)
         spent = Spent(time.monotonic() - start, "cuda" if torch.cuda.is_available() else "cpu", images)
         logger.info("warm-up: %d images in %.0f s", images, spent.seconds)
-    write_json_atomically(file.with_suffix(SPENT), asdict(spent))
     save_checkpoint(
         file, task, parent=checkpoint, metrics={}, versions={}, stage=cfg.stage.name, config_sha256=config_sha256(cfg)
+    )
+    return spent
+
+
+def _timed(evaluator: CandidateEvaluator, steps: int, spent: Spent) -> Spent:
+    """What was spent, with the smallest and the largest arch trained for a few steps and scored, and then dropped."""
+    space = evaluator.supernet.table.space
+    outcomes = [evaluator.evaluate(Work(-1, arch, "", steps)) for arch in (space.smallest(), space.largest())]
+    return replace(
+        spent,
+        seconds=spent.seconds + sum(outcome.seconds for outcome in outcomes),
+        images=spent.images + sum(outcome.images for outcome in outcomes),
+        device=evaluator.supernet.device.type,
+        step_seconds=tuple(outcome.training_seconds / steps for outcome in outcomes) if steps else (),
+        scoring_seconds=tuple(outcome.seconds - outcome.training_seconds for outcome in outcomes),
     )

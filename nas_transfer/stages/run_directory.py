@@ -24,7 +24,8 @@ RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")  # all 0 or unset in
 SHOWN_ONLY = {
     "hydra", "name", "runs", "run_dir", "resume", "num_workers", "tensorboard", "checkpoint_every_n_steps",
     "experiment", "pick", "pick_under", "search.job", "search.trials", "search.trials_per_job", "search.max_failures",
-    "search.storage", "search.cache_mb", "trainer.enable_progress_bar", "trainer.log_every_n_steps", "data.num_workers",
+    "search.storage", "search.cache_mb", "search.repeats", "search.trade_off", "proxy.validate", "proxy.validate_times",
+    "proxy.budget", "trainer.enable_progress_bar", "trainer.log_every_n_steps", "data.num_workers",
 }  # fmt: skip
 """Keys that change what is shown, or where, but not the result."""
 

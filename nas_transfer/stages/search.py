@@ -6,13 +6,10 @@ wherever the launcher puts it.
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import subprocess
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,175 +20,26 @@ from omegaconf import DictConfig
 
 from nas_transfer.errors import ConfigError
 from nas_transfer.report.manifest import RESULT_FILE, SECONDS_PER_HOUR, write_json_atomically
-from nas_transfer.search.evaluate import PRECISIONS, CandidateEvaluator
-from nas_transfer.search.front import Front, front_of, pick, share_of_hypervolume, write_front
-from nas_transfer.search.loop import JOBS, Launch, SearchLoop, read_job, trial_file, write_outcome
+from nas_transfer.search.front import Front, TradeOff, front_of, pick, share_of_hypervolume, write_front
+from nas_transfer.search.halving import Rungs
+from nas_transfer.search.loop import Budget, Launch, Schedule, SearchLoop
 from nas_transfer.search.objectives.base import ArchCost
-from nas_transfer.search.problem import Costs, Limit, Problem
+from nas_transfer.search.problem import Costs, Problem
 from nas_transfer.search.study import Study, Trial, signs, study_lock
-from nas_transfer.stages.build import build_data, build_table, build_task, build_weights, set_threads
+from nas_transfer.stages.build import build_data, build_table, build_task, set_threads
+from nas_transfer.stages.candidates import build_evaluator, evaluate_job, limits_of
 from nas_transfer.stages.results import cost_report, make_result
-from nas_transfer.stages.run_directory import config_sha256, log_to, open_run
-from nas_transfer.supernet.protocol import SupernetTable
+from nas_transfer.stages.run_directory import log_to, open_run
+from nas_transfer.stages.slurm_jobs import wait_for_jobs
+from nas_transfer.stages.trust import Rescored, Validation, rescore, validate_proxy
 from nas_transfer.tasks.base import Task
-from nas_transfer.tasks.checkpoint import Checkpoint, load_network
 
 logger = logging.getLogger(__name__)
-
-STARTED = ".started"
-SPENT = ".spent.json"
-QUEUE_SECONDS = 5.0
-
-_evaluators: dict[str, CandidateEvaluator] = {}
-"""The one evaluator of this process, by its configuration's hash: later jobs find supernet and images loaded."""
-
-
-@dataclass(frozen=True)
-class Spent:
-    """What was spent before the first candidate: wall seconds, the kind of device, images trained on."""
-
-    seconds: float = 0.0
-    device: str = "cpu"
-    images: int = 0
 
 
 def run(cfg: DictConfig, folder: Path) -> None:
     """Evaluate the archs of one job with the supernet's own weights."""
     evaluate_job(cfg, folder, build_evaluator)
-
-
-def evaluate_job(cfg: DictConfig, folder: Path, build: Callable[[DictConfig], CandidateEvaluator]) -> None:
-    """Evaluate the archs of one job; each outcome is a file of its own.
-
-    Args:
-        build: makes the evaluator, which later jobs of this process find ready.
-
-    Raises:
-        NasTransferError: the configuration, the data or the weights cannot be used.
-    """
-    if cfg.search.job is None:
-        raise ConfigError("expected a search to run as a sweep, got hydra.mode=RUN: leave hydra.mode out")
-    path = Path(cfg.search.job)
-    log_to(folder)
-    if (slurm_job := _slurm_job()) is not None:
-        write_json_atomically(path.with_suffix(STARTED), {"slurm_job": slurm_job})
-    evaluator = _evaluator(cfg, build)
-    for number, arch in read_job(path, evaluator.supernet.table.space):
-        file = trial_file(path.parent.parent, number)
-        if file.is_file():
-            continue
-        outcome = evaluator.evaluate(arch)
-        write_outcome(file, outcome, write_json_atomically)
-        shown = ", ".join(f"{name} {value:.6g}" for name, value in outcome.values.items())
-        logger.info("trial %d: %s (%.2f s)", number, shown or outcome.reason, outcome.seconds)
-
-
-def _slurm_job() -> str | None:
-    """The id of the SLURM job that this process runs in, as SLURM's commands take it."""
-    if "SLURM_ARRAY_TASK_ID" in os.environ:
-        return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    return os.environ.get("SLURM_JOB_ID")
-
-
-def wait_for_jobs(folder: Path) -> None:
-    """Wait until no SLURM job of an earlier start of this search runs: what it evaluates need not be done twice."""
-    for path in sorted((folder / JOBS).glob(f"*{STARTED}")):
-        job = json.loads(path.read_text())["slurm_job"]
-        told = False
-        while _runs(job):
-            if not told:
-                logger.info("waiting for SLURM job %s, which an earlier start of this search left running", job)
-                told = True
-            time.sleep(QUEUE_SECONDS)
-        path.unlink()
-
-
-def _runs(job: str) -> bool:
-    """Whether a SLURM job is queued or running; False where SLURM does not answer or does not know it any more."""
-    try:
-        done = subprocess.run(
-            ["squeue", "--noheader", "--jobs", job, "--format", "%T"], capture_output=True, text=True, timeout=60
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return done.returncode == 0 and bool(done.stdout.strip())
-
-
-def _evaluator(cfg: DictConfig, build: Callable[[DictConfig], CandidateEvaluator]) -> CandidateEvaluator:
-    key = config_sha256(cfg)
-    if key not in _evaluators:
-        _evaluators.clear()  # two supernets at once may not fit into memory
-        _evaluators[key] = build(cfg)
-    return _evaluators[key]
-
-
-def build_evaluator(cfg: DictConfig, *, cache: bool = True) -> CandidateEvaluator:
-    """The evaluator that a search's jobs use; without cache it reads the images anew for every candidate."""
-    set_threads(cfg)
-    table, checkpoint = supernet_weights(cfg)
-    data = build_data(cfg, None, table.preprocessing)
-    supernet = build_task(cfg, table, None, data)
-    load_network(supernet, checkpoint)
-    return evaluator_of(cfg, supernet, data, cache=cache)
-
-
-def supernet_weights(cfg: DictConfig) -> tuple[SupernetTable, Checkpoint]:
-    """The table and the weights of the supernet that is searched; ConfigError if there are none, or one arch's."""
-    table, checkpoint = build_weights(cfg)
-    if checkpoint is None:
-        raise ConfigError("expected weights=<a supernet's run, or a file> to search, got none")
-    if checkpoint.arch is not None:
-        raise ConfigError(f"expected the weights of a supernet to search, got those of one arch in {checkpoint.path}")
-    return table, checkpoint
-
-
-def evaluator_of(
-    cfg: DictConfig, supernet: Task, data: Any, *, cache: bool = True, train: Callable[[Task], int] | None = None
-) -> CandidateEvaluator:
-    """The evaluator of a supernet's archs as the configuration says."""
-    if cfg.search.precision not in PRECISIONS:
-        raise ConfigError(f"expected search.precision to be one of {', '.join(PRECISIONS)}, got {cfg.search.precision}")
-    on_gpu = cfg.trainer.accelerator != "cpu" and torch.cuda.is_available()
-    evaluator = CandidateEvaluator(
-        supernet.to("cuda" if on_gpu else "cpu"),
-        data.calibration_dataloader(cfg.calibration_images, max(2, data.batch_size)),
-        data.search_dataloader(),
-        data.search_ground_truth,
-        {str(name): instantiate(objective) for name, objective in cfg.search.objectives.items()},
-        _limits(cfg),
-        cfg.search.cache_mb * 2**20 if cache else 0,
-        cfg.search.precision,
-        train,
-    )
-    if cfg.search.precision != "32":
-        _tell_of_the_precision(evaluator)
-    return evaluator
-
-
-def _tell_of_the_precision(evaluator: CandidateEvaluator) -> None:
-    """Log what the reduced precision changes in the largest and the smallest arch's score."""
-    space, key = evaluator.supernet.table.space, evaluator.supernet.score_key
-    chosen = evaluator.precision
-    for arch in (space.largest(), space.smallest()):
-        scores = []
-        for evaluator.precision in ("32", chosen):
-            scores.append(evaluator.score(evaluator.extract(arch))[key])
-        logger.info("%s of arch %s: %.5f at 32, %.5f at %s", key, arch.short_id(), scores[0], scores[1], chosen)
-
-
-def _limits(cfg: DictConfig) -> dict[str, Limit]:
-    limits = {}
-    for name, bounds in (cfg.search.constraints or {}).items():
-        if name not in cfg.search.objectives:
-            raise ConfigError(
-                f"expected search.constraints of the objectives {', '.join(cfg.search.objectives)}, got {name}: "
-                f"add it, objective=[{','.join(map(str, cfg.search.objectives))},{name}]"
-            )
-        if unknown := set(bounds) - {"min", "max"}:
-            raise ConfigError(f"expected min and max in search.constraints.{name}, got {sorted(unknown)}")
-        low, high = (None if bounds.get(key) is None else float(bounds[key]) for key in ("min", "max"))
-        limits[str(name)] = Limit(low, high)
-    return limits
 
 
 def search(cfg: DictConfig, hydra_cfg: DictConfig, launch: Launch) -> float | None:
@@ -225,27 +73,19 @@ class _Search:
         with torch.device("meta"):  # for costs alone
             self.task = build_task(cfg, table, None, data)
         self.objectives = {str(name): instantiate(objective) for name, objective in cfg.search.objectives.items()}
+        self.trade_off = trade_off_of(cfg, self.objectives)
         self.problem = make_problem(cfg, self.task, self.objectives)
         rng = np.random.default_rng(cfg.seed)
         self.problem.draw(rng)  # an infeasible constraint ends the search here
         sampler = instantiate(cfg.search.sampler)(problem=self.problem, seed=cfg.seed)
         directions = {name: objective.direction for name, objective in self.objectives.items()}
         self.study = Study(folder, cfg.search.storage, table.space, directions, sampler)
-        self.loop = SearchLoop(
-            self.study,
-            folder,
-            trials=cfg.search.trials,
-            ask_batch=cfg.search.ask_batch,
-            trials_per_job=cfg.search.trials_per_job,
-            max_failures=cfg.search.max_failures,
-            launch=launch,
-            write=write_json_atomically,
-            after_batch=self.tell_progress,
-        )
+        schedule = schedule_of(cfg, data.batch_size * self.task.recipe.accumulate)
+        self.loop = SearchLoop(self.study, folder, schedule, launch, write_json_atomically, self.tell_progress)
         self.done_before = len(self.study)
 
     def run(self) -> float | None:
-        """Search, then pick."""
+        """Search, then pick, and find out how far the front can be trusted."""
         logger.info(
             "search of %s: %d of %d trials, %s archs, objectives %s",
             self.task.table.name, self.done_before, self.cfg.search.trials, f"{self.problem.size:.2g}",
@@ -254,13 +94,33 @@ class _Search:
         wait_for_jobs(self.folder)
         if self.cfg.stage.prepares is not None:
             self.loop.prepare(self.folder / self.cfg.stage.prepares)
+            self.tell_estimate()
         self.loop.run()
         front = self.front()
-        picked = pick(front, self.cfg.pick, self.cfg.pick_under or {})
-        write_front(self.folder, front, picked, self.costs_of, write_json_atomically)
-        self.write_result(front, picked)
-        self.show(front, picked)
+        picked = pick(front, self.cfg.pick, self.cfg.pick_under or {}, self.trade_off)
+        rescored = rescore(self.cfg, self.loop, front)
+        write_front(self.folder, front, picked, self.costs_of, write_json_atomically, rescored)
+        validation = validate_proxy(self.cfg, self.loop, front) if "proxy" in self.cfg else None
+        self.write_result(front, picked, validation)
+        self.show(front, picked, rescored, validation)
         return picked.values[0]
+
+    def tell_estimate(self) -> None:
+        """Log how long the search will take, from the two candidates that were timed before it."""
+        spent, schedule = self.loop.prepared, self.loop.schedule
+        if not spent.scoring_seconds:
+            return
+        step, scoring = np.mean(spent.step_seconds or 0.0), np.mean(spent.scoring_seconds)
+        rungs = schedule.rungs
+        a_trial = float(rungs.steps_per_trial * step + rungs.scorings_per_trial * scoring)
+        trials = min(schedule.trials, schedule.budget.trials_left(spent.images, spent.seconds, a_trial))
+        logger.info(
+            "estimate from two timed candidates (min, max): %s s a step, %s s to score; %d trials, "
+            "%s one after another, %d training images",
+            ", ".join(f"{value:.3g}" for value in spent.step_seconds) or "0",
+            ", ".join(f"{value:.3g}" for value in spent.scoring_seconds),
+            trials, _duration(trials * a_trial), spent.images + trials * schedule.budget.images_per_trial,
+        )  # fmt: skip
 
     def front(self) -> Front:
         """The current front."""
@@ -301,6 +161,8 @@ class _Search:
         front = self.front()
         write_front(self.folder, front, None, self.costs_of, write_json_atomically)
         done, total = len(self.study), self.cfg.search.trials
+        if self.trade_off is not None:
+            self.trade_off.worths(front)  # a score on another scale ends the search
         rate = (time.monotonic() - self.started) / max(1, done - self.done_before)
         best = front.trials[0] if front.trials else None
         volume = self.hypervolume(front)
@@ -312,47 +174,82 @@ class _Search:
             rate, _duration(rate * (total - done)),
         )  # fmt: skip
 
-    def write_result(self, front: Front, picked: Trial) -> None:
+    def write_result(self, front: Front, picked: Trial, validation: Validation | None) -> None:
         """``result.json``: the picked arch with its score on the search split."""
-        volume = self.hypervolume(front)
         # The evaluations' time, those before an interruption included, wherever they ran.
-        before = self.preparation()
+        before = self.loop.prepared
         seconds, images = self.study.seconds() + before.seconds, self.study.images() + before.images
         gpu_seconds = self.study.seconds(accelerator=True) + (before.seconds if before.device != "cpu" else 0.0)
         result = make_result(self.cfg, self.task, dict(picked.metrics), seconds=seconds, images_seen=images)
         result = replace(
             result, arch=picked.arch.to_dict(), costs=self.costs_of(picked),
-            gpu_hours=gpu_seconds / SECONDS_PER_HOUR,
+            gpu_hours=gpu_seconds / SECONDS_PER_HOUR, passes_per_image=1,
             search={
                 "trials": len(self.study), "failed": len(self.study.failures()),
-                "left_out": self.study.num_left_out(), "front": len(front.trials), "hypervolume": volume,
-                "picked": picked.number, "objectives": self.study.directions,
+                "left_out": self.study.num_left_out(), "front": len(front.trials),
+                "hypervolume": self.hypervolume(front), "picked": picked.number,
+                "objectives": self.study.directions, "images_before": before.images,
+                "validation": None if validation is None else validation.to_dict(),
             },
         )  # fmt: skip
         write_json_atomically(self.folder / RESULT_FILE, result.to_dict())
 
-    def preparation(self) -> Spent:
-        """What the first job spent on what all others read."""
-        name = self.cfg.stage.prepares
-        return Spent() if name is None else Spent(**json.loads((self.folder / name).with_suffix(SPENT).read_text()))
-
-    def show(self, front: Front, picked: Trial) -> None:
+    def show(self, front: Front, picked: Trial, rescored: Rescored | None, validation: Validation | None) -> None:
         """Print the front, the picked trial marked."""
         print(f"search {self.cfg.task.name}: {self.folder}")
-        print("  trial  " + "".join(f"{name:>16}" for name in front.names) + "   arch")
+        heads = "".join(f"{name:>16}" for name in front.names)
+        print(f"  trial  {heads}{'' if rescored is None else '          again'}   arch")
         for trial in front.trials:
             mark = "*" if trial.number == picked.number else " "
             values = "".join(
                 f"{_shown(name, value):>16}" for name, value in zip(front.names, trial.values, strict=True)
             )
-            print(f"{mark} {trial.number:5d}  {values}   {trial.arch.short_id()}")
+            again = "" if rescored is None else f"{rescored.shown(trial.number):>15}"
+            print(f"{mark} {trial.number:5d}  {values}{again}   {trial.arch.short_id()}")
         size = "x".join(map(str, self.task.input_size(picked.arch)))
         share = self.hypervolume(front)
         volume = "undefined" if share is None else f"{share:.4f}"
         print(
             f"  {len(self.study)} trials, {len(self.study.failures())} failed; hypervolume {volume}; "
-            f"picked (*) by {self.cfg.pick}: {self.folder}/archs/picked.yaml (costs at {size})"
+            f"picked (*) by {_rule(self.cfg, self.trade_off)}: {self.folder}/archs/picked.yaml (costs at {size})"
         )
+        for line in (rescored, validation):
+            if line is not None:
+                print(f"  {line}")
+
+
+def _rule(cfg: DictConfig, trade_off: TradeOff | None) -> str:
+    return cfg.pick or ("knee" if trade_off is None else "trade_off")
+
+
+def trade_off_of(cfg: DictConfig, objectives: Mapping[str, Any]) -> TradeOff | None:
+    """What ``search.trade_off`` says, None if nothing; ConfigError for what is not an objective of this search."""
+    given = cfg.search.trade_off
+    if given is None:
+        return None
+    try:
+        trade_off = TradeOff(**given)
+    except TypeError as error:
+        raise ConfigError(
+            f"expected search.trade_off={{second: macs, max_score_key: 1.0, ratio: 0.1}}, got {dict(given)}"
+        ) from error
+    for name in ("score", trade_off.second):
+        if name not in objectives:
+            raise ConfigError(
+                f"expected search.trade_off of the objectives {', '.join(objectives)}, got {name}: "
+                f"objective=[score,{trade_off.second}]"
+            )
+    return trade_off
+
+
+def schedule_of(cfg: DictConfig, images_per_step: int) -> Schedule:
+    """How the search is cut into batches, jobs and rungs; ConfigError naming a value."""
+    own = {name: cfg.search[name] for name in ("trials", "ask_batch", "trials_per_job", "max_failures")}
+    if "proxy" not in cfg:
+        return Schedule(**own)
+    rungs = Rungs(tuple(cfg.proxy.rungs), cfg.proxy.keep)
+    budget = Budget(**cfg.proxy.budget, images_per_trial=rungs.steps_per_trial * images_per_step)
+    return Schedule(**own, rungs=rungs, budget=budget)
 
 
 def make_problem(cfg: DictConfig, task: Task, objectives: Mapping[str, Any]) -> Problem:
@@ -366,12 +263,13 @@ def make_problem(cfg: DictConfig, task: Task, objectives: Mapping[str, Any]) -> 
         frozen = {name: space.largest()[name] for name in task.table.classifier_genes}
     frozen |= {str(name): value for name, value in (cfg.search.frozen or {}).items()}
     space.sample(np.random.default_rng(0), frozen)  # ArchError for a gene that there is not
-    known = {name: limit for name, limit in _limits(cfg).items() if isinstance(objectives[name], ArchCost)}
+    known = [name for name, objective in objectives.items() if isinstance(objective, ArchCost)]
+    limits = {name: limit for name, limit in limits_of(cfg).items() if name in known}
 
     def costs(archs: Any) -> Costs:
         return {name: objectives[name].of_archs(task, archs) for name in known}
 
-    return Problem(space, frozen, known, costs)
+    return Problem(space, frozen, limits, costs)
 
 
 def _shown(name: str, value: float) -> str:

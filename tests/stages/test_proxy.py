@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 import nas_transfer.cli  # noqa: F401  registers the resolvers and the sweeper
 from nas_transfer.errors import ConfigError
 from nas_transfer.paths import conf_dir
-from nas_transfer.search.loop import Job
+from nas_transfer.search.work import Job, Work
 from nas_transfer.stages import proxy
 from nas_transfer.stages import search as stage
 from nas_transfer.stages.training import train
@@ -44,7 +44,7 @@ def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def composed(folder: Path, parent: Path, task: str, *overrides: str) -> DictConfig:
     own = [
         "stage=proxy", f"task={task}", f"data.root={folder}/data", f"weights={parent}", f"run_dir={folder}/run",
-        "name=mine", "proxy.steps=2", "proxy.warmup_steps=2", *TASKS[task], *BASE,
+        "name=mine", "proxy.rungs=[2]", "proxy.warmup_steps=2", *TASKS[task], *BASE,
     ]  # fmt: skip
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return compose("config", [*own, *overrides], return_hydra_config=True)
@@ -66,7 +66,7 @@ def searched(cfg: DictConfig) -> dict:
 
 
 def test_a_score_does_not_depend_on_which_candidates_came_before(tmp_path: Path, parent: Path) -> None:
-    cfg = composed(tmp_path, parent, "shapes_cls", "proxy.steps=4")
+    cfg = composed(tmp_path, parent, "shapes_cls", "proxy.rungs=[4]")
     (tmp_path / "run").mkdir()
     evaluator = proxy.build_proxy_evaluator(cfg)
     before = {name: tensor.clone() for name, tensor in evaluator.supernet.network.state_dict().items()}
@@ -74,21 +74,21 @@ def test_a_score_does_not_depend_on_which_candidates_came_before(tmp_path: Path,
     archs = [evaluator.supernet.table.space.sample(rng, {"resolution": 48}) for _ in range(4)]
 
     def weights(order: Sequence[int]) -> dict[int, dict[str, torch.Tensor]]:
-        return {place: evaluator.extract(archs[place]).network.state_dict() for place in order}
+        return {place: evaluator.extract(Work(place, archs[place], "", 4)).network.state_dict() for place in order}
 
     forwards, backwards = weights([0, 1, 2, 3]), weights([2, 0, 3, 1])
     for place in range(4):
         for name, tensor in forwards[place].items():
             assert torch.equal(tensor, backwards[place][name]), name
-    scores = {place: evaluator.evaluate(archs[place]) for place in (3, 1, 0, 2)}
+    scores = {place: evaluator.evaluate(Work(place, archs[place], "", 4)) for place in (3, 1, 0, 2)}
     for place, found in scores.items():
-        again = evaluator.evaluate(archs[place])
+        again = evaluator.evaluate(Work(place, archs[place], "", 4))
         assert (again.values, again.metrics) == (found.values, found.metrics)
     after = evaluator.supernet.network.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)  # nobody trained the shared weights
-    untrained = proxy.build_proxy_evaluator(composed(tmp_path, parent, "shapes_cls", "proxy.steps=0"))
+    untrained = proxy.build_proxy_evaluator(composed(tmp_path, parent, "shapes_cls", "proxy.rungs=[0]"))
     assert not torch.equal(
-        untrained.extract(archs[0]).network.state_dict()["head.classifier.weight"],
+        untrained.extract(Work(0, archs[0], "")).network.state_dict()["head.classifier.weight"],
         forwards[0]["head.classifier.weight"],
     )
 
@@ -99,9 +99,9 @@ def test_every_task_is_searched_by_changing_the_task_alone(tmp_path: Path, paren
     result = searched(cfg)
     assert result["search"]["trials"] == 4
     assert result["search"]["failed"] == 0
-    # Two steps of a batch for each candidate, and two of the warm-up where something starts anew.
+    # Two steps of a batch for each candidate and the two that are timed, and two of the warm-up where a head is new.
     warmup = 0 if task == "shapes_cls" else 2 * cfg.data.batch_size
-    assert result["images_seen"] == 4 * 2 * cfg.data.batch_size + warmup
+    assert result["images_seen"] == (4 + 2) * 2 * cfg.data.batch_size + warmup
     outcomes = [json.loads(path.read_text()) for path in (tmp_path / "run" / "trials").glob("*.json")]
     assert [outcome["images"] for outcome in outcomes] == [2 * cfg.data.batch_size] * 4
 
@@ -130,6 +130,91 @@ def test_the_warm_start_holds_the_inherited_body_and_a_trained_head(tmp_path: Pa
     assert len(changed) > 10
 
 
+def test_survivors_go_on_from_their_own_state_as_if_they_had_never_stopped(tmp_path: Path, parent: Path) -> None:
+    cfg = composed(tmp_path, parent, "shapes_cls", "proxy.rungs=[0,3,7]")
+    (tmp_path / "run").mkdir()
+    evaluator = proxy.build_proxy_evaluator(cfg)
+    arch = evaluator.supernet.table.space.sample(np.random.default_rng(3), {"resolution": 48})
+    straight = evaluator.extract(Work(5, arch, "", 7)).network.state_dict()
+    evaluator.images = 0
+    evaluator.extract(Work(5, arch, "", 3, keep=True))
+    assert evaluator.images == 3 * cfg.data.batch_size
+    stopped = evaluator.extract(Work(5, arch, "", 7, after=3)).network.state_dict()
+    assert evaluator.images == 7 * cfg.data.batch_size  # four more steps, not seven
+    for name, tensor in straight.items():
+        assert torch.equal(tensor, stopped[name]), name
+
+
+def test_halving_trains_the_best_of_a_batch_for_longer_and_counts_every_step(tmp_path: Path, parent: Path) -> None:
+    overrides = ["proxy.rungs=[0,2,5]", "search.ask_batch=8", "search.sampler.num_random=8", "search.trials=8"]
+    cfg = composed(tmp_path, parent, "shapes_cls", *overrides)
+    result = searched(cfg)
+    folder, batch = tmp_path / "run", cfg.data.batch_size
+    at = {
+        steps: {int(path.name.split(".")[0]) for path in (folder / "rungs").glob(f"*.{steps}.json")}
+        for steps in (0, 2, 5)
+    }
+    assert [len(at[steps]) for steps in (0, 2, 5)] == [8, 4, 2]
+    assert at[5] < at[2] < at[0]
+    outcomes = {int(path.stem): json.loads(path.read_text()) for path in (folder / "trials").glob("*.json")}
+    assert {number for number, outcome in outcomes.items() if outcome["values"]} == at[5]
+    for number, outcome in outcomes.items():
+        steps = 5 if number in at[5] else 2 if number in at[2] else 0
+        assert outcome["images"] == steps * batch
+        assert number in at[5] or (outcome["left_out"] and f"after {steps} training steps" in outcome["reason"])
+    assert result["search"]["left_out"] == 6
+    assert result["images_seen"] == (2 * 5 + 2 * 5 + 2 * 2) * batch  # two are timed before the search
+    assert not (folder / "states").exists()
+    # The best score of the first rung is never dropped there.
+    first = {number: json.loads((folder / "rungs" / f"{number}.0.json").read_text())["values"] for number in at[0]}
+    assert max(first, key=lambda number: (first[number]["score"], -first[number]["macs"])) in at[2]
+
+
+def test_a_budget_of_images_ends_the_search(tmp_path: Path, parent: Path) -> None:
+    overrides = ["search.ask_batch=3", "search.sampler.num_random=3", "search.trials=50"]
+    result = searched(composed(tmp_path, parent, "shapes_cls", *overrides, "proxy.budget.images=200"))
+    assert result["search"]["trials"] == (200 - 2 * 2 * 10) // (2 * 10)
+    assert result["images_seen"] == 200
+    longer = searched(composed(tmp_path, parent, "shapes_cls", *overrides, "proxy.budget.images=240"))
+    assert longer["search"]["trials"] == result["search"]["trials"] + 2
+    with pytest.raises(ConfigError, match=r"proxy\.budget\.images above 0"):
+        searched(composed(tmp_path, parent, "shapes_cls", *overrides, "proxy.budget.images=-1"))
+    with pytest.raises(ConfigError, match=r"proxy\.rungs of no step"):
+        searched(composed(tmp_path / "none", parent, "shapes_cls", "proxy.rungs=[0]", "proxy.budget.images=9"))
+
+
+def test_the_front_is_scored_again_and_held_against_longer_trainings(tmp_path: Path, parent: Path) -> None:
+    overrides = ["search.ask_batch=4", "search.sampler.num_random=4", "search.trials=4"]
+    result = searched(composed(tmp_path, parent, "shapes_cls", *overrides))
+    assert result["search"]["validation"] is None
+    more = ["search.repeats=2", "proxy.validate=3", "proxy.validate_times=2"]
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "trials").iterdir()}
+    result = searched(composed(tmp_path, parent, "shapes_cls", *overrides, *more))
+    assert {path: path.stat().st_mtime_ns for path in before} == before  # an afterthought: nothing is searched again
+    front = json.loads((tmp_path / "run" / "front.json").read_text())["front"]
+    for member in front:
+        files = [tmp_path / "run" / "repeats" / f"{member['trial']}.{repeat}.json" for repeat in (1, 2)]
+        scores = [json.loads(file.read_text())["values"]["score"] for file in files]
+        assert member["repeats"]["scores"] == scores
+        assert member["repeats"]["mean"] == pytest.approx(np.mean(scores))
+    trust = json.loads((tmp_path / "run" / "trust.json").read_text())
+    assert (trust["steps"], trust["long_steps"], len(trust["trials"])) == (2, 4, 3)
+    assert trust["images"] == 3 * 4 * 10
+    assert -1 <= trust["quality"]["low"] <= trust["quality"]["tau"] <= trust["quality"]["high"] <= 1
+    assert result["search"]["validation"] == trust
+
+
+def test_repeats_see_other_batches_and_the_same_repeat_the_same(tmp_path: Path, parent: Path) -> None:
+    (tmp_path / "run").mkdir()
+    evaluator = proxy.build_proxy_evaluator(composed(tmp_path, parent, "shapes_cls"))
+    arch = evaluator.supernet.table.space.smallest()
+    nets = [evaluator.extract(Work(0, arch, "", 2, repeat=repeat)).network.state_dict() for repeat in (0, 1, 2, 1, 0)]
+    name = "head.classifier.weight"
+    assert torch.equal(nets[0][name], nets[4][name])
+    assert torch.equal(nets[1][name], nets[3][name])
+    assert not any(torch.equal(nets[one][name], nets[other][name]) for one, other in ((0, 1), (0, 2), (1, 2)))
+
+
 def test_impossible_steps_are_one_sentence(tmp_path: Path, parent: Path) -> None:
-    with pytest.raises(ConfigError, match=r"proxy\.steps of at least 0"):
-        proxy.build_proxy_evaluator(composed(tmp_path, parent, "shapes_cls", "proxy.steps=-1"))
+    with pytest.raises(ConfigError, match=r"proxy\.rungs as ascending"):
+        proxy.build_proxy_evaluator(composed(tmp_path, parent, "shapes_cls", "proxy.rungs=[-1]"))

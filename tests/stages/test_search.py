@@ -17,10 +17,11 @@ from hydra import compose, initialize_config_dir
 import nas_transfer.cli  # noqa: F401  registers the resolvers and the sweeper
 from nas_transfer.errors import ConfigError, RunError
 from nas_transfer.paths import conf_dir
-from nas_transfer.search.loop import Job
 from nas_transfer.search.objectives.base import Candidate
+from nas_transfer.search.work import Job, Work, trial_file, write_outcome
 from nas_transfer.space import resolve_arch
 from nas_transfer.stages import search as stage
+from nas_transfer.stages.candidates import build_evaluator
 from nas_transfer.stages.training import train
 from tests.conftest import load_supernet
 from tests.stages.test_tasks import TINY
@@ -74,7 +75,7 @@ def trials(folder: Path) -> dict[int, dict]:
 def asked(folder: Path) -> dict[int, dict]:
     found = {}
     for path in (folder / "jobs").glob("*.json"):
-        found |= {entry["number"]: entry["arch"] for entry in json.loads(path.read_text())["trials"]}
+        found |= {entry["number"]: entry["arch"] for entry in json.loads(path.read_text())["works"]}
     return found
 
 
@@ -135,11 +136,11 @@ def test_the_same_arch_always_has_the_same_score_and_the_evaluate_stage_has_it_t
     member = front["front"][0]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = compose("config", arguments(supernet, "search.trials=3"))
-    evaluator = stage.build_evaluator(cfg)
+    evaluator = build_evaluator(cfg)
     arch = evaluator.supernet.table.space.from_dict(member["arch"])
     before = {name: tensor.clone() for name, tensor in evaluator.supernet.state_dict().items()}
     for _ in range(2):
-        assert evaluator.evaluate(arch).values["score"] == member["values"]["score"]
+        assert evaluator.evaluate(Work(0, arch, "")).values["score"] == member["values"]["score"]
     assert all(torch.equal(tensor, before[name]) for name, tensor in evaluator.supernet.state_dict().items())
     # Folded norms and cached batches against the plain way: extract, calibrate, count.
     subnet = evaluator.supernet.extract(arch)
@@ -193,7 +194,7 @@ def test_failing_candidates_are_recorded_with_the_reason_and_the_search_goes_on(
 
 def test_a_job_without_results_fails_its_trials_with_its_reason(tmp_path: Path, supernet: Path) -> None:
     from nas_transfer.report.manifest import write_json_atomically
-    from nas_transfer.search.loop import SearchLoop, trial_file, write_outcome
+    from nas_transfer.search.loop import Schedule, SearchLoop
     from nas_transfer.search.study import Outcome, Study
     from tests.search.test_samplers import SPACE, Problem, build
 
@@ -201,19 +202,17 @@ def test_a_job_without_results_fails_its_trials_with_its_reason(tmp_path: Path, 
 
     def launch(jobs: Sequence[Job]) -> list[str | None]:
         for number in jobs[0].numbers[:1]:  # the first job dies after its first candidate
-            write_outcome(trial_file(tmp_path, number), Outcome({"score": 0.5}), write_json_atomically)
+            write_outcome(tmp_path / trial_file(number), Outcome({"score": 0.5}), write_json_atomically)
         for number in jobs[1].numbers:
             write_outcome(
-                trial_file(tmp_path, number),
+                tmp_path / trial_file(number),
                 Outcome({"score": math.inf}),
                 lambda path, content: path.write_text(json.dumps(content)),
             )
         return ["it was killed", None]
 
-    loop = SearchLoop(
-        study, tmp_path, trials=5, ask_batch=5, trials_per_job=3, max_failures=9, launch=launch,
-        write=write_json_atomically, after_batch=lambda: None,
-    )  # fmt: skip
+    schedule = Schedule(trials=5, ask_batch=5, trials_per_job=3, max_failures=9)
+    loop = SearchLoop(study, tmp_path, schedule, launch, write_json_atomically, after_batch=lambda: None)
     loop.run()
     assert [trial.number for trial in study.told()] == [0]
     reasons = dict(study.failures())

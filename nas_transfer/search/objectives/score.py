@@ -21,9 +21,13 @@ class Score:
         self.key = key
 
     def measure(self, candidate: Candidate) -> float:
-        """The metric; ConfigError naming the metrics that there are, if it is not one of them."""
+        """The metric; ConfigError if there is none of this name, or if it is no fraction."""
         key = self.key or candidate.subnet.score_key
         metrics = candidate.score()
         if key not in metrics:
-            raise ConfigError(f"expected search.objectives.score.key to be one of {', '.join(metrics)}, got {key}")
+            raise ConfigError(f"expected search.score_key to be one of {', '.join(metrics)}, got {key}")
+        if self.direction == "maximize" and metrics[key] > 1:
+            raise ConfigError(
+                f"expected {key} as a fraction in 0-1, got {metrics[key]:g}: a percentage is on another scale"
+            )
         return metrics[key]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nas_transfer.errors import ConfigError
-from nas_transfer.search.pareto import crowding, non_dominated
+from nas_transfer.search.pareto import by_rank, non_dominated
 from nas_transfer.search.predictors import PREDICTORS, Array, Predictor, choose, features_of, fitted
 from nas_transfer.search.problem import Problem
 from nas_transfer.search.samplers.base import ArchSampler, History
@@ -127,7 +127,7 @@ class PredictedFront(ArchSampler):
             features = features_of(space, archs)
             return np.stack([model.predict(features) for model in models], 1)
 
-        order = _by_rank(history.values)[: self.population]
+        order = by_rank(history.values)[: self.population]
         archs = [history.archs[place] for place in order]
         predicted = predict(archs)
         for _ in range(self.generations):
@@ -144,18 +144,6 @@ class PredictedFront(ArchSampler):
             children = [child for child, keep in zip(children, kept, strict=True) if keep]
             if children:
                 archs, predicted = archs + children, np.concatenate([predicted, predict(children)])
-            order = _by_rank(predicted)[: self.population]
+            order = by_rank(predicted)[: self.population]
             archs, predicted = [archs[place] for place in order], predicted[order]
         return _Plan(len(history.archs), archs, predicted, models)
-
-
-def _by_rank(points: Array) -> list[int]:
-    """Places of minimised points (N, M), front after front, the less crowded of a front first."""
-    left = np.arange(len(points))
-    order: list[int] = []
-    while len(left):
-        front = left[non_dominated(points[left])]
-        room = crowding(points[front])
-        order += front[np.argsort(-room, kind="stable")].tolist()
-        left = np.setdiff1d(left, front)
-    return order

@@ -1,0 +1,90 @@
+"""How long candidates are trained before they are scored, and which of them are trained for longer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from nas_transfer.errors import ConfigError
+from nas_transfer.search.pareto import by_rank
+from nas_transfer.search.study import Outcome, signs
+
+
+@dataclass(frozen=True)
+class Rungs:
+    """Successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943) within each batch of candidates.
+
+    At each rung all candidates that are left are scored; the best share goes on from its own state to the next rung.
+    Best in all objectives: front after front, of a front those with most room around them (Deb et al. 2002), so that
+    small networks are not dropped for being small. Only scores of the last rung become values of the study: those of
+    shorter trainings are on another scale.
+
+    Args:
+        steps: training steps at each rung, ascending; one rung is no halving, 0 scores inherited weights.
+        keep: share that goes on, above 0 and up to 1; at least one does.
+
+    Raises:
+        ConfigError: naming the value.
+    """
+
+    steps: tuple[int, ...] = (0,)
+    keep: float = 0.5
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "steps", tuple(self.steps))
+        whole = all(isinstance(count, int) and count >= 0 for count in self.steps)
+        if not self.steps or not whole or any(low >= high for low, high in pairwise(self.steps)):
+            raise ConfigError(
+                "expected proxy.rungs as ascending numbers of training steps of at least 0, such as [0, 100, 400], "
+                f"got {list(self.steps)}"
+            )
+        if not 0 < self.keep <= 1:
+            raise ConfigError(f"expected proxy.keep above 0 and up to 1, got {self.keep}")
+
+    @property
+    def scorings_per_trial(self) -> float:
+        """How often a candidate is scored in the mean."""
+        return sum(self.keep**rung for rung in range(len(self.steps)))
+
+    @property
+    def steps_per_trial(self) -> float:
+        """How many steps a candidate is trained in the mean."""
+        return sum(
+            self.keep**rung * (high - low) for rung, (low, high) in enumerate(pairwise((0, *self.steps)), start=0)
+        )
+
+    def survivors(self, outcomes: Mapping[int, Outcome], directions: Mapping[str, str]) -> set[int]:
+        """The trials that go on, of those with values.
+
+        Args:
+            outcomes: of this rung by trial.
+            directions: ``maximize`` or ``minimize`` by objective.
+        """
+        scored = sorted(number for number, outcome in outcomes.items() if outcome.reason is None)
+        if not scored:
+            return set()
+        values = np.asarray([[outcomes[number].values[name] for name in directions] for number in scored])
+        order = by_rank(values * signs(list(directions.values())))
+        return {scored[place] for place in order[: math.ceil(self.keep * len(scored))]}
+
+
+def dropped(outcome: Outcome, steps: int) -> Outcome:
+    """What becomes of a candidate that is not trained beyond `steps`."""
+    shown = ", ".join(f"{name} {value:.6g}" for name, value in outcome.values.items())
+    reason = f"not among the best of its batch after {steps} training steps: {shown}"
+    return Outcome({}, reason, left_out=True, metrics=outcome.metrics)
+
+
+def with_costs_of(outcome: Outcome, all_of_it: Sequence[Outcome]) -> Outcome:
+    """An outcome with what all works of its trial cost together."""
+    return Outcome(
+        outcome.values, outcome.reason, outcome.left_out, outcome.metrics,
+        seconds=sum(part.seconds for part in all_of_it),
+        training_seconds=sum(part.training_seconds for part in all_of_it),
+        device=all_of_it[-1].device if all_of_it else outcome.device,
+        images=sum(part.images for part in all_of_it),
+    )  # fmt: skip
