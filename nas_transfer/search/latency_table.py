@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nas_transfer.search.statistics import kendall_tau
 from nas_transfer.space import Arch
 from nas_transfer.supernet.layers import fold_batch_norms
 from nas_transfer.supernet.protocol import SupernetTable
@@ -109,7 +110,7 @@ class TableCheck:
         offset_ms: what the sums leave out, the median over the first half of the archs.
         error: mean absolute error over the second half, as a fraction of the measured latency.
         largest_error: the largest of these.
-        rank_correlation: Kendall's tau-a between prediction and measurement over the second half.
+        rank_correlation: Kendall's tau between prediction and measurement over the second half.
         num_pieces: blocks in the table.
     """
 
@@ -140,10 +141,3 @@ def check_table(table: LatencyTable, build: Callable[[Arch], Task], archs: Seque
     predicted, real = np.asarray(sums[half:]) + offset, np.asarray(measured[half:])
     errors = np.abs(predicted - real) / real
     return TableCheck(offset, float(errors.mean()), float(errors.max()), kendall_tau(predicted, real), len(table.times))
-
-
-def kendall_tau(first: np.ndarray, second: np.ndarray) -> float:
-    """Kendall's tau-a (1938): concordant minus discordant pairs over all pairs; ties count for neither."""
-    signs = np.sign(np.subtract.outer(first, first)) * np.sign(np.subtract.outer(second, second))
-    count = len(first)
-    return float(signs.sum() / (count * (count - 1)))

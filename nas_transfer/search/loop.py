@@ -158,6 +158,11 @@ class SearchLoop:
                 logger.info("going on with %d trials that were asked before", len(batch))
             batch += [self.study.ask() for _ in range(self._missing(len(batch)))]
             if not batch:
+                if not len(self.study):
+                    raise ConfigError(
+                        "expected proxy.budget to leave room for a candidate, got all of it spent by the warm-up and "
+                        f"two timed candidates ({self.prepared.images} images, {self.prepared.seconds:.0f} s): raise it"
+                    )
                 return
             reasons = self._evaluate(batch)
             for number, _ in batch:

@@ -43,6 +43,11 @@ class Work:
     keep: bool = False
     repeat: int = 0
 
+    def __str__(self) -> str:
+        """For the log."""
+        steps = f" after {self.steps} steps" if self.steps else ""
+        return f"trial {self.number}{steps}{f', repeat {self.repeat}' if self.repeat else ''}"
+
 
 @dataclass(frozen=True)
 class Job:

@@ -1,6 +1,7 @@
 """Predictors learn what can be learnt, are judged on what they did not see, and are not used where they cannot."""
 
 import logging
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from nas_transfer.search.predictors import (
 )
 from nas_transfer.search.problem import Problem
 from nas_transfer.search.samplers.base import History
-from nas_transfer.search.samplers.predicted_front import PredictedFront
+from nas_transfer.search.samplers.predicted_front import PredictedFront, van_der_corput
 from nas_transfer.space import Arch, Gene, SearchSpace
 
 SPACE = SearchSpace("toy", tuple(Gene(f"depth.{k}", (1, 2, 3, 5)) for k in range(6)))
@@ -132,3 +133,24 @@ def test_the_quality_reads_as_a_sentence() -> None:
     assert str(RankQuality(0.5, 0.7, 0.25, 0.75, 30)) == (
         "Kendall's tau 0.50 (95 % interval 0.25 to 0.75), Spearman's rho 0.70, 30 archs"
     )
+
+
+def test_the_start_fills_the_range_of_costs() -> None:
+    def costs(archs: Sequence[Arch]) -> dict[str, np.ndarray]:
+        return {"macs": np.asarray([float(sum(arch.values)) for arch in archs])}
+
+    problem = Problem(SPACE, costs=costs)
+    start, history = PredictedFront(problem, 0, 18, "gp", 16, 6, 0.1), History()
+    archs: list[Arch] = []
+    for number in range(18):
+        archs.append(start.next_arch(history, number))
+        history.add(archs[-1], None)
+    found = np.sort(costs(archs)["macs"])
+    low, high = costs([SPACE.smallest(), SPACE.largest()])["macs"]
+    assert (found[0], found[-1]) == (low, high)
+    drawn = np.sort(costs([problem.draw(np.random.default_rng(seed)) for seed in range(18)])["macs"])
+    assert np.diff(found).max() < 0.6 * np.diff(np.concatenate([[low], drawn, [high]])).max()
+
+
+def test_each_number_of_the_sequence_falls_into_a_largest_gap() -> None:
+    assert [van_der_corput(index) for index in range(1, 8)] == [0.5, 0.25, 0.75, 0.125, 0.625, 0.375, 0.875]

@@ -19,7 +19,8 @@ logger = logging.getLogger(__name__)
 
 AUTO = "auto"
 LEAST_TOLD = 10
-SPREAD_DRAWS = 16
+SPREAD_DRAWS = 64
+NEAREST = 8
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class PredictedFront(ArchSampler):
     def propose(self, history: History, number: int, rng: np.random.Generator) -> Arch:
         """The member of the predicted front that goes farthest beyond the known and the pending."""
         if number < self.num_random or len(history.archs) < LEAST_TOLD:
-            return self._spread(history, rng)
+            return self._spread(history, number, rng)
         if self._plan is None or self._plan.told != len(history.archs):
             self._plan = self._predict(history)
         plan = self._plan
@@ -94,15 +95,31 @@ class PredictedFront(ArchSampler):
         ahead = ((known[None] - plan.predicted[open_places][:, None]) / scale).max(2).min(1)
         return plan.candidates[open_places[int(ahead.argmax())]]
 
-    def _spread(self, history: History, rng: np.random.Generator) -> Arch:
-        """Of some random archs the one farthest from all that were asked (Mitchell 1991, best candidate)."""
-        drawn = [self.problem.draw(rng) for _ in range(SPREAD_DRAWS)]
+    def _spread(self, history: History, number: int, rng: np.random.Generator) -> Arch:
+        """Of random archs near a cost, the one farthest from all that were asked (Mitchell 1991, best candidate).
+
+        The costs of the start fill the range of the space: van der Corput's sequence (1935), 1/2, 1/4, 3/4, 1/8, ...
+        """
+        space = self.problem.space
+        ends = [self.problem.frozen_arch(end) for end in (space.smallest(), space.largest())]
+        drawn = [self._towards(ends[rng.integers(2)], rng) for _ in range(SPREAD_DRAWS)]
+        for costs in list(self.problem.costs([*ends, *drawn]).values())[:1]:
+            low, high = costs[2:].min(), costs[2:].max()  # limits may leave out the ends
+            target = low + van_der_corput(max(1, number - 1)) * (high - low)
+            drawn = [drawn[place] for place in np.abs(costs[2:] - target).argsort(kind="stable")[:NEAREST]]
         if not history.seen:
             return drawn[0]
-        space = self.problem.space
         seen = features_of(space, [space.arch(values) for values in sorted(history.seen)])
         distances = np.abs(features_of(space, drawn)[:, None] - seen[None]).sum(2).min(1)
         return drawn[int(distances.argmax())]
+
+    def _towards(self, end: Arch, rng: np.random.Generator) -> Arch:
+        """A random arch with a random share of an end's genes: uniform archs alone crowd around the mean cost."""
+        arch = self.problem.draw(rng)
+        taken = rng.random(len(arch.values)) < rng.random()
+        mixed = [theirs if take else own for own, theirs, take in zip(arch.values, end.values, taken, strict=True)]
+        moved = self.problem.frozen_arch(self.problem.space.arch(mixed))
+        return moved if self.problem.feasible([moved])[0] else arch
 
     def _predict(self, history: History) -> _Plan:
         """Fit, say how far the predictions can be trusted, and search on them; no candidate where they cannot."""
@@ -147,3 +164,12 @@ class PredictedFront(ArchSampler):
             order = by_rank(predicted)[: self.population]
             archs, predicted = [archs[place] for place in order], predicted[order]
         return _Plan(len(history.archs), archs, predicted, models)
+
+
+def van_der_corput(index: int) -> float:
+    """The binary digits of `index` mirrored behind the point: in 0-1, each new one in a largest gap."""
+    value, share = 0.0, 0.5
+    while index:
+        index, digit = divmod(index, 2)
+        value, share = value + digit * share, share / 2
+    return value

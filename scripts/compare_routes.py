@@ -1,0 +1,33 @@
+"""What compare_routes.sh needs beside the command line.
+
+python scripts/compare_routes.py choose SEARCH_RUN 5      paths of five arch files spread over the front
+python scripts/compare_routes.py table RUNS TASK          what each route found, and differences with intervals
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from nas_transfer.report.routes import chosen_archs, comparison, markdown
+
+
+def main() -> None:
+    """Do what the first word says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    choose = commands.add_parser("choose")
+    choose.add_argument("run", type=Path)
+    choose.add_argument("count", type=int)
+    table = commands.add_parser("table")
+    table.add_argument("runs", type=Path)
+    table.add_argument("task")
+    options = parser.parse_args()
+    if options.command == "choose":
+        print(*chosen_archs(options.run, options.count), sep="\n")
+    else:
+        print(markdown(comparison(options.runs, options.task)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Successive halving: who goes on, and what it costs in the mean."""
+
+import pytest
+
+from nas_transfer.errors import ConfigError
+from nas_transfer.search.halving import Rungs
+from nas_transfer.search.loop import Budget
+from nas_transfer.search.study import Outcome
+
+DIRECTIONS = {"score": "maximize", "macs": "minimize"}
+
+
+def outcomes(*values: tuple[float, float]) -> dict[int, Outcome]:
+    return {number: Outcome({"score": score, "macs": macs}) for number, (score, macs) in enumerate(values)}
+
+
+def test_both_ends_and_what_is_not_dominated_go_on_first() -> None:
+    found = outcomes((0.9, 100), (0.1, 10), (0.5, 50), (0.4, 60), (0.3, 90), (0.2, 95))
+    assert Rungs((0, 1), 0.5).survivors(found, DIRECTIONS) == {0, 1, 2}
+    assert Rungs((0, 1), 0.34).survivors(found, DIRECTIONS) == {0, 1, 2}  # rounded up
+    assert Rungs((0, 1), 0.01).survivors(found, DIRECTIONS) <= {0, 1}
+    assert Rungs((0, 1), 1.0).survivors(found, DIRECTIONS) == set(range(6))
+
+
+def test_what_failed_or_was_left_out_does_not_go_on() -> None:
+    found = outcomes((0.9, 100), (0.5, 50)) | {7: Outcome.failed("broken"), 8: Outcome({}, "too slow", left_out=True)}
+    assert Rungs((0, 1), 1.0).survivors(found, DIRECTIONS) == {0, 1}
+    assert Rungs((0, 1), 1.0).survivors({7: found[7]}, DIRECTIONS) == set()
+
+
+def test_mean_costs_are_those_of_a_large_batch() -> None:
+    rungs = Rungs((0, 100, 400), 0.5)
+    assert rungs.steps_per_trial == 0.5 * 100 + 0.25 * 300
+    assert rungs.scorings_per_trial == 1.75
+    assert Rungs((100,)).steps_per_trial == 100
+
+
+@pytest.mark.parametrize("steps", [(), (100, 50), (5, 5), (-1,), (2.5,)])
+def test_rungs_are_ascending_steps(steps: tuple) -> None:
+    with pytest.raises(ConfigError, match=r"proxy\.rungs as ascending"):
+        Rungs(steps)
+
+
+def test_a_share_to_keep_is_a_share() -> None:
+    with pytest.raises(ConfigError, match=r"proxy\.keep above 0"):
+        Rungs((0, 1), 0.0)
+
+
+def test_a_budget_leaves_room_for_what_is_left_of_it() -> None:
+    assert Budget(images=1000, images_per_trial=100).trials_left(250, 0.0, None) == 7.5
+    assert Budget(device_minutes=10).trials_left(0, 300.0, 20.0) == 15
+    assert Budget(device_minutes=10).trials_left(0, 300.0, None) == float("inf")
+    assert Budget(images=100, images_per_trial=10).trials_left(500, 0.0, None) == 0
