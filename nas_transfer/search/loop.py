@@ -221,7 +221,9 @@ class SearchLoop:
         return found or Outcome.failed(reasons.get(work.number) or "its job left no result")
 
     def _end(self, work: Work, steps: int, outcome: Outcome, last: bool) -> None:
-        """Write the outcome of a trial that ends at the rung of so many steps, with all that it cost."""
+        """Write the outcome of a trial that ends at the rung of so many steps, with all that it cost, once."""
+        if (self.folder / work.file).is_file():
+            return
         parts = [
             read_outcome(self.folder / _rung_file(work.number, each))
             for each in self.schedule.rungs.steps

@@ -2,6 +2,10 @@
 
 import copy
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +22,8 @@ from nas_transfer.search.work import Job, Work
 from nas_transfer.stages import proxy
 from nas_transfer.stages import search as stage
 from nas_transfer.stages.training import train
+from tests.stages.test_search import trials, without_times
+from tests.test_cli import run
 
 BASE = ["num_threads=1", "seed=1", "calibration_images=8", "trainer.enable_progress_bar=false", "data.draw.num_val=6"]
 TASKS = {
@@ -28,6 +34,9 @@ TASKS = {
     "shapes_pose": ["data.draw.num_train=24", "data.draw.image_size=96", "data.batch_size=4"],
     "shapes_seg": ["data.draw.num_train=24", "data.batch_size=4"],
 }  # fmt: skip
+
+
+HALVING = ["proxy.rungs=[0,2,5]", "search.ask_batch=6", "search.sampler.num_random=6", "search.trials=12"]
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +50,17 @@ def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def composed(folder: Path, parent: Path, task: str, *overrides: str) -> DictConfig:
-    own = [
-        "stage=proxy", f"task={task}", f"data.root={folder}/data", f"weights={parent}", f"run_dir={folder}/run",
-        "name=mine", "proxy.rungs=[2]", "proxy.warmup_steps=2", *TASKS[task], *BASE,
+def arguments(folder: Path, parent: Path, task: str, *overrides: str) -> list[str]:
+    return [
+        "stage=proxy", f"task={task}", f"data.root={folder}/data", f"weights={parent}", "proxy.rungs=[2]",
+        "proxy.warmup_steps=2", *TASKS[task], *BASE, *overrides,
     ]  # fmt: skip
+
+
+def composed(folder: Path, parent: Path, task: str, *overrides: str) -> DictConfig:
+    own = arguments(folder, parent, task, f"run_dir={folder}/run", "name=mine", *overrides)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return compose("config", [*own, *overrides], return_hydra_config=True)
+        return compose("config", own, return_hydra_config=True)
 
 
 def searched(cfg: DictConfig) -> dict:
@@ -213,6 +226,36 @@ def test_repeats_see_other_batches_and_the_same_repeat_the_same(tmp_path: Path, 
     assert torch.equal(nets[0][name], nets[4][name])
     assert torch.equal(nets[1][name], nets[3][name])
     assert not any(torch.equal(nets[one][name], nets[other][name]) for one, other in ((0, 1), (0, 2), (1, 2)))
+
+
+@pytest.mark.slow
+def test_a_search_that_is_killed_trains_nothing_twice_and_ends_alike(tmp_path: Path, parent: Path) -> None:
+    command = [*arguments(tmp_path, parent, "shapes_cls", *HALVING, "search.trials_per_job=2"), "name=mine"]
+    run(tmp_path, *command, "runs=whole")
+    killed, whole = (tmp_path / runs / "proxy/shapes_cls/mine" for runs in ("killed", "whole"))
+
+    def written() -> dict[Path, int]:
+        paths = [*killed.glob("rungs/*.json"), *killed.glob("trials/*.json"), *killed.glob("warm_start.pt")]
+        return {path: path.stat().st_mtime_ns for path in paths}
+
+    before: dict[Path, int] = {}
+    for least in (0, 4, 11, 14, 24):  # in the preparation, at each rung, between two batches
+        process = subprocess.Popen(
+            [sys.executable, "-m", "nas_transfer", *command, "runs=killed"],
+            cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        deadline = time.monotonic() + 120
+        while len(written()) < least or not (killed / "jobs").exists():
+            assert process.poll() is None, "the search ended before it was killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        before |= {path: when for path, when in written().items() if path not in before}
+    run(tmp_path, *command, "runs=killed")
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert without_times(trials(killed)) == without_times(trials(whole))
+    assert (killed / "front.json").read_text() == (whole / "front.json").read_text()
 
 
 def test_impossible_steps_are_one_sentence(tmp_path: Path, parent: Path) -> None:

@@ -80,7 +80,7 @@ def asked(folder: Path) -> dict[int, dict]:
 
 
 def without_times(outcomes: dict[int, dict]) -> dict[int, dict]:
-    return {number: {**outcome, "seconds": 0} for number, outcome in outcomes.items()}
+    return {number: {**outcome, "seconds": 0, "training_seconds": 0} for number, outcome in outcomes.items()}
 
 
 def test_a_front_is_written_with_arch_files_and_picked_again_without_searching(tmp_path: Path, supernet: Path) -> None:

@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from nas_transfer.search.objectives.base import Candidate
-from nas_transfer.stages.search import wait_for_jobs
+from nas_transfer.stages.slurm_jobs import wait_for_jobs
 from tests.conftest import REPOSITORY
+from tests.stages import test_proxy as proxy
+from tests.stages.test_proxy import parent
 from tests.stages.test_search import arguments, searched, supernet, trials, without_times
 
-__all__ = ["supernet"]  # a fixture
+__all__ = ["parent", "supernet"]  # fixtures
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 SLURM = ["hydra/launcher=slurm", "hydra.launcher.timeout_min=10", "+hydra.launcher.additional_parameters={mem: 2000}"]
@@ -71,6 +73,15 @@ def test_the_same_archs_and_scores_as_in_one_process(tmp_path: Path, supernet: P
     searched(tmp_path / "here", supernet, "search.trials=12", "search.ask_batch=6", "search.sampler.num_random=6")
     assert without_times(trials(folder)) == without_times(trials(tmp_path / "here"))
     assert (folder / "front.json").read_text() == (tmp_path / "here" / "front.json").read_text()
+
+
+def test_candidates_that_are_trained_by_halves_on_two_nodes_end_as_in_one_process(tmp_path: Path, parent: Path) -> None:
+    command = proxy.arguments(tmp_path, parent, "shapes_cls", *proxy.HALVING)
+    finish(start(tmp_path, *command, "search.trials_per_job=2", *SLURM, "runs=there", "name=mine"))
+    proxy.searched(proxy.composed(tmp_path, parent, "shapes_cls", *proxy.HALVING))
+    there, here = tmp_path / "there/proxy/shapes_cls/mine", tmp_path / "run"
+    assert without_times(trials(there)) == without_times(trials(here))
+    assert (there / "front.json").read_text() == (here / "front.json").read_text()
 
 
 def test_a_job_that_dies_and_one_that_is_cancelled_fail_alone(tmp_path: Path, supernet: Path) -> None:
