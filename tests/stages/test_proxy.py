@@ -22,6 +22,7 @@ from nas_transfer.search.work import Job, Work
 from nas_transfer.stages import proxy
 from nas_transfer.stages import search as stage
 from nas_transfer.stages.training import train
+from tests.conftest import sample_data
 from tests.stages.test_search import trials, without_times
 from tests.test_cli import run
 
@@ -31,6 +32,8 @@ TASKS = {
                    "data.search_fraction=0.3", "search.frozen={resolution: 48}"],
     "shapes_det": ["data.draw.num_train=24", "data.draw.image_size=64", "task.build.detector.min_size=64",
                    "task.build.detector.max_size=80", "data.batch_size=4"],
+    "shapes_insseg": ["data.draw.num_train=24", "data.draw.image_size=64", "task.build.detector.min_size=64",
+                      "task.build.detector.max_size=80", "data.batch_size=4"],
     "shapes_pose": ["data.draw.num_train=24", "data.draw.image_size=96", "data.batch_size=4"],
     "shapes_seg": ["data.draw.num_train=24", "data.batch_size=4"],
 }  # fmt: skip
@@ -117,6 +120,31 @@ def test_every_task_is_searched_by_changing_the_task_alone(tmp_path: Path, paren
     assert result["images_seen"] == (4 + 2) * 2 * cfg.data.batch_size + warmup
     outcomes = [json.loads(path.read_text()) for path in (tmp_path / "run" / "trials").glob("*.json")]
     assert [outcome["images"] for outcome in outcomes] == [2 * cfg.data.batch_size] * 4
+
+
+@pytest.mark.parametrize(
+    ("data", "task", "overrides"),
+    [
+        ("balloon", "small_det", ["task.build.detector.min_size=96", "search.score_key=map_50"]),
+        ("lspet", "small_pose", ["data.input_size=[64,64]", "search.score_key=ap_50"]),
+        ("camvid", "small_seg", ["data.crop_size=[64,64]", "data.ignore_ids=[11]", "search.score_key=pixel_accuracy",
+                                 "data.class_names=[a,b,c,d,e,f,g,h,i,j,k]"]),
+    ],
+)  # fmt: skip
+def test_real_files_are_searched_from_imagenet_weights(
+    tmp_path: Path, data: str, task: str, overrides: list[str]
+) -> None:
+    command = [
+        "stage=proxy", f"task={task}", f"data.root={sample_data(data)}", f"run_dir={tmp_path}/run", "name=mine",
+        "proxy.rungs=[1]", "proxy.warmup_steps=1", "search.trials=2", "calibration_images=4", "data.batch_size=2",
+        "data.search_fraction=0.02", "num_threads=1", *overrides,
+    ]  # fmt: skip
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = compose("config", command, return_hydra_config=True)
+    assert searched(cfg)["search"]["failed"] == 0
+    for path in (tmp_path / "run" / "trials").glob("*.json"):
+        outcome = json.loads(path.read_text())
+        assert outcome["values"]["score"] == outcome["metrics"][cfg.search.score_key]
 
 
 def test_a_search_that_goes_on_trains_nothing_twice_and_keeps_its_warm_start(tmp_path: Path, parent: Path) -> None:
