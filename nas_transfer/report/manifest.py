@@ -44,6 +44,7 @@ class Result:
         samples_digest: hash over the ids of the training samples in their order, empty without training.
         passes_per_image: archs that each image was run through.
         search: of a search: numbers of trials, the front's size and hypervolume, the picked trial.
+        export: of an export: differences between engines, latencies, and what the weights descend from.
         versions, git, seed, config_sha256: to make it again.
         status: ``finished``; an unfinished run has no result.
     """
@@ -64,6 +65,7 @@ class Result:
     seed: int
     config_sha256: str
     search: dict[str, Any] | None = None
+    export: dict[str, Any] | None = None
     versions: dict[str, str] = field(default_factory=lambda: versions())
     git: str | None = field(default_factory=lambda: git_revision(Path(__file__).parent))
     status: str = "finished"

@@ -64,6 +64,7 @@ class MBConvBlock(nn.Module):
         pooled = may_differ and not self.identity
         self.shortcut = layers.conv(plan.in_channels, plan.out_channels) if pooled else None
         self.drop_path = 0.0
+        self.whole_strides = False  # see `SamePaddingConv2d`
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (B, in, H, W) to (B, out, ceil(H / stride), ceil(W / stride))."""
@@ -78,7 +79,8 @@ class MBConvBlock(nn.Module):
         if self.stride > 1:
             # One row or column of zeros in front of an odd side, as AttentiveNAS pads it, but side by side: detection
             # images are not square.
-            padding = (features.shape[2] % self.stride, features.shape[3] % self.stride)
+            odd = (features.shape[2] % self.stride, features.shape[3] % self.stride)
+            padding = (0, 0) if self.whole_strides else odd
             shortcut = F.avg_pool2d(shortcut, self.stride, self.stride, padding)
         if self.shortcut is not None and shortcut.shape[1] != hidden.shape[1]:
             shortcut = self.shortcut(shortcut)

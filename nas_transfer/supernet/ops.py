@@ -77,10 +77,20 @@ class ElasticConv2d(nn.Conv2d):
 
 
 class SamePaddingConv2d(nn.Conv2d):
-    """A plain convolution without dilation that pads as TensorFlow's "same" does (`pad_same`)."""
+    """A plain convolution without dilation that pads as TensorFlow's "same" does (`pad_same`).
+
+    With `whole_strides`, H and W are taken to be multiples of the stride: the padding is then the same for all sizes,
+    which an exported graph needs.
+    """
+
+    whole_strides = False
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (B, in, H, W) to (B, out, ceil(H / stride), ceil(W / stride))."""
+        if self.whole_strides:
+            total = self.kernel_size[0] - self.stride[0]
+            features = F.pad(features, 2 * [total // 2, total - total // 2])
+            return F.conv2d(features, self.weight, self.bias, self.stride, 0, 1, self.groups)
         features = pad_same(features, self.kernel_size[0], self.stride[0])
         return F.conv2d(features, self.weight, self.bias, self.stride, 0, 1, self.groups)
 

@@ -31,6 +31,7 @@ from nas_transfer.supernet.calibrate import recalibrate_batch_norm
 from nas_transfer.supernet.cost import Cost, CostTotals, totals_by_group
 from nas_transfer.supernet.ops import ElasticBatchNorm2d, copy_slices
 from nas_transfer.supernet.protocol import SupernetTable
+from nas_transfer.tasks.deployment import Deployed, EngineNetwork, RawPixels, Run
 from nas_transfer.tasks.recipe import ArchSampling, Recipe
 
 Batch = dict[str, Any]
@@ -150,6 +151,18 @@ class Task(pl.LightningModule):
     def run_network(self, images: Tensor) -> Any:
         """A forward pass of the network alone, on normalised images (B, 3, H, W): for latency and memory."""
         return self.network(images)
+
+    @abstractmethod
+    def deployed(self) -> Deployed:
+        """A subnet's network as others use it, from raw pixels to named outputs."""
+
+    def run_by(self, run: Run) -> None:
+        """Let another engine run what `deployed` gives, so that an evaluation scores that engine.
+
+        For tasks that normalise by `normalise` and run a network with one output.
+        """
+        self.normalise: nn.Module = RawPixels()
+        self.network = EngineNetwork(run, self.body)
 
     def require_ground_truth(self) -> Any:
         """`ground_truth`; RuntimeError before it is set."""

@@ -13,6 +13,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from nas_transfer.space import Arch
 from nas_transfer.supernet.cost import Cost
 from nas_transfer.tasks.base import Batch, Task, TaskSettings
+from nas_transfer.tasks.deployment import Deployed, DeployedNetwork
 from nas_transfer.tasks.normalise import Normalise
 
 RESOLUTION = "resolution"
@@ -102,6 +103,11 @@ class ClassificationTask(Task):
         if share > 0:
             losses["distillation"] = share * F.cross_entropy(logits, teacher.softmax(1))
         return losses, logits.detach()
+
+    def deployed(self) -> Deployed:
+        """``logits`` (B, C) at the arch's resolution."""
+        size = self.input_size(self.active_arch)
+        return Deployed(DeployedNetwork(self.normalise, self.network), ("logits",), size)
 
     def forward_batch(self, batch: Batch) -> Tensor:
         """Logits of an evaluation batch."""

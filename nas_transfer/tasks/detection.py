@@ -26,8 +26,10 @@ from nas_transfer.space import Arch
 from nas_transfer.supernet.cost import Cost, ModuleCost, convolution_cost, linear_cost, strided_size
 from nas_transfer.supernet.ops import ElasticConv2d
 from nas_transfer.supernet.protocol import TAP_STRIDES
+from nas_transfer.supernet.table_rows import Preprocessing
 from nas_transfer.tasks.base import Batch, Task, TaskSettings
 from nas_transfer.tasks.coco_metrics import CocoResult, evaluate_coco, gather_results, to_coco_results
+from nas_transfer.tasks.deployment import Deployed, Run
 from nas_transfer.tasks.normalise import in_order
 
 ANCHOR_RATIOS = (0.5, 1.0, 2.0)
@@ -119,6 +121,7 @@ class DetectionTask(Task):
     """
 
     score_key = "map"
+    outputs: tuple[str, ...] = ("boxes", "labels", "scores")
     detector: DetectorSize
 
     def __init__(self, settings: TaskSettings, *, detector: DetectorSize, category_ids: Sequence[int] = ()) -> None:
@@ -161,6 +164,16 @@ class DetectionTask(Task):
         """The whole detector, resizing included."""
         return self.network(list(images))
 
+    def deployed(self) -> Deployed:
+        """The detector with its resizing, for one image: boxes (N, 4) xyxy in pixels, labels (N,) and scores (N,)."""
+        return Deployed(
+            _DeployedDetector(self.network, self.table.preprocessing, self.outputs), self.outputs, one_image=True
+        )
+
+    def run_by(self, run: Run) -> None:
+        """Let another engine run the detector."""
+        self.network = _EngineDetector(run, self.outputs, self.table.preprocessing)
+
     def forward_batch(self, batch: Batch) -> list[dict[str, Tensor]]:
         """Boxes (N, 4) xyxy in the image's own pixels, labels (N,) in 1..C and scores (N,), for each image."""
         return self.network(self.as_floats(batch["images"]))
@@ -190,6 +203,32 @@ class DetectionTask(Task):
         """``neck`` (FPN) and ``head`` (RPN on five levels, box head on `proposals_test` proposals)."""
         channels = self.table.feature_channels(arch)
         return detector_costs(channels, self.input_size(arch), self.settings.num_classes, self.detector)
+
+
+class _DeployedDetector(nn.Module):
+    """A detector from one raw RGB image (1, 3, H, W) to its named outputs."""
+
+    def __init__(self, network: nn.Module, preprocessing: Preprocessing, outputs: Sequence[str]) -> None:
+        super().__init__()
+        self.network, self.preprocessing, self.outputs = network, preprocessing, tuple(outputs)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The outputs of the only image."""
+        found = self.network([in_order(images[0], self.preprocessing)])[0]
+        return tuple(found[name] for name in self.outputs)
+
+
+class _EngineDetector(nn.Module):
+    """Stands in for a detector that another engine runs image by image."""
+
+    def __init__(self, run: Run, outputs: Sequence[str], preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.run, self.outputs, self.preprocessing = run, tuple(outputs), preprocessing
+
+    def forward(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
+        """Map images (3, H, W) in the weights' channel order to torchvision's list of dictionaries."""
+        raw = [in_order(image, self.preprocessing)[None] for image in images]  # either order is the other's mirror
+        return [dict(zip(self.outputs, self.run(image), strict=True)) for image in raw]
 
 
 def detector_arguments(settings: TaskSettings, sizes: DetectorSize) -> dict[str, Any]:

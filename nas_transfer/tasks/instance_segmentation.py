@@ -44,6 +44,7 @@ class InstanceSegmentationTask(DetectionTask):
     """
 
     score_key = "map_segm"
+    outputs = ("boxes", "labels", "scores", "masks")
     detector: MaskDetectorSize
 
     def __init__(self, settings: TaskSettings, *, detector: MaskDetectorSize, category_ids: Sequence[int] = ()) -> None:

@@ -18,6 +18,7 @@ from nas_transfer.supernet.cost import Cost, ModuleCost, convolution_cost, strid
 from nas_transfer.supernet.layers import Layers
 from nas_transfer.tasks.base import Batch, Task, TaskSettings
 from nas_transfer.tasks.coco_metrics import CocoResult, evaluate_coco
+from nas_transfer.tasks.deployment import Deployed, DeployedNetwork
 from nas_transfer.tasks.heatmaps import decode_heatmaps, encode_heatmaps, mirror_heatmaps, suppress_duplicates
 from nas_transfer.tasks.normalise import Normalise
 
@@ -160,6 +161,10 @@ class PoseTask(Task):
         if share > 0:
             losses["distillation"] = share * (maps - teacher).square().mean()
         return losses, maps.detach()
+
+    def deployed(self) -> Deployed:
+        """``heatmaps`` (B, K, H / stride, W / stride) of crops around persons."""
+        return Deployed(DeployedNetwork(self.normalise, self.network), ("heatmaps",))
 
     def forward_batch(self, batch: Batch) -> Tensor:
         """Heatmaps of an evaluation batch."""

@@ -20,6 +20,7 @@ from nas_transfer.supernet.cost import Cost
 from nas_transfer.supernet.layers import Layers
 from nas_transfer.tasks.base import Batch, Task, TaskSettings
 from nas_transfer.tasks.deeplab import DeepLab, DeepLabSize, deeplab_cost
+from nas_transfer.tasks.deployment import TOP_STRIDE, Deployed, DeployedNetwork, Run
 from nas_transfer.tasks.normalise import Normalise
 
 
@@ -130,6 +131,20 @@ class SegmentationTask(Task):
         """Ranks that train together, 1 outside of a training."""
         return self._trainer.world_size if self._trainer is not None else 1
 
+    def deployed(self) -> Deployed:
+        """``logits`` (B, C, H, W)."""
+        return Deployed(DeployedNetwork(self.normalise, self.network, _enlarge_to), ("logits",))
+
+    def run_by(self, run: Run) -> None:
+        """Let another engine run the network, on images that are padded to the sizes that it takes."""
+
+        def padded(images: Tensor) -> tuple[Tensor, ...]:
+            height, width = images.shape[2:]
+            logits = run(F.pad(images, (0, -width % TOP_STRIDE, 0, -height % TOP_STRIDE)))[0]
+            return (logits[:, :, :height, :width],)
+
+        super().run_by(padded)
+
     def forward_batch(self, batch: Batch) -> Tensor:
         """Logits of all images at once, padded to a common size: for BatchNorm statistics, not for scores."""
         height, width = (max(image.shape[side] for image in batch["images"]) for side in (1, 2))
@@ -232,6 +247,10 @@ def to_coco_segments(image_id: int, predicted: Tensor) -> list[dict[str, Any]]:
         segmentation = {"size": list(labels.shape), "counts": encoded["counts"].decode()}
         records.append({"image_id": image_id, "category_id": label + 1, "segmentation": segmentation, "score": 1.0})
     return records
+
+
+def _enlarge_to(logits: Tensor, images: Tensor) -> Tensor:
+    return _enlarge(logits, (images.shape[2], images.shape[3]))
 
 
 def _enlarge(logits: Tensor, size: tuple[int, int]) -> Tensor:

@@ -1,0 +1,86 @@
+"""What goes with exported files, for the people who get them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nas_transfer.tasks.deployment import Deployed
+
+ONNX_EXAMPLE = """\
+import numpy as np, onnxruntime
+from PIL import Image
+
+image = Image.open("image.jpg").convert("RGB"){resize}
+pixels = np.asarray(image, dtype=np.float32).transpose(2, 0, 1)[None]  # 0-255; the network normalises by itself
+session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
+outputs = dict(zip([output.name for output in session.get_outputs()], session.run(None, {{"images": pixels}})))
+for name, values in outputs.items():
+    print(name, values.shape)
+"""
+
+TORCH_EXAMPLE = """\
+import torch
+
+body = torch.export.unflatten(torch.export.load("body.pt2"))  # a torch.nn.Module; its weights can be trained further
+maps = body(torch.zeros(1, 3, 64, 96))  # RGB, 0-255, H and W in multiples of 32
+for stride, features in zip((4, 8, 16, 32), maps):
+    print(stride, tuple(features.shape))
+"""
+
+
+def model_card(result: Mapping[str, Any], data: str, channels: Mapping[str, int], deployed: Deployed) -> str:
+    """``model_card.md``.
+
+    Args:
+        result: of the export.
+        data: where the scored images lie.
+        channels: of the body's maps by name.
+        deployed: the whole network.
+    """
+    costs, export = result["costs"], result["export"]
+    height, width = costs["input_size"]
+    resize = f".resize(({width}, {height}))" if not deployed.one_image else ""
+    lines = [
+        f"# {result['task']}",
+        "",
+        f"- Score: {result['score_key']} {100 * result['score']:.2f} % on the validation split of {data} "
+        f"(onnxruntime; torch {100 * export['score_torch']:.2f} %)",
+        f"- Costs at {height}x{width}, {costs['num_classes']} {costs['classes_are']}: "
+        f"{costs['macs']['total'] / 1e6:.1f} M multiply-accumulates, {costs['params']['total'] / 1e6:.2f} M parameters",
+        "- Latency of one image at that size, "
+        + ", ".join(f"{engine} {value:.1f} ms" for engine, value in export["latency_ms"].items())
+        + f" ({export['threads']} threads of the CPU that exported it)",
+        "- Difference of ONNX from torch, as a share of the largest output: "
+        + ", ".join(f"{name} {value:.1e}" for name, value in export["difference"].items()),
+        f"- Input: {deployed.takes}, float32, values 0-255, named `images`",
+        f"- Outputs of `model.onnx`: {', '.join(f'`{name}`' for name in deployed.outputs)}",
+        "- Outputs of `body.onnx` and `body.pt2`: "
+        + ", ".join(f"`{name}` ({width} channels)" for name, width in channels.items()),
+        "- Arch: `arch.yaml`; tensors: `weights.safetensors` (as trained; in the other files BatchNorms are folded)",
+        f"- Made with seed {result['seed']}, "
+        + ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
+        "",
+        "## Where the weights come from",
+        "",
+        *(_parent(parent) for parent in export["provenance"]),
+        "",
+        "## How to load it",
+        "",
+        "```python",
+        ONNX_EXAMPLE.format(resize=resize).rstrip(),
+        "```",
+        "",
+        "The body alone, for a detector of torchvision's or anything that takes feature maps:",
+        "",
+        "```python",
+        TORCH_EXAMPLE.rstrip(),
+        "```",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _parent(parent: Mapping[str, Any]) -> str:
+    licence = parent.get("licence") or "that of what it started from, and yours"
+    made = parent["stage"] or parent["format"]
+    return f"- {parent['file']} ({made}; licence: {licence}; sha256 {parent['sha256'][:16]})"

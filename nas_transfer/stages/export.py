@@ -1,0 +1,174 @@
+"""A finished network as files for other programs, each held against the network that it comes from."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import yaml
+from omegaconf import DictConfig
+from torch import Tensor
+
+from nas_transfer.errors import ConfigError, RunError
+from nas_transfer.report.engines import (
+    largest_difference,
+    onnxruntime,
+    program_of,
+    quiet,
+    run_onnx,
+    run_torch,
+    write_onnx,
+)
+from nas_transfer.report.manifest import Result
+from nas_transfer.report.model_card import model_card
+from nas_transfer.search.latency_table import pass_times
+from nas_transfer.stages.build import build_arch, build_data, build_task, build_weights, set_threads
+from nas_transfer.stages.evaluation import extract_calibrated
+from nas_transfer.stages.results import make_result
+from nas_transfer.supernet.layers import fold_batch_norms
+from nas_transfer.tasks.base import Task
+from nas_transfer.tasks.checkpoint import Checkpoint, checkpoint_arch, load_network
+from nas_transfer.tasks.deployment import TOP_STRIDE, Deployed, DeployedBody, Run
+from nas_transfer.tasks.normalise import Normalise
+
+logger = logging.getLogger(__name__)
+
+BODY, MODEL = "body.onnx", "model.onnx"
+WARMUP, REPEATS = 5, 30
+
+
+def run(cfg: DictConfig, folder: Path) -> Result:
+    """Export the network of a run.
+
+    Raises:
+        ConfigError: no weights, no arch of a supernet, or a package that is missing.
+        RunError: an engine's outputs differ from torch's by more than `stage.max_difference`; nothing is written then.
+    """
+    onnxruntime()
+    set_threads(cfg)
+    task, data, checkpoint = _network(cfg)
+    assert task.arch is not None
+    temporary = folder / "unchecked"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    _write_weights(task, checkpoint, temporary)
+    fold_batch_norms(task.eval().network)
+    images = _real_images(data, cfg.stage.compared_images)
+    body = DeployedBody(Normalise(task.table.preprocessing), copy.deepcopy(task.body).requires_grad_(True)).eval()
+    found: dict[str, Any] = {}
+    parts = {BODY: Deployed(body, body.outputs), MODEL: task.deployed()}
+    for name, deployed in parts.items():
+        found[name] = _checked(deployed, images, temporary / name, cfg)
+    with quiet():
+        torch.export.save(program_of(parts[BODY]), temporary / "body.pt2")
+    engines = {
+        "torch": run_torch(parts[MODEL].module.eval()),
+        "onnxruntime": run_onnx(temporary / MODEL, cfg.num_threads),
+    }
+    scores = {name: _score(task, data, engine) for name, engine in engines.items()}
+    times = {name: _latency(task, engine) for name, engine in engines.items()}
+    size = "x".join(map(str, task.input_size(task.arch)))
+    for name in engines:
+        print(f"{name:<12} {task.score_key} {100 * scores[name][task.score_key]:.2f} %, {times[name]:.2f} ms at {size}")
+    result = make_result(cfg, task, scores["onnxruntime"])
+    result = replace(
+        result,
+        export={
+            "difference": found, "score_torch": scores["torch"].get(task.score_key), "latency_ms": times,
+            "threads": cfg.num_threads, "provenance": checkpoint.lineage(),
+        },
+    )  # fmt: skip
+    channels = dict(zip(body.outputs, task.table.feature_channels(task.arch), strict=True))
+    (temporary / "model_card.md").write_text(model_card(result.to_dict(), str(cfg.data.root), channels, parts[MODEL]))
+    for path in temporary.iterdir():
+        path.replace(folder / path.name)
+    temporary.rmdir()
+    return result
+
+
+def _network(cfg: DictConfig) -> tuple[Task, Any, Checkpoint]:
+    """The one net to export, on the CPU, with the data that it is checked on."""
+    table, checkpoint = build_weights(cfg)
+    if checkpoint is None:
+        raise ConfigError("expected weights=<a finished run's folder, or a file> to export, got none")
+    arch = checkpoint_arch(checkpoint, table.space)
+    wanted = build_arch(cfg, table.space)
+    if arch is None and wanted is None:
+        raise ConfigError("expected one arch of a supernet to export, got arch=supernet: max, min, a name or a file")
+    data = build_data(cfg, arch or wanted, table.preprocessing)
+    task = build_task(cfg, table, arch, data)
+    load_network(task, checkpoint)
+    if arch is None and wanted is not None:
+        published = checkpoint.calibrated == wanted.to_dict()
+        task = task.extract(wanted) if published else extract_calibrated(cfg, task, wanted, data)
+    task.ground_truth = data.val_ground_truth
+    return task, data, checkpoint
+
+
+def _write_weights(task: Task, checkpoint: Checkpoint, folder: Path) -> None:
+    """``arch.yaml`` and the network's tensors with what is needed to understand them."""
+    from safetensors.torch import save_file
+
+    assert task.arch is not None
+    (folder / "arch.yaml").write_text(yaml.safe_dump(task.arch.to_dict(), sort_keys=False, default_flow_style=None))
+    metadata = {
+        "space": task.table.space.name, "arch": json.dumps(task.arch.to_dict()), "task": type(task).__name__,
+        "num_classes": str(task.settings.num_classes), "preprocessing": json.dumps(asdict(task.table.preprocessing)),
+        "provenance": json.dumps(checkpoint.lineage()),
+    }  # fmt: skip
+    tensors = {name: tensor.contiguous() for name, tensor in task.network.state_dict().items()}
+    save_file(tensors, folder / "weights.safetensors", metadata)
+
+
+def _real_images(data: Any, count: int) -> list[Tensor]:
+    """The first images of the validation split, float (1, 3, H, W) in 0-255, cut to multiples of `TOP_STRIDE`."""
+    images: list[Tensor] = []
+    for batch in data.val_dataloader():
+        for image in batch["images"]:
+            height, width = (max(side // TOP_STRIDE, 1) * TOP_STRIDE for side in image.shape[-2:])
+            missing = (0, max(0, width - image.shape[-1]), 0, max(0, height - image.shape[-2]))
+            images.append(F.pad(image[None].float(), missing)[:, :, :height, :width])
+            if len(images) == count:
+                return images
+    return images
+
+
+def _checked(deployed: Deployed, images: list[Tensor], path: Path, cfg: DictConfig) -> float:
+    """Write an ONNX file and return how far it is from torch; RunError beyond the bound."""
+    write_onnx(deployed, path)
+    if deployed.size is not None:
+        images = [F.interpolate(image, deployed.size, mode="bilinear") for image in images]
+    difference = largest_difference(run_torch(deployed.module.eval()), run_onnx(path, cfg.num_threads), images)
+    print(f"{path.name:<12} differs from torch by {difference:.1e} of the largest output, {len(images)} images")
+    if not difference <= cfg.stage.max_difference:
+        raise RunError(
+            f"expected {path.name} to differ from torch by at most stage.max_difference={cfg.stage.max_difference:g}, "
+            f"got {difference:.2g}: nothing was exported"
+        )
+    return difference
+
+
+def _score(task: Task, data: Any, engine: Run) -> dict[str, float]:
+    """All metrics on the validation split with the network run by an engine."""
+    scored = copy.deepcopy(task)
+    scored.ground_truth = data.val_ground_truth
+    scored.run_by(engine)
+    with torch.inference_mode():
+        for batch in data.val_dataloader():
+            scored.update_metrics(batch)
+    return scored.compute_metrics()
+
+
+def _latency(task: Task, engine: Run) -> float:
+    """Median milliseconds of one image at the input size, cut to multiples of `TOP_STRIDE` where it takes no other."""
+    assert task.arch is not None
+    size = task.deployed().size or [max(side // TOP_STRIDE, 1) * TOP_STRIDE for side in task.input_size(task.arch)]
+    times = pass_times(lambda images: engine(255 * images), (1, 3, *size), torch.device("cpu"), WARMUP, REPEATS)
+    return float(sorted(times)[len(times) // 2])

@@ -1,0 +1,161 @@
+"""Exported files against the networks that they come from, and loaded as others load them, without this package."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from hydra import compose, initialize_config_dir
+from PIL import Image
+from safetensors import safe_open
+
+import nas_transfer.cli  # noqa: F401  registers the resolvers
+from nas_transfer.errors import ConfigError, RunError
+from nas_transfer.paths import conf_dir
+from nas_transfer.report.engines import largest_difference, run_onnx, run_torch, write_onnx
+from nas_transfer.stages import export
+from nas_transfer.stages.training import train
+from nas_transfer.supernet.layers import fold_batch_norms
+from nas_transfer.supernet.protocol import SupernetTable
+from nas_transfer.tasks.deployment import Deployed, DeployedBody
+from nas_transfer.tasks.normalise import Normalise
+from tests.conftest import load_supernet
+from tests.stages.test_proxy import BASE, TASKS
+
+FAMILIES = ["efficientnet_lite0", "bignas_nano", "detnas_nano", "ofa_mbv3_w10", "mobilenet_v3_large"]
+
+
+def body_of(table: SupernetTable) -> DeployedBody:
+    """A random arch's body with statistics as after training."""
+    torch.manual_seed(0)
+    body = DeployedBody(
+        Normalise(table.preprocessing), table.build_body(table.space.sample(np.random.default_rng(1)))
+    ).eval()
+    for module in body.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    fold_batch_norms(body)
+    return body
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_bodies_of_every_family_are_the_same_in_onnx_at_any_batch_and_size(tmp_path: Path, name: str) -> None:
+    body = body_of(load_supernet(name))
+    sizes = [(1, 3, 64, 96), (3, 3, 128, 32)]
+    images = [255 * torch.rand(size) for size in sizes]
+    with torch.inference_mode():
+        before = [body(batch) for batch in images]
+    write_onnx(Deployed(body, body.outputs), tmp_path / "body.onnx")
+    onnx = run_onnx(tmp_path / "body.onnx", 1)
+    for batch, expected in zip(images, before, strict=True):
+        for found, want in zip(onnx(batch), expected, strict=True):
+            assert (found - want).abs().max() <= 1e-4 * want.abs().max()
+    assert largest_difference(run_torch(body), onnx, images) < 1e-4
+
+
+def exported(folder: Path, task: str, *overrides: str) -> tuple[dict, Path, Path]:
+    """The result of the export of a tiny run, its folder, and that of the run."""
+    own = [value for value in TASKS[task] if not value.startswith("search.")]
+    common = [f"task={task}", f"data.root={folder}/data", *own, *BASE]
+    trained, written = folder / "trained", folder / "exported"
+    for made in (trained, written):
+        made.mkdir()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        training = compose("config", ["stage=finetune", *common, "arch=min", "trainer.max_steps=3"])
+        exporting = compose("config", ["stage=export", *common, f"weights={trained}", *overrides])
+    result = train(training, trained)
+    assert result is not None
+    (trained / "result.json").write_text(json.dumps(result.to_dict()))
+    return export.run(exporting, written).to_dict(), written, trained
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["shapes_cls", "shapes_det", "shapes_insseg", "shapes_pose", "shapes_seg"])
+def test_a_run_is_exported_scored_by_both_engines_and_loaded_without_this_package(tmp_path: Path, task: str) -> None:
+    result, folder, trained = exported(tmp_path, task)
+    assert max(result["export"]["difference"].values()) < 1e-4
+    assert abs(result["score"] - result["export"]["score_torch"]) <= 0.005
+    if task != "shapes_seg":  # whose images are padded for the export
+        own = json.loads((trained / "result.json").read_text())["metrics"]
+        assert result["metrics"] == pytest.approx(own, abs=0.005)
+    saved = torch.load(trained / "weights.pt", weights_only=True)
+    with safe_open(folder / "weights.safetensors", "pt") as tensors:
+        kept = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118  it is no mapping
+        assert json.loads(tensors.metadata()["arch"]) == saved["arch"]
+    assert sum(t.numel() for t in kept.values()) == sum(t.numel() for t in (saved["body"] | saved["rest"]).values())
+    examples_run((folder / "model_card.md").read_text(), folder)
+
+
+def examples_run(card: str, folder: Path) -> None:
+    """The model card's examples run in an interpreter that has no nas_transfer, and print what the card says."""
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (96, 128, 3), dtype=np.uint8)).save(folder / "image.jpg")
+    examples = re.findall(r"```python\n(.*?)```", card, re.S)
+    assert len(examples) == 2
+    printed = []
+    for example in examples:
+        script = "import sys; sys.modules['nas_transfer'] = None\n" + example
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        ran = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", script], cwd=folder, env=environment, capture_output=True, text=True
+        )
+        assert ran.returncode == 0, ran.stderr
+        printed.append(ran.stdout)
+    assert re.match(r"(logits|heatmaps|boxes) \(", printed[0])
+    channels = [int(found) for found in re.findall(r"`stride_\d+` \((\d+) channels\)", card)]
+    assert [int(line.split(", ")[1]) for line in printed[1].splitlines()] == channels
+
+
+@pytest.mark.slow
+def test_the_exported_body_carries_a_torchvision_detector(tmp_path: Path) -> None:
+    from collections import OrderedDict
+
+    from nas_transfer.report.engines import program_of
+
+    body = body_of(load_supernet("efficientnet_lite0"))
+    program = program_of(Deployed(body.requires_grad_(True), body.outputs))
+    torch.export.save(program, tmp_path / "body.pt2")
+
+    class Backbone(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = torch.export.unflatten(torch.export.load(tmp_path / "body.pt2"))
+            channels = [maps.shape[1] for maps in self.body(torch.zeros(1, 3, 64, 64))]
+            self.neck = torchvision.ops.FeaturePyramidNetwork(channels, 16)
+            self.out_channels = 16
+
+        def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+            maps = self.body(images)
+            return self.neck(OrderedDict((str(level), features) for level, features in enumerate(maps)))
+
+    anchors = torchvision.models.detection.anchor_utils.AnchorGenerator(((8,), (16,), (32,), (64,)), ((1.0,),) * 4)
+    detector = torchvision.models.detection.FasterRCNN(
+        Backbone(), 3, image_mean=[0.0] * 3, image_std=[1 / 255] * 3, min_size=64, max_size=96,
+        rpn_anchor_generator=anchors,
+    )  # fmt: skip
+    image = torch.rand(3, 70, 90)
+    losses = detector([image], [{"boxes": torch.tensor([[1.0, 1, 30, 30]]), "labels": torch.tensor([1])}])
+    sum(losses.values()).backward()
+    assert all(parameter.grad is not None for parameter in detector.backbone.body.parameters())
+    assert set(detector.eval()([image])[0]) == {"boxes", "labels", "scores"}
+
+
+@pytest.mark.slow
+def test_a_network_that_differs_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="nothing was exported"):
+        exported(tmp_path, "shapes_pose", "stage.max_difference=1e-12")
+    assert not list((tmp_path / "exported").glob("*.onnx"))
+
+
+def test_an_export_without_weights_is_one_sentence(tmp_path: Path) -> None:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = compose("config", ["stage=export", "task=shapes_cls", f"data.root={tmp_path}"])
+    with pytest.raises(ConfigError, match="expected weights=<a finished run"):
+        export.run(cfg, tmp_path)
