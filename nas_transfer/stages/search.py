@@ -36,6 +36,9 @@ from nas_transfer.tasks.base import Task
 
 logger = logging.getLogger(__name__)
 
+LEAST_TOLD = 3
+"""Candidates of equal score from which on it is said that they are all alike."""
+
 
 def run(cfg: DictConfig, folder: Path) -> None:
     """Evaluate the archs of one job with the supernet's own weights."""
@@ -160,6 +163,13 @@ class _Search:
         """Log where the search is, and write the front so far."""
         front = self.front()
         write_front(self.folder, front, None, self.costs_of, write_json_atomically)
+        told = self.study.told()
+        if len(told) >= LEAST_TOLD and len({trial.values[0] for trial in told}) == 1:
+            logger.warning(
+                "all %d candidates score %g, so that they cannot be ranked: train for longer (%s)",
+                len(told), told[0].values[0],
+                "proxy.warmup_steps, proxy.rungs" if "proxy" in self.cfg else "the supernet",
+            )  # fmt: skip
         done, total = len(self.study), self.cfg.search.trials
         if self.trade_off is not None:
             self.trade_off.worths(front)  # a score on another scale ends the search
