@@ -14,9 +14,10 @@ $(READY): pyproject.toml
 	$(BIN)/pip install --quiet -e '.[dev]'
 	touch $(READY)
 
-demo: $(READY)  ## take ImageNet weights to detection as a supernet, search it: on embedded data, some minutes on two cores
-	$(BIN)/python -m nas_transfer experiment=demo_1_finetune
-	$(BIN)/python -m nas_transfer experiment=demo_2_search
+DEMO := demo_a1_finetune demo_a2_search demo_b1_pretrain demo_b2_search demo_b3_finetune demo_c_proxy
+
+demo: $(READY)  ## routes A, B and C from ImageNet weights to detection on embedded data, and their report: some minutes on two cores
+	for step in $(DEMO); do $(BIN)/python -m nas_transfer experiment=$$step || exit; done
 
 test: $(READY)  ## run all tests
 	$(BIN)/python -m pytest $(PARALLEL)
