@@ -198,6 +198,8 @@ class SearchLoop:
         works = [Work(number, arch, trial_file(number), rungs.steps[-1]) for number, arch in batch]
         if len(rungs.steps) == 1:
             return self.do(works)
+        if all((self.folder / work.file).is_file() for work in works):
+            return {}  # cut off while the batch was told: a part of it would have other survivors
         reasons: dict[int, str] = {}
         before = 0
         for rung, steps in enumerate(rungs.steps):

@@ -1,11 +1,18 @@
 """Successive halving: who goes on, and what it costs in the mean."""
 
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
 import pytest
 
 from nas_transfer.errors import ConfigError
 from nas_transfer.search.halving import Rungs
-from nas_transfer.search.loop import Budget
-from nas_transfer.search.study import Outcome
+from nas_transfer.search.loop import Budget, Schedule, SearchLoop
+from nas_transfer.search.problem import Problem
+from nas_transfer.search.study import Outcome, Study
+from nas_transfer.search.work import Job, read_job, write_outcome
+from tests.search.test_samplers import SPACE, build
 
 DIRECTIONS = {"score": "maximize", "macs": "minimize"}
 
@@ -51,3 +58,41 @@ def test_a_budget_leaves_room_for_what_is_left_of_it() -> None:
     assert Budget(device_minutes=10).trials_left(0, 300.0, 20.0) == 15
     assert Budget(device_minutes=10).trials_left(0, 300.0, None) == float("inf")
     assert Budget(images=100, images_per_trial=10).trials_left(500, 0.0, None) == 0
+
+
+def test_a_batch_that_is_cut_off_while_it_is_told_is_not_halved_again(tmp_path: Path) -> None:
+    def write(path: Path, content: dict) -> None:
+        path.write_text(json.dumps(content))
+
+    done: list[str] = []
+
+    def launch(jobs: Sequence[Job]) -> list[str | None]:
+        for job in jobs:
+            for work in read_job(job.path, SPACE):
+                done.append(work.file)
+                score = (9 - work.number) / 10 + work.steps / 100
+                write_outcome(tmp_path / work.file, Outcome({"score": score}, images=work.steps - work.after), write)
+        return [None] * len(jobs)
+
+    def loop() -> SearchLoop:
+        study = Study(tmp_path, None, SPACE, {"score": "maximize"}, build("random", Problem(SPACE)))
+        schedule = Schedule(8, 8, 3, 9, Rungs((0, 2, 5), 0.5))
+        return SearchLoop(study, tmp_path, schedule, launch, write, after_batch=lambda: None)
+
+    first = loop()
+    tell = first.study.tell
+
+    def cut_off(number: int, outcome: Outcome) -> None:
+        if number == 3:
+            raise KeyboardInterrupt
+        tell(number, outcome)
+
+    first.study.tell = cut_off  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        first.run()
+    assert len(done) == 8 + 4 + 2
+    second = loop()
+    second.run()
+    assert len(done) == 8 + 4 + 2
+    assert [trial.number for trial in second.study.told()] == [0, 1]  # the lower the number, the better
+    assert second.study.images() == 4 * 2 + 2 * 3
