@@ -45,22 +45,25 @@ def program_of(deployed: Deployed) -> torch.export.ExportedProgram:
         )
 
 
-def write_onnx(deployed: Deployed, path: Path) -> None:
-    """Write an ONNX file that takes what the module takes."""
-    example, outputs = _example(deployed), list(deployed.outputs)
+def write_engines(deployed: Deployed, path: Path) -> None:
+    """Write ``<path>.onnx``, and ``<path>.pt2`` (torch.export) but for a detector, which that cannot do.
+
+    A detector's ONNX file is by torch's older exporter: torchvision's loops depend on what is found.
+    """
+    example, outputs, onnx = _example(deployed), list(deployed.outputs), str(path.with_suffix(".onnx"))
     if not deployed.one_image:
         program = program_of(deployed)
         with quiet():
             torch.onnx.export(
-                program, (example,), str(path), dynamo=True, external_data=False, verbose=False, input_names=[INPUT],
+                program, (example,), onnx, dynamo=True, external_data=False, verbose=False, input_names=[INPUT],
                 output_names=outputs,
             )  # fmt: skip
+            torch.export.save(program, path.with_suffix(".pt2"))
         return
-    # torch's newer exporter cannot do torchvision's detectors: its loops depend on what is found.
     _assume_whole_strides(deployed)  # a detector pads its images to multiples of 32 by itself
     with quiet():
         torch.onnx.export(
-            deployed.module.eval(), (example,), str(path), dynamo=False, opset_version=17, input_names=[INPUT],
+            deployed.module.eval(), (example,), onnx, dynamo=False, opset_version=17, input_names=[INPUT],
             output_names=outputs,
             dynamic_axes={INPUT: {2: "height", 3: "width"}} | {name: {0: "found"} for name in outputs},
         )  # fmt: skip

@@ -41,6 +41,7 @@ def model_card(result: Mapping[str, Any], data: str, channels: Mapping[str, int]
     costs, export = result["costs"], result["export"]
     height, width = costs["input_size"]
     resize = f".resize(({width}, {height}))" if not deployed.one_image else ""
+    also = "" if deployed.one_image else " and `model.pt2`"
     lines = [
         f"# {result['task']}",
         "",
@@ -54,7 +55,7 @@ def model_card(result: Mapping[str, Any], data: str, channels: Mapping[str, int]
         "- Difference of ONNX from torch, as a share of the largest output: "
         + ", ".join(f"{name} {value:.1e}" for name, value in export["difference"].items()),
         f"- Input: {deployed.takes}, float32, values 0-255, named `images`",
-        f"- Outputs of `model.onnx`: {', '.join(f'`{name}`' for name in deployed.outputs)}",
+        f"- Outputs of `model.onnx`{also}: {', '.join(f'`{name}`' for name in deployed.outputs)}",
         "- Outputs of `body.onnx` and `body.pt2`: "
         + ", ".join(f"`{name}` ({width} channels)" for name, width in channels.items()),
         "- Arch: `arch.yaml`; tensors: `weights.safetensors` (as trained; in the other files BatchNorms are folded)",

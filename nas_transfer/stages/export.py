@@ -20,11 +20,9 @@ from nas_transfer.errors import ConfigError, RunError
 from nas_transfer.report.engines import (
     largest_difference,
     onnxruntime,
-    program_of,
-    quiet,
     run_onnx,
     run_torch,
-    write_onnx,
+    write_engines,
 )
 from nas_transfer.report.manifest import Result
 from nas_transfer.report.model_card import model_card
@@ -66,8 +64,6 @@ def run(cfg: DictConfig, folder: Path) -> Result:
     parts = {BODY: Deployed(body, body.outputs), MODEL: task.deployed()}
     for name, deployed in parts.items():
         found[name] = _checked(deployed, images, temporary / name, cfg)
-    with quiet():
-        torch.export.save(program_of(parts[BODY]), temporary / "body.pt2")
     engines = {
         "torch": run_torch(parts[MODEL].module.eval()),
         "onnxruntime": run_onnx(temporary / MODEL, cfg.num_threads),
@@ -141,8 +137,8 @@ def _real_images(data: Any, count: int) -> list[Tensor]:
 
 
 def _checked(deployed: Deployed, images: list[Tensor], path: Path, cfg: DictConfig) -> float:
-    """Write an ONNX file and return how far it is from torch; RunError beyond the bound."""
-    write_onnx(deployed, path)
+    """Write a network's files and return how far ONNX is from torch; RunError beyond the bound."""
+    write_engines(deployed, path)
     if deployed.size is not None:
         images = [F.interpolate(image, deployed.size, mode="bilinear") for image in images]
     difference = largest_difference(run_torch(deployed.module.eval()), run_onnx(path, cfg.num_threads), images)
