@@ -124,13 +124,13 @@ def read_run(folder: Path) -> Run:
         str(next((source[key] for source in known if source.get(key)), place[key])) for key in ("stage", "task")
     )
     curves = read_curves(folder, problems)
-    if stage in TRAINING_STAGES and not curves:
+    if result is not None and stage in TRAINING_STAGES and not curves:
         problems.append("logs/version_*/metrics.csv is missing or empty")
     if not (folder / RESULT_FILE).exists():
         problems.append(_how_far(folder, stage, manifest or {}, curves))
     elif stage in TRAINING_STAGES and not (folder / WEIGHTS_FILE).is_file():
         problems.append(f"{WEIGHTS_FILE} is missing")
-    if stage in STUDY_STAGES and not (folder / FRONT_FILE).is_file():
+    if result is not None and stage in STUDY_STAGES and not (folder / FRONT_FILE).is_file():
         problems.append(f"{FRONT_FILE} is missing")
     return Run(folder, stage, task, result, manifest or {}, curves, tuple(problems))
 

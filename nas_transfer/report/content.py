@@ -18,6 +18,7 @@ from nas_transfer.report.collect import Run, read_runs
 from nas_transfer.report.figures import (
     front_figures,
     growth_figures,
+    net_figure,
     route_figures,
     shown,
     training_figures,
@@ -29,13 +30,15 @@ from nas_transfer.report.routes import comparison
 from nas_transfer.report.studies import StudyRecord, growth, read_study
 from nas_transfer.report.tables import (
     Table,
+    TaskKind,
     duration,
     front_table,
     inherited_table,
     input_size,
     ledger,
     millions,
-    net_tables,
+    net_table,
+    nets_by_kind,
     percent,
     problem_table,
     route_table,
@@ -55,14 +58,14 @@ class Section:
 
     Attributes:
         title: what it is.
-        folder: where its numbers come from.
+        folder: where its numbers come from; None if from several.
         facts: (name, text).
         tables, figures: of it.
         pictures: SVG markup around inline images.
     """
 
     title: str
-    folder: Path
+    folder: Path | None
     facts: tuple[tuple[str, str], ...] = ()
     tables: tuple[Table, ...] = ()
     figures: tuple[Figure, ...] = ()
@@ -76,15 +79,14 @@ class Report:
     Attributes:
         summary: one sentence.
         problems: unfinished, missing and broken things, None without any.
-        nets: the document's tables.
-        routes, studies, runs: a section each.
+        nets, routes, studies, runs: a section for each kind of task, comparison, study, run.
         ledger: costs by stage.
         inherited: files from elsewhere, None if no weights say so.
     """
 
     summary: str
     problems: Table | None
-    nets: tuple[Table, ...]
+    nets: tuple[Section, ...]
     routes: tuple[Section, ...]
     studies: tuple[Section, ...]
     ledger: Table
@@ -114,11 +116,17 @@ def make_report(folders: Sequence[Path], without: Sequence[str] = ()) -> tuple[R
         f"{len(studies)} studies."
     )
     report = Report(
-        summary, problem_table(problems) if problems else None, tuple(net_tables(runs)), tuple(routes),
+        summary, problem_table(problems) if problems else None, tuple(_net_section(kind, nets) for kind, nets in nets_by_kind(runs)), tuple(routes),
         tuple(_study_section(study) for study in studies if study.directions), ledger(runs),
         inherited_table(found) if found else None, tuple(_run_section(run) for run in runs),
     )  # fmt: skip
     return report, runs
+
+
+def _net_section(kind: TaskKind, nets: Sequence[Run]) -> Section:
+    """One kind of task: the document's table, and the scores against the cost where there are several nets."""
+    figures = shown([net_figure(kind, nets)]) if len(nets) > 1 else []
+    return Section(kind.title, None, (), (net_table(kind, nets),), tuple(figures))
 
 
 def _route_sections(runs: Sequence[Run]) -> tuple[list[Section], list[tuple[str, str]]]:
@@ -131,13 +139,16 @@ def _route_sections(runs: Sequence[Run]) -> tuple[list[Section], list[tuple[str,
     }  # fmt: skip
     sections, problems = [], []
     for root, task in roots:
-        try:
-            found = comparison(root, task)
-            table, figures = route_table(found, root), route_figures(found, root)
-        except (NasTransferError, KeyError, TypeError, ValueError) as error:
-            problems.append((str(root), f"routes on {task} are not compared: {' '.join(str(error).split())}"))
-            continue
-        sections.append(Section(table.title, root, (), (table,), tuple(figures)))
+        for finished_only in (False, True):
+            try:
+                found = comparison(root, task, finished_only=finished_only)
+                table, figures = route_table(found, root), route_figures(found, root)
+            except (NasTransferError, KeyError, TypeError, ValueError) as error:
+                whether = "not compared" if finished_only else "compared so far as they are finished"
+                problems.append((str(root), f"routes on {task} are {whether}: {' '.join(str(error).split())}"))
+                continue
+            sections.append(Section(table.title, root, (), (table,), tuple(figures)))
+            break
     return sections, problems
 
 

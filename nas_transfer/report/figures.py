@@ -10,7 +10,7 @@ from nas_transfer.report.collect import Run
 from nas_transfer.report.plots import NUM_COLOURS, Figure, Marker, Series, chart
 from nas_transfer.report.routes import Comparison
 from nas_transfer.report.studies import SCORE, Growth, Member, StudyRecord, Told
-from nas_transfer.report.tables import again_text, unit_of, value_text
+from nas_transfer.report.tables import TaskKind, again_text, millions, total_macs, unit_of, value_text
 
 MARKERS: tuple[Marker, ...] = ("dot", "square", "triangle", "diamond")
 
@@ -70,9 +70,7 @@ def _front_figure(study: StudyRecord, cost: str, y: str, score_key: str) -> Figu
     names = {"macs": "MACs", "params": "params"}
     x_label = names.get(cost, unit_of(cost)) + (at if cost == "macs" else "")
     y_label = unit_of(y, score_key)
-    return chart(
-        f"{y_label} against {names.get(cost, cost)}", x_label, y_label, series, f"{study.run.folder}/front.json"
-    )
+    return chart(f"{y_label} against {names.get(cost, cost)}", x_label, y_label, series, "From front.json and trials/.")
 
 
 def _scaled(name: str, value: float) -> float:
@@ -115,7 +113,7 @@ def growth_figures(study: StudyRecord, grown: Growth | None) -> list[Figure]:
     ]  # fmt: skip
     if any(grown.images):
         axes.append(("training images seen", grown.images))
-    note = f"Share of the box: {grown.box}. {study.run.folder}/trials"
+    note = f"Share of the box: {grown.box}. From trials/."
     return shown(
         [
             chart(f"Hypervolume over {name}", name, "hypervolume (%)", [Series("", xs, shares, style="steps")], note)
@@ -135,13 +133,13 @@ def trust_figure(study: StudyRecord) -> Figure | None:
     steps, long_steps = trust.get("steps", "short"), trust.get("long_steps", "long")
     return chart(
         f"Scores after {steps} and after {long_steps} steps", f"score after {steps} steps (%)",
-        f"after {long_steps} steps (%)", [series], f"{study.run.folder}/trust.json",
+        f"after {long_steps} steps (%)", [series], "From trust.json.",
     )  # fmt: skip
 
 
 def training_figures(run: Run) -> list[Figure]:
     """Losses and the validation score over the steps."""
-    note = f"{run.folder}/logs"
+    note = "From logs/."
     losses = [name for name in run.curves if name.startswith("train/") and "loss" in name.rpartition("/")[2]]
     losses.sort(key=lambda name: (name != "train/loss", name))
     series = [
@@ -157,6 +155,23 @@ def training_figures(run: Run) -> list[Figure]:
             score = Series("", steps, [100 * value for value in values], style="line", colour=2)
             found.append(chart("Validation score", "step", f"{name.removeprefix('val/')} (%)", [score], note))
     return shown(found)
+
+
+def net_figure(kind: TaskKind, nets: Sequence[Run]) -> Figure | None:
+    """Scores of fine-tuned nets against their cost, a colour for each task."""
+    series = []
+    for place, task in enumerate(dict.fromkeys(net.task for net in nets)):
+        own = [net for net in nets if net.task == task]
+        scores = [100 * (net.result or {})["score"] for net in own]
+        macs = [total_macs(net) for net in own]
+        titles = [
+            f"{score:.2f} %, {millions(cost)} M MACs\n{net.folder}\n{arch_words((net.result or {})['arch'])}"
+            for net, score, cost in zip(own, scores, macs)
+        ]
+        look: dict[str, Any] = {"colour": place % NUM_COLOURS + 1, "marker": MARKERS[place % len(MARKERS)]}
+        series.append(Series(task, macs, scores, titles=titles, **look))
+    label = f"{kind.score} (%)"
+    return chart(f"{label} against MACs", "MACs, all parts", label, series, "From each run's result.json.")
 
 
 def route_figures(found: Comparison, folder: Any) -> list[Figure]:

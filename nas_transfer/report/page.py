@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,6 @@ from nas_transfer.report.tables import Table, csv_text
 
 TEMPLATE = "page.html.j2"
 PAGE_FILE, MARKDOWN_FILE, CSV_FILE = "report.html", "report.md", "report.csv"
-NUMBER = re.compile(r"[+-]?[\d.]+$")
 
 
 def write_report(folder: Path, report: Report, runs: Sequence[Run]) -> list[Path]:
@@ -41,7 +39,6 @@ def html(report: Report) -> str:
         lstrip_blocks=True,
     )
     environment.filters["markup"] = Markup  # for what the figures escaped themselves
-    environment.tests["number"] = lambda text: NUMBER.match(text) is not None
     return environment.get_template(TEMPLATE).render(report=report, made=_made())
 
 
@@ -58,7 +55,7 @@ def markdown(report: Report) -> str:
         parts += _titled(report.problems)
     if report.nets:
         parts.append("## Fine-tuned nets")
-        for table in report.nets:
+        for table in (table for section in report.nets for table in section.tables):
             parts += _titled(table, "###")
     for section in report.routes:
         parts += [f"## {section.title}", *(table.markdown() for table in section.tables)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -218,9 +218,8 @@ def _predictor(folder: Path) -> tuple[str, str] | None:
 def growth(study: StudyRecord) -> Growth | None:
     """How the hypervolume grew; None before the first score.
 
-    The box is the search's own: score 0 to 1, costs 0 to the largest arch's. `result.json` does not state the latter;
-    it follows from the hypervolume there, of which it is the one unknown. Without a result, or with several unknowns,
-    costs end at the largest told.
+    The box is the search's own, from 0 to the ends that ``result.json`` states. An older one does not: a single cost's
+    end then follows from its hypervolume. Without a result, or with several costs, they end at the largest told.
     """
     names = tuple(study.directions)
     scored = [trial for trial in study.told if trial.values]
@@ -228,16 +227,7 @@ def growth(study: StudyRecord) -> Growth | None:
         return None
     factors = np.asarray(signs(list(study.directions.values())))
     points = np.asarray([[trial.values[name] for name in names] for trial in scored]) * factors
-    # A maximised objective runs from 0 up to its end, which is then the ideal.
-    ends = np.asarray([1.0 if name == SCORE else abs(points[:, place]).max() for place, name in enumerate(names)])
-    share = ((study.run.result or {}).get("search") or {}).get("hypervolume")
-    box = "costs from 0 to the largest told so far"
-    unknown = [place for place, name in enumerate(names) if name != SCORE and factors[place] > 0]
-    if is_number(share) and len(unknown) == 1:
-        end = _solved_end(points, factors, ends, unknown[0], float(share))
-        if end is not None:
-            ends[unknown[0]] = end
-            box = f"{names[unknown[0]]} from 0 to {end:.6g}, the end of result.json's hypervolume"
+    ends, whose = _ends(study, points, factors)
     ideal, reference = _corners(factors, ends)
     if not (reference > ideal).all():
         return None
@@ -253,12 +243,33 @@ def growth(study: StudyRecord) -> Growth | None:
         shares.append(current)
     seconds = study.before[0] + np.cumsum([trial.seconds for trial in study.told])
     images = study.before[1] + np.cumsum([trial.images for trial in study.told])
-    scale = "score from 0 to 100 %, " if SCORE in names else ""
-    return Growth(tuple(shares), tuple(seconds.tolist()), tuple(images.tolist()), scale + box)
+    box = ", ".join(f"{name} from 0 to {_short(end)}" for name, end in zip(names, ends.tolist(), strict=True))
+    return Growth(tuple(shares), tuple(seconds.tolist()), tuple(images.tolist()), f"{box} ({whose})")
+
+
+def _ends(study: StudyRecord, points: np.ndarray, factors: np.ndarray) -> tuple[np.ndarray, str]:
+    """Where the box ends in each objective (M,), and whose ends these are."""
+    names = tuple(study.directions)
+    search = (study.run.result or {}).get("search") or {}
+    stated, share = search.get("ends"), search.get("hypervolume")
+    if isinstance(stated, dict) and all(is_number(stated.get(name)) for name in names):
+        return np.asarray([float(stated[name]) for name in names]), "as in result.json"
+    ends = np.asarray([1.0 if name == SCORE else abs(points[:, place]).max() for place, name in enumerate(names)])
+    costs = [place for place, name in enumerate(names) if name != SCORE]
+    if is_number(share) and len(costs) == 1 and factors[costs[0]] > 0:
+        end = _solved_end(points, factors, ends, costs[0], float(share))
+        if end is not None:
+            ends[costs[0]] = end
+            return ends, "as in result.json"
+    return ends, "the largest told so far"
+
+
+def _short(value: float) -> str:
+    return f"{value / 1e6:.3f} M" if value >= 1e6 else f"{value:.5g}"
 
 
 def _corners(factors: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ideal and reference point (M,) each, minimised."""
+    """Ideal and reference point (M,) each, minimised: a maximised objective runs from 0 to its end, then the ideal."""
     return np.where(factors < 0, -ends, 0.0), np.where(factors < 0, 0.0, ends)
 
 
@@ -279,9 +290,3 @@ def _solved_end(points: np.ndarray, factors: np.ndarray, ends: np.ndarray, place
         return None
     end = offset / denominator
     return end if np.isfinite(end) and end >= ends[place] * (1 - 1e-9) else None
-
-
-def front_points(study: StudyRecord, x: str, y: str) -> tuple[Sequence[float], Sequence[float]]:
-    """The front's values of two objectives, in the order of the first."""
-    ordered = sorted((member.values[x], member.values[y]) for member in study.members)
-    return [point[0] for point in ordered], [point[1] for point in ordered]

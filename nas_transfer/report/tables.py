@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from nas_transfer.space import short_id
 
 SECONDS_PER_DAY, SECONDS_PER_HOUR = 86400, 3600
 NONE = "—"
+NUMBER = re.compile(r"[+-]?\d[\d.]*(e[+-]?\d+)?$")
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,14 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
+
+    @property
+    def numeric(self) -> tuple[bool, ...]:
+        """Which columns hold nothing but numbers."""
+        return tuple(
+            any(map(NUMBER.match, column)) and all(cell == NONE or NUMBER.match(cell) for cell in column)
+            for column in zip(*self.rows)
+        ) or (False,) * len(self.columns)
 
     def markdown(self) -> str:
         """As a Markdown table with its note."""
@@ -79,22 +89,20 @@ def kind_of(run: Run) -> TaskKind:
     return KINDS.get(str(run.config.get("task.build._target_")).rpartition(".")[2], OTHER_KIND)
 
 
-def net_tables(runs: Sequence[Run]) -> list[Table]:
-    """One table for each kind of task, one row for each finished fine-tuned net, by cost."""
-    nets = [run for run in runs if run.is_net]
-    tables = []
-    for kind in [*KINDS.values(), OTHER_KIND]:
-        own = sorted((net for net in nets if kind_of(net) == kind), key=_total_macs)
-        if own:
-            tables.append(_net_table(kind, own))
-    return tables
+def nets_by_kind(runs: Sequence[Run]) -> list[tuple[TaskKind, list[Run]]]:
+    """The finished fine-tuned nets of each kind of task that has some, by cost."""
+    nets = sorted((run for run in runs if run.is_net), key=total_macs)
+    groups = [(kind, [net for net in nets if kind_of(net) == kind]) for kind in [*KINDS.values(), OTHER_KIND]]
+    return [(kind, own) for kind, own in groups if own]
 
 
-def _total_macs(net: Run) -> float:
+def total_macs(net: Run) -> float:
+    """A finished run's multiply-accumulates, of all parts."""
     return float((net.result or {})["costs"]["macs"]["total"])
 
 
-def _net_table(kind: TaskKind, nets: Sequence[Run]) -> Table:
+def net_table(kind: TaskKind, nets: Sequence[Run]) -> Table:
+    """The document's table of one kind of task, a row for each net."""
     columns = ["Dataset", "Model", "config"]
     columns += [kind.size] if kind.size else []
     columns += ["Lr schd"] if kind.schedule else []
@@ -108,15 +116,16 @@ def _net_table(kind: TaskKind, nets: Sequence[Run]) -> Table:
         parts.add(" + ".join(part for part in macs if part != "total") if counted == "total" else counted)
         size = input_size(result)
         sizes.add(size)
-        row = [dataset(net), model(net, kind), shown_path(net.folder / ".hydra" / "config.yaml")]
+        row = [dataset(net), model(net, kind), file_in(net, ".hydra/config.yaml")]
         row += [size] if kind.size else []
         row += [schedule(net)] if kind.schedule else []
         row += [millions(macs[counted]), percent(result["score"]), consuming_time(result)]
-        row += [shown_path(net.folder / WEIGHTS_FILE), shown_path(net.folder / "log.txt"), str(net.folder)]
+        row += [file_in(net, WEIGHTS_FILE), file_in(net, "log.txt"), str(net.folder)]
         rows.append(tuple(row))
     note = (
         f"FLOPs are multiply-accumulates, as in the literature, of {' or '.join(sorted(parts))} at "
-        f"{', '.join(sorted(sizes))} (height x width). Scores are those of the validation split."
+        f"{', '.join(sorted(sizes))} (height x width). Scores are those of the validation split. Files lie "
+        "in the run's folder."
     )
     return Table(kind.title, tuple(columns), tuple(rows), note)
 
@@ -147,7 +156,7 @@ def schedule(run: Run) -> str:
         return NONE
     accumulate = config.get("task.recipe.accumulate") or 1
     steps = round(result["images_seen"] / (batch * accumulate * result["devices"]))
-    return f"{steps} ({batch * accumulate * result['devices']} images each)"
+    return f"{steps} steps of {batch * accumulate * result['devices']}"
 
 
 def consuming_time(result: Any) -> str:
@@ -167,9 +176,9 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 2 * SECONDS_PER_HOUR else f"{seconds / SECONDS_PER_HOUR:.1f} h"
 
 
-def shown_path(path: Path) -> str:
-    """A file's path, or that there is none."""
-    return str(path) if path.is_file() else f"missing: {path.name}"
+def file_in(run: Run, name: str) -> str:
+    """A file of a run's folder, or that it is missing."""
+    return name if (run.folder / name).is_file() else f"{name} is missing"
 
 
 def millions(value: float) -> str:
@@ -254,7 +263,7 @@ def front_table(study: StudyRecord, score_key: str) -> Table:
         if again:
             row += [again_text(member), ", ".join(f"trial {number}" for number in member.alike) or NONE]
         rows.append(tuple(row))
-    note = f"Scores on the search split. {study.run.folder}/front.json; arch files: {study.run.folder}/archs"
+    note = "Scores on the search split. From front.json; arch files, ready for arch=: archs/trial_*.yaml"
     return Table("Front", tuple(columns), tuple(rows), note)
 
 
@@ -300,8 +309,12 @@ def route_table(found: Comparison, folder: Path) -> Table:
 
 
 def problem_table(problems: Sequence[tuple[str, str]]) -> Table:
-    """(path, what is missing or broken)."""
-    return Table("Unfinished, missing or broken", ("run", "what"), tuple(problems))
+    """From (path, what is missing or broken), one row for each path."""
+    by_path: dict[str, list[str]] = {}
+    for path, what in problems:
+        by_path.setdefault(path, []).append(what)
+    rows = tuple((path, "; ".join(dict.fromkeys(own))) for path, own in by_path.items())
+    return Table("Unfinished, missing or broken", ("run", "what"), rows)
 
 
 CSV_COLUMNS = (
