@@ -116,7 +116,8 @@ def make_report(folders: Sequence[Path], without: Sequence[str] = ()) -> tuple[R
         f"{len(studies)} studies."
     )
     report = Report(
-        summary, problem_table(problems) if problems else None, tuple(_net_section(kind, nets) for kind, nets in nets_by_kind(runs)), tuple(routes),
+        summary, problem_table(problems) if problems else None,
+        tuple(_net_section(kind, nets) for kind, nets in nets_by_kind(runs)), tuple(routes),
         tuple(_study_section(study) for study in studies if study.directions), ledger(runs),
         inherited_table(found) if found else None, tuple(_run_section(run) for run in runs),
     )  # fmt: skip

@@ -160,7 +160,8 @@ def training_figures(run: Run) -> list[Figure]:
 def net_figure(kind: TaskKind, nets: Sequence[Run]) -> Figure | None:
     """Scores of fine-tuned nets against their cost, a colour for each task."""
     series = []
-    for place, task in enumerate(dict.fromkeys(net.task for net in nets)):
+    tasks = list(dict.fromkeys(net.task for net in nets))
+    for place, task in enumerate(tasks):
         own = [net for net in nets if net.task == task]
         scores = [100 * (net.result or {})["score"] for net in own]
         macs = [total_macs(net) for net in own]
@@ -169,7 +170,7 @@ def net_figure(kind: TaskKind, nets: Sequence[Run]) -> Figure | None:
             for net, score, cost in zip(own, scores, macs)
         ]
         look: dict[str, Any] = {"colour": place % NUM_COLOURS + 1, "marker": MARKERS[place % len(MARKERS)]}
-        series.append(Series(task, macs, scores, titles=titles, **look))
+        series.append(Series(task if len(tasks) > 1 else "", macs, scores, titles=titles, **look))
     label = f"{kind.score} (%)"
     return chart(f"{label} against MACs", "MACs, all parts", label, series, "From each run's result.json.")
 
