@@ -46,7 +46,7 @@ def write_run(folder: Path, stage: str, task: str, **changes: Any) -> Path:
     config = {
         "stage.name": stage, "task.name": task, "task.build._target_": f"nas_transfer.tasks.{kind}", "arch": "max",
         "data.root": "data/shapes_coco", "data.batch_size": 8, "task.recipe.accumulate": 1, "seed": 3,
-        "supernet.name": "tiny", "supernet.stages": [{"name": "mb1", "depth": [1, 3]}, {"name": "mb2", "depth": [1, 3]}],
+        "supernet.name": "tiny", "supernet.stages": [{"name": "mb1"}, {"name": "mb2"}],
         "trainer.max_steps": 50,
     }  # fmt: skip
     command = [f"stage={stage}", f"task={task}", "name=<b>&"]
