@@ -112,8 +112,8 @@ def make_report(folders: Sequence[Path], without: Sequence[str] = ()) -> tuple[R
     problems += [(str(path), reason) for path, reason in unread]
     finished = sum(run.result is not None for run in runs)
     summary = (
-        f"{len(runs)} runs, {finished} of them finished; {sum(run.is_net for run in runs)} fine-tuned nets, "
-        f"{len(studies)} studies."
+        f"Runs: {len(runs)}, finished: {finished}, fine-tuned nets: {sum(run.is_net for run in runs)}, "
+        f"studies: {len(studies)}."
     )
     report = Report(
         summary, problem_table(problems) if problems else None,
@@ -243,7 +243,7 @@ def _cost_text(result: Any) -> str:
 
 
 def _spent_text(result: Any) -> str:
-    text = f"{result['seconds']:.0f} s ({duration(result['seconds'])}), {result['gpu_hours']:.3g} GPU-hours"
+    text = f"{duration(result['seconds'])} ({result['seconds']:.1f} s), {result['gpu_hours']:.3g} GPU-hours"
     if result["images_seen"]:
         text += f", {result['images_seen']} images seen x {result['passes_per_image']} archs"
     return text

@@ -242,8 +242,9 @@ def inherited_table(found: Sequence[Ancestor]) -> Table:
         cost = "not counted above" if one.counted_in is None else f"counted above: {one.counted_in}"
         first = str(one.heirs[0]) + (f" and {len(one.heirs) - 1} more" if len(one.heirs) > 1 else "")
         licence = one.licence or "this program's own"
-        rows.append((one.file, one.stage or "public weights", licence, cost, one.format, one.sha256[:12], first))
-    columns = ("file", "made by", "licence", "cost", "format", "sha256", "inherited by")
+        made_by = one.stage or "public weights"
+        rows.append((Path(one.file).name, made_by, licence, cost, one.format, one.sha256[:12], first, one.file))
+    columns = ("file", "made by", "licence", "cost", "format", "sha256", "inherited by", "path")
     return Table(
         "Inherited", columns, tuple(rows), "What training these files cost is no part of the runs that start from them."
     )

@@ -22,7 +22,8 @@ def run(cfg: DictConfig, folder: Path) -> None:
     report, runs = make_report(folders, without)
     for path in write_report(folder, report, runs):
         print(path)
-    print(f"{report.summary}{'' if report.problems is None else f' {len(report.problems.rows)} things are missing.'}")
+    unusable = 0 if report.problems is None else len(report.problems.rows)
+    print(f"{report.summary}{f' Unfinished, missing or broken: {unusable}.' if unusable else ''}")
 
 
 def places_of(cfg: DictConfig) -> list[str]:

@@ -213,7 +213,7 @@ def test_the_command_makes_the_report_anew_without_torch_and_names_what_holds_no
     assert report().stdout.splitlines()[:3] == first.stdout.splitlines()[:3]
     (page,) = runs.glob("report/report-*/report.html")
     assert "77.00" in page.read_text()
-    assert "7 runs" in first.stdout
+    assert "Runs: 7, finished: 5" in first.stdout
     refused = report("runs_in=[nowhere/*]")
     assert refused.returncode == 2
     assert refused.stderr.startswith("error: expected run folders in nowhere/*, got none")
