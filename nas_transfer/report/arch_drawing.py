@@ -43,6 +43,8 @@ def stages_of(arch: Mapping[str, Any], table: Sequence[Mapping[str, Any]] | None
     widths = arch.get("width")
     if not isinstance(depths, list) or not isinstance(widths, list) or len(widths) != len(depths) + 2:
         return None
+    if not all(isinstance(width, int) and width > 0 for width in widths):
+        return None
     kernels = _by_stage(arch.get("kernel_size"), depths, table)
     expands = _by_stage(arch.get("expand_ratio"), depths, table)
     if kernels is None or expands is None:

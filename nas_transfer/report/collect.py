@@ -164,7 +164,7 @@ def _how_far(folder: Path, stage: str, manifest: Content, curves: Mapping[str, A
 def read_json(path: Path, problems: list[str]) -> dict[str, Any] | None:
     """A JSON mapping, or None and a problem."""
     try:
-        content = json.loads(path.read_text())
+        content = parse_json(path.read_text())
     except FileNotFoundError:
         problems.append(f"{path.name} is missing")
         return None
@@ -177,28 +177,51 @@ def read_json(path: Path, problems: list[str]) -> dict[str, Any] | None:
     return content
 
 
+def parse_json(text: str) -> Any:
+    """JSON whose numbers are all finite; raises ValueError."""
+    return json.loads(text, parse_float=_finite, parse_constant=_finite)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"a number is {text}")
+    return value
+
+
+def are_costs(costs: Any) -> bool:
+    """Whether a mapping holds totals of macs and params, and the input size that they are stated for."""
+    if not isinstance(costs, dict) or not isinstance(costs.get("input_size"), list):
+        return False
+    parts = [costs.get("macs"), costs.get("params")]
+    return all(isinstance(own, dict) and "total" in own and all(map(is_number, own.values())) for own in parts)
+
+
 def _fault(result: Content) -> str | None:
     """What makes a result unusable, None if nothing does."""
     for key in ("stage", "task"):
         if not isinstance(result.get(key), str):
             return f"has no {key}"
+    for key in ("score", "arch"):
+        if key not in result:
+            return f"has no {key}"
     for key in ("seconds", "devices", "gpu_hours", "images_seen", "passes_per_image", "seed"):
         if not is_number(result.get(key)):
             return f"has no number as {key}"
-    if not (result.get("score") is None or is_number(result["score"])):
+    if not _number_or_none(result["score"]):
         return "has a score that is no number"
-    for key in ("metrics", "costs"):
-        if not isinstance(result.get(key), dict):
-            return f"has no {key}"
-    if not (result.get("arch") is None or isinstance(result["arch"], dict)):
+    if not (result["arch"] is None or isinstance(result["arch"], dict)):
         return "has an arch that is no mapping"
-    for unit in ("macs", "params"):
-        parts = result["costs"].get(unit)
-        if not isinstance(parts, dict) or "total" not in parts or not all(map(is_number, parts.values())):
-            return f"has no total of {unit} among its costs"
-    if not isinstance(result["costs"].get("input_size"), list):
-        return "does not say the input size of its costs"
+    if not are_costs(result.get("costs")):
+        return "has no costs with totals of macs and params and their input size"
+    search = result.get("search")
+    if not (search is None or (isinstance(search, dict) and _number_or_none(search.get("hypervolume")))):
+        return "has no usable search"
     return None
+
+
+def _number_or_none(value: Any) -> bool:
+    return value is None or is_number(value)
 
 
 def is_number(value: Any) -> TypeGuard[float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,13 +10,24 @@ from typing import Any
 
 import numpy as np
 
-from nas_transfer.report.collect import STUDY_STAGES, WARM_START_FILE, Content, Run, is_number, read_json, trial_files
+from nas_transfer.report.collect import (
+    STUDY_STAGES,
+    WARM_START_FILE,
+    Content,
+    Run,
+    are_costs,
+    is_number,
+    parse_json,
+    read_json,
+    trial_files,
+)
 from nas_transfer.search.front import FRONT_FILE, share_of_hypervolume
 from nas_transfer.search.pareto import hypervolume
 from nas_transfer.search.study import signs
 from nas_transfer.search.work import JOBS, SPENT
 
 SCORE = "score"
+DIRECTIONS = {"maximize", "minimize"}
 TRUST_FILE = "trust.json"
 PREDICTOR = re.compile(r"predictor (\S+) of the first objective, cross-validated: (.+)$", re.MULTILINE)
 
@@ -118,7 +128,8 @@ def read_study(run: Run) -> StudyRecord | None:
     problems: list[str] = []
     front = read_json(run.folder / FRONT_FILE, problems)
     directions = {} if front is None else front.get("objectives")
-    if front is None or not isinstance(directions, dict) or not directions or not isinstance(front.get("front"), list):
+    known = isinstance(directions, dict) and directions and set(map(str, directions.values())) <= DIRECTIONS
+    if front is None or not isinstance(directions, dict) or not known or not isinstance(front.get("front"), list):
         problems = problems or [f"{FRONT_FILE} holds no objectives or no front"]
         return StudyRecord(run, {}, None, (), (), (0.0, 0), None, None, tuple(problems))
     members = tuple(member for entry in front["front"] if (member := _member(entry, directions)) is not None)
@@ -143,7 +154,7 @@ def _member(entry: Any, directions: Mapping[str, str]) -> Member | None:
         again = None if repeats is None else (float(repeats["mean"]), float(repeats["std"]), len(repeats["scores"]))
         alike = tuple(int(number) for number in entry.get("cannot_be_told_from", ()))
         costs, arch = entry["costs"], entry["arch"]
-        if not (isinstance(costs, dict) and isinstance(arch, dict)):
+        if not (are_costs(costs) and isinstance(arch, dict)):
             return None
         return Member(int(entry["trial"]), values, costs, arch, again, alike)
     except (AttributeError, KeyError, TypeError, ValueError):
@@ -161,7 +172,7 @@ def read_told(folder: Path, directions: Mapping[str, str], problems: list[str]) 
         given = content.get("values")
         values = given if isinstance(given, dict) and all(is_number(given.get(name)) for name in directions) else {}
         reason = content.get("reason")
-        if not values and reason is None:
+        if not values and not reason:
             reason = "no numbers as values"
         seconds, images = content.get("seconds"), content.get("images")
         found.append(
@@ -179,7 +190,7 @@ def _archs(folder: Path) -> dict[int, Content]:
     found: dict[int, Content] = {}
     for path in folder.glob(f"{JOBS}/*.json"):
         try:
-            works = json.loads(path.read_text())["works"]
+            works = parse_json(path.read_text())["works"]
             found |= {int(work["number"]): work["arch"] for work in works if isinstance(work["arch"], dict)}
         except (OSError, ValueError, KeyError, TypeError):
             continue  # it is only said beside the point
