@@ -123,8 +123,13 @@ class Arch:
 
     def short_id(self) -> str:
         """Eight hexadecimal digits that name this arch in file names, logs and reports."""
-        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:8]
+        return short_id(self.to_dict())
+
+
+def short_id(arch: Mapping[str, Any]) -> str:
+    """`Arch.short_id` of an arch's dict form, whose space need not be known."""
+    text = json.dumps(arch, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,8 @@ def test_the_check_finds_what_it_is_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["space", "supernet.table", "supernet.cost", "cli", "stages.run_directory", "report.manifest"]
+    "module",
+    ["space", "supernet.table", "supernet.cost", "cli", "stages.run_directory", "report.manifest", "report.page"],
 )
 def test_a_light_module_does_not_load_torch(module: str) -> None:
     code = f"import sys, nas_transfer.{module}; sys.exit('torch' in sys.modules or 'pytorch_lightning' in sys.modules)"

@@ -77,16 +77,23 @@ def chosen_archs(run: Path, count: int) -> list[Path]:
     return [run / members[place]["file"] for place in places]
 
 
-def comparison(runs: Path, task: str) -> Comparison:
+def comparison(runs: Path, task: str, *, finished_only: bool = False) -> Comparison:
     """What `compare_routes.sh` left: nets are runs ``finetune/TASK/ROUTE-SEED-PLACE``.
+
+    Args:
+        finished_only: leave out a route's seed of which a net has no result.
 
     Raises:
         RunError: a run without a result, naming it.
     """
     nets: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
+    folders: dict[tuple[str, int], list[Path]] = defaultdict(list)
     for folder in sorted((runs / "finetune" / task).glob("*-*-*")):
         letters, number, _ = folder.name.split("-")
-        nets[letters, int(number)].append(_read(folder / RESULT_FILE))
+        folders[letters, int(number)].append(folder)
+    for key, own in folders.items():
+        if not finished_only or all((folder / RESULT_FILE).is_file() for folder in own):
+            nets[key] = [_read(folder / RESULT_FILE) for folder in own]
     if not nets:
         raise RunError(f"expected retrained nets in {runs / 'finetune' / task}, got none")
     reference = REFERENCE_COST * max(net["costs"]["macs"]["total"] for found in nets.values() for net in found)
@@ -102,8 +109,8 @@ def comparison(runs: Path, task: str) -> Comparison:
         route.images[seed] = sum(result["images_seen"] for result in before)
         route.passes[seed] = sum(result["images_seen"] * result["passes_per_image"] for result in before)
         route.seconds[seed] = sum(result["seconds"] for result in before)
-    key = next(iter(nets.values()))[0]["score_key"]
-    return Comparison(task, key, reference, dict(sorted(routes.items())))
+    score_key = next(iter(nets.values()))[0]["score_key"]
+    return Comparison(task, score_key, reference, dict(sorted(routes.items())))
 
 
 def markdown(found: Comparison) -> str:

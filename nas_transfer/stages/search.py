@@ -141,7 +141,7 @@ class _Search:
         """
         if not front.trials:
             return None
-        ends = [self.reference(name, place) for place, name in enumerate(front.names)]
+        ends = list(self.ends(front).values())
         factors = signs(front.directions)
         # A maximised objective runs from 0 up to its end, which is then the ideal.
         ideal = np.asarray([factor * end if factor < 0 else 0.0 for factor, end in zip(factors, ends, strict=True)])
@@ -149,6 +149,10 @@ class _Search:
         if not (reference > ideal).all():
             return None
         return share_of_hypervolume(front.points, ideal, reference)
+
+    def ends(self, front: Front) -> dict[str, float]:
+        """The largest value of each objective, where the box ends."""
+        return {name: self.reference(name, place) for place, name in enumerate(front.names)}
 
     def reference(self, name: str, place: int) -> float:
         """The largest value of an objective, the score's being 1."""
@@ -197,7 +201,7 @@ class _Search:
             search={
                 "trials": len(self.study), "failed": len(self.study.failures()),
                 "left_out": self.study.num_left_out(), "front": len(front.trials),
-                "hypervolume": self.hypervolume(front), "picked": picked.number,
+                "hypervolume": self.hypervolume(front), "ends": self.ends(front), "picked": picked.number,
                 "objectives": self.study.directions, "images_before": before.images,
                 "validation": None if validation is None else validation.to_dict(),
             },

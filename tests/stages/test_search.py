@@ -17,6 +17,8 @@ from hydra import compose, initialize_config_dir
 import nas_transfer.cli  # noqa: F401  registers the resolvers and the sweeper
 from nas_transfer.errors import ConfigError, RunError
 from nas_transfer.paths import conf_dir
+from nas_transfer.report.collect import read_run
+from nas_transfer.report.studies import growth, read_study
 from nas_transfer.search.objectives.base import Candidate
 from nas_transfer.search.work import Job, Work, trial_file, write_outcome
 from nas_transfer.space import resolve_arch
@@ -234,6 +236,14 @@ def test_limits_that_have_to_be_measured_leave_candidates_out_before_they_are_sc
         "outside search.constraints.memory_mb" in outcome["reason"] and not outcome["metrics"] for outcome in out
     )
     assert all(outcome["values"]["memory_mb"] <= 3 for outcome in outcomes.values() if not outcome["left_out"])
+    # The report's curve, from the files alone, ends where the search says.
+    study = read_study(read_run(tmp_path))
+    assert study is not None
+    found = growth(study)
+    assert found is not None
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert found.shares[-1] == pytest.approx(result["search"]["hypervolume"], rel=1e-12)
+    assert (len(found.shares), found.seconds[-1]) == (12, pytest.approx(result["seconds"]))
 
 
 def test_constraints_are_kept_or_refused_before_anything_is_evaluated(tmp_path: Path, supernet: Path) -> None:

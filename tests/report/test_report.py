@@ -1,0 +1,243 @@
+"""The report of made-up runs: complete, true to their files, self-contained, and never stopped by a broken one."""
+
+import csv
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from nas_transfer.errors import ConfigError
+from nas_transfer.report.collect import find_runs
+from nas_transfer.report.content import make_report
+from nas_transfer.report.page import write_report
+from nas_transfer.report.plots import axis_of
+from tests.conftest import REPOSITORY
+from tests.report.run_folders import arch, costs, write, write_run, write_study
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """A supernet, its study, nets of three kinds, one run that is unfinished, and one that is broken."""
+    write_run(tmp_path / "finetune/shapes_det/net", "finetune", "shapes_det")
+    write_run(tmp_path / "finetune/shapes_det/super", "finetune", "shapes_det", arch=None, passes_per_image=4)
+    write_run(tmp_path / "finetune/shapes_pose/net", "finetune", "shapes_pose", score=0.6608, gpu_hours=0.0, devices=2)
+    write_run(tmp_path / "finetune/shapes_seg/net", "finetune", "shapes_seg", score=0.6945, score_key="miou")
+    write_run(tmp_path / "finetune/shapes_det/half", "finetune", "shapes_det", result=None)
+    write(write_run(tmp_path / "finetune/shapes_det/broken", "finetune", "shapes_det") / "result.json", '{"stage": 1')
+    write_study(tmp_path / "search/shapes_det/a")
+    return tmp_path
+
+
+def made(*places: Path) -> tuple[str, str, list[dict[str, str]]]:
+    """Page, Markdown, and rows of the CSV."""
+    folder = places[0] / "report" / "own"
+    folder.mkdir(parents=True, exist_ok=True)
+    page, markdown, table = write_report(folder, *make_report(*find_runs([str(place) for place in places], folder)))
+    with table.open(newline="") as stream:
+        return page.read_text(), markdown.read_text(), list(csv.DictReader(stream))
+
+
+class Balanced(HTMLParser):
+    """Fails where an element is closed that is not open; collects the titles of points."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.titles: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "title":
+            self.titles.append(data)
+
+
+def test_the_tables_have_the_documents_columns_and_the_results_figures(runs: Path) -> None:
+    page, markdown, rows = made(runs)
+    assert (
+        "| Dataset | Model | config | Lr schd | Flops(M) | mAP (%) | Consuming time | trained model | log |" in markdown
+    )
+    assert "| Dataset | Model | config | Input Size | Flops(M) | AP (%) | Consuming time |" in markdown
+    assert "| Dataset | Model | config | Crop Size | Lr schd | Flops(M) | mIoU (%) | Consuming time |" in markdown
+    figures = ("123.456", "41.24", "66.08", "69.45", "8 GPUs x 0.5 days", "2 CPU processes x 0.5 days", "6 steps of 64")
+    for text in figures:
+        assert text in page
+        assert text in markdown
+    assert "| 92.592 |" in markdown  # a pose net's FLOPs are its body's, as in the document
+    net = next(row for row in rows if row["run"] == str(runs / "finetune/shapes_det/net"))
+    assert (net["score"], net["macs"], net["devices"], net["seed"]) == ("0.41237", "123456000.0", "8", "3")
+    assert {row["run"] for row in rows}.isdisjoint(
+        {str(runs / f"finetune/shapes_det/{name}") for name in ("half", "broken")}
+    )
+
+
+def test_the_page_needs_nothing_else_and_escapes_what_runs_say(runs: Path) -> None:
+    page, _, _ = made(runs)
+    assert not re.search(r"https?://|\bsrc=|<script|url\(|@import|<link", page)
+    assert "name=&lt;b&gt;&amp;" in page
+    parser = Balanced()
+    parser.feed(page)
+    assert parser.open == []
+    picked = next(title for title in parser.titles if "picked" in title)
+    assert "MACs (M) at 96x128" in picked
+    assert f"tiny {arch(int(picked.split()[1].strip(','))).short_id()}" in picked
+
+
+def test_unfinished_and_broken_runs_are_listed_with_what_is_missing(runs: Path) -> None:
+    (runs / "finetune/shapes_pose/net/run.json").unlink()
+    _, markdown, _ = made(runs)
+    problems = markdown.partition("## Unfinished")[2].partition("\n## ")[0]
+    assert (
+        f"| {runs}/finetune/shapes_det/half | unfinished: result.json is missing; the log ends at step 20 of 50 |"
+        in problems
+    )
+    assert re.search(r"det/broken \| result.json cannot be read", problems)
+    assert re.search(r"pose/net \| run.json is missing", problems)
+
+
+@pytest.mark.parametrize(
+    "name", ["result.json", "run.json", "front.json", "trust.json", "warm_start.spent.json", "weights.pt"]
+)
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"config": 3, "front": [1], "objectives": {"score": "maximize"}}']
+)
+def test_no_file_stops_the_report(tmp_path: Path, name: str, content: str) -> None:
+    folder = write_study(tmp_path / "runs/proxy/shapes_det/a", "proxy")
+    write(folder / name, content)
+    _, markdown, _ = made(tmp_path)
+    assert str(folder) in markdown
+
+
+def test_costs_are_summed_by_stage_and_what_was_inherited_stands_apart(runs: Path) -> None:
+    public = {
+        "file": "lite0.pth",
+        "sha256": "f" * 64,
+        "format": "efficientnet_lite",
+        "licence": "Apache-2.0",
+        "stage": "",
+    }
+    own = {"file": "super/weights.pt", "sha256": "e" * 64, "format": "nas_transfer/2", "stage": "finetune"}
+    chain = [public | {"config_sha256": ""}, own | {"config_sha256": "super"}]
+    torch.save({"provenance": chain, "body": {"x": torch.ones(2)}}, runs / "finetune/shapes_det/net/weights.pt")
+    _, markdown, _ = made(runs)
+    ledger = markdown.partition("## Cost by stage")[2]
+    assert "| shapes_det | finetune, supernets | 1 | 400 | 1600 | 43200 | 96 |" in ledger
+    assert "| shapes_det | finetune, nets | 1 | 400 | 400 | 43200 | 96 |" in ledger
+    inherited = markdown.partition("## Inherited")[2]
+    assert "| lite0.pth | public weights | Apache-2.0 | not counted above |" in inherited
+    assert f"counted above: {runs}/finetune/shapes_det/super" in inherited
+
+
+def test_trust_repeats_predictor_and_pictures_are_shown(runs: Path) -> None:
+    study = runs / "search/shapes_det/a"
+    quality = {"tau": 0.52, "rho": 0.61, "low": -0.1, "high": 0.9, "count": 3}
+    trust = {"steps": 20, "long_steps": 80, "trials": [1, 2, 3], "short": [0.1, 0.2, 0.3], "long": [0.2, 0.4, 0.3]}
+    write(study / "trust.json", trust | {"quality": quality})
+    write(study / "log.txt", "[x] predictor ridge of the first objective, cross-validated: Kendall's tau 0.44\n")
+    text = (study / "front.json").read_text()
+    again = '"repeats": {"scores": [0.5, 0.7], "mean": 0.6, "std": 0.1414}, "cannot_be_told_from": [7], "costs"'
+    write(study / "front.json", text.replace('"costs"', again, 1))
+    (runs / "finetune/shapes_det/net/overlays").mkdir()
+    Image.new("RGB", (900, 300)).save(runs / "finetune/shapes_det/net/overlays/1.png")
+    page, markdown, _ = made(runs)
+    assert "Kendall's tau 0.52 (95 % interval -0.10 to 0.90)" in markdown
+    assert "no better than chance" in markdown
+    assert "ridge, cross-validated in its last batch: Kendall's tau 0.44" in markdown
+    assert "60.00 ± 14.14 (2 seeds) | trial 7 |" in markdown
+    assert 'href="data:image/jpeg;base64,' in page
+    assert not re.search(r"\bsrc=", page)
+
+
+def test_routes_are_compared_as_far_as_their_nets_are_finished(tmp_path: Path) -> None:
+    root = tmp_path / "compare-shapes_det"
+    for route, place, score in (("A", 0, 0.5), ("A", 1, 0.4), ("C", 0, 0.6)):
+        folder = root / f"finetune/shapes_det/{route}-0-{place}"
+        write_run(folder, "finetune", "shapes_det", score=score, costs=costs(1e8 / (1 + place)))
+    write_run(root / "search/shapes_det/A-0", "search", "shapes_det", images_seen=1600)
+    write_run(root / "proxy/shapes_det/C-0", "proxy", "shapes_det", images_seen=160)
+    assert "| C | 160 | 160 | 43200 | 60.0 |" in made(tmp_path)[1]
+    (root / "finetune/shapes_det/C-0-0/result.json").unlink()
+    _, markdown, _ = made(tmp_path)
+    assert "| A | 1600 | 1600 | 43200 | 50.0 |" in markdown
+    assert "| C |" not in markdown
+    assert "compared so far as they are finished" in markdown
+
+
+def test_places_are_folders_and_patterns_and_none_with_a_run_is_an_error(runs: Path) -> None:
+    found, without = find_runs([str(runs / "finetune/*/net"), str(runs / "search"), str(runs / "nothing")])
+    assert [str(path.relative_to(runs)) for path in found] == [
+        "finetune/shapes_det/net", "finetune/shapes_pose/net", "finetune/shapes_seg/net", "search/shapes_det/a",
+    ]  # fmt: skip
+    assert without == [str(runs / "nothing")]
+    with pytest.raises(ConfigError, match=r"expected run folders in .*nothing, got none"):
+        find_runs([str(runs / "nothing")])
+
+
+@pytest.mark.parametrize(
+    "values", [[0.0], [5.0, 5.0], [1e-9, 2e-9], [0.1, 0.9], [-3, 4], [1e6, 1.6e8], [1e15, 1e15 + 1]]
+)
+def test_an_axis_holds_its_values_and_has_ticks(values: list[float]) -> None:
+    axis = axis_of(values, 0, 300, 5)
+    assert all(0 <= axis.at(value) <= 300 for value in values)
+    assert 2 <= len(axis.ticks()) <= 12
+
+
+def test_the_command_makes_the_report_anew_without_torch_and_names_what_holds_no_run(runs: Path) -> None:
+    code = (
+        "import sys; from nas_transfer.cli import main\n"
+        "sys.argv = ['nas_transfer', 'stage=report', *sys.argv[1:]]\n"
+        "main(); sys.exit(3 if 'torch' in sys.modules else 0)"
+    )
+
+    def report(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", code, f"runs={runs}", *arguments]
+        return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+
+    first = report()
+    assert first.returncode == 0, first.stderr
+    write_run(runs / "finetune/shapes_det/later", "finetune", "shapes_det", score=0.77)
+    assert report().stdout.splitlines()[:3] == first.stdout.splitlines()[:3]
+    (page,) = runs.glob("report/report-*/report.html")
+    assert "77.00" in page.read_text()
+    assert "Runs: 7, finished: 5" in first.stdout
+    refused = report("runs_in=[nowhere/*]")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: expected run folders in nowhere/*, got none")
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium on this machine")
+def test_a_browser_shows_the_page_no_wider_than_a_phone(runs: Path, tmp_path: Path) -> None:
+    made(runs)
+    page = runs / "report/own/report.html"
+    command = [
+        "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync",
+        f"--user-data-dir={tmp_path / 'browser'}",
+    ]  # fmt: skip
+    # A window is at least 500 wide, so a script that only the test adds narrows the body, and says how far it reaches.
+    script = """
+        document.body.style = 'margin: 0; width: 390px';
+        for (const one of document.querySelectorAll('details')) one.open = true;
+        const shown = [...document.querySelectorAll('body *')].filter(one => !one.closest('.scroll table'));
+        document.title = Math.ceil(Math.max(...shown.map(one => one.getBoundingClientRect().right)));
+    """
+    page.write_text(page.read_text().replace("</body>", f"<script>{script}</script></body>"))
+    done = subprocess.run([*command, "--dump-dom", f"file://{page}"], capture_output=True, text=True, timeout=120)
+    width = re.search(r"<title>(\d+)</title>", done.stdout)
+    assert width is not None, done.stderr
+    assert int(width.group(1)) <= 390
+    assert "Fine-tuned nets" in done.stdout
