@@ -116,6 +116,10 @@ class Task(pl.LightningModule):
     def input_size(self, arch: Arch) -> tuple[int, int]:
         """Height and width at which this task states an arch's cost."""
 
+    def resize_factor(self, height: int, width: int) -> float:
+        """The scale at which an image of this size enters the network; 1 where it is cropped instead."""
+        return 1.0
+
     @abstractmethod
     def head_costs(self, arch: Arch) -> dict[str, Cost]:
         """The costs of what follows the body, by part (``neck``, ``head``), at `input_size`."""

@@ -186,6 +186,10 @@ class DetectionTask(Task):
         """min_size x max_size, as the literature states detection costs (800 x 1333), for every arch."""
         return self.detector.min_size, self.detector.max_size
 
+    def resize_factor(self, height: int, width: int) -> float:
+        """The short side becomes min_size, unless the long one then exceeds max_size."""
+        return min(self.detector.min_size / min(height, width), self.detector.max_size / max(height, width))
+
     def head_costs(self, arch: Arch) -> dict[str, Cost]:
         """``neck`` (FPN) and ``head`` (RPN on five levels, box head on `proposals_test` proposals)."""
         channels = self.table.feature_channels(arch)
