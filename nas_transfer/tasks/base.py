@@ -24,6 +24,7 @@ import torch
 import torch.distributed as distributed
 from torch import Tensor, nn
 
+from nas_transfer.data.module import Vocabulary
 from nas_transfer.data.randomness import stable_seed
 from nas_transfer.errors import ArchError
 from nas_transfer.space import Arch
@@ -31,6 +32,7 @@ from nas_transfer.supernet.calibrate import recalibrate_batch_norm
 from nas_transfer.supernet.cost import Cost, CostTotals, totals_by_group
 from nas_transfer.supernet.ops import ElasticBatchNorm2d, copy_slices
 from nas_transfer.supernet.protocol import SupernetTable
+from nas_transfer.tasks.prediction import Prediction
 from nas_transfer.tasks.recipe import ArchSampling, Recipe
 
 Batch = dict[str, Any]
@@ -111,6 +113,10 @@ class Task(pl.LightningModule):
     @abstractmethod
     def forward_batch(self, batch: Batch) -> Any:
         """Run the network on an evaluation batch for its outputs, or only for its BatchNorm inputs."""
+
+    @abstractmethod
+    def predict_image(self, batch: Batch, image_id: int, vocabulary: Vocabulary) -> Prediction:
+        """What a subnet says of one image, given as a batch by the data's `prediction_batch`."""
 
     @abstractmethod
     def input_size(self, arch: Arch) -> tuple[int, int]:
