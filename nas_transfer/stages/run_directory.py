@@ -97,7 +97,7 @@ def trained_config(weights: str | None) -> DictConfig | None:
 
 
 def trained_task(weights: str | None) -> str:
-    """Resolver of ``${trained_task:<weights>}``: the task of the run that left these weights, ``unknown`` without one."""
+    """Resolver of ``${trained_task:<weights>}``: the task of the run with these weights, ``unknown`` without one."""
     cfg = trained_config(weights)
     return "unknown" if cfg is None else str(cfg.task.name)
 
