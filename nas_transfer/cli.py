@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from nas_transfer.errors import ConfigError, NasTransferError
 from nas_transfer.paths import conf_dir
 from nas_transfer.report.manifest import RESULT_FILE, write_json_atomically
-from nas_transfer.stages.run_directory import log_to, open_run, run_name
+from nas_transfer.stages.run_directory import log_to, open_run, run_name, trained_task
 from nas_transfer.sweeper import register
 
 EXIT_BAD_INPUT = 2
@@ -32,6 +32,7 @@ EXIT_INTERRUPTED = 130
 
 register()
 OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+OmegaConf.register_new_resolver("trained_task", trained_task, replace=True)
 logger = logging.getLogger(__name__)
 
 

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
+from nas_transfer.data.images import read_image
 from nas_transfer.errors import DataError
 
 Record = dict[str, Any]  # one JSON object of the file
@@ -101,22 +103,26 @@ def find_part(
     )
 
 
-def read_coco(path: Path, *, need_masks: bool, skip_empty_boxes: bool) -> CocoFile:
+def read_coco(path: Path, *, need_masks: bool, skip_empty_boxes: bool, refused: list[str] | None = None) -> CocoFile:
     """Read and check a COCO instances file.
 
     Args:
         path: the JSON file.
         need_masks: every annotation must have a segmentation.
         skip_empty_boxes: leave annotations without area out (COCO's own train2017 has two, ids 918 and 2206849).
+        refused: collects a sentence for each annotation that cannot be used, which is left out instead of raised.
 
     Raises:
         DataError: no JSON, not COCO, an unknown category or image, a box without area, a missing or unusable
             segmentation; one sentence that names the file and the annotation id.
     """
-    return check_coco(path, load_coco(path), need_masks=need_masks, skip_empty_boxes=skip_empty_boxes)
+    content = load_coco(path)
+    return check_coco(path, content, need_masks=need_masks, skip_empty_boxes=skip_empty_boxes, refused=refused)
 
 
-def check_coco(path: Path, content: Record, *, need_masks: bool, skip_empty_boxes: bool) -> CocoFile:
+def check_coco(
+    path: Path, content: Record, *, need_masks: bool, skip_empty_boxes: bool, refused: list[str] | None = None
+) -> CocoFile:
     """Check the content of the file at `path`; see `read_coco`. Keypoints are kept as they are."""
     categories = _read_categories(path, content["categories"])
     images = _read_images(path, content["images"])
@@ -127,28 +133,57 @@ def check_coco(path: Path, content: Record, *, need_masks: bool, skip_empty_boxe
     for annotation in content["annotations"]:
         where = where_is(path, annotation)
         position = position_of_image.get(_integer(annotation.get("image_id")))
-        if position is None:
-            raise DataError(
-                f"expected the image_id of {where} to be one of the file's {len(images)} images, "
-                f"got {annotation.get('image_id')!r}: remove the annotation or list its image."
-            )
-        if _integer(annotation.get("category_id")) not in category_ids:
-            raise DataError(
-                f"expected the category_id of {where} to be one of the file's categories {sorted(category_ids)[:10]}, "
-                f"got {annotation.get('category_id')!r}: correct it or list the category."
-            )
-        problem = _box_problem(annotation.get("bbox"), images[position])
-        if problem and not (skip_empty_boxes and is_box(annotation.get("bbox"))):
-            raise DataError(
-                f"expected a box with an area inside the image for {where}, got {problem}: "
-                "correct it, or leave such annotations out with data.skip_empty_boxes=true."
-            )
-        if problem:
-            num_skipped += 1
+        try:
+            if position is None:
+                raise DataError(
+                    f"expected the image_id of {where} to be one of the file's {len(images)} images, "
+                    f"got {annotation.get('image_id')!r}: remove the annotation or list its image."
+                )
+            complete = _checked(annotation, images[position], where, category_ids, need_masks, skip_empty_boxes)
+        except DataError as error:
+            if refused is None:
+                raise
+            refused.append(str(error))
             continue
-        per_image[position].append(_complete(annotation, images[position], where, need_masks))
+        if complete is None:
+            num_skipped += 1
+        else:
+            per_image[position].append(complete)
     _number(per_image)
     return CocoFile(path, categories, images, tuple(tuple(records) for records in per_image), num_skipped)
+
+
+def _checked(
+    annotation: Record, image: ImageEntry, where: str, category_ids: set[int], need_masks: bool, skip_empty_boxes: bool
+) -> Record | None:
+    """An annotation with all keys, None for one without area that is to be left out; DataError for an unusable one."""
+    if _integer(annotation.get("category_id")) not in category_ids:
+        raise DataError(
+            f"expected the category_id of {where} to be one of the file's categories {sorted(category_ids)[:10]}, "
+            f"got {annotation.get('category_id')!r}: correct it or list the category."
+        )
+    problem = _box_problem(annotation.get("bbox"), image)
+    if not problem:
+        return _complete(annotation, image, where, need_masks)
+    if skip_empty_boxes and is_box(annotation.get("bbox")):
+        return None
+    raise DataError(
+        f"expected a box with an area inside the image for {where}, got {problem}: "
+        "correct it, or leave such annotations out with data.skip_empty_boxes=true."
+    )
+
+
+def read_listed(folder: Path, entry: ImageEntry) -> torch.Tensor:
+    """An image of the file: uint8 (3, H, W); DataError for a broken one, or one of another size than listed."""
+    path = folder / entry.file_name
+    image = read_image(path, follow_exif=False)
+    if tuple(image.shape[-2:]) != (entry.height, entry.width):
+        raise DataError(
+            f"expected {path} to be {entry.width}x{entry.height} as its annotation file says, "
+            f"got {image.shape[-1]}x{image.shape[-2]}: correct the file (annotations refer to the stored pixels, "
+            "not to the EXIF orientation)."
+        )
+    return image
 
 
 def require_same_categories(train: CocoFile, val: CocoFile) -> None:

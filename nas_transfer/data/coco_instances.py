@@ -21,11 +21,13 @@ from nas_transfer.data.coco_annotations import (
     decode_mask,
     find_part,
     read_coco,
+    read_listed,
     require_same_categories,
 )
 from nas_transfer.data.drawing import Picture, draw_instances
-from nas_transfer.data.images import read_image, usable_images
-from nas_transfer.data.module import Batch, DownstreamData, Draw, Parts, Sample
+from nas_transfer.data.images import usable_images
+from nas_transfer.data.inspection import Contents, Inventory, found_parts
+from nas_transfer.data.module import Batch, DownstreamData, Draw, Parts, Sample, Vocabulary
 from nas_transfer.data.randomness import seeded_call
 from nas_transfer.data.sampler import SampleKey
 from nas_transfer.data.split import search_split
@@ -92,14 +94,7 @@ class InstanceImages(Dataset[Sample]):
 
     def __getitem__(self, key: SampleKey) -> Sample:
         entry = self.entries[key.index]
-        path = self.folder / entry.file_name
-        image = read_image(path, follow_exif=False)
-        if tuple(image.shape[-2:]) != (entry.height, entry.width):
-            raise DataError(
-                f"expected {path} to be {entry.width}x{entry.height} as its annotation file says, "
-                f"got {image.shape[-1]}x{image.shape[-2]}: correct the file (annotations refer to the stored pixels, "
-                "not to the EXIF orientation)."
-            )
+        image = read_listed(self.folder, entry)
         target = self._target(key.index)
         if self.transform is not None:
             image, target = seeded_call(self.transform, self.seed, key.epoch, entry.image_id, image, target)
@@ -200,6 +195,11 @@ class CocoInstancesData(DownstreamData):
         return [category.coco_id for category in self._categories]
 
     @property
+    def vocabulary(self) -> Vocabulary:
+        """The categories."""
+        return Vocabulary(self.class_names, tuple(self.category_ids))
+
+    @property
     def val_ground_truth(self) -> COCO:
         """pycocotools ground truth of exactly the images that `val_dataloader` gives."""
         self.require_parts()
@@ -214,6 +214,27 @@ class CocoInstancesData(DownstreamData):
         target = sample["target"]
         labels = [label - 1 for label in target["labels"].tolist()]
         return draw_instances(sample["image"], target["boxes"], labels, self.class_names, target.get("masks"))
+
+    def inventories(self) -> dict[str, Inventory]:
+        """Every image that the annotation files list; crowds are no objects."""
+        return {part: self._inventory(paths) for part, paths in found_parts(self._find, self.given).items()}
+
+    def _inventory(self, paths: PartPaths) -> Inventory:
+        refused: list[str] = []
+        file = read_coco(paths.annotations, need_masks=self.with_masks, skip_empty_boxes=False, refused=refused)
+        images = self._images(file, np.arange(len(file.images)), paths, training=False)
+
+        def look(position: int) -> tuple[torch.Tensor, Contents]:
+            sample = images[SampleKey(position, 0)]
+            target = sample["target"]
+            single = target["iscrowd"].numpy() == 0
+            areas = target["masks"].sum((1, 2)) if self.with_masks else target["area"]
+            boxes = np.asarray([record["bbox"] for record in file.annotations[position]]).reshape(-1, 4)
+            labels = target["labels"].numpy()[single] - 1
+            return sample["image"], Contents(labels, boxes[single], areas.numpy()[single])
+
+        names = tuple(category.name for category in file.categories)
+        return Inventory(names, [entry.file_name for entry in file.images], look, refused)
 
     @property
     def search_ground_truth(self) -> COCO:

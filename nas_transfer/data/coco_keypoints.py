@@ -11,11 +11,12 @@ import torch
 from pycocotools.coco import COCO
 from torch.utils.data import Dataset
 
-from nas_transfer.data.coco_annotations import CocoFile, PartPaths, Record, find_part
+from nas_transfer.data.coco_annotations import CocoFile, PartPaths, Record, find_part, read_listed
 from nas_transfer.data.drawing import Picture, draw_keypoints
-from nas_transfer.data.images import read_image, usable_images
+from nas_transfer.data.images import usable_images
+from nas_transfer.data.inspection import Contents, Inventory, found_parts
 from nas_transfer.data.keypoint_annotations import KeypointFile, Skeleton, read_boxes, read_keypoints, read_skeleton
-from nas_transfer.data.module import Batch, DownstreamData, Draw, Parts, Sample
+from nas_transfer.data.module import Batch, DownstreamData, Draw, Parts, Sample, Vocabulary
 from nas_transfer.data.pose_crops import PoseAugmentation, box_crop, cut, inverse, move
 from nas_transfer.data.randomness import seeded_call
 from nas_transfer.data.sampler import SampleKey
@@ -127,13 +128,7 @@ class PersonCrops(Dataset[Sample]):
     def __getitem__(self, key: SampleKey) -> Sample:
         persons, index = self.persons, key.index
         entry = self.images[persons.entries[index]]
-        path = self.folder / entry.file_name
-        image = read_image(path, follow_exif=False)
-        if tuple(image.shape[-2:]) != (entry.height, entry.width):
-            raise DataError(
-                f"expected {path} to be {entry.width}x{entry.height} as its annotation file says, "
-                f"got {image.shape[-1]}x{image.shape[-2]}: correct the file."
-            )
+        image = read_listed(self.folder, entry)
         sample_id = int(persons.sample_ids[index])
         keypoints = persons.keypoints[index]
         crop = box_crop(persons.boxes[index].tolist(), self.input_size, self.padding)
@@ -273,6 +268,50 @@ class CocoKeypointsData(DownstreamData):
         body = self.skeleton
         visible = [flag > 0 for flag in sample["visible"].tolist()]
         return draw_keypoints(sample["image"], sample["keypoints"], visible, body.edges, body.flip_pairs)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The keypoints, and the limbs between them."""
+        skeleton = self.skeleton
+        return Vocabulary(skeleton.names, (self._category_id,), skeleton.edges, skeleton.flip_pairs)
+
+    def prediction_batch(self, image: torch.Tensor, boxes: Sequence[Record]) -> Batch:
+        """The crops of these boxes."""
+        samples = []
+        for number, record in enumerate(boxes):
+            to_image = box_crop(record["bbox"], self.input_size, self.padding).to_image(self.input_size)
+            samples.append(
+                {
+                    "image": cut(image, to_image, self.input_size),
+                    "keypoints": torch.zeros(self.num_classes, 2),
+                    "visible": torch.zeros(self.num_classes),
+                    "to_image": torch.from_numpy(to_image),
+                    "image_id": 0,
+                    "area": float(record["bbox"][2] * record["bbox"][3]),
+                    "box_score": float(record["score"]),
+                    "sample_id": number,
+                }
+            )
+        return stack_persons(samples)
+
+    def inventories(self) -> dict[str, Inventory]:
+        """Every image that the annotation files list; persons without a labelled keypoint and crowds do not count."""
+        return {part: self._inventory(paths) for part, paths in found_parts(self._find, self.given).items()}
+
+    def _inventory(self, paths: PartPaths) -> Inventory:
+        refused: list[str] = []
+        keypoint_file = read_keypoints(paths.annotations, refused)
+        file, names = keypoint_file.file, tuple(str(name) for name in keypoint_file.category["keypoints"])
+        persons = annotated_persons(file, len(names))
+        starts = np.searchsorted(persons.entries, np.arange(len(file.images) + 1))  # they come image by image
+
+        def look(position: int) -> tuple[torch.Tensor, Contents]:
+            own = slice(starts[position], starts[position + 1])
+            labelled = persons.keypoints[own, :, 2] > 0
+            contents = Contents(np.nonzero(labelled)[1], persons.boxes[own], persons.areas[own], labelled.sum(1))
+            return read_listed(paths.images, file.images[position]), contents
+
+        return Inventory(names, [entry.file_name for entry in file.images], look, refused)
 
     def setup(self, stage: str = "fit") -> None:
         """Read and check the annotation files, cut the search split and build the ground truths."""

@@ -13,6 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 TILE = 320
 """Side in pixels of the square that a picture is made to fit."""
+LEAST_OVERLAY, MOST_OVERLAY = 640, 1280
+"""Bounds of the longer side of a picture that stands alone."""
 CAPTION = 16
 GAP = 8
 LEGEND_WIDTH, LEGEND_HEIGHT = 160, 20
@@ -29,7 +31,7 @@ class Picture:
     """A drawn sample.
 
     Attributes:
-        image: RGB, the longer side `TILE`.
+        image: RGB, the longer side `TILE` or as asked for.
         caption: one line below it.
         legend: the meaning of its colours.
     """
@@ -45,17 +47,31 @@ def class_colour(label: int) -> Colour:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def fit(image: torch.Tensor) -> tuple[Image.Image, float]:
-    """An image, uint8 (3, H, W), scaled so that its longer side is `TILE`, and the factor."""
+def fit(image: torch.Tensor, side: int = TILE) -> tuple[Image.Image, float]:
+    """An image, uint8 (3, H, W), scaled so that its longer side is `side`, and the factor."""
     height, width = image.shape[1:]
-    factor = TILE / max(height, width)
+    factor = side / max(height, width)
     picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
     return picture.resize(_scaled((width, height), factor), _filter(factor)), factor
+
+
+def overlay_side(image: torch.Tensor) -> int:
+    """The longer side at which a picture of its own shows an image: its own within bounds, to keep texts legible."""
+    return min(max(*image.shape[1:], LEAST_OVERLAY), MOST_OVERLAY)
 
 
 def draw_class(image: torch.Tensor, name: str) -> Picture:
     """An image with its class below."""
     return Picture(fit(image)[0], name)
+
+
+def draw_texts(image: torch.Tensor, texts: Sequence[str], side: int = TILE) -> Picture:
+    """An image with lines of text in its corner."""
+    picture, _ = fit(image, side)
+    painter = ImageDraw.Draw(picture)
+    for number, text in enumerate(texts):
+        _text(painter, (4, 4 + 14 * number), text)
+    return Picture(picture, "")
 
 
 def draw_instances(
@@ -64,22 +80,29 @@ def draw_instances(
     labels: Sequence[int],
     names: Sequence[str],
     masks: torch.Tensor | None = None,
+    scores: Sequence[float] | None = None,
+    side: int = TILE,
 ) -> Picture:
     """An image with boxes (N, 4) xyxy in its pixels, each with its class, and masks uint8 (N, H, W) below them.
 
     Args:
         labels: of the N objects, places in `names`.
+        scores: of the N objects, written beside their classes.
+        side: of the picture, the longer one.
     """
-    picture, factor = fit(image)
+    picture, factor = fit(image, side)
+    texts = [names[label] for label in labels]
+    if scores is not None:
+        texts = [f"{text} {score:.2f}" for text, score in zip(texts, scores, strict=True)]
     if masks is not None:
         for mask, label in zip(masks, labels, strict=True):
             picture = _tint(picture, mask.numpy() > 0, class_colour(label), factor)
     painter = ImageDraw.Draw(picture)
-    for box, label in zip(boxes.tolist(), labels, strict=True):
+    for box, label, text in zip(boxes.tolist(), labels, texts, strict=True):
         left, top, right, bottom = (factor * value for value in box)
         colour = class_colour(label)
         painter.rectangle([left, top, max(left, right - 1), max(top, bottom - 1)], outline=colour, width=2)
-        _text(painter, (left + 3, top + 2), names[label])
+        _text(painter, (left + 3, top + 2), text)
     return Picture(picture, f"{len(labels)} object{'s' * (len(labels) != 1)}")
 
 
@@ -92,7 +115,34 @@ def draw_keypoints(
 ) -> Picture:
     """An image with the labelled ones of its keypoints (K, 2), x and y in its pixel-index frame, coloured by side."""
     picture, factor = fit(image)
-    painter = ImageDraw.Draw(picture)
+    _draw_body(ImageDraw.Draw(picture), factor, keypoints, visible, edges, flip_pairs)
+    legend = {"left": LEFT, "right": RIGHT, "neither": MIDDLE}
+    return Picture(picture, f"{sum(visible)} of {len(visible)} keypoints", legend)
+
+
+def draw_persons(
+    image: torch.Tensor,
+    persons: Sequence[torch.Tensor],
+    visible: Sequence[Sequence[bool]],
+    edges: Sequence[tuple[int, int]],
+    flip_pairs: Sequence[tuple[int, int]],
+    side: int = TILE,
+) -> Picture:
+    """An image with the keypoints (K, 2) of several persons, as `draw_keypoints` draws those of one."""
+    picture, factor = fit(image, side)
+    for keypoints, seen in zip(persons, visible, strict=True):
+        _draw_body(ImageDraw.Draw(picture), factor, keypoints, seen, edges, flip_pairs)
+    return Picture(picture, f"{len(persons)} person{'s' * (len(persons) != 1)}")
+
+
+def _draw_body(
+    painter: ImageDraw.ImageDraw,
+    factor: float,
+    keypoints: torch.Tensor,
+    visible: Sequence[bool],
+    edges: Iterable[tuple[int, int]],
+    flip_pairs: Iterable[tuple[int, int]],
+) -> None:
     places = [tuple(((value + 0.5) * factor - 0.5) for value in point) for point in keypoints.tolist()]
     colours = [MIDDLE] * len(places)
     for left, right in flip_pairs:
@@ -104,13 +154,11 @@ def draw_keypoints(
     for (x, y), colour, seen in zip(places, colours, visible, strict=True):
         if seen:
             painter.ellipse([x - 4, y - 4, x + 4, y + 4], fill=colour, outline=(0, 0, 0))
-    legend = {"left": LEFT, "right": RIGHT, "neither": MIDDLE}
-    return Picture(picture, f"{sum(visible)} of {len(visible)} keypoints", legend)
 
 
-def draw_label_map(image: torch.Tensor, labels: torch.Tensor, names: Sequence[str]) -> Picture:
+def draw_label_map(image: torch.Tensor, labels: torch.Tensor, names: Sequence[str], side: int = TILE) -> Picture:
     """An image under its label map (H, W), places in `names`; other labels, which are ignored, show the image alone."""
-    picture, factor = fit(image)
+    picture, factor = fit(image, side)
     found = [int(label) for label in labels.unique() if label < len(names)]
     for label in found:
         picture = _tint(picture, (labels == label).numpy(), class_colour(label), factor)

@@ -9,8 +9,9 @@ import torch
 from torch.utils.data import Dataset
 
 from nas_transfer.data.drawing import Picture, draw_class
-from nas_transfer.data.images import IMAGE_SUFFIXES, read_image, usable_images
-from nas_transfer.data.module import Batch, DownstreamData, Draw, Parts, Sample
+from nas_transfer.data.images import image_files, read_image, usable_images
+from nas_transfer.data.inspection import Contents, Inventory
+from nas_transfer.data.module import Batch, DownstreamData, Draw, Parts, Record, Sample, Vocabulary
 from nas_transfer.data.randomness import seeded_call
 from nas_transfer.data.sampler import SampleKey
 from nas_transfer.data.split import search_split
@@ -115,16 +116,48 @@ class ImageFolderData(DownstreamData):
         """The image with its class."""
         return draw_class(sample["image"], self.class_names[sample["label"]])
 
-    def setup(self, stage: str = "fit") -> None:
-        """List the files and cut the search split; nothing is read unless `skip_broken`."""
-        if self.parts is not None:
-            return
-        has_train = self.train_folder.is_dir()
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The classes."""
+        return Vocabulary(self.class_names, tuple(range(self.num_classes)))
+
+    def read(self, path: Path) -> torch.Tensor:
+        """The image as the network sees it: upright, resized and cropped."""
+        return self.eval_transform(read_image(path, follow_exif=True))
+
+    def prediction_batch(self, image: torch.Tensor, boxes: Sequence[Record]) -> Batch:
+        """The image alone, stacked."""
+        return {"images": image[None]}
+
+    def inventories(self) -> dict[str, Inventory]:
+        """Every image of every class folder."""
+        folders = self._folders()
+        names = self._find_classes(next(iter(folders.values())))
+        return {part: self._inventory(folder, names) for part, folder in folders.items()}
+
+    def _inventory(self, folder: Path, names: tuple[str, ...]) -> Inventory:
+        paths, labels = _list_part(folder, names, every_class=False)
+
+        def look(position: int) -> tuple[torch.Tensor, Contents]:
+            return read_image(paths[position], follow_exif=True), Contents(labels[position : position + 1])
+
+        return Inventory(names, paths, look)
+
+    def _folders(self) -> dict[str, Path]:
+        """The folders of train, if there is one, and val; DataError without val."""
         if not self.val_folder.is_dir():
             raise DataError(
                 f"expected one folder per class in {self.val_folder}, got no such folder: "
                 "set data.root and data.val_folder."
             )
+        train = {"train": self.train_folder} if self.train_folder.is_dir() else {}
+        return train | {"val": self.val_folder}
+
+    def setup(self, stage: str = "fit") -> None:
+        """List the files and cut the search split; nothing is read unless `skip_broken`."""
+        if self.parts is not None:
+            return
+        has_train = "train" in self._folders()
         self._class_names = self._find_classes(self.train_folder if has_train else self.val_folder)
         val_paths, val_labels = _list_part(self.val_folder, self._class_names, every_class=False)
         val = self._images(val_paths, val_labels, self._usable(val_paths), self.eval_transform)
@@ -178,7 +211,7 @@ def _list_part(folder: Path, class_names: Sequence[str], *, every_class: bool) -
     paths: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(class_names):
-        files = _list_images(folder / name)
+        files = image_files(folder / name)
         if every_class and not files:
             raise DataError(f"expected images in {folder / name}, got none: add images or remove the folder.")
         paths += files
@@ -186,12 +219,3 @@ def _list_part(folder: Path, class_names: Sequence[str], *, every_class: bool) -
     if not paths:
         raise DataError(f"expected images in the class folders of {folder}, got none.")
     return paths, np.asarray(labels, dtype=np.int64)
-
-
-def _list_images(folder: Path) -> list[str]:
-    return sorted(
-        os.path.join(parent, name)
-        for parent, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
-    )

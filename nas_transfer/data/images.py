@@ -49,6 +49,16 @@ def read_image(path: str | Path, *, follow_exif: bool) -> torch.Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
+def image_files(folder: Path) -> list[str]:
+    """All image files in a folder and those below it, sorted."""
+    return sorted(
+        os.path.join(parent, name)
+        for parent, _, names in os.walk(folder, followlinks=True)
+        for name in names
+        if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
+    )
+
+
 def usable_images(paths: Sequence[Path], *, skip_broken: bool) -> list[int]:
     """Positions of the images that can be used, checked once before training.
 

@@ -53,8 +53,10 @@ class KeypointFile:
     category: Record
 
 
-def read_keypoints(path: Path) -> KeypointFile:
+def read_keypoints(path: Path, refused: list[str] | None = None) -> KeypointFile:
     """Read and check a COCO keypoint file; annotations of other categories are left out.
+
+    Where `refused` is given, it collects a sentence for each person that cannot be used instead of raising it.
 
     A box that is missing or empty becomes the extent of the labelled keypoints; a person without either is left out.
 
@@ -74,9 +76,15 @@ def read_keypoints(path: Path) -> KeypointFile:
     annotations = []
     for annotation in content["annotations"]:
         if annotation.get("category_id") == category.get("id"):
-            annotations.append(_complete(annotation, length, path))
+            try:
+                annotations.append(_complete(annotation, length, path))
+            except DataError as error:
+                if refused is None:
+                    raise
+                refused.append(str(error))
     chosen = content | {"annotations": annotations, "categories": [category]}
-    return KeypointFile(check_coco(path, chosen, need_masks=False, skip_empty_boxes=True), category)
+    file = check_coco(path, chosen, need_masks=False, skip_empty_boxes=True, refused=refused)
+    return KeypointFile(file, category)
 
 
 def _complete(annotation: Record, length: int, path: Path) -> Record:

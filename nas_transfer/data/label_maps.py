@@ -13,7 +13,8 @@ from torch.utils.data import Dataset
 
 from nas_transfer.data.drawing import Picture, draw_label_map
 from nas_transfer.data.images import IMAGE_SUFFIXES, UNREADABLE, first_missing, read_image, usable_images
-from nas_transfer.data.module import Batch, DownstreamData, Draw, Parts, Sample
+from nas_transfer.data.inspection import Contents, Inventory, found_parts
+from nas_transfer.data.module import Batch, DownstreamData, Draw, Parts, Sample, Vocabulary
 from nas_transfer.data.randomness import seeded_call
 from nas_transfer.data.sampler import SampleKey
 from nas_transfer.data.segmentation_transforms import IGNORE_LABEL, SegmentationTrain
@@ -284,6 +285,27 @@ class LabelMapsData(DownstreamData):
     def num_classes(self) -> int:
         """Number of classes C."""
         return len(self._class_names)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The classes, with their ids in the label files."""
+        ids = [int(np.flatnonzero(self.table.lookup == label)[0]) for label in range(self.num_classes)]
+        return Vocabulary(self._class_names, tuple(ids))
+
+    def inventories(self) -> dict[str, Inventory]:
+        """Every image with its label image."""
+        return {part: self._inventory(files) for part, files in found_parts(self._find, self.given).items()}
+
+    def _inventory(self, files: PartFiles) -> Inventory:
+        maps = self._maps(files, np.arange(len(files.images)), None)
+
+        def look(position: int) -> tuple[torch.Tensor, Contents]:
+            sample = maps[SampleKey(position, 0)]
+            counts = np.bincount(sample["labels"].flatten().numpy(), minlength=_NUM_IDS)
+            pixels = np.append(counts[: self.num_classes], counts[self.num_classes :].sum())
+            return sample["image"], Contents(np.flatnonzero(pixels[:-1]), pixels=pixels)
+
+        return Inventory(self._class_names, [str(path) for path in files.images], look)
 
     def task_arguments(self) -> dict[str, Any]:
         """The class names, for scores per class."""

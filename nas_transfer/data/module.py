@@ -13,13 +13,33 @@ from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from nas_transfer.data.drawing import Picture
+from nas_transfer.data.images import read_image
+from nas_transfer.data.inspection import Inventory
 from nas_transfer.data.randomness import stable_seed
 from nas_transfer.data.sampler import ResumableBatchSampler, SampleKey, StreamBatchSampler
 from nas_transfer.errors import ConfigError, DataError
 
 Sample = dict[str, Any]
 Batch = dict[str, Any]
+Record = dict[str, Any]
 Draw = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What the numbers that a network predicts stand for.
+
+    Attributes:
+        names: of the classes, or of the keypoints.
+        ids: of the classes in the annotation or label files; of keypoints, that of their one category.
+        edges: pairs of keypoints between which a limb is drawn.
+        flip_pairs: indices of left and right keypoints.
+    """
+
+    names: tuple[str, ...]
+    ids: tuple[int, ...]
+    edges: tuple[tuple[int, int], ...] = ()
+    flip_pairs: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -103,6 +123,30 @@ class DownstreamData(LightningDataModule):
     @abstractmethod
     def draw_sample(self, sample: Sample) -> Picture:
         """A picture of a training sample with its annotations, for people to check them."""
+
+    @property
+    @abstractmethod
+    def vocabulary(self) -> Vocabulary:
+        """The meaning of predictions."""
+
+    @abstractmethod
+    def inventories(self) -> dict[str, Inventory]:
+        """All of train (the search split included) and val as they are on disk, whatever is broken; needs no `setup`.
+
+        Raises:
+            DataError: a part or an annotation file that cannot be found or read at all.
+        """
+
+    def read(self, path: Path) -> torch.Tensor:
+        """An image that is no part of the data set, as evaluation reads its own: uint8 (3, H, W)."""
+        return read_image(path, follow_exif=False)
+
+    def prediction_batch(self, image: torch.Tensor, boxes: Sequence[Record]) -> Batch:
+        """One image that `read` gave, as a batch of `val_dataloader` without annotations.
+
+        `boxes` are the persons that a pose task looks at: bbox [x, y, width, height] and score.
+        """
+        return {"images": [image]}
 
     def preview(self, count: int) -> list[Picture]:
         """Pictures of the first `count` samples that training sees, augmented as there; all samples if there are fewer.

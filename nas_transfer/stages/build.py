@@ -116,7 +116,14 @@ def build_weights(cfg: DictConfig) -> tuple[SupernetTable, Checkpoint | None]:
 
 
 def build_data(cfg: DictConfig, arch: Arch | None, preprocessing: Preprocessing) -> Any:
-    """The data module, set up; DataError for a data set that is not as it should be.
+    """The data module, set up; DataError for a data set that is not as it should be."""
+    data = make_data(cfg, arch, preprocessing)
+    data.setup("fit")
+    return data
+
+
+def make_data(cfg: DictConfig, arch: Arch | None, preprocessing: Preprocessing) -> Any:
+    """The data module before it has looked at its files; an embedded data set is drawn.
 
     Where images are resized for classification, that is done as the weights expect it.
 
@@ -130,7 +137,6 @@ def build_data(cfg: DictConfig, arch: Arch | None, preprocessing: Preprocessing)
         options["interpolation"] = preprocessing.interpolation
     data = instantiate(options)
     data.prepare_data()
-    data.setup("fit")
     return data
 
 

@@ -10,9 +10,35 @@ from omegaconf import DictConfig
 
 from nas_transfer.errors import ConfigError
 from nas_transfer.space import LARGEST, SMALLEST, Arch
+from nas_transfer.stages.build import build_arch, build_data, build_task, build_weights
 from nas_transfer.tasks.base import Task
+from nas_transfer.tasks.checkpoint import checkpoint_arch, load_network
 
 logger = logging.getLogger(__name__)
+
+
+def load_trained(cfg: DictConfig) -> tuple[Task, Any]:
+    """The network that ``weights=`` and, of a supernet's, ``arch=`` name, and the data; a subnet's is calibrated.
+
+    Raises:
+        ConfigError: no weights, or an arch that the weights do not hold.
+        NasTransferError: data or weights that cannot be used.
+    """
+    table, checkpoint = build_weights(cfg)
+    if checkpoint is None:
+        raise ConfigError(f"expected weights=<a finished run's folder, or a file> to {cfg.stage.name}, got none")
+    wanted = build_arch(cfg, table.space)
+    arch = checkpoint_arch(checkpoint, table.space)
+    if arch is not None and wanted != arch:
+        logger.info("the weights are those of arch %s alone: arch=%s is not looked at", arch.short_id(), cfg.arch)
+    data = build_data(cfg, arch, table.preprocessing)
+    task = build_task(cfg, table, arch, data, total_steps=0)
+    load_network(task, checkpoint)
+    if arch is None and wanted is not None:
+        # One net's weights hold its own statistics, which a data set without train images must do with.
+        as_published = checkpoint.calibrated == wanted.to_dict()
+        task = task.extract(wanted) if as_published else extract_calibrated(cfg, task, wanted, data)
+    return task, data
 
 
 def evaluate_task(cfg: DictConfig, task: Task, data: Any, trainer: pl.Trainer) -> dict[str, float]:

@@ -50,8 +50,8 @@ def train(cfg: DictConfig, folder: Path) -> Result | None:
     arch = build_arch(cfg, table.space)
     data = build_data(cfg, arch, table.preprocessing)
     trainer = build_trainer(cfg, folder)
-    steps_per_epoch = _steps_per_epoch(cfg, data, trainer)
-    total_steps = _total_steps(cfg, steps_per_epoch)
+    steps_per_epoch = steps_of_epoch(cfg, data, trainer)
+    total_steps = steps_of_run(cfg, steps_per_epoch)
     total_batch = data.batch_size * trainer.world_size * cfg.task.recipe.accumulate
     _tell_of_the_batch(cfg, total_batch)
     task = build_task(cfg, table, arch, data, total_steps, total_batch)
@@ -86,7 +86,7 @@ def train(cfg: DictConfig, folder: Path) -> Result | None:
     return result
 
 
-def _steps_per_epoch(cfg: DictConfig, data: Any, trainer: pl.Trainer) -> int:
+def steps_of_epoch(cfg: DictConfig, data: Any, trainer: pl.Trainer) -> int:
     """Optimiser steps that see the data set once, or as much of it as `trainer.limit_train_batches` allows."""
     batches = data.batches_per_epoch(trainer.world_size)
     limit = cfg.trainer.limit_train_batches
@@ -95,7 +95,7 @@ def _steps_per_epoch(cfg: DictConfig, data: Any, trainer: pl.Trainer) -> int:
     return max(1, batches // cfg.task.recipe.accumulate)
 
 
-def _total_steps(cfg: DictConfig, steps_per_epoch: int) -> int:
+def steps_of_run(cfg: DictConfig, steps_per_epoch: int) -> int:
     """The run's length: whichever of `trainer.max_steps` and `trainer.max_epochs` is reached first."""
     bounds = []
     if cfg.trainer.max_steps is not None and cfg.trainer.max_steps > 0:

@@ -24,6 +24,7 @@ import torch
 import torch.distributed as distributed
 from torch import Tensor, nn
 
+from nas_transfer.data.module import Vocabulary
 from nas_transfer.data.randomness import stable_seed
 from nas_transfer.errors import ArchError
 from nas_transfer.space import Arch
@@ -32,6 +33,7 @@ from nas_transfer.supernet.cost import Cost, CostTotals, totals_by_group
 from nas_transfer.supernet.ops import ElasticBatchNorm2d, copy_slices
 from nas_transfer.supernet.protocol import SupernetTable
 from nas_transfer.tasks.deployment import Deployed, EngineNetwork, RawPixels, Run
+from nas_transfer.tasks.prediction import Prediction
 from nas_transfer.tasks.recipe import ArchSampling, Recipe
 
 Batch = dict[str, Any]
@@ -114,8 +116,16 @@ class Task(pl.LightningModule):
         """Run the network on an evaluation batch for its outputs, or only for its BatchNorm inputs."""
 
     @abstractmethod
+    def predict_image(self, batch: Batch, image_id: int, vocabulary: Vocabulary) -> Prediction:
+        """What a subnet says of one image, given as a batch by the data's `prediction_batch`."""
+
+    @abstractmethod
     def input_size(self, arch: Arch) -> tuple[int, int]:
         """Height and width at which this task states an arch's cost."""
+
+    def resize_factor(self, height: int, width: int) -> float:
+        """The scale at which an image of this size enters the network; 1 where it is cropped instead."""
+        return 1.0
 
     @abstractmethod
     def head_costs(self, arch: Arch) -> dict[str, Cost]:

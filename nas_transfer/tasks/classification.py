@@ -10,13 +10,17 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
+from nas_transfer.data.drawing import Picture, draw_texts, overlay_side
+from nas_transfer.data.module import Vocabulary
 from nas_transfer.space import Arch
 from nas_transfer.supernet.cost import Cost
 from nas_transfer.tasks.base import Batch, Task, TaskSettings
 from nas_transfer.tasks.deployment import Deployed, DeployedNetwork
 from nas_transfer.tasks.normalise import Normalise
+from nas_transfer.tasks.prediction import Prediction
 
 RESOLUTION = "resolution"
+MOST_LIKELY = 5
 
 
 class Classifier(nn.Module):
@@ -112,6 +116,21 @@ class ClassificationTask(Task):
     def forward_batch(self, batch: Batch) -> Tensor:
         """Logits of an evaluation batch."""
         return self(batch["images"])
+
+    def predict_image(self, batch: Batch, image_id: int, vocabulary: Vocabulary) -> Prediction:
+        """The most likely classes with their probabilities in ``predictions.csv``."""
+        shares = self(batch["images"])[0].float().softmax(0).cpu()
+        scores, labels = shares.topk(min(MOST_LIKELY, len(shares)))
+        best = [(vocabulary.names[label], score) for label, score in zip(labels.tolist(), scores.tolist(), strict=True)]
+        row: dict[str, Any] = {"image_id": image_id}
+        for place, (name, score) in enumerate(best, start=1):
+            row |= {f"class_{place}": name, f"score_{place}": score}
+
+        def draw(image: Tensor, threshold: float) -> Picture:
+            sure = [f"{name} {score:.2f}" for name, score in best if score >= threshold]
+            return draw_texts(image, sure or ["no class at the threshold"], overlay_side(image))
+
+        return Prediction({"predictions.csv": [row]}, draw)
 
     def update_metrics(self, batch: Batch) -> None:
         """Count a batch's correct answers."""

@@ -71,11 +71,9 @@ def to_coco_masks(
     results = []
     for image_id, output, (height, width) in zip(image_ids, outputs, sizes, strict=True):
         labels, scores = output["labels"].tolist(), output["scores"].tolist()
-        masks, boxes = output["masks"].detach().float().cpu(), output["boxes"].detach().float().cpu()
         for number, (label, score) in enumerate(zip(labels, scores, strict=True)):
-            one = slice(number, number + 1)
-            pasted = paste_masks_in_image(masks[one], boxes[one], (height, width))[0, 0] >= MASK_THRESHOLD
-            encoded = rle.encode(np.asfortranarray(pasted.numpy(), dtype=np.uint8))
+            pasted = paste_mask(output["masks"][number], output["boxes"][number], (height, width))
+            encoded = rle.encode(np.asfortranarray(pasted.numpy()))
             segmentation = {"size": [height, width], "counts": encoded["counts"].decode()}
             results.append(
                 {
@@ -84,6 +82,12 @@ def to_coco_masks(
                 }
             )  # fmt: skip
     return results
+
+
+def paste_mask(mask: Tensor, box: Tensor, size: tuple[int, int]) -> Tensor:
+    """A mask (1, M, M) of probabilities inside a box (4,) xyxy, in an image (H, W): uint8 (H, W) of 0 and 1."""
+    pasted = paste_masks_in_image(mask[None].detach().float().cpu(), box[None].detach().float().cpu(), size)
+    return (pasted[0, 0] >= MASK_THRESHOLD).to(torch.uint8)
 
 
 def evaluate_coco(

@@ -11,6 +11,7 @@ import contextlib
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from nas_transfer.data.drawing import Picture, draw_instances, overlay_side
+from nas_transfer.data.module import Vocabulary
 from nas_transfer.errors import ConfigError
 from nas_transfer.space import Arch
 from nas_transfer.supernet.cost import Cost, ModuleCost, convolution_cost, linear_cost, strided_size
@@ -28,9 +31,10 @@ from nas_transfer.supernet.ops import ElasticConv2d
 from nas_transfer.supernet.protocol import TAP_STRIDES
 from nas_transfer.supernet.table_rows import Preprocessing
 from nas_transfer.tasks.base import Batch, Task, TaskSettings
-from nas_transfer.tasks.coco_metrics import CocoResult, evaluate_coco, gather_results, to_coco_results
+from nas_transfer.tasks.coco_metrics import CocoResult, evaluate_coco, gather_results, paste_mask, to_coco_results
 from nas_transfer.tasks.deployment import Deployed, Run
 from nas_transfer.tasks.normalise import in_order
+from nas_transfer.tasks.prediction import Prediction
 
 ANCHOR_RATIOS = (0.5, 1.0, 2.0)
 ROI_SIZE = 7
@@ -178,6 +182,12 @@ class DetectionTask(Task):
         """Boxes (N, 4) xyxy in the image's own pixels, labels (N,) in 1..C and scores (N,), for each image."""
         return self.network(self.as_floats(batch["images"]))
 
+    def predict_image(self, batch: Batch, image_id: int, vocabulary: Vocabulary) -> Prediction:
+        """Boxes in ``predictions.json``."""
+        output = {name: values.cpu() for name, values in self.forward_batch(batch)[0].items()}
+        boxes = to_coco_results([image_id], [output], vocabulary.ids)
+        return Prediction({"predictions.json": boxes}, partial(draw_detections, output, vocabulary.names))
+
     def update_metrics(self, batch: Batch) -> None:
         """Predict a batch and keep the boxes."""
         self.keep(batch, self.forward_batch(batch))
@@ -198,6 +208,10 @@ class DetectionTask(Task):
     def input_size(self, arch: Arch) -> tuple[int, int]:
         """min_size x max_size, as the literature states detection costs (800 x 1333), for every arch."""
         return self.detector.min_size, self.detector.max_size
+
+    def resize_factor(self, height: int, width: int) -> float:
+        """The short side becomes min_size, unless the long one then exceeds max_size."""
+        return min(self.detector.min_size / min(height, width), self.detector.max_size / max(height, width))
 
     def head_costs(self, arch: Arch) -> dict[str, Cost]:
         """``neck`` (FPN) and ``head`` (RPN on five levels, box head on `proposals_test` proposals)."""
@@ -229,6 +243,18 @@ class _EngineDetector(nn.Module):
         """Map images (3, H, W) in the weights' channel order to torchvision's list of dictionaries."""
         raw = [in_order(image, self.preprocessing)[None] for image in images]  # either order is the other's mirror
         return [dict(zip(self.outputs, self.run(image), strict=True)) for image in raw]
+
+
+def draw_detections(output: dict[str, Tensor], names: Sequence[str], image: Tensor, threshold: float) -> Picture:
+    """An image with the boxes, and masks where there are such, of what was detected with at least this score."""
+    sure = output["scores"] >= threshold
+    boxes, scores = output["boxes"][sure], output["scores"][sure].tolist()
+    labels = [label - 1 for label in output["labels"][sure].tolist()]
+    masks = None
+    if "masks" in output and len(boxes):
+        size = (image.shape[1], image.shape[2])
+        masks = torch.stack([paste_mask(*pair, size) for pair in zip(output["masks"][sure], boxes, strict=True)])
+    return draw_instances(image, boxes, labels, names, masks, scores, overlay_side(image))
 
 
 def detector_arguments(settings: TaskSettings, sizes: DetectorSize) -> dict[str, Any]:

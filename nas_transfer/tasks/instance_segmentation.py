@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -12,12 +13,14 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import MultiScaleRoIAlign
 
+from nas_transfer.data.module import Vocabulary
 from nas_transfer.errors import ConfigError
 from nas_transfer.space import Arch
 from nas_transfer.supernet.cost import Cost, ModuleCost, convolution_cost
 from nas_transfer.tasks.base import Batch, TaskSettings
-from nas_transfer.tasks.coco_metrics import CocoResult, evaluate_coco, gather_results, to_coco_masks
-from nas_transfer.tasks.detection import ROI_LEVELS, DetectionTask, DetectorSize, detector_arguments
+from nas_transfer.tasks.coco_metrics import CocoResult, evaluate_coco, gather_results, to_coco_masks, to_coco_results
+from nas_transfer.tasks.detection import ROI_LEVELS, DetectionTask, DetectorSize, detector_arguments, draw_detections
+from nas_transfer.tasks.prediction import Prediction
 
 MASK_ROI_SIZE = 14
 MASK_CONVOLUTIONS = 4
@@ -70,6 +73,15 @@ class InstanceSegmentationTask(DetectionTask):
         if any("masks" not in target for target in batch["targets"]):
             raise ConfigError("expected masks in the data of an instance segmentation, got none: data.with_masks=true")
         return super().losses(batch, teacher)
+
+    def predict_image(self, batch: Batch, image_id: int, vocabulary: Vocabulary) -> Prediction:
+        """Boxes in ``predictions.json``, masks in ``predictions_segm.json``."""
+        output = {name: values.cpu() for name, values in self.forward_batch(batch)[0].items()}
+        image = batch["images"][0]
+        boxes = to_coco_results([image_id], [output], vocabulary.ids)
+        masks = to_coco_masks([image_id], [output], [(image.shape[1], image.shape[2])], vocabulary.ids)
+        rows = {"predictions.json": boxes, "predictions_segm.json": masks}
+        return Prediction(rows, partial(draw_detections, output, vocabulary.names))
 
     def update_metrics(self, batch: Batch) -> None:
         """Predict a batch and keep the boxes and masks."""

@@ -12,6 +12,8 @@ import torch
 import torch.distributed as distributed
 from torch import Tensor, nn
 
+from nas_transfer.data.drawing import Picture, draw_persons, overlay_side
+from nas_transfer.data.module import Vocabulary
 from nas_transfer.errors import ConfigError
 from nas_transfer.space import Arch
 from nas_transfer.supernet.cost import Cost, ModuleCost, convolution_cost, strided_size
@@ -21,6 +23,7 @@ from nas_transfer.tasks.coco_metrics import CocoResult, evaluate_coco
 from nas_transfer.tasks.deployment import Deployed, DeployedNetwork
 from nas_transfer.tasks.heatmaps import decode_heatmaps, encode_heatmaps, mirror_heatmaps, suppress_duplicates
 from nas_transfer.tasks.normalise import Normalise
+from nas_transfer.tasks.prediction import Prediction
 
 TOP_STRIDE = 32
 DECONVOLUTION_KERNEL = 4
@@ -180,18 +183,36 @@ class PoseTask(Task):
         moved = torch.einsum("bij,bkj->bki", to_image[:, :, :2], points.double()) + to_image[:, None, :, 2]
         return moved.cpu().numpy(), scores.double().cpu().numpy()
 
+    def predict_image(self, batch: Batch, image_id: int, vocabulary: Vocabulary) -> Prediction:
+        """Persons without duplicates in ``predictions.json``."""
+        persons = self._results(self._persons(batch | {"image_ids": torch.full_like(batch["image_ids"], image_id)}))
+
+        def draw(image: Tensor, threshold: float) -> Picture:
+            rows = [torch.tensor(person["keypoints"]).reshape(-1, 3) for person in persons]
+            sure = [(row[:, 2] >= threshold).tolist() for row in rows]
+            points = [row[:, :2] for row in rows]
+            return draw_persons(image, points, sure, vocabulary.edges, vocabulary.flip_pairs, overlay_side(image))
+
+        return Prediction({"predictions.json": persons}, draw)
+
     def update_metrics(self, batch: Batch) -> None:
         """Predict a batch and keep the keypoints by sample, so that a sample that two ranks see counts once."""
+        self._pending |= self._persons(batch)
+
+    def _persons(self, batch: Batch) -> dict[int, dict[str, Any]]:
+        """The keypoints of a batch's persons by sample id."""
         points, scores = self.predict(batch)
         rows = zip(
             batch["sample_ids"].tolist(), batch["image_ids"].tolist(), batch["areas"].tolist(),
             batch["box_scores"].tolist(), points, scores, strict=True,
         )  # fmt: skip
-        for sample_id, image_id, area, box_score, own_points, own_scores in rows:
-            self._pending[sample_id] = {
+        return {
+            sample_id: {
                 "image_id": image_id, "area": area, "score": box_score * self._certainty(own_scores),
                 "points": own_points, "scores": own_scores,
-            }  # fmt: skip
+            }
+            for sample_id, image_id, area, box_score, own_points, own_scores in rows
+        }  # fmt: skip
 
     def _certainty(self, scores: np.ndarray) -> float:
         """The mean score of the keypoints above the threshold, 0 without any."""

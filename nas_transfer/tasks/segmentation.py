@@ -13,6 +13,8 @@ from pycocotools import mask as rle
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
+from nas_transfer.data.drawing import Picture, draw_label_map, overlay_side
+from nas_transfer.data.module import Vocabulary
 from nas_transfer.data.segmentation_transforms import IGNORE_LABEL
 from nas_transfer.errors import ConfigError
 from nas_transfer.space import Arch
@@ -22,6 +24,7 @@ from nas_transfer.tasks.base import Batch, Task, TaskSettings
 from nas_transfer.tasks.deeplab import DeepLab, DeepLabSize, deeplab_cost
 from nas_transfer.tasks.deployment import TOP_STRIDE, Deployed, DeployedNetwork, Run
 from nas_transfer.tasks.normalise import Normalise
+from nas_transfer.tasks.prediction import Prediction
 
 
 @dataclass(frozen=True)
@@ -160,6 +163,15 @@ class SegmentationTask(Task):
         if self.evaluation.mode == "whole":
             return _enlarge(self.network(self.normalise(image[None])), size)[0].argmax(0)
         return slide(lambda part: self.network(self.normalise(part)), image, self.evaluation)[0].argmax(0)
+
+    def predict_image(self, batch: Batch, image_id: int, vocabulary: Vocabulary) -> Prediction:
+        """A label image."""
+        labels = self.predict(batch["images"][0]).cpu()
+
+        def draw(image: Tensor, threshold: float) -> Picture:
+            return draw_label_map(image, labels, vocabulary.names, overlay_side(image))
+
+        return Prediction({}, draw, np.asarray(vocabulary.ids, dtype=np.uint8)[labels.numpy()])
 
     def update_metrics(self, batch: Batch) -> None:
         """Predict a batch and count its pixels."""

@@ -1,0 +1,229 @@
+"""What is in a data set on disk, image by image: decoded once, counted, and what is wrong with it by name.
+
+Each layout hands over an `Inventory` a part, made from the annotations that training reads; nothing is parsed twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from nas_transfer.errors import DataError
+
+SMALL_BELOW, LARGE_FROM = 32**2, 96**2
+"""Bounds of COCO's area classes, pixels at the image's own size."""
+TINY_SIDE = 4
+"""Pixels at the network's input size below which a side of a box is hardly a cell of the finest map."""
+OUTSIDE_BY = 1
+"""Pixels by which a box may leave its image: annotation tools round."""
+
+Found = TypeVar("Found")
+Factor = Callable[[int, int], float]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What the annotations say of one image.
+
+    Attributes:
+        labels: places in `Inventory.class_names`, int64 (N,): of each object, of each labelled keypoint, of the image,
+            or of each class of a label map.
+        boxes: of the objects, x, y, width, height in pixels as the file has them, float64 (N, 4); None without.
+        areas: of the objects, of their masks where these are read, pixels, float64 (N,).
+        keypoints: labelled ones of each person, int64 (N,); None without.
+        pixels: of each class of a label map and, last, of what is ignored, int64 (C + 1,); None without.
+    """
+
+    labels: np.ndarray
+    boxes: np.ndarray | None = None
+    areas: np.ndarray | None = None
+    keypoints: np.ndarray | None = None
+    pixels: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """A part of a data set, before anything is left out of it.
+
+    Attributes:
+        class_names: of the classes, or of the keypoints.
+        files: names of the images.
+        look: reads the image of a position, uint8 (3, H, W), and its contents; DataError for a broken one.
+        refused: a sentence for each annotation that training would refuse.
+    """
+
+    class_names: Sequence[str]
+    files: Sequence[str]
+    look: Callable[[int], tuple[torch.Tensor, Contents]]
+    refused: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is kept of an image that was read: its size, a hash of its pixels and its contents, or what is wrong."""
+
+    file: str
+    height: int = 0
+    width: int = 0
+    digest: bytes = b""
+    contents: Contents = field(default_factory=lambda: Contents(np.zeros(0, dtype=np.int64)))
+    broken: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong: of what kind, in which part, with which file or class, and in words."""
+
+    kind: str
+    part: str
+    name: str
+    text: str
+
+
+def found_parts(find: Callable[[str], Found | DataError], given: Mapping[str, Sequence[Any]]) -> dict[str, Found]:
+    """Train and val as far as they are on disk.
+
+    Raises:
+        DataError: there is no val part, or a train part was named and is not there.
+    """
+    found: dict[str, Found] = {}
+    for part in ("train", "val"):
+        paths = find(part)
+        if not isinstance(paths, DataError):
+            found[part] = paths
+        elif part == "val" or any(given[part]):
+            raise paths
+    return found
+
+
+def see_all(inventory: Inventory, threads: int) -> Iterator[Seen]:
+    """Read every image of a part once, in its order; PIL decodes without Python's lock."""
+    with ThreadPoolExecutor(max_workers=threads) as pool:
+        yield from pool.map(partial(_see, inventory), range(len(inventory.files)))
+
+
+def _see(inventory: Inventory, position: int) -> Seen:
+    file = inventory.files[position]
+    try:
+        image, contents = inventory.look(position)
+    except DataError as error:
+        return Seen(file, broken=str(error))
+    height, width = image.shape[1:]
+    digest = hashlib.blake2b(f"{height}x{width}:".encode(), digest_size=16)
+    digest.update(image.contiguous().numpy())
+    return Seen(file, height, width, digest.digest(), contents)
+
+
+def summarise(inventory: Inventory, seen: Sequence[Seen]) -> dict[str, Any]:
+    """A part in figures, ready for JSON: images, sizes, classes and, where there are such, objects and pixels."""
+    read = [image for image in seen if not image.broken]
+    summary: dict[str, Any] = {"images": len(seen), "broken": len(seen) - len(read)}
+    if not read:
+        return summary
+    summary["width"] = _spread([image.width for image in read])
+    summary["height"] = _spread([image.height for image in read])
+    summary["classes"] = _classes(inventory.class_names, read)
+    if read[0].contents.boxes is not None:
+        summary["objects"] = _objects(read)
+    if read[0].contents.pixels is not None:
+        pixels = np.sum([image.contents.pixels for image in read], axis=0)
+        for place, name in enumerate(inventory.class_names):
+            summary["classes"][name]["pixel_share"] = float(pixels[place] / pixels.sum())
+        summary["ignored_share"] = float(pixels[-1] / pixels.sum())
+    return summary
+
+
+def _classes(names: Sequence[str], read: Sequence[Seen]) -> dict[str, dict[str, Any]]:
+    """Images with each class, and how often it is there in all."""
+    images, times = Counter[int](), Counter[int]()
+    for image in read:
+        labels = image.contents.labels.tolist()
+        times.update(labels)
+        images.update(set(labels))
+    return {name: {"images": images[place], "count": times[place]} for place, name in enumerate(names)}
+
+
+def _objects(read: Sequence[Seen]) -> dict[str, Any]:
+    counts = [len(_array(image.contents.boxes)) for image in read]
+    areas = np.concatenate([_array(image.contents.areas) for image in read])
+    found: dict[str, Any] = {
+        "count": sum(counts),
+        "an_image": _spread(counts),
+        "images_without": sum(count == 0 for count in counts),
+        "small": int((areas < SMALL_BELOW).sum()),
+        "medium": int(((areas >= SMALL_BELOW) & (areas < LARGE_FROM)).sum()),
+        "large": int((areas >= LARGE_FROM).sum()),
+    }
+    if read[0].contents.keypoints is not None:
+        found["keypoints_a_person"] = _spread(np.concatenate([_array(image.contents.keypoints) for image in read]))
+    return found
+
+
+def _array(values: np.ndarray | None) -> np.ndarray:
+    assert values is not None  # a layout gives its fields for every image or for none
+    return values
+
+
+def _spread(values: Sequence[int] | np.ndarray) -> list[float] | None:
+    """Minimum, median and maximum; None without values."""
+    return [float(np.min(values)), float(np.median(values)), float(np.max(values))] if len(values) else None
+
+
+def part_findings(part: str, inventory: Inventory, seen: Sequence[Seen], factor: Factor) -> list[Finding]:
+    """What is wrong within a part.
+
+    Args:
+        factor: from an image's height and width to the network's scale of it, on which a side counts as tiny.
+    """
+    findings = [Finding("broken", part, image.file, image.broken) for image in seen if image.broken]
+    findings += [Finding("refused", part, "", sentence) for sentence in inventory.refused]
+    present = {int(label) for image in seen for label in image.contents.labels}
+    for place, name in enumerate(inventory.class_names):
+        if place not in present:
+            findings.append(Finding("empty class", part, name, f"{name}: not once in {part}"))
+    for image in seen:
+        if image.contents.boxes is not None:
+            findings += _box_findings(part, image, factor(image.height, image.width))
+    for files in _same(seen).values():
+        if len(files) > 1:
+            findings.append(Finding("repeated", part, files[0], f"{', '.join(files)}: the same pixels"))
+    return findings
+
+
+def _box_findings(part: str, image: Seen, scale: float) -> Iterator[Finding]:
+    for x, y, width, height in _array(image.contents.boxes).tolist():
+        box = f"{image.file}: box [{x:g}, {y:g}, {width:g}, {height:g}]"
+        if min(width, height) * scale < TINY_SIDE:
+            sides = f"{width * scale:.1f}x{height * scale:.1f}"
+            yield Finding("tiny", part, image.file, f"{box} is {sides} pixels at the input size")
+        if min(x, y) < -OUTSIDE_BY or x + width > image.width + OUTSIDE_BY or y + height > image.height + OUTSIDE_BY:
+            yield Finding("outside", part, image.file, f"{box} leaves the image of {image.width}x{image.height}")
+
+
+def leaks(seen: Mapping[str, Sequence[Seen]]) -> list[Finding]:
+    """Images of train whose pixels are those of an image of val."""
+    if set(seen) != {"train", "val"}:
+        return []
+    train, val = _same(seen["train"]), _same(seen["val"])
+    return [
+        Finding("leak", "val", second, f"{second} of val is {first} of train")
+        for digest in train.keys() & val.keys()
+        for first in train[digest]
+        for second in val[digest]
+    ]
+
+
+def _same(seen: Sequence[Seen]) -> dict[bytes, list[str]]:
+    files: dict[bytes, list[str]] = defaultdict(list)
+    for image in seen:
+        if not image.broken:
+            files[image.digest].append(image.file)
+    return files

@@ -1,0 +1,109 @@
+"""The text of `stage=check`: what is in a data set, and what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+PROBLEMS = {
+    "broken": "broken, missing or ill-matched files",
+    "refused": "annotations that training refuses",
+    "empty class": "classes that a part does not have",
+    "leak": "images of val that are in train too",
+}
+NOTES = {
+    "repeated": "images that are there more than once",
+    "outside": "boxes that leave their image",
+    "tiny": "boxes of less than 4 pixels a side at the input size",
+}
+"""What findings are called, by kind; only the first kinds count as problems."""
+NOTES_SHOWN = 5
+MOST_CLASSES = 40
+
+
+def check_text(content: Mapping[str, Any]) -> str:
+    """A check's content as lines for a person: all problems, the first notes of each kind."""
+    lines = [f"{content['task']} on {content['root']}, read in {content['seconds']:.0f} s (a - b - c: median b)"]
+    for part, summary in content["parts"].items():
+        lines += _part_lines(part, summary)
+    lines += _class_table(content["parts"])
+    for kinds, shown in ((NOTES, NOTES_SHOWN), (PROBLEMS, None)):
+        for kind, title in kinds.items():
+            lines += _finding_lines(kind, title, content["findings"], shown)
+    lines.append(_training_line(content["training"]))
+    count = content["num_problems"]
+    lines.append(f"{count} problem{'' if count == 1 else 's'}")
+    return "\n".join(lines)
+
+
+def _part_lines(part: str, summary: Mapping[str, Any]) -> list[str]:
+    broken = f", {summary['broken']} of them broken" if summary["broken"] else ""
+    lines = [f"{part}: {summary['images']} images{broken}"]
+    if "width" in summary:
+        lines.append(f"  width {_spread(summary['width'])}, height {_spread(summary['height'])} pixels")
+    objects = summary.get("objects")
+    if objects:
+        lines.append(
+            f"  {objects['count']} objects, {_spread(objects['an_image'])} an image, "
+            f"{objects['images_without']} images without; "
+            f"{objects['small']} small (below 32x32), {objects['medium']} medium, {objects['large']} large (from 96x96)"
+        )
+        if objects.get("keypoints_a_person"):
+            lines.append(f"  labelled keypoints a person: {_spread(objects['keypoints_a_person'])}")
+    if "ignored_share" in summary:
+        lines.append(f"  {summary['ignored_share']:.2%} of the pixels are ignored")
+    return lines
+
+
+def _spread(values: Sequence[float]) -> str:
+    least, middle, most = values
+    return f"{least:g}" if least == most else f"{least:g} - {middle:g} - {most:g}"
+
+
+def _class_table(parts: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Images with each class, and objects or pixels of it, in each part."""
+    tables = {part: summary["classes"] for part, summary in parts.items() if "classes" in summary}
+    if not tables:
+        return []
+    names = list(dict.fromkeys(name for table in tables.values() for name in table))
+    shares = any("pixel_share" in entry for table in tables.values() for entry in table.values())
+    column = "pixels" if shares else "count"
+    width = max(len(name) for name in [*names, "class"])
+    lines = [f"{'class':<{width}}" + "".join(f"{part + ' images':>14}{part + ' ' + column:>14}" for part in tables)]
+    for name in names[:MOST_CLASSES]:
+        cells = ""
+        for table in tables.values():
+            entry = table.get(name, {"images": 0, "count": 0, "pixel_share": 0.0})
+            value = f"{entry['pixel_share']:.2%}" if shares else str(entry["count"])
+            cells += f"{entry['images']:>14}{value:>14}"
+        lines.append(f"{name:<{width}}{cells}")
+    if len(names) > MOST_CLASSES:
+        lines.append(f"... and {len(names) - MOST_CLASSES} classes more")
+    return lines
+
+
+def _finding_lines(kind: str, title: str, findings: Sequence[Mapping[str, str]], shown: int | None) -> list[str]:
+    own = [finding for finding in findings if finding["kind"] == kind]
+    if not own:
+        return []
+    lines = [f"{len(own)} {title}:"]
+    if kind == "empty class":  # a line a part, for there may be dozens
+        for part in dict.fromkeys(finding["part"] for finding in own):
+            lines.append(f"  {part}: " + ", ".join(finding["name"] for finding in own if finding["part"] == part))
+        return lines
+    lines += [f"  {finding['part']}: {finding['text']}" for finding in own[:shown]]
+    if shown is not None and len(own) > shown:
+        lines.append(f"  ... and {len(own) - shown} more")
+    return lines
+
+
+def _training_line(training: Mapping[str, Any]) -> str:
+    if "skipped" in training:
+        return f"training was not timed: {training['skipped']}"
+    hours = training["hours"]
+    whole = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
+    return (
+        f"training arch={training['arch']} on one {training['device']}: {training['step_seconds']:.2f} s a step of "
+        f"{training['batch']} images, {whole} for {training['steps']} steps ({training['epochs']:.1f} epochs) without "
+        f"scoring; {training['peak_memory_gb']:.1f} GB of memory at most"
+    )

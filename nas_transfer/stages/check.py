@@ -1,0 +1,158 @@
+"""Look a data set through and time the recipe on it, before hours are spent."""
+
+from __future__ import annotations
+
+import copy
+import os
+import resource
+import sys
+import time
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+from pytorch_lightning.callbacks import Callback
+from rich.progress import track
+
+from nas_transfer.data.inspection import Inventory, Seen, leaks, part_findings, see_all, summarise
+from nas_transfer.errors import DataError
+from nas_transfer.report.data_check import PROBLEMS, check_text
+from nas_transfer.report.manifest import write_json_atomically
+from nas_transfer.space import Arch
+from nas_transfer.stages.build import (
+    build_arch,
+    build_bare_trainer,
+    build_data,
+    build_task,
+    build_weights,
+    make_data,
+    set_threads,
+)
+from nas_transfer.stages.training import steps_of_epoch, steps_of_run
+from nas_transfer.supernet.protocol import SupernetTable
+from nas_transfer.tasks.base import Task
+from nas_transfer.tasks.checkpoint import Checkpoint, inherit
+
+CHECK_FILE = "check.json"
+WARMUP_STEPS, TIMED_STEPS = 1, 2
+MOST_THREADS = 4
+
+
+def run(cfg: DictConfig, folder: Path) -> None:
+    """Read, count, time, print; there is no `result.json`, so that the same command looks at the mended data again.
+
+    Raises:
+        ConfigError: a run without a length.
+        NasTransferError: data that cannot be found at all, or weights that do not fit.
+    """
+    set_threads(cfg)
+    start = time.monotonic()
+    table, parent = build_weights(cfg)
+    arch = build_arch(cfg, table.space)
+    data = make_data(cfg, arch, table.preprocessing)
+    inventories = data.inventories()
+    seen = {part: _see(cfg, part, inventory) for part, inventory in inventories.items()}
+    factor = build_task(cfg, table, arch, None).resize_factor
+    findings = [finding for part in seen for finding in part_findings(part, inventories[part], seen[part], factor)]
+    findings += leaks(seen)
+    content: dict[str, Any] = {
+        "task": cfg.task.name,
+        "root": str(data.root),
+        "parts": {part: summarise(inventories[part], seen[part]) for part in seen},
+        "counts": dict(Counter(finding.kind for finding in findings)),
+        "num_problems": sum(finding.kind in PROBLEMS for finding in findings),
+        "findings": [asdict(finding) for finding in findings],
+        "seconds": time.monotonic() - start,
+    }
+    broken = content["counts"].get("broken", 0)
+    if broken and not cfg.data.skip_broken:
+        reason = f"{broken} files are broken: repair or remove them, or set data.skip_broken=true"
+        content["training"] = {"skipped": reason}
+    else:
+        content["training"] = _training(cfg, table, parent, arch)
+    write_json_atomically(folder / CHECK_FILE, content)
+    print(check_text(content))
+    print(f"all of it: {folder / CHECK_FILE}")
+
+
+def _see(cfg: DictConfig, part: str, inventory: Inventory) -> list[Seen]:
+    threads = cfg.num_workers or min(MOST_THREADS, os.cpu_count() or 1)
+    return list(
+        track(
+            see_all(inventory, threads),
+            f"reading {part}",
+            total=len(inventory.files),
+            transient=True,
+            disable=not (cfg.trainer.enable_progress_bar and sys.stdout.isatty()),
+        )
+    )
+
+
+def _training(cfg: DictConfig, table: SupernetTable, parent: Checkpoint | None, arch: Arch | None) -> dict[str, Any]:
+    """What training takes, or under ``skipped`` why data that training refuses leaves that unknown."""
+    try:
+        return _timed_training(cfg, table, parent, arch)
+    except DataError as error:
+        return {"skipped": str(error)}
+
+
+class _StepTimes(Callback):
+    """The moment at which each optimiser step was done."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+        self.steps = 0
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Note the time after a step, once the device has done it."""
+        if trainer.global_step == self.steps:
+            return
+        self.steps = trainer.global_step
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.ends.append(time.monotonic())
+
+
+def _timed_training(
+    cfg: DictConfig, table: SupernetTable, parent: Checkpoint | None, arch: Arch | None
+) -> dict[str, Any]:
+    """Train a few steps on one device as the training stage would, and extrapolate to the whole run."""
+    cfg = copy.deepcopy(cfg)
+    cfg.trainer.devices, cfg.trainer.num_nodes, cfg.trainer.strategy = 1, 1, "auto"
+    data = build_data(cfg, arch, table.preprocessing)
+    steps = WARMUP_STEPS + TIMED_STEPS
+    trainer = build_bare_trainer(cfg, steps)
+    epoch = steps_of_epoch(cfg, data, trainer)
+    total = steps_of_run(cfg, epoch)
+    accumulate = cfg.task.recipe.accumulate
+    task: Task = build_task(cfg, table, arch, data, total, data.batch_size * accumulate)
+    if parent is not None:
+        inherit(task, parent)
+    data.stream(steps * accumulate, batches_per_step=accumulate)
+    times = _StepTimes()
+    trainer.callbacks.append(times)
+    on_gpu = trainer.strategy.root_device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    trainer.fit(task.train(), datamodule=data)
+    seconds = (times.ends[-1] - times.ends[WARMUP_STEPS - 1]) / TIMED_STEPS
+    return {
+        "device": torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads",
+        "arch": str(cfg.arch),
+        "batch": data.batch_size * accumulate,
+        "step_seconds": seconds,
+        "steps": total,
+        "epochs": total / epoch,
+        "hours": seconds * total / 3600,
+        "peak_memory_gb": (torch.cuda.max_memory_reserved() if on_gpu else _peak_bytes()) / 1e9,
+    }
+
+
+def _peak_bytes() -> int:
+    """The most memory that this process has held, without its data loading processes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak  # kilobytes but on macOS

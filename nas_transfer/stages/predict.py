@@ -1,0 +1,177 @@
+"""The network of a finished run on images that belong to no data set."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import shutil
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+from rich.progress import track
+
+from nas_transfer.data.coco_annotations import CocoFile, ImageEntry
+from nas_transfer.data.images import image_files
+from nas_transfer.data.keypoint_annotations import read_boxes
+from nas_transfer.errors import ConfigError, DataError
+from nas_transfer.report.manifest import write_json_atomically
+from nas_transfer.stages.build import set_threads
+from nas_transfer.stages.evaluation import load_trained
+from nas_transfer.stages.run_directory import trained_config
+from nas_transfer.tasks.base import Task
+from nas_transfer.tasks.prediction import Prediction
+
+logger = logging.getLogger(__name__)
+
+OVERLAYS, LABELS = "overlays", "labels"
+FROM_THE_RUN = ("task", "supernet", "data", "seed")
+
+Boxes = dict[int, list[dict[str, Any]]]
+
+
+def run(cfg: DictConfig, folder: Path) -> None:
+    """Predict, write, draw; there is no `result.json`, so that the same command sees new images.
+
+    Raises:
+        ConfigError: no images, a run without its configuration, or a supernet without a choice of its subnet.
+        NasTransferError: data or weights that cannot be used.
+    """
+    set_threads(cfg)
+    root, files = _find_images(Path(str(cfg.images)))
+    if not 0 <= cfg.score_threshold <= 1:
+        raise ConfigError(f"expected score_threshold in 0-1, got {cfg.score_threshold}")
+    task, data = load_trained(_with_the_runs_own(cfg))
+    if task.arch is None:
+        raise ConfigError("expected one arch to predict with, got arch=supernet: use max, min, a name or a file")
+    boxes = _find_boxes(cfg, task, data, root, files)
+    for name in (OVERLAYS, LABELS):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    start = time.monotonic()
+    rows, broken = _predict_all(cfg, task, data, root, files, boxes, folder)
+    seconds = time.monotonic() - start
+    for name, own in rows.items():
+        _write_rows(folder / name, own)
+    print(f"{len(files) - len(broken)} images of {root} in {seconds:.1f} s: {folder}")
+    for name, own in rows.items():
+        print(f"  {name}: {len(own)} rows")
+    for sentence in broken:
+        print(f"  left out: {sentence}")
+
+
+def _with_the_runs_own(cfg: DictConfig) -> DictConfig:
+    """The configuration with task, supernet, data and seed as the run that `weights` names was given them.
+
+    Raises:
+        ConfigError: no such run, or one of these on the command line.
+    """
+    own = trained_config(cfg.weights)
+    if own is None:
+        raise ConfigError(
+            f"expected weights=<a finished run's folder>, got {cfg.weights}: "
+            "its .hydra/config.yaml says what the network is"
+        )
+    given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    for override in given:
+        key = override.lstrip("+~").partition("=")[0]
+        if key.partition(".")[0] in FROM_THE_RUN and key != "data.root":
+            raise ConfigError(
+                f"expected no {key} in this stage, got {override}: it is that of the run in {cfg.weights}"
+            )
+    merged = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(merged, dict)
+    theirs = OmegaConf.to_container(own, resolve=False)
+    assert isinstance(theirs, dict)
+    merged |= {key: theirs[key] for key in FROM_THE_RUN}
+    if cfg.data.root is not None:
+        merged["data"]["root"] = cfg.data.root
+    return OmegaConf.create(merged)
+
+
+def _find_images(place: Path) -> tuple[Path, list[str]]:
+    """The folder, and the sorted paths of its images relative to it."""
+    if place.is_file():
+        return place.parent, [place.name]
+    names = [Path(file).relative_to(place).as_posix() for file in image_files(place)]
+    if not names:
+        raise ConfigError(f"expected images=<a folder of images, or one>, got none in {place}")
+    return place, names
+
+
+def _find_boxes(cfg: DictConfig, task: Task, data: Any, root: Path, files: Sequence[str]) -> Boxes | None:
+    """The persons of each image by its number; None where a pose task takes each image for one, or for other tasks."""
+    for_pose = task.classes_are == "keypoints"
+    if cfg.boxes is None:
+        if for_pose:
+            logger.info("no boxes=...: each image is taken for one person")
+        return None
+    if not for_pose:
+        raise ConfigError(f"expected boxes for a pose task alone, got boxes={cfg.boxes} for {type(task).__name__}")
+    images = tuple(ImageEntry(number, name, 0, 0) for number, name in enumerate(files, start=1))
+    listed = CocoFile(root, (), images, (), 0)
+    found: Boxes = defaultdict(list)
+    for record in read_boxes(Path(cfg.boxes), listed, data.vocabulary.ids[0], data.box_threshold):
+        number = record["image_id"]
+        if record.get("file_name", files[number - 1]) != files[number - 1]:
+            raise DataError(
+                f"expected image_id {number} in {cfg.boxes} to be {files[number - 1]}, got {record['file_name']}: "
+                "predict the boxes on this very folder"
+            )
+        found[number].append(record)
+    return found
+
+
+def _predict_all(
+    cfg: DictConfig, task: Task, data: Any, root: Path, files: Sequence[str], boxes: Boxes | None, folder: Path
+) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
+    """The rows of each file, and a sentence for each image that cannot be read."""
+    task.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    stems = Counter(Path(name).with_suffix("") for name in files)
+    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    broken = []
+    shown = cfg.trainer.enable_progress_bar and sys.stdout.isatty()
+    for number, name in track(list(enumerate(files, start=1)), "predicting", transient=True, disable=not shown):
+        try:
+            image = data.read(root / name)
+        except DataError as error:
+            broken.append(str(error))
+            continue
+        whole = [{"bbox": [0.0, 0.0, float(image.shape[2]), float(image.shape[1])], "score": 1.0}]
+        persons = whole if boxes is None else boxes[number]
+        if not persons:
+            continue
+        batch = task.transfer_batch_to_device(data.prediction_batch(image, persons), task.device, 0)
+        with torch.inference_mode():
+            prediction = task.predict_image(batch, number, data.vocabulary)
+        for file, own in prediction.rows.items():
+            rows[file] += [{"image_id": number, "file_name": name} | row for row in own]
+        target = Path(name) if stems[Path(name).with_suffix("")] > 1 else Path(name).with_suffix("")
+        _write_pictures(prediction, image, cfg.score_threshold, folder, target)
+    return rows, broken
+
+
+def _write_pictures(prediction: Prediction, image: torch.Tensor, threshold: float, folder: Path, target: Path) -> None:
+    overlay = folder / OVERLAYS / f"{target}.jpg"
+    overlay.parent.mkdir(parents=True, exist_ok=True)
+    prediction.draw(image, threshold).image.save(overlay, quality=90)
+    if prediction.label_ids is not None:
+        labels = folder / LABELS / f"{target}.png"
+        labels.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(prediction.label_ids).save(labels)
+
+
+def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    if path.suffix == ".json":
+        write_json_atomically(path, rows)
+        return
+    with path.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
