@@ -18,6 +18,7 @@ DEMO := demo_a1_finetune demo_a2_search demo_b1_pretrain demo_b2_search demo_b3_
 
 demo: $(READY)  ## routes A, B and C from ImageNet weights to detection on embedded data, and their report: some minutes on two cores
 	for step in $(DEMO); do $(BIN)/python -m nas_transfer experiment=$$step || exit; done
+	$(BIN)/python -m nas_transfer stage=report name=demo runs_in='["runs/*/*/demo*"]'
 
 test: $(READY)  ## run all tests
 	$(BIN)/python -m pytest $(PARALLEL)

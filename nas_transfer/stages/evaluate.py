@@ -20,7 +20,7 @@ def run(cfg: DictConfig, folder: Path) -> Result | None:
         NasTransferError: data or weights that cannot be used.
     """
     set_threads(cfg)
-    task, data = load_trained(cfg)
+    task, data, _ = load_trained(cfg)
     trainer = build_trainer(cfg, folder)
     metrics = evaluate_task(cfg, task, data, trainer)
     if not trainer.is_global_zero:

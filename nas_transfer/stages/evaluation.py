@@ -12,13 +12,13 @@ from nas_transfer.errors import ConfigError
 from nas_transfer.space import LARGEST, SMALLEST, Arch
 from nas_transfer.stages.build import build_arch, build_data, build_task, build_weights
 from nas_transfer.tasks.base import Task
-from nas_transfer.tasks.checkpoint import checkpoint_arch, load_network
+from nas_transfer.tasks.checkpoint import Checkpoint, checkpoint_arch, load_network
 
 logger = logging.getLogger(__name__)
 
 
-def load_trained(cfg: DictConfig) -> tuple[Task, Any]:
-    """The network that ``weights=`` and, of a supernet's, ``arch=`` name, and the data; a subnet's is calibrated.
+def load_trained(cfg: DictConfig) -> tuple[Task, Any, Checkpoint]:
+    """The network that ``weights=`` and, of a supernet's, ``arch=`` name, data and weights; a subnet's is calibrated.
 
     Raises:
         ConfigError: no weights, or an arch that the weights do not hold.
@@ -38,7 +38,7 @@ def load_trained(cfg: DictConfig) -> tuple[Task, Any]:
         # One net's weights hold its own statistics, which a data set without train images must do with.
         as_published = checkpoint.calibrated == wanted.to_dict()
         task = task.extract(wanted) if as_published else extract_calibrated(cfg, task, wanted, data)
-    return task, data
+    return task, data, checkpoint
 
 
 def evaluate_task(cfg: DictConfig, task: Task, data: Any, trainer: pl.Trainer) -> dict[str, float]:

@@ -27,12 +27,12 @@ from nas_transfer.report.engines import (
 from nas_transfer.report.manifest import Result
 from nas_transfer.report.model_card import model_card
 from nas_transfer.search.latency_table import pass_times
-from nas_transfer.stages.build import build_arch, build_data, build_task, build_weights, set_threads
-from nas_transfer.stages.evaluation import extract_calibrated
+from nas_transfer.stages.build import set_threads
+from nas_transfer.stages.evaluation import load_trained
 from nas_transfer.stages.results import make_result
 from nas_transfer.supernet.layers import fold_batch_norms
 from nas_transfer.tasks.base import Task
-from nas_transfer.tasks.checkpoint import Checkpoint, checkpoint_arch, load_network
+from nas_transfer.tasks.checkpoint import Checkpoint
 from nas_transfer.tasks.deployment import TOP_STRIDE, Deployed, DeployedBody, Run
 from nas_transfer.tasks.normalise import Normalise
 
@@ -51,8 +51,10 @@ def run(cfg: DictConfig, folder: Path) -> Result:
     """
     onnxruntime()
     set_threads(cfg)
-    task, data, checkpoint = _network(cfg)
-    assert task.arch is not None
+    task, data, checkpoint = load_trained(cfg)
+    if task.arch is None:
+        raise ConfigError("expected one arch of a supernet to export, got arch=supernet: max, min, a name or a file")
+    task.to("cpu")
     temporary = folder / "unchecked"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -87,25 +89,6 @@ def run(cfg: DictConfig, folder: Path) -> Result:
         path.replace(folder / path.name)
     temporary.rmdir()
     return result
-
-
-def _network(cfg: DictConfig) -> tuple[Task, Any, Checkpoint]:
-    """The one net to export, on the CPU, with the data that it is checked on."""
-    table, checkpoint = build_weights(cfg)
-    if checkpoint is None:
-        raise ConfigError("expected weights=<a finished run's folder, or a file> to export, got none")
-    arch = checkpoint_arch(checkpoint, table.space)
-    wanted = build_arch(cfg, table.space)
-    if arch is None and wanted is None:
-        raise ConfigError("expected one arch of a supernet to export, got arch=supernet: max, min, a name or a file")
-    data = build_data(cfg, arch or wanted, table.preprocessing)
-    task = build_task(cfg, table, arch, data)
-    load_network(task, checkpoint)
-    if arch is None and wanted is not None:
-        published = checkpoint.calibrated == wanted.to_dict()
-        task = task.extract(wanted) if published else extract_calibrated(cfg, task, wanted, data)
-    task.ground_truth = data.val_ground_truth
-    return task, data, checkpoint
 
 
 def _write_weights(task: Task, checkpoint: Checkpoint, folder: Path) -> None:

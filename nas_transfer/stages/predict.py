@@ -48,7 +48,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
     root, files = _find_images(Path(str(cfg.images)))
     if not 0 <= cfg.score_threshold <= 1:
         raise ConfigError(f"expected score_threshold in 0-1, got {cfg.score_threshold}")
-    task, data = load_trained(_with_the_runs_own(cfg))
+    task, data, _ = load_trained(_with_the_runs_own(cfg))
     if task.arch is None:
         raise ConfigError("expected one arch to predict with, got arch=supernet: use max, min, a name or a file")
     boxes = _find_boxes(cfg, task, data, root, files)
