@@ -23,7 +23,9 @@ MOST_CLASSES = 40
 
 def check_text(content: Mapping[str, Any]) -> str:
     """A check's content as lines for a person: all problems, the first notes of each kind."""
-    lines = [f"{content['task']} on {content['root']}, read in {content['seconds']:.0f} s; ranges: least - median - most"]
+    lines = [
+        f"{content['task']} on {content['root']}, read in {content['seconds']:.0f} s; ranges: least - median - most"
+    ]
     for part, summary in content["parts"].items():
         lines += _part_lines(part, summary)
     lines += _class_table(content["parts"])

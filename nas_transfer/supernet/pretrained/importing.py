@@ -14,9 +14,17 @@ from torch import Tensor
 
 from nas_transfer.errors import WeightsError
 from nas_transfer.supernet.importance import order_by_importance
-from nas_transfer.supernet.pretrained import attentivenas, detnas, efficientnet_lite, ofa_mbv3, torchvision_mobilenet_v3
+from nas_transfer.supernet.pretrained import (
+    attentivenas,
+    detnas,
+    efficientnet_lite,
+    ofa_mbv3,
+    torchvision_mobilenet_v3,
+    torchvision_resnet,
+)
 from nas_transfer.supernet.pretrained.layout import NUM_CLASSES, Imported, Layout, Origin, fill_supernet
 from nas_transfer.supernet.protocol import SupernetTable
+from nas_transfer.supernet.resnet import ResNetTable
 from nas_transfer.supernet.shufflenet import ShuffleNetTable
 from nas_transfer.supernet.table import MBConvTable
 
@@ -33,7 +41,7 @@ class Importer:
     origin: Origin
     matches: Callable[[Collection[str]], bool]
     layout: Callable[[Any, Collection[str]], Layout]
-    table: type[MBConvTable] | type[ShuffleNetTable]
+    table: type[MBConvTable] | type[ShuffleNetTable] | type[ResNetTable]
 
 
 IMPORTERS = {
@@ -47,6 +55,9 @@ IMPORTERS = {
         Importer(
             torchvision_mobilenet_v3.ORIGIN, torchvision_mobilenet_v3.matches, torchvision_mobilenet_v3.layout,
             MBConvTable,
+        ),
+        Importer(
+            torchvision_resnet.ORIGIN, torchvision_resnet.matches, torchvision_resnet.layout, ResNetTable,
         ),
     )
 }  # fmt: skip
@@ -91,7 +102,7 @@ def import_supernet(state: dict[str, Tensor], table: SupernetTable, path: Path, 
         )
     layout = importer.layout(table, state)
     body, head = fill_supernet(state, layout, table, origin, path)
-    if origin.one_net:
+    if origin.one_net and isinstance(table, MBConvTable):
         order_by_importance(body)
     ignored = {name: reason for name, reason in layout.ignored.items() if name in state}
     logger.info(
