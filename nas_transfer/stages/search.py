@@ -31,7 +31,7 @@ from nas_transfer.stages.candidates import build_evaluator, evaluate_job, limits
 from nas_transfer.stages.results import cost_report, make_result
 from nas_transfer.stages.run_directory import log_to, open_run
 from nas_transfer.stages.slurm_jobs import wait_for_jobs
-from nas_transfer.stages.trust import Rescored, Validation, rescore, validate_proxy
+from nas_transfer.stages.trust import Rescored, Validation, check_trust, rescore, validate_proxy
 from nas_transfer.tasks.base import Task
 
 logger = logging.getLogger(__name__)
@@ -77,13 +77,14 @@ class _Search:
             self.task = build_task(cfg, table, None, data)
         self.objectives = {str(name): instantiate(objective) for name, objective in cfg.search.objectives.items()}
         self.trade_off = trade_off_of(cfg, self.objectives)
+        schedule = schedule_of(cfg, data.batch_size * self.task.recipe.accumulate)
+        check_trust(cfg, schedule.rungs.steps[-1])
         self.problem = make_problem(cfg, self.task, self.objectives)
         rng = np.random.default_rng(cfg.seed)
         self.problem.draw(rng)  # an infeasible constraint ends the search here
         sampler = instantiate(cfg.search.sampler)(problem=self.problem, seed=cfg.seed)
         directions = {name: objective.direction for name, objective in self.objectives.items()}
         self.study = Study(folder, cfg.search.storage, table.space, directions, sampler)
-        schedule = schedule_of(cfg, data.batch_size * self.task.recipe.accumulate)
         self.loop = SearchLoop(self.study, folder, schedule, launch, write_json_atomically, self.tell_progress)
         self.done_before = len(self.study)
 

@@ -57,16 +57,37 @@ class Validation:
         return text
 
 
+def check_trust(cfg: DictConfig, steps: int) -> None:
+    """Refuse, before anything is evaluated, what could not be done after the search.
+
+    Args:
+        steps: of the last rung.
+
+    Raises:
+        ConfigError: numbers from which nothing can be said.
+    """
+    repeats = cfg.search.repeats
+    if not isinstance(repeats, int) or repeats < 0 or repeats == 1:
+        raise ConfigError(f"expected search.repeats of 0 or at least 2 seeds, got {repeats}")
+    if "proxy" not in cfg:
+        return
+    count, times = cfg.proxy.validate, cfg.proxy.validate_times
+    if not isinstance(count, int) or count < 0 or 0 < count < 3 or not isinstance(times, int) or times < 2:
+        raise ConfigError(
+            "expected proxy.validate of 0 or at least 3 archs and proxy.validate_times of at least 2, "
+            f"got {count} and {times}"
+        )
+    if count and not steps:
+        raise ConfigError("expected a last rung of at least 1 step to be longer than with proxy.validate, got 0")
+
+
 def rescore(cfg: DictConfig, loop: SearchLoop, front: Front) -> Rescored | None:
     """Score the front's members from `search.repeats` other seeds; None if none are asked for.
 
     Raises:
-        ConfigError: one repeat, from which nothing can be said, or fewer than none.
         RunError: a member that could not be scored again.
     """
     count = cfg.search.repeats
-    if not isinstance(count, int) or count < 0 or count == 1:
-        raise ConfigError(f"expected search.repeats of 0 or at least 2 seeds, got {count}")
     if not count:
         return None
     logger.info("scoring the front's %d members again from %d other seeds", len(front.trials), count)
@@ -85,20 +106,11 @@ def validate_proxy(cfg: DictConfig, loop: SearchLoop, front: Front) -> Validatio
     """Train some archs for longer and hold the search's scores against theirs; None if none are asked for.
 
     Raises:
-        ConfigError: numbers from which nothing can be said.
         RunError: an arch that could not be trained.
     """
-    count, times = cfg.proxy.validate, cfg.proxy.validate_times
-    if not isinstance(count, int) or count < 0 or 0 < count < 3 or not isinstance(times, int) or times < 2:
-        raise ConfigError(
-            "expected proxy.validate of 0 or at least 3 archs and proxy.validate_times of at least 2, "
-            f"got {count} and {times}"
-        )
-    steps = loop.schedule.rungs.steps[-1]
+    count, times, steps = cfg.proxy.validate, cfg.proxy.validate_times, loop.schedule.rungs.steps[-1]
     if not count:
         return None
-    if not steps:
-        raise ConfigError("expected a last rung of at least 1 step to be longer than with proxy.validate, got 0")
     chosen = spread(loop.study.told(), front, count)
     if len(chosen) < 3:
         raise RunError(f"expected at least 3 trials with values for proxy.validate, got {len(chosen)}")

@@ -289,3 +289,19 @@ def test_a_search_that_is_killed_trains_nothing_twice_and_ends_alike(tmp_path: P
 def test_impossible_steps_are_one_sentence(tmp_path: Path, parent: Path) -> None:
     with pytest.raises(ConfigError, match=r"proxy\.rungs as ascending"):
         proxy.build_proxy_evaluator(composed(tmp_path, parent, "shapes_cls", "proxy.rungs=[-1]"))
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("search.repeats=1", r"search\.repeats of 0 or at least 2"),
+        ("proxy.validate=2", r"proxy\.validate of 0 or at least 3"),
+        ("search.trade_off={second: params}", r"objective=\[score,params\]"),
+    ],
+)
+def test_what_could_not_be_done_after_the_search_is_refused_before_it(
+    tmp_path: Path, parent: Path, override: str, sentence: str
+) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        searched(composed(tmp_path, parent, "shapes_cls", override))
+    assert not (tmp_path / "run" / "trials").exists()
