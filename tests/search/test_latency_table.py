@@ -16,7 +16,7 @@ from tests.tasks.test_pose import SIZE, make_task
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("name", ["bignas_nano", "detnas_nano"])
+@pytest.mark.parametrize("name", ["bignas_nano", "detnas_nano", "resnet50"])
 def test_the_pieces_one_after_the_other_are_the_body(name: str) -> None:
     table = load_supernet(name)
     rng = np.random.default_rng(0)

@@ -152,11 +152,13 @@ def test_poses_in_given_boxes_are_those_of_the_evaluation(tmp_path: Path) -> Non
     rows = json.loads((target / "predictions.json").read_text())
     expected = json.loads((run / "predictions.json").read_text())
     assert len(rows) > 0
-    ours = sorted([r["score"], *r["keypoints"]] for r in rows)
-    theirs = sorted([r["score"], *r["keypoints"]] for r in expected)
-    assert len(ours) == pytest.approx(len(theirs), abs=1)  # areas of duplicates: the box's here, the mask's there
-    if len(ours) == len(theirs):
-        np.testing.assert_allclose(ours, theirs, atol=1e-3)
+    ours, theirs = (np.asarray([[r["score"], *r["keypoints"]] for r in found]) for found in (rows, expected))
+    # One may be left out as a duplicate: its area is the box's here, the mask's there. All others are equal.
+    distances = np.abs(ours[:, None] - theirs[None]).max(2)
+    common = min(len(ours), len(theirs))
+    assert abs(len(ours) - len(theirs)) <= 1 < common
+    assert (distances.min(0) < 1e-3).sum() >= common - 1
+    assert (distances.min(1) < 1e-3).sum() >= common - 1
     whole = json.loads((predicted(tmp_path, val_images(tmp_path)) / "predictions.json").read_text())
     assert sorted(row["file_name"] for row in whole) == sorted(names.values())
 

@@ -55,17 +55,6 @@ def test_a_torchvision_file_gives_the_same_net(table: ResNetTable, tmp_path: Pat
     assert [tuple(features.shape[1:]) for features in maps] == [(256, 16, 24), (512, 8, 12), (1024, 4, 6), (2048, 2, 3)]
 
 
-def test_its_pieces_one_after_the_other_are_the_body(table: ResNetTable) -> None:
-    features, arch = torch.zeros(1, 3, 64, 96), table.space.largest()
-    macs = 0
-    for piece in table.pieces(arch, (64, 96)):
-        assert tuple(features.shape[1:]) == piece.shape
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            features = piece.build().eval()(features)
-        macs += counter.get_total_flops() // 2
-    assert macs == table.body_cost(arch, (64, 96)).macs
-
-
 def test_it_trains_behind_a_detector(tmp_path: Path) -> None:
     overrides = [
         "task=shapes_det",
