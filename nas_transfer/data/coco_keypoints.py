@@ -269,6 +269,10 @@ class CocoKeypointsData(DownstreamData):
         visible = [flag > 0 for flag in sample["visible"].tolist()]
         return draw_keypoints(sample["image"], sample["keypoints"], visible, body.edges, body.flip_pairs)
 
+    def in_own_frame(self, sample: Sample) -> Sample:
+        """The crop as if it were the whole image."""
+        return sample | {"to_image": torch.eye(2, 3, dtype=torch.float64)}
+
     @property
     def vocabulary(self) -> Vocabulary:
         """The keypoints, and the limbs between them."""

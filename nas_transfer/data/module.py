@@ -122,7 +122,11 @@ class DownstreamData(LightningDataModule):
 
     @abstractmethod
     def draw_sample(self, sample: Sample) -> Picture:
-        """A picture of a training sample with its annotations, for people to check them."""
+        """A picture of a sample with its annotations, for people to check them."""
+
+    def in_own_frame(self, sample: Sample) -> Sample:
+        """A sample such that what is predicted of it lies in its own image, were that a part of a larger one too."""
+        return sample
 
     @property
     @abstractmethod

@@ -25,5 +25,5 @@ def run(cfg: DictConfig, folder: Path) -> Result | None:
     metrics = evaluate_task(cfg, task, data, trainer)
     if not trainer.is_global_zero:
         return None
-    write_predictions(folder, task)
+    write_predictions(cfg, folder, task, data)
     return make_result(cfg, task, metrics, devices=trainer.world_size)

@@ -19,6 +19,7 @@ from PIL import Image
 from rich.progress import track
 
 from nas_transfer.data.coco_annotations import CocoFile, ImageEntry
+from nas_transfer.data.drawing import overlay_side
 from nas_transfer.data.images import image_files
 from nas_transfer.data.keypoint_annotations import read_boxes
 from nas_transfer.errors import ConfigError, DataError
@@ -160,7 +161,7 @@ def _predict_all(
 def _write_pictures(prediction: Prediction, image: torch.Tensor, threshold: float, folder: Path, target: Path) -> None:
     overlay = folder / OVERLAYS / f"{target}.jpg"
     overlay.parent.mkdir(parents=True, exist_ok=True)
-    prediction.draw(image, threshold).image.save(overlay, quality=90)
+    prediction.draw(image, threshold, overlay_side(image)).image.save(overlay, quality=90)
     if prediction.label_ids is not None:
         labels = folder / LABELS / f"{target}.png"
         labels.parent.mkdir(parents=True, exist_ok=True)

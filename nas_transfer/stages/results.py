@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from omegaconf import DictConfig
 
+from nas_transfer.data.drawing import TILE, Picture, contact_sheet
+from nas_transfer.data.sampler import SampleKey
+from nas_transfer.report.collect import SAMPLES_FILE
 from nas_transfer.report.manifest import SECONDS_PER_HOUR, Result, write_json_atomically
 from nas_transfer.space import Arch
 from nas_transfer.stages.run_directory import config_sha256
 from nas_transfer.tasks.base import Task
+
+LEAST_SCORE_DRAWN = 0.5  # as by stage=predict
 
 
 def make_result(
@@ -60,7 +68,29 @@ def cost_report(task: Task, arch: Arch) -> dict[str, Any]:
     }
 
 
-def write_predictions(folder: Path, task: Task) -> None:
-    """Write the last evaluation's predictions in COCO's result format, for a task that makes such."""
+def write_predictions(cfg: DictConfig, folder: Path, task: Task, data: Any) -> None:
+    """Write the last evaluation's predictions in COCO's result format, for a task that makes such, and draw some.
+
+    `SAMPLES_FILE` shows `cfg.sample_predictions` images, spread over the validation split, as they are annotated and as
+    a subnet sees them.
+    """
     for name, records in task.predictions.items():
         write_json_atomically(folder / f"{name}.json", records)
+    pictures = [] if task.arch is None else _sample_pictures(cfg.sample_predictions, task, data)
+    if pictures:
+        contact_sheet(pictures, columns=2).save(folder / SAMPLES_FILE, quality=85)
+
+
+def _sample_pictures(count: int, task: Task, data: Any) -> list[Picture]:
+    val = data.require_parts().val
+    pictures = []
+    task.eval()
+    for place in np.linspace(0, len(val) - 1, min(count, len(val))).round().astype(int).tolist():
+        sample = val[SampleKey(place, 0)]
+        batch = task.transfer_batch_to_device(data.collate([data.in_own_frame(sample)]), task.device, 0)
+        with torch.inference_mode():
+            prediction = task.predict_image(batch, sample["sample_id"], data.vocabulary)
+        shown = data.draw_sample(sample), prediction.draw(sample["image"], LEAST_SCORE_DRAWN, TILE)
+        for picture, whose in zip(shown, ("annotated", "predicted"), strict=True):
+            pictures.append(replace(picture, caption=f"{whose}: {picture.caption}".rstrip(": ")))
+    return pictures

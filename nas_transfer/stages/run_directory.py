@@ -26,6 +26,7 @@ SHOWN_ONLY = {
     "experiment", "pick", "pick_under", "search.job", "search.trials", "search.trials_per_job", "search.max_failures",
     "search.storage", "search.cache_mb", "search.repeats", "search.trade_off", "proxy.validate", "proxy.validate_times",
     "proxy.budget", "trainer.enable_progress_bar", "trainer.log_every_n_steps", "data.num_workers",
+    "sample_predictions",
 }  # fmt: skip
 """Keys that change what is shown, or where, but not the result."""
 

@@ -82,7 +82,7 @@ def train(cfg: DictConfig, folder: Path) -> Result | None:
         folder / WEIGHTS_FILE, task, parent=parent, metrics=metrics, versions=result.versions,
         stage=result.stage, config_sha256=result.config_sha256,
     )  # fmt: skip
-    write_predictions(folder, task)
+    write_predictions(cfg, folder, task, data)
     return result
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from nas_transfer.data.drawing import Picture, draw_texts, overlay_side
+from nas_transfer.data.drawing import Picture, draw_texts
 from nas_transfer.data.module import Vocabulary
 from nas_transfer.space import Arch
 from nas_transfer.supernet.cost import Cost
@@ -126,9 +126,9 @@ class ClassificationTask(Task):
         for place, (name, score) in enumerate(best, start=1):
             row |= {f"class_{place}": name, f"score_{place}": score}
 
-        def draw(image: Tensor, threshold: float) -> Picture:
+        def draw(image: Tensor, threshold: float, side: int) -> Picture:
             sure = [f"{name} {score:.2f}" for name, score in best if score >= threshold]
-            return draw_texts(image, sure or ["no class at the threshold"], overlay_side(image))
+            return draw_texts(image, sure or ["no class at the threshold"], side)
 
         return Prediction({"predictions.csv": [row]}, draw)
 

@@ -22,7 +22,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from nas_transfer.data.drawing import Picture, draw_instances, overlay_side
+from nas_transfer.data.drawing import Picture, draw_instances
 from nas_transfer.data.module import Vocabulary
 from nas_transfer.errors import ConfigError
 from nas_transfer.space import Arch
@@ -245,7 +245,9 @@ class _EngineDetector(nn.Module):
         return [dict(zip(self.outputs, self.run(image), strict=True)) for image in raw]
 
 
-def draw_detections(output: dict[str, Tensor], names: Sequence[str], image: Tensor, threshold: float) -> Picture:
+def draw_detections(
+    output: dict[str, Tensor], names: Sequence[str], image: Tensor, threshold: float, side: int
+) -> Picture:
     """An image with the boxes, and masks where there are such, of what was detected with at least this score."""
     sure = output["scores"] >= threshold
     boxes, scores = output["boxes"][sure], output["scores"][sure].tolist()
@@ -254,7 +256,7 @@ def draw_detections(output: dict[str, Tensor], names: Sequence[str], image: Tens
     if "masks" in output and len(boxes):
         size = (image.shape[1], image.shape[2])
         masks = torch.stack([paste_mask(*pair, size) for pair in zip(output["masks"][sure], boxes, strict=True)])
-    return draw_instances(image, boxes, labels, names, masks, scores, overlay_side(image))
+    return draw_instances(image, boxes, labels, names, masks, scores, side)
 
 
 def detector_arguments(settings: TaskSettings, sizes: DetectorSize) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as distributed
 from torch import Tensor, nn
 
-from nas_transfer.data.drawing import Picture, draw_persons, overlay_side
+from nas_transfer.data.drawing import Picture, draw_persons
 from nas_transfer.data.module import Vocabulary
 from nas_transfer.errors import ConfigError
 from nas_transfer.space import Arch
@@ -187,11 +187,11 @@ class PoseTask(Task):
         """Persons without duplicates in ``predictions.json``."""
         persons = self._results(self._persons(batch | {"image_ids": torch.full_like(batch["image_ids"], image_id)}))
 
-        def draw(image: Tensor, threshold: float) -> Picture:
+        def draw(image: Tensor, threshold: float, side: int) -> Picture:
             rows = [torch.tensor(person["keypoints"]).reshape(-1, 3) for person in persons]
             sure = [(row[:, 2] >= threshold).tolist() for row in rows]
             points = [row[:, :2] for row in rows]
-            return draw_persons(image, points, sure, vocabulary.edges, vocabulary.flip_pairs, overlay_side(image))
+            return draw_persons(image, points, sure, vocabulary.edges, vocabulary.flip_pairs, side)
 
         return Prediction({"predictions.json": persons}, draw)
 

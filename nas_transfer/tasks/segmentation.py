@@ -13,7 +13,7 @@ from pycocotools import mask as rle
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from nas_transfer.data.drawing import Picture, draw_label_map, overlay_side
+from nas_transfer.data.drawing import Picture, draw_label_map
 from nas_transfer.data.module import Vocabulary
 from nas_transfer.data.segmentation_transforms import IGNORE_LABEL
 from nas_transfer.errors import ConfigError
@@ -168,8 +168,8 @@ class SegmentationTask(Task):
         """A label image."""
         labels = self.predict(batch["images"][0]).cpu()
 
-        def draw(image: Tensor, threshold: float) -> Picture:
-            return draw_label_map(image, labels, vocabulary.names, overlay_side(image))
+        def draw(image: Tensor, threshold: float, side: int) -> Picture:
+            return draw_label_map(image, labels, vocabulary.names, side)
 
         return Prediction({}, draw, np.asarray(vocabulary.ids, dtype=np.uint8)[labels.numpy()])
 

@@ -3,20 +3,26 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from pycocotools import mask as rle
 
 import nas_transfer.cli  # noqa: F401  registers the resolvers
+from nas_transfer.data.drawing import CAPTION, GAP, TILE
+from nas_transfer.data.sampler import SampleKey
 from nas_transfer.errors import ConfigError
 from nas_transfer.paths import conf_dir
 from nas_transfer.stages.evaluate import run as evaluate
+from nas_transfer.stages.evaluation import load_trained
 from nas_transfer.stages.predict import run as predict
 from nas_transfer.stages.training import train
+from nas_transfer.tasks.base import Task
 
 TINY = {
     "shapes_cls": ["trainer.max_steps=2"],
@@ -52,6 +58,55 @@ def evaluated(folder: Path) -> Path:
     target.mkdir()
     evaluate(cfg, target)
     return target
+
+
+def val_samples(folder: Path, task: str) -> tuple[Task, Any, list[Any]]:
+    """The trained task, its data and the first and last sample of its validation split."""
+    cfg = OmegaConf.load(folder / "run/.hydra/config.yaml")
+    assert isinstance(cfg, DictConfig)
+    cfg.weights = f"{folder}/run"
+    network, data, _ = load_trained(cfg)
+    val = data.require_parts().val
+    return network.eval(), data, [val[SampleKey(place, 0)] for place in (0, len(val) - 1)]
+
+
+@pytest.mark.parametrize("task", TINY)
+def test_a_finished_run_shows_what_it_says_of_validation_images(tmp_path: Path, task: str) -> None:
+    run = trained(tmp_path, task, "sample_predictions=2")
+    sheet = np.asarray(Image.open(run / "sample_predictions.jpg")).astype(float)
+    assert sheet.shape[1] == 3 * GAP + 2 * TILE
+    network, data, samples = val_samples(tmp_path, task)
+    top = GAP
+    for sample in samples:
+        annotated = np.asarray(data.draw_sample(sample).image).astype(float)
+        with torch.inference_mode():
+            prediction = network.predict_image(data.collate([data.in_own_frame(sample)]), 0, data.vocabulary)
+        predicted = np.asarray(prediction.draw(sample["image"], 0.5, TILE).image).astype(float)
+        for left, picture in ((GAP, annotated), (2 * GAP + TILE, predicted)):
+            height, width = picture.shape[:2]
+            found = sheet[top : top + height, left : left + width]
+            assert np.abs(found - picture).mean() < 6  # JPEG's loss
+        top += annotated.shape[0] + CAPTION + GAP
+
+
+def test_a_supernets_run_draws_nothing(tmp_path: Path) -> None:
+    run = trained(tmp_path, "shapes_cls", "arch=supernet")
+    assert not (run / "sample_predictions.jpg").exists()
+
+
+def test_a_persons_keypoints_in_its_crop_are_those_in_the_image_moved_there(tmp_path: Path) -> None:
+    trained(tmp_path, "shapes_pose")
+    network, data, samples = val_samples(tmp_path, "shapes_pose")
+    for sample in samples:
+        with torch.inference_mode():
+            predictions = [
+                network.predict_image(data.collate([own]), 0, data.vocabulary).rows["predictions.json"]
+                for own in (sample, data.in_own_frame(sample))
+            ]
+        whole, crop = (rows[0]["keypoints"] for rows in predictions)
+        points = [np.asarray(own).reshape(-1, 3)[:, :2] for own in (whole, crop)]
+        moved = points[1] @ sample["to_image"][:, :2].numpy().T + sample["to_image"][:, 2].numpy()
+        np.testing.assert_allclose(points[0], moved, atol=1e-6)
 
 
 def predicted(folder: Path, images: Path, *overrides: str) -> Path:
