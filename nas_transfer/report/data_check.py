@@ -107,5 +107,5 @@ def _training_line(training: Mapping[str, Any]) -> str:
     return (
         f"training arch={training['arch']} on one {training['device']}: {training['step_seconds']:.2f} s a step of "
         f"{training['batch']} images, {whole} for {training['steps']} steps ({training['epochs']:.1f} epochs) without "
-        f"scoring; {training['peak_memory_gb']:.1f} GB of memory at most"
+        f"scoring, by {training['steps_timed']} steps' median; {training['peak_memory_gb']:.1f} GB of memory at most"
     )

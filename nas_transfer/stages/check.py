@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import resource
+import statistics
 import sys
 import time
 from collections import Counter
@@ -12,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
@@ -38,7 +40,10 @@ from nas_transfer.tasks.base import Task
 from nas_transfer.tasks.checkpoint import Checkpoint, inherit
 
 CHECK_FILE = "check.json"
-WARMUP_STEPS, TIMED_STEPS = 1, 2
+WARMUP_STEPS, LEAST_STEPS, MOST_STEPS = 2, 2, 20
+"""Steps that are not timed, and how many are at least and at most."""
+ENOUGH_SECONDS = 15.0
+"""After so long no further step is timed."""
 MOST_THREADS = 4
 
 
@@ -100,12 +105,17 @@ def _training(cfg: DictConfig, table: SupernetTable, parent: Checkpoint | None, 
         return {"skipped": str(error)}
 
 
-class _StepTimes(Callback):
-    """The moment at which each optimiser step was done."""
+class StepTimes(Callback):
+    """The moment at which each optimiser step was done; ends the training once enough were timed."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
         self.steps = 0
+
+    @property
+    def seconds(self) -> list[float]:
+        """Of each timed step."""
+        return np.diff(self.ends[WARMUP_STEPS - 1 :]).tolist()
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Note the time after a step, once the device has done it."""
@@ -115,6 +125,8 @@ class _StepTimes(Callback):
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self.ends.append(time.monotonic())
+        timed = self.seconds
+        trainer.should_stop = len(timed) >= LEAST_STEPS and sum(timed) >= ENOUGH_SECONDS
 
 
 def _timed_training(
@@ -124,7 +136,7 @@ def _timed_training(
     cfg = copy.deepcopy(cfg)
     cfg.trainer.devices, cfg.trainer.num_nodes, cfg.trainer.strategy = 1, 1, "auto"
     data = build_data(cfg, arch, table.preprocessing)
-    steps = WARMUP_STEPS + TIMED_STEPS
+    steps = WARMUP_STEPS + MOST_STEPS
     trainer = build_bare_trainer(cfg, steps)
     epoch = steps_of_epoch(cfg, data, trainer)
     total = steps_of_run(cfg, epoch)
@@ -133,18 +145,19 @@ def _timed_training(
     if parent is not None:
         inherit(task, parent)
     data.stream(steps * accumulate, batches_per_step=accumulate)
-    times = _StepTimes()
+    times = StepTimes()
     trainer.callbacks.append(times)
     on_gpu = trainer.strategy.root_device.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     trainer.fit(task.train(), datamodule=data)
-    seconds = (times.ends[-1] - times.ends[WARMUP_STEPS - 1]) / TIMED_STEPS
+    seconds = statistics.median(times.seconds)  # other work on the machine disturbs single steps
     return {
         "device": torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads",
         "arch": str(cfg.arch),
         "batch": data.batch_size * accumulate,
         "step_seconds": seconds,
+        "steps_timed": len(times.seconds),
         "steps": total,
         "epochs": total / epoch,
         "hours": seconds * total / 3600,

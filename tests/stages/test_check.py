@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from PIL import Image
 import nas_transfer.cli  # noqa: F401  registers the resolvers
 from nas_transfer.paths import conf_dir
 from nas_transfer.stages.build import build_table, make_data
-from nas_transfer.stages.check import CHECK_FILE, run
+from nas_transfer.stages.check import CHECK_FILE, ENOUGH_SECONDS, MOST_STEPS, WARMUP_STEPS, StepTimes, run
 
 
 def config(folder: Path, task: str, *overrides: str) -> DictConfig:
@@ -56,6 +58,7 @@ def test_counts_are_those_of_the_annotation_files(tmp_path: Path) -> None:
     training = content["training"]
     assert training["steps"] == 4  # 2 epochs of 10 images in batches of 4
     assert training["step_seconds"] > 0
+    assert 2 <= training["steps_timed"] <= MOST_STEPS
     assert 0.1 < training["peak_memory_gb"] < 20
 
 
@@ -150,3 +153,17 @@ def test_keypoints_are_counted_by_person_and_by_name(tmp_path: Path) -> None:
     assert counts == labelled.sum(0).tolist()
     assert summary["objects"]["count"] == len(labelled)
     assert summary["objects"]["keypoints_a_person"][1] == np.median(labelled.sum(1))
+
+
+def test_steps_are_timed_after_the_first_ones_until_that_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, times = [0.0], StepTimes()
+    trainer: Any = SimpleNamespace(global_step=0, should_stop=False)
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    lengths = iter([30.0] * WARMUP_STEPS + [4.0, 9.0, 4.0, 4.0])
+    while not trainer.should_stop:
+        clock[0] += next(lengths)
+        times.on_train_batch_end(trainer)  # a batch that ends no step
+        trainer.global_step += 1
+        times.on_train_batch_end(trainer)
+    assert times.seconds == [4.0, 9.0, 4.0]
+    assert sum(times.seconds) >= ENOUGH_SECONDS > 4 + 9
