@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +22,7 @@ from nas_transfer.report.figures import (
     trust_figure,
 )
 from nas_transfer.report.inheritance import ancestors
+from nas_transfer.report.pictures import LARGE, prediction_figures
 from nas_transfer.report.plots import Figure
 from nas_transfer.report.routes import comparison
 from nas_transfer.report.studies import StudyRecord, growth, read_study
@@ -47,7 +45,6 @@ from nas_transfer.report.tables import (
 )
 from nas_transfer.space import short_id
 
-MOST_PICTURES, PICTURE_WIDTH = 4, 480
 RETRAINED = re.compile(r"[A-Za-z]+\d*-\d+-\d+$")
 """A net of `compare_routes.sh`: ROUTE-SEED-PLACE."""
 
@@ -61,7 +58,6 @@ class Section:
         folder: where its numbers come from; None if from several.
         facts: (name, text).
         tables, figures: of it.
-        pictures: SVG markup around inline images.
     """
 
     title: str
@@ -69,7 +65,6 @@ class Section:
     facts: tuple[tuple[str, str], ...] = ()
     tables: tuple[Table, ...] = ()
     figures: tuple[Figure, ...] = ()
-    pictures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -125,8 +120,10 @@ def make_report(folders: Sequence[Path], without: Sequence[str] = ()) -> tuple[R
 
 
 def _net_section(kind: TaskKind, nets: Sequence[Run]) -> Section:
-    """One kind of task: the document's table, and the scores against the cost where there are several nets."""
+    """One kind of task: the document's table, scores against the cost of several nets, and what the best predicts."""
     figures = shown([net_figure(kind, nets)]) if len(nets) > 1 else []
+    best = max(nets, key=lambda net: (net.result or {})["score"])
+    figures += prediction_figures(best.folder, LARGE)
     return Section(kind.title, None, (), (net_table(kind, nets),), tuple(figures))
 
 
@@ -230,7 +227,7 @@ def _run_section(run: Run) -> Section:
     if arch:
         figures.append(draw_arch(arch, _stage_table(run), "The net"))
     title = f"{run.stage} on {run.task}: {run.folder.name}"
-    return Section(title, run.folder, tuple(facts), (), tuple(figures), tuple(_pictures(run.folder)))
+    return Section(title, run.folder, tuple(facts), (), (*figures, *prediction_figures(run.folder)))
 
 
 def _cost_text(result: Any) -> str:
@@ -247,27 +244,3 @@ def _spent_text(result: Any) -> str:
     if result["images_seen"]:
         text += f", {result['images_seen']} images seen x {result['passes_per_image']} archs"
     return text
-
-
-def _pictures(folder: Path) -> list[str]:
-    """The first predictions that were drawn, small, as SVG around inline JPEG; none if they cannot be read."""
-    from PIL import Image
-
-    files = sorted(path for kind in ("jpg", "jpeg", "png") for path in folder.glob(f"overlays/*.{kind}"))
-    found = []
-    for path in files[:MOST_PICTURES]:
-        try:
-            with Image.open(path) as image:
-                picture = image.convert("RGB")
-        except (OSError, ValueError):
-            continue
-        picture.thumbnail((PICTURE_WIDTH, PICTURE_WIDTH))
-        stream = io.BytesIO()
-        picture.save(stream, "JPEG", quality=80)
-        text = base64.b64encode(stream.getvalue()).decode()
-        found.append(
-            f'<svg viewBox="0 0 {picture.width} {picture.height}" role="img" aria-label="{escape(path.name)}">'
-            f'<title>{escape(str(path))}</title><image width="{picture.width}" height="{picture.height}" '
-            f'href="data:image/jpeg;base64,{text}"/></svg>'
-        )
-    return found
