@@ -14,10 +14,15 @@ $(READY): pyproject.toml
 	$(BIN)/pip install --quiet -e '.[dev]'
 	touch $(READY)
 
-DEMO := demo_a1_finetune demo_a2_search demo_b1_pretrain demo_b2_search demo_b3_finetune demo_c_proxy
+DEMO := demo_a1_finetune demo_a2_search demo_b1_pretrain demo_b2_search demo_c_proxy
+PICKED = runs/$(1)/demo/archs/picked.yaml
 
 demo: $(READY)  ## routes A, B and C from ImageNet weights to detection on embedded data, and their report: some minutes on two cores
 	for step in $(DEMO); do $(BIN)/python -m nas_transfer experiment=$$step || exit; done
+	$(BIN)/python -m nas_transfer experiment=demo_net name=demo_a arch=$(call PICKED,search/shapes_det)
+	$(BIN)/python -m nas_transfer experiment=demo_net name=demo_b arch=$(call PICKED,search/shapes_cls)
+	$(BIN)/python -m nas_transfer experiment=demo_net name=demo_c arch=$(call PICKED,proxy/shapes_det)
+	$(BIN)/python -m nas_transfer experiment=demo_net name=demo_max arch=max
 	$(BIN)/python -m nas_transfer stage=report name=demo runs_in='["runs/*/*/demo*"]'
 
 test: $(READY)  ## run all tests

@@ -224,15 +224,40 @@ def test_the_command_makes_the_report_anew_without_torch_and_names_what_holds_no
     assert refused.stderr.startswith("error: expected run folders in nowhere/*, got none")
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium on this machine")
+BROWSER = [
+    "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update", "--enable-logging=stderr",
+]  # fmt: skip
+needs_browser = pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium on this machine")
+
+
+def opened(page: Path, profile: Path) -> tuple[str, list[str]]:
+    """The page's elements as a browser has them after loading, and what the console says."""
+    command = [*BROWSER, f"--user-data-dir={profile}", "--dump-dom", f"file://{page}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+@needs_browser
+def test_a_browser_shows_the_page_without_a_word_and_lets_it_ask_no_host(runs: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (664, 900)).save(runs / "finetune/shapes_det/net/sample_predictions.jpg")
+    made(runs)
+    page = runs / "report/own/report.html"
+    shown, console = opened(page, tmp_path / "browser")
+    assert "Fine-tuned nets" in shown
+    assert "data:image/jpeg" in shown
+    assert console == []
+    page.write_text(page.read_text().replace("</body>", '<img src="http://127.0.0.1:9/picture.png"></body>'))
+    _, console = opened(page, tmp_path / "browser")
+    assert len(console) == 1
+    assert "Content Security Policy" in console[0]
+
+
+@needs_browser
 def test_a_browser_shows_the_page_no_wider_than_a_phone(runs: Path, tmp_path: Path) -> None:
     made(runs)
     page = runs / "report/own/report.html"
-    command = [
-        "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync",
-        f"--user-data-dir={tmp_path / 'browser'}",
-    ]  # fmt: skip
     # A window is at least 500 wide, so a script that only the test adds narrows the body, and says how far it reaches.
     script = """
         document.body.style = 'margin: 0; width: 390px';
@@ -240,9 +265,10 @@ def test_a_browser_shows_the_page_no_wider_than_a_phone(runs: Path, tmp_path: Pa
         const shown = [...document.querySelectorAll('body *')].filter(one => !one.closest('.scroll table'));
         document.title = Math.ceil(Math.max(...shown.map(one => one.getBoundingClientRect().right)));
     """
-    page.write_text(page.read_text().replace("</body>", f"<script>{script}</script></body>"))
-    done = subprocess.run([*command, "--dump-dom", f"file://{page}"], capture_output=True, text=True, timeout=120)
-    width = re.search(r"<title>(\d+)</title>", done.stdout)
-    assert width is not None, done.stderr
+    text = page.read_text().replace("default-src 'none'", "default-src 'unsafe-inline'")
+    page.write_text(text.replace("</body>", f"<script>{script}</script></body>"))
+    shown, console = opened(page, tmp_path / "browser")
+    assert console == []
+    width = re.search(r"<title>(\d+)</title>", shown)
+    assert width is not None
     assert int(width.group(1)) <= 390
-    assert "Fine-tuned nets" in done.stdout
