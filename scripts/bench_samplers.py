@@ -31,9 +31,9 @@ from omegaconf import OmegaConf
 
 from nas_transfer.paths import conf_dir
 from nas_transfer.search.front import share_of_hypervolume
-from nas_transfer.search.problem import Problem
+from nas_transfer.search.problem import Costs, Problem
 from nas_transfer.search.samplers.base import ArchSampler, History, arch_of, ask
-from nas_transfer.space import Arch, SearchSpace
+from nas_transfer.space import Arch
 from nas_transfer.supernet.table import MBConvTable
 
 BASE, RANGE, LARGEST_MACS = 0.60, 0.25, 2000e6
@@ -70,8 +70,12 @@ class Surface:
         """(N, 2): minus accuracy, MACs."""
         x = np.array([self.space.encode(arch) for arch in archs]) / self.scale
         accuracy = BASE + RANGE * (1 - np.exp(-2.5 * self.gain(x) / self.top))
+        return np.stack([-accuracy, self.costs(archs)["macs"]], 1)
+
+    def costs(self, archs: Sequence[Arch]) -> Costs:
+        """What is known without an evaluation."""
         sizes = [(arch["resolution"], arch["resolution"]) for arch in archs]
-        return np.stack([-accuracy, self.table.body_totals(archs, sizes).macs], 1)
+        return {"macs": self.table.body_totals(archs, sizes).macs.astype(np.float64)}
 
 
 def share(points: np.ndarray) -> float:
@@ -107,12 +111,13 @@ def alone(surface: Surface, sampler: ArchSampler, trials: int, batch: int) -> np
     return np.concatenate(points)
 
 
-def build(title: str, space: SearchSpace, seed: int) -> ArchSampler:
+def build(title: str, surface: Surface, seed: int) -> ArchSampler:
     """A sampler from its name in conf/sampler and options: "pareto_evolution screen=1"."""
     name, *overrides = title.split()
     cfg = OmegaConf.load(conf_dir() / "sampler" / f"{name}.yaml")
     cfg = OmegaConf.merge(cfg, OmegaConf.from_dotlist(overrides))
-    return instantiate(cfg)(problem=Problem(space), seed=seed)
+    problem = Problem(surface.space, costs=surface.costs, known=lambda archs: {1: surface.costs(archs)["macs"]})
+    return instantiate(cfg)(problem=problem, seed=seed)
 
 
 def main() -> None:
@@ -128,7 +133,7 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     surface = Surface(instantiate(OmegaConf.load(conf_dir() / "supernet" / "bignas.yaml")))
     yardstick = options.yardstick or max(
-        share(alone(surface, build("pareto_evolution", surface.space, seed), options.long, options.ask_batch))
+        share(alone(surface, build("pareto_evolution", surface, seed), options.long, options.ask_batch))
         for seed in range(options.seeds)
     )
     print(
@@ -140,7 +145,7 @@ def main() -> None:
         run: Callable[..., np.ndarray] = partial(through_optuna, surface)
         start = time.perf_counter()
         found = [
-            share(run(build(name, surface.space, seed), options.trials, options.ask_batch)) / yardstick
+            share(run(build(name, surface, seed), options.trials, options.ask_batch)) / yardstick
             for seed in range(options.seeds)
         ]
         seconds = (time.perf_counter() - start) / options.seeds / options.trials

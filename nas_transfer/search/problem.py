@@ -17,6 +17,8 @@ CLIMB_STEPS = 200
 
 Costs = dict[str, npt.NDArray[np.float64]]
 CostFunction = Callable[[Sequence[Arch]], Costs]
+Known = dict[int, npt.NDArray[np.float64]]
+KnownFunction = Callable[[Sequence[Arch]], Known]
 
 
 @dataclass(frozen=True)
@@ -56,12 +58,14 @@ class Problem:
         frozen: genes that keep one value, for instance those that a task never looks at.
         limits: by the name of a cost.
         costs: maps archs to arrays (N,) of each cost.
+        known: maps archs to the minimised values (N,) of those objectives, by their place, that need no evaluation.
     """
 
     space: SearchSpace
     frozen: Mapping[str, int] = field(default_factory=dict)
     limits: Mapping[str, Limit] = field(default_factory=dict)
     costs: CostFunction = field(default=lambda archs: {})
+    known: KnownFunction = field(default=lambda archs: {})
 
     @property
     def size(self) -> int:

@@ -24,7 +24,7 @@ from nas_transfer.search.front import Front, TradeOff, front_of, pick, share_of_
 from nas_transfer.search.halving import Rungs
 from nas_transfer.search.loop import Budget, Launch, Schedule, SearchLoop
 from nas_transfer.search.objectives.base import ArchCost
-from nas_transfer.search.problem import Costs, Problem
+from nas_transfer.search.problem import Costs, Known, Problem
 from nas_transfer.search.study import Study, Trial, signs, study_lock
 from nas_transfer.stages.build import build_data, build_table, build_task, set_threads
 from nas_transfer.stages.candidates import build_evaluator, evaluate_job, limits_of
@@ -284,7 +284,13 @@ def make_problem(cfg: DictConfig, task: Task, objectives: Mapping[str, Any]) -> 
     def costs(archs: Any) -> Costs:
         return {name: objectives[name].of_archs(task, archs) for name in known}
 
-    return Problem(space, frozen, limits, costs)
+    factors = signs([objective.direction for objective in objectives.values()])
+
+    def known_values(archs: Any) -> Known:
+        found = costs(archs)
+        return {k: factors[k] * found[name] for k, name in enumerate(objectives) if name in found}
+
+    return Problem(space, frozen, limits, costs, known_values)
 
 
 def _shown(name: str, value: float) -> str:

@@ -156,7 +156,7 @@ def test_the_screen_prefers_what_a_bilinear_surface_rewards() -> None:
     from nas_transfer.search.pareto import non_dominated
 
     front = values[non_dominated(values)]
-    picks, ranks = QuadraticScreen(SPACE), []
+    picks, ranks = QuadraticScreen(Problem(SPACE)), []
     for _ in range(20):
         archs = [SPACE.sample(rng) for _ in range(16)]
         ahead = [(front - surface(arch)).max(1).min() for arch in archs]

@@ -56,7 +56,7 @@ class ParetoEvolution(ArchSampler):
         self.mutation = mutation
         self.crossover = crossover
         self.num_children = screen
-        self._screen = QuadraticScreen(problem.space)
+        self._screen = QuadraticScreen(problem)
         self._front: tuple[int, _Front] | None = None
 
     def propose(self, history: History, number: int, rng: np.random.Generator) -> Arch:

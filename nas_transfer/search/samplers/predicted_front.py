@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,23 +24,27 @@ SPREAD_DRAWS = 64
 NEAREST = 8
 
 
+Predict = Callable[[Sequence[Arch]], Array]
+"""Minimised objectives (N, M) of archs, predicted or, where they are known, exact."""
+
+
 @dataclass(frozen=True)
 class _Plan:
-    """What was predicted from the first `told` values: candidates, and the models that also judge pending archs."""
+    """What was predicted from the first `told` values: candidates, and what also judges pending archs."""
 
     told: int
     candidates: list[Arch]
     predicted: Array
-    models: list[Predictor]
+    predict: Predict
 
 
 class PredictedFront(ArchSampler):
     """MSuNAS's search (Lu et al. 2020, NSGANetV2, arXiv 2007.10396): few true evaluations, many predicted ones.
 
-    After a random start that is spread over the genes, each batch fits a predictor of every objective on all values
-    told so far, runs NSGA-II (Deb et al. 2002) on the predictions, and asks for members of the predicted front that go
-    farthest beyond what is known or already asked for. Where the predictor of the first objective ranks no better than
-    chance, `ParetoEvolution` asks instead.
+    After a random start that is spread over costs and genes, each batch fits a predictor of every objective that needs
+    an evaluation on all values told so far, runs NSGA-II (Deb et al. 2002) on the predictions, and asks for members of
+    the predicted front that go farthest beyond what is known or already asked for. Where the first of these predictors
+    ranks no better than chance, `ParetoEvolution` asks instead.
 
     Args:
         problem, seed: see `ArchSampler`.
@@ -88,8 +93,7 @@ class PredictedFront(ArchSampler):
         pending = [self.problem.space.arch(values) for values in sorted(history.seen - told)]
         known = history.values[non_dominated(history.values)]
         if pending:
-            features = features_of(self.problem.space, pending)
-            known = np.concatenate([known, np.stack([model.predict(features) for model in plan.models], 1)])
+            known = np.concatenate([known, plan.predict(pending)])
         scale = history.values.std(0) + 1e-12
         # The additive epsilon indicator (Zitzler et al. 2003): the least shift that would make the arch dominated.
         ahead = ((known[None] - plan.predicted[open_places][:, None]) / scale).max(2).min(1)
@@ -123,27 +127,30 @@ class PredictedFront(ArchSampler):
 
     def _predict(self, history: History) -> _Plan:
         """Fit, say how far the predictions can be trusted, and search on them; no candidate where they cannot."""
-        features, values = features_of(self.problem.space, history.archs), history.values
-        models: list[Predictor] = []
-        for place in range(values.shape[1]):
+        space = self.problem.space
+        features, values = features_of(space, history.archs), history.values
+        exact = self.problem.known(history.archs)
+        models: dict[int, Predictor] = {}
+        for place in [place for place in range(values.shape[1]) if place not in exact]:
             name, quality = choose(self.names, features, values[:, place], self.seed)
-            if place == 0:
+            if not models:
                 logger.info("predictor %s of the first objective, cross-validated: %s", name, quality)
-                if not quality.better_than_chance:
-                    logger.info("it ranks no better than chance: this batch is asked without it")
-                    return _Plan(len(values), [], np.empty((0, values.shape[1])), [])
-            models.append(fitted(name, features, values[:, place]))
-        return self._evolve(history, models)
+            models[place] = fitted(name, features, values[:, place])
+            if len(models) == 1 and not quality.better_than_chance:
+                logger.info("it ranks no better than chance: this batch is asked without it")
+                return _Plan(len(values), [], values[:0], lambda archs: values[:0])
 
-    def _evolve(self, history: History, models: list[Predictor]) -> _Plan:
+        def predict(archs: Sequence[Arch]) -> Array:
+            own, found = features_of(space, archs), self.problem.known(archs)
+            found |= {place: model.predict(own) for place, model in models.items()}
+            return np.stack([found[place] for place in range(values.shape[1])], 1)
+
+        return self._evolve(history, predict)
+
+    def _evolve(self, history: History, predict: Predict) -> _Plan:
         """NSGA-II on the predictions, from the best archs told: its last population."""
         rng = np.random.default_rng([self.seed, len(history.archs)])
         space = self.problem.space
-
-        def predict(archs: list[Arch]) -> Array:
-            features = features_of(space, archs)
-            return np.stack([model.predict(features) for model in models], 1)
-
         order = by_rank(history.values)[: self.population]
         archs = [history.archs[place] for place in order]
         predicted = predict(archs)
@@ -163,7 +170,7 @@ class PredictedFront(ArchSampler):
                 archs, predicted = archs + children, np.concatenate([predicted, predict(children)])
             order = by_rank(predicted)[: self.population]
             archs, predicted = [archs[place] for place in order], predicted[order]
-        return _Plan(len(history.archs), archs, predicted, models)
+        return _Plan(len(history.archs), archs, predicted, predict)
 
 
 def van_der_corput(index: int) -> float:

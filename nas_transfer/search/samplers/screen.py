@@ -6,26 +6,27 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from nas_transfer.search.problem import Problem
 from nas_transfer.search.samplers.base import History
-from nas_transfer.space import Arch, SearchSpace
+from nas_transfer.space import Arch
 
 RIDGE = 1.0
 LEAST_TOLD = 10
 
 
 class QuadraticScreen:
-    """Predicts all objectives of an arch from those that were told (Hoerl and Kennard 1970, ridge regression).
+    """Predicts the objectives of an arch from those that were told (Hoerl and Kennard 1970, ridge regression).
 
     Features are an indicator for each choice of each gene, and the product of each two genes' places among their
     choices: effects of single genes are free, interactions are bilinear. Fitted anew whenever something was told.
 
     Args:
-        space: of the archs.
+        problem: of the archs; objectives that it knows are not predicted.
     """
 
-    def __init__(self, space: SearchSpace) -> None:
-        self.space = space
-        free = [(k, gene.choices) for k, gene in enumerate(space.genes) if len(gene.choices) > 1]
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        free = [(k, gene.choices) for k, gene in enumerate(problem.space.genes) if len(gene.choices) > 1]
         self._places = [k for k, _ in free]
         self._choices = [np.asarray(choices) for _, choices in free]
         self._pairs = np.triu_indices(len(free), 1)
@@ -63,6 +64,8 @@ class QuadraticScreen:
             self._fitted = len(values)
             self._weights = _ridge(self.features(history.archs), (values - mean) / deviation)
         predicted = self.features(archs) @ self._weights
+        for place, exact in self.problem.known(archs).items():
+            predicted[:, place] = (exact - mean[place]) / deviation[place]
         ahead = (((front - mean) / deviation)[None] - predicted[:, None]).max(2).min(1)
         return archs[int(ahead.argmax())]
 
