@@ -1,13 +1,22 @@
 """The README's examples of what users add are complete: written out as they stand, they work."""
 
+import csv
 import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from torch.utils.flop_counter import FlopCounterMode
 
+from nas_transfer.paths import conf_dir
+from nas_transfer.stages import export, predict
+from nas_transfer.stages.build import build_table, build_task
 from tests.conftest import REPOSITORY
-from tests.stages.test_search import arguments, supernet
+from tests.stages.test_search import CLASSIFY, arguments, supernet
 from tests.test_cli import forked, run
 
 __all__ = ["supernet"]  # a fixture
@@ -18,7 +27,9 @@ def folder(tmp_path: Path) -> Path:
     """A folder with the example files that the README shows."""
     text = (REPOSITORY / "README.md").read_text()
     found = dict(re.findall(r"```(?:python|yaml)\n# ([\w/]+\.(?:py|yaml))\n(.*?)```", text, re.S))
-    assert set(found) == {"blocks.py", "mine/objective/blocks.yaml", "mine/supernet/tiny.yaml"}
+    assert set(found) == {
+        "blocks.py", "mine/objective/blocks.yaml", "mine/supernet/tiny.yaml", "grades.py", "mine/task/grades.yaml",
+    }  # fmt: skip
     for name, content in found.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
@@ -38,3 +49,77 @@ def test_an_objective_of_ones_own_is_searched_and_limited(folder: Path, supernet
 def test_a_supernet_of_ones_own_is_profiled(folder: Path) -> None:
     done = forked(folder, "--config-dir", "mine", "stage=profile", "task=shapes_cls", "supernet=tiny", "arch=max")
     assert "s4.1" in done.stdout
+
+
+def composed(folder: Path, *overrides: str) -> DictConfig:
+    """The configuration as `--config-dir mine` makes it in the folder."""
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose("config", [f"hydra.searchpath=[file://{folder}/mine]", *overrides])
+
+
+def test_a_task_of_ones_own_is_extracted_as_it_is_and_costs_what_torch_counts(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(folder)
+    cfg = composed(folder, "task=grades")
+    task = build_task(cfg, build_table(cfg), None, None).double()
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (4, 3, 64, 64), dtype=torch.uint8, generator=generator)
+    batch = {"images": images, "labels": torch.tensor([0, 5, 2, 3])}
+    space = task.table.space
+    archs = [space.smallest(), space.largest(), *(space.sample(np.random.default_rng(seed)) for seed in range(2))]
+    totals = task.cost_totals(archs)
+    for place, arch in enumerate(archs):
+        subnet = task.extract(arch)
+        task.set_arch(arch)
+        assert not any("Elastic" in type(module).__name__ for module in subnet.network.modules())
+        ours, theirs = (module.eval().forward_batch(batch) for module in (task, subnet))
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+        teacher = torch.full_like(ours, 2.5)
+        ours, theirs = (module.train().losses(batch, teacher)[0] for module in (task, subnet))
+        assert set(ours) == {"grades", "distillation"}
+        for name in ours:
+            torch.testing.assert_close(ours[name], theirs[name], rtol=1e-9, atol=1e-9)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            subnet.eval().network(torch.zeros(1, 3, 64, 64, dtype=torch.float64))
+        costs = task.costs(arch)
+        assert counter.get_total_flops() // 2 == costs["body"].macs + costs["head"].macs == totals.macs[place]
+        counted = sum(parameter.numel() for parameter in subnet.network.parameters())
+        assert counted == costs["body"].params + costs["head"].params == totals.params[place]
+
+
+@pytest.mark.slow
+def test_a_task_of_ones_own_is_trained_searched_exported_and_predicts(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(folder)
+    own = [*CLASSIFY, "task=grades", f"data.root={folder}/data", "trainer.enable_progress_bar=false"]
+    trained = folder / "runs/finetune/grades/all"
+    steps = ["trainer.max_steps=3", "task.recipe.warmup_steps=1"]
+    run(folder, "--config-dir", "mine", *own, "arch=supernet", *steps, "name=all")
+    scores = json.loads((trained / "result.json").read_text())["metrics"]
+    assert scores["closeness"] == scores["max/closeness"] != scores["min/closeness"]
+
+    searching = ["stage=search", f"weights={trained}", "search.trials=4", "search.sampler.num_random=4", "name=all"]
+    run(folder, "--config-dir", "mine", *own, *searching)
+    search = folder / "runs/search/grades/all"
+    outcomes = [json.loads(path.read_text()) for path in (search / "trials").glob("*.json")]
+    best = json.loads((search / "front.json").read_text())["front"][0]
+    assert len(outcomes) == 4
+    assert best["values"]["score"] == max(outcome["values"]["score"] for outcome in outcomes)
+
+    picked = [f"weights={trained}", f"arch={search}/archs/picked.yaml", "num_threads=1", "calibration_images=12"]
+    exporting = composed(folder, *own, "stage=export", *picked)
+    for name in ("exported", "predicted"):
+        (folder / name).mkdir()
+    exported = export.run(exporting, folder / "exported")
+    assert exported.export is not None
+    assert max(exported.export["difference"].values()) < 1e-4
+    predict.run(composed(folder, "stage=predict", f"images={folder}/data/val", *picked), folder / "predicted")
+    with (folder / "predicted/predictions.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    names = sorted(path.name for path in (folder / "data/train").iterdir())
+    distances = [abs(float(row["grade"]) - names.index(Path(row["file_name"]).parent.name)) for row in rows]
+    assert len(distances) == 12
+    assert 0 < exported.export["score_torch"] < 1
+    assert exported.export["score_torch"] == pytest.approx(1 - np.mean(distances) / 5, abs=1e-5)

@@ -81,18 +81,20 @@ KINDS = {
     "ClassificationTask": TaskKind("Image classification", "classifier", "Input Size", True, "total", "top-1"),
 }
 """By the class of the task that the configuration names."""
-OTHER_KIND = TaskKind("Other tasks", "net", "Input Size", True, "total", "score")
 
 
 def kind_of(run: Run) -> TaskKind:
-    """How a run's net is tabulated."""
-    return KINDS.get(str(run.config.get("task.build._target_")).rpartition(".")[2], OTHER_KIND)
+    """How a run's net is tabulated; a task of the user's own by the name of its class."""
+    name = str(run.config.get("task.build._target_", "another task")).rpartition(".")[2]
+    score = str((run.result or {}).get("score_key") or "score")
+    return KINDS.get(name) or TaskKind(name, "net", "Input Size", True, "total", score)
 
 
 def nets_by_kind(runs: Sequence[Run]) -> list[tuple[TaskKind, list[Run]]]:
     """The finished fine-tuned nets of each kind of task that has some, by cost."""
     nets = sorted((run for run in runs if run.is_net), key=total_macs)
-    groups = [(kind, [net for net in nets if kind_of(net) == kind]) for kind in [*KINDS.values(), OTHER_KIND]]
+    others = sorted({kind_of(net) for net in nets} - set(KINDS.values()), key=lambda kind: (kind.title, kind.score))
+    groups = [(kind, [net for net in nets if kind_of(net) == kind]) for kind in [*KINDS.values(), *others]]
     return [(kind, own) for kind, own in groups if own]
 
 

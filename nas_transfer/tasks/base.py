@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -33,6 +33,7 @@ from nas_transfer.supernet.cost import Cost, CostTotals, totals_by_group
 from nas_transfer.supernet.ops import ElasticBatchNorm2d, copy_slices
 from nas_transfer.supernet.protocol import SupernetTable
 from nas_transfer.tasks.deployment import Deployed, EngineNetwork, RawPixels, Run
+from nas_transfer.tasks.normalise import Normalise
 from nas_transfer.tasks.prediction import Prediction
 from nas_transfer.tasks.recipe import ArchSampling, Recipe
 
@@ -62,12 +63,13 @@ class TaskSettings:
     total_steps: int
 
 
-class Task(pl.LightningModule):
+class Task(pl.LightningModule, ABC):
     """The common part of all tasks.
 
-    A subclass hands in its network and gives `rebuild`, `losses`, `forward_batch`, `update_metrics`, `compute_metrics`,
-    `input_size` and `head_costs`. `score_key` names the metric that searches maximise, a fraction in 0-1;
-    `classes_are` what `num_classes` counts; `input_follows_arch` tells whether each arch has an input size of its own.
+    A subclass hands in its network, which holds the table's body as `body`, and gives the abstract methods. `score_key`
+    names the metric that searches maximise, a fraction in 0-1; `classes_are` what `num_classes` counts;
+    `input_follows_arch` tells whether each arch has an input size of its own. `normalise` maps uint8 images to what the
+    weights expect, for networks that do not do so themselves.
 
     `ground_truth` is what the data module gives as such for the split that is evaluated; `predictions` holds the last
     evaluation's in COCO's result format by file name, for tasks that make such. `metrics` holds its metrics, and
@@ -88,6 +90,7 @@ class Task(pl.LightningModule):
         self.recipe = settings.recipe
         self.sampling = settings.sampling
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.normalise: nn.Module = Normalise(settings.table.preprocessing)
         self.ground_truth: Any = None
         self.predictions: dict[str, list[dict[str, Any]]] = {}
         self.metrics: dict[str, float] = {}
@@ -169,9 +172,10 @@ class Task(pl.LightningModule):
     def run_by(self, run: Run) -> None:
         """Let another engine run what `deployed` gives, so that an evaluation scores that engine.
 
-        For tasks that normalise by `normalise` and run a network with one output.
+        For tasks whose network takes what `normalise` gives and has one output. All that is left of the network is that
+        output and `body`.
         """
-        self.normalise: nn.Module = RawPixels()
+        self.normalise = RawPixels()
         self.network = EngineNetwork(run, self.body)
 
     def require_ground_truth(self) -> Any:
@@ -183,9 +187,9 @@ class Task(pl.LightningModule):
     # Archs
 
     @property
-    @abstractmethod
     def body(self) -> nn.Module:
-        """The table's body inside the network."""
+        """The table's body inside the network: its `body`, unless a task keeps it elsewhere."""
+        return self.network.body  # type: ignore[return-value]
 
     def set_arch(self, arch: Arch) -> None:
         """Make one arch of a supernet the active one.

@@ -16,7 +16,6 @@ from nas_transfer.space import Arch
 from nas_transfer.supernet.cost import Cost
 from nas_transfer.tasks.base import Batch, Task, TaskSettings
 from nas_transfer.tasks.deployment import Deployed, DeployedNetwork
-from nas_transfer.tasks.normalise import Normalise
 from nas_transfer.tasks.prediction import Prediction
 
 RESOLUTION = "resolution"
@@ -55,7 +54,6 @@ class ClassificationTask(Task):
         super().__init__(settings, Classifier(table.build_body(arch), table.build_classifier(num_classes, arch)))
         self.label_smoothing = label_smoothing
         self.dropout = dropout
-        self.normalise = Normalise(table.preprocessing)
         self.accuracy = MetricCollection(
             {
                 f"top{k}": MulticlassAccuracy(num_classes, top_k=k, average="micro")
@@ -88,11 +86,6 @@ class ClassificationTask(Task):
     def active_arch(self) -> Arch:
         """The subnet's arch, or the one that is set in the supernet."""
         return self.arch or self.body.arch  # type: ignore[return-value]
-
-    @property
-    def body(self) -> nn.Module:
-        """The table's body inside the network."""
-        return self.network.body  # type: ignore[return-value]
 
     def losses(self, batch: Batch, teacher: Any) -> tuple[dict[str, Tensor], Any]:
         """Cross entropy against labels, mixed with that against the teacher's softmax (in-place distillation)."""

@@ -72,7 +72,7 @@ class DeployedNetwork(nn.Module):
     """
 
     def __init__(
-        self, normalise: Normalise, network: nn.Module, finish: Callable[[Tensor, Tensor], Tensor] | None = None
+        self, normalise: nn.Module, network: nn.Module, finish: Callable[[Tensor, Tensor], Tensor] | None = None
     ) -> None:
         super().__init__()
         self.normalise = normalise

@@ -22,7 +22,6 @@ from nas_transfer.tasks.base import Batch, Task, TaskSettings
 from nas_transfer.tasks.coco_metrics import CocoResult, evaluate_coco
 from nas_transfer.tasks.deployment import Deployed, DeployedNetwork
 from nas_transfer.tasks.heatmaps import decode_heatmaps, encode_heatmaps, mirror_heatmaps, suppress_duplicates
-from nas_transfer.tasks.normalise import Normalise
 from nas_transfer.tasks.prediction import Prediction
 
 TOP_STRIDE = 32
@@ -130,7 +129,6 @@ class PoseTask(Task):
         self.category_id = category_id
         self.flip_pairs = [list(pair) for pair in flip_pairs]
         self.sigmas = list(sigmas)
-        self.normalise = Normalise(table.preprocessing)
         self._pending: dict[int, dict[str, Any]] = {}
 
     def rebuild(self, settings: TaskSettings) -> PoseTask:
@@ -139,11 +137,6 @@ class PoseTask(Task):
             settings, head=self.head, input_size=self.crop_size, category_id=self.category_id,
             flip_pairs=self.flip_pairs, sigmas=self.sigmas,
         )  # fmt: skip
-
-    @property
-    def body(self) -> nn.Module:
-        """The table's body inside the network."""
-        return self.network.body  # type: ignore[return-value]
 
     def forward(self, images: Tensor) -> Tensor:
         """Map uint8 crops (B, 3, H, W) to heatmaps (B, K, H / stride, W / stride)."""

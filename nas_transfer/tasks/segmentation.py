@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from pycocotools import mask as rle
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from nas_transfer.data.drawing import Picture, draw_label_map
@@ -23,7 +23,6 @@ from nas_transfer.supernet.layers import Layers
 from nas_transfer.tasks.base import Batch, Task, TaskSettings
 from nas_transfer.tasks.deeplab import DeepLab, DeepLabSize, deeplab_cost
 from nas_transfer.tasks.deployment import TOP_STRIDE, Deployed, DeployedNetwork, Run
-from nas_transfer.tasks.normalise import Normalise
 from nas_transfer.tasks.prediction import Prediction
 
 
@@ -88,7 +87,6 @@ class SegmentationTask(Task):
         self.evaluation = evaluation
         self.crop_size = (int(input_size[0]), int(input_size[1]))
         self.class_names = tuple(class_names)
-        self.normalise = Normalise(table.preprocessing)
         self.confusion = MulticlassConfusionMatrix(num_classes, ignore_index=IGNORE_LABEL, validate_args=False)
         self._pending: list[dict[str, Any]] = []
 
@@ -98,11 +96,6 @@ class SegmentationTask(Task):
             settings, head=self.head, evaluation=self.evaluation, input_size=self.crop_size,
             class_names=self.class_names,
         )  # fmt: skip
-
-    @property
-    def body(self) -> nn.Module:
-        """The table's body inside the network."""
-        return self.network.body  # type: ignore[return-value]
 
     def losses(self, batch: Batch, teacher: Any) -> tuple[dict[str, Tensor], Any]:
         """Cross entropy at full resolution, that of the auxiliary head, and with a teacher that of its soft labels.

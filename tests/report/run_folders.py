@@ -22,7 +22,11 @@ SPACE = SearchSpace(
         *(Gene(f"expand_ratio.{name}", (1, 6)) for name in ("mb1", "mb2")),
     ),
 )
-TARGETS = {"det": "detection.DetectionTask", "pose": "pose.PoseTask", "seg": "segmentation.SegmentationTask"}
+TARGETS = {
+    "det": "detection.DetectionTask", "pose": "pose.PoseTask", "seg": "segmentation.SegmentationTask",
+    "grades": "grades.GradesTask", "counts": "counts.CountsTask",
+}  # fmt: skip
+"""By the end of a task's name; the last two are not built in."""
 LARGEST_MACS = 200e6
 
 

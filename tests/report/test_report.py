@@ -85,6 +85,19 @@ def test_the_tables_have_the_documents_columns_and_the_results_figures(runs: Pat
     )
 
 
+def test_tasks_that_are_not_built_in_have_a_table_each_with_their_own_score(tmp_path: Path) -> None:
+    for task, key in (("grades", "closeness"), ("counts", "exact")):
+        for name in ("one", "two"):
+            write_run(tmp_path / f"finetune/{task}/{name}", "finetune", task, score_key=key)
+    _, markdown, rows = made(tmp_path)
+    counts, grades = re.findall(r"### (?:Counts|Grades)Task\n(.*?)(?=\n##)", markdown, re.S)
+    assert "| exact (%) |" in counts
+    assert "| closeness (%) |" in grades
+    for table in (counts, grades):
+        assert table.count("| 123.456 | 41.24 |") == 2
+    assert {row["kind"] for row in rows} == {"CountsTask", "GradesTask"}
+
+
 def test_the_page_needs_nothing_else_and_escapes_what_runs_say(runs: Path) -> None:
     page, _, _ = made(runs)
     assert not re.search(r"https?://|\bsrc=|<script|url\(|@import|<link", page)
