@@ -24,6 +24,8 @@ MARKS = (RUN_FILE, RESULT_FILE, FRONT_FILE, WEIGHTS_FILE)
 TRAINING_STAGES = ("pretrain", "finetune")
 STUDY_STAGES = ("search", "proxy")
 OWN_STAGE = "report"
+STAGES_WITHOUT_RESULT = ("check", "predict")
+"""They run anew with every command and leave no ``result.json``."""
 
 Content = Mapping[str, Any]
 """A JSON mapping."""
@@ -127,7 +129,7 @@ def read_run(folder: Path) -> Run:
     curves = read_curves(folder, problems)
     if result is not None and stage in TRAINING_STAGES and not curves:
         problems.append("logs/version_*/metrics.csv is missing or empty")
-    if not (folder / RESULT_FILE).exists():
+    if not (folder / RESULT_FILE).exists() and stage not in STAGES_WITHOUT_RESULT:
         problems.append(_how_far(folder, stage, manifest or {}, curves))
     elif stage in TRAINING_STAGES and not (folder / WEIGHTS_FILE).is_file():
         problems.append(f"{WEIGHTS_FILE} is missing")

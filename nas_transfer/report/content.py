@@ -11,7 +11,7 @@ from typing import Any
 
 from nas_transfer.errors import NasTransferError
 from nas_transfer.report.arch_drawing import draw_arch
-from nas_transfer.report.collect import Run, read_runs
+from nas_transfer.report.collect import STAGES_WITHOUT_RESULT, Run, read_runs
 from nas_transfer.report.figures import (
     front_figures,
     growth_figures,
@@ -105,7 +105,7 @@ def make_report(folders: Sequence[Path], without: Sequence[str] = ()) -> tuple[R
     problems += unfinished
     found, unread = ancestors(runs)
     problems += [(str(path), reason) for path, reason in unread]
-    finished = sum(run.result is not None for run in runs)
+    finished = sum(run.result is not None or run.stage in STAGES_WITHOUT_RESULT for run in runs)
     summary = (
         f"Runs: {len(runs)}, finished: {finished}, fine-tuned nets: {sum(run.is_net for run in runs)}, "
         f"studies: {len(studies)}."

@@ -112,6 +112,7 @@ def test_the_page_needs_nothing_else_and_escapes_what_runs_say(runs: Path) -> No
 
 def test_unfinished_and_broken_runs_are_listed_with_what_is_missing(runs: Path) -> None:
     (runs / "finetune/shapes_pose/net/run.json").unlink()
+    write_run(runs / "predict/shapes_det/photos", "predict", "shapes_det", result=None)
     _, markdown, _ = made(runs)
     problems = markdown.partition("## Unfinished")[2].partition("\n## ")[0]
     assert (
@@ -120,6 +121,8 @@ def test_unfinished_and_broken_runs_are_listed_with_what_is_missing(runs: Path) 
     )
     assert re.search(r"det/broken \| result.json cannot be read", problems)
     assert re.search(r"pose/net \| run.json is missing", problems)
+    assert "photos" in markdown
+    assert "photos" not in problems
 
 
 @pytest.mark.parametrize(
