@@ -63,6 +63,16 @@ class Origin:
     one_net: bool = False
 
 
+def torchvision_origin(name: str) -> Origin:
+    """That of torchvision's classification nets."""
+    return Origin(
+        name,
+        preprocessing=Preprocessing((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), interpolation="bilinear"),
+        licence="BSD-3-Clause (torchvision), trained on ImageNet, whose images are for research",
+        one_net=True,
+    )
+
+
 @dataclass(frozen=True)
 class Imported:
     """Public weights as a supernet's.

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from nas_transfer.supernet.pretrained.layout import Layout, Origin
+from nas_transfer.supernet.pretrained.layout import Layout, torchvision_origin
 from nas_transfer.supernet.table import MBConvTable
-from nas_transfer.supernet.table_rows import Preprocessing
 
-ORIGIN = Origin(
-    name="torchvision_mobilenet_v3",
-    preprocessing=Preprocessing((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), interpolation="bilinear"),
-    licence="BSD-3-Clause (torchvision), trained on ImageNet, whose images are for research",
-    one_net=True,
-)
+ORIGIN = torchvision_origin("torchvision_mobilenet_v3")
 
 
 def matches(names: Collection[str]) -> bool:
