@@ -14,19 +14,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 
 from nas_transfer.errors import ArchError, ConfigError
-
-ARCH_FILE_SUFFIXES = (".yaml", ".yml", ".json")
-SHARED_WEIGHTS = "supernet"
-LARGEST = "max"
-SMALLEST = "min"
 
 
 @dataclass(frozen=True)
@@ -372,72 +365,6 @@ class SearchSpace:
             if values[needed] < least:
                 fixed[place] = self.genes[place].choices[0]
         return tuple(fixed)
-
-
-def resolve_arch(text: str, space: SearchSpace, arch_folders: Sequence[Path]) -> Arch | None:
-    """The arch that a command line names.
-
-    Args:
-        text: ``supernet``, ``max``, ``min``, the path of an existing .yaml or .json file, or a name that stands for
-            ``<folder>/<name>.yaml`` (or .yml, .json) in the first folder that has it.
-        space: the space that the arch must belong to.
-        arch_folders: where named archs are looked up, in order.
-
-    Returns:
-        None for ``supernet`` (all weights shared, no single arch), otherwise the arch.
-
-    Raises:
-        ArchError: nothing of that name or path, an unreadable file, another space, or values outside the space.
-    """
-    if text == SHARED_WEIGHTS:
-        return None
-    if text == LARGEST:
-        return space.largest()
-    if text == SMALLEST:
-        return space.smallest()
-    path = _find_arch_file(text, arch_folders)
-    try:
-        content = path.read_text(encoding="utf-8")
-        mapping = json.loads(content) if path.suffix == ".json" else yaml.safe_load(content)
-    except (OSError, ValueError, yaml.YAMLError) as err:
-        reason = " ".join(str(err).split())
-        raise ArchError(f"expected a readable arch file, got {path}, which cannot be read: {reason}") from err
-    try:
-        return space.from_dict(mapping)
-    except ArchError as err:
-        raise ArchError(f"{err} (in {path})") from err
-
-
-def _find_arch_file(text: str, arch_folders: Sequence[Path]) -> Path:
-    path = Path(text)
-    if path.suffix in ARCH_FILE_SUFFIXES and path.is_file():
-        return path
-    if text and path.name == text:
-        for folder in arch_folders:
-            for suffix in ARCH_FILE_SUFFIXES:
-                candidate = folder / (text + suffix)
-                if candidate.is_file():
-                    return candidate
-    known = [SHARED_WEIGHTS, LARGEST, SMALLEST, *known_arch_names(arch_folders)]
-    nearest = difflib.get_close_matches(path.stem, known, n=5, cutoff=0.5)
-    folders = ", ".join(str(folder) for folder in arch_folders) or "no folder"
-    raise ArchError(
-        f"expected 'supernet', 'max', 'min', the path of a .yaml or .json file, or the name of an arch in {folders}, "
-        f"got {text!r}: try {' or '.join(nearest or known)}"
-    )
-
-
-def known_arch_names(arch_folders: Sequence[Path]) -> list[str]:
-    """The names of all arch files in these folders, sorted; folders that do not exist are skipped."""
-    return sorted(
-        {
-            path.stem
-            for folder in arch_folders
-            if folder.is_dir()
-            for path in folder.iterdir()
-            if path.suffix in ARCH_FILE_SUFFIXES
-        }
-    )
 
 
 def _is_integer(value: Any) -> bool:

@@ -4,13 +4,12 @@ import itertools
 import json
 import pickle
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from nas_transfer.errors import ArchError, ConfigError
-from nas_transfer.space import Arch, Gene, SearchSpace, resolve_arch
+from nas_transfer.space import Arch, Gene, SearchSpace
 
 
 @pytest.fixture
@@ -258,52 +257,3 @@ class TestDictForm:
         assert len(identifiers) == 36
         assert all(len(text) == 8 and int(text, 16) >= 0 for text in identifiers)
         assert space.smallest().short_id() == space.from_dict(space.smallest().to_dict()).short_id()
-
-
-class TestResolve:
-    @pytest.fixture
-    def folder(self, tmp_path: Path, space: SearchSpace) -> Path:
-        (tmp_path / "small_one.yaml").write_text(
-            "# a comment\nspace: toy\nresolution: 48\nwidth: [8, 32]\ndepth: [1, 3]\n"
-        )
-        (tmp_path / "found.json").write_text(json.dumps(space.largest().to_dict()))
-        (tmp_path / "stranger.yaml").write_text("space: other\nresolution: 48\n")
-        (tmp_path / "broken.yaml").write_text("width: [8,\n")
-        return tmp_path
-
-    def test_the_three_reserved_words(self, space) -> None:
-        assert resolve_arch("supernet", space, []) is None
-        assert resolve_arch("max", space, []) == space.largest()
-        assert resolve_arch("min", space, []) == space.smallest()
-
-    def test_a_name_is_looked_up_in_the_folders_in_order(self, space, folder, tmp_path_factory) -> None:
-        earlier = tmp_path_factory.mktemp("earlier")
-        arch = resolve_arch("small_one", space, [earlier, folder])
-        assert arch is not None
-        assert arch.values == (48, 8, 32, 1, 3)
-        (earlier / "small_one.yaml").write_text("resolution: 64\nwidth: [8, 32]\ndepth: [1, 3]\n")
-        arch = resolve_arch("small_one", space, [earlier, folder])
-        assert arch is not None
-        assert arch["resolution"] == 64
-
-    @pytest.mark.parametrize("name", ["small_one.yaml", "found.json"])
-    def test_a_path_is_read_without_any_folder(self, space, folder, name) -> None:
-        assert resolve_arch(str(folder / name), space, []) is not None
-
-    def test_a_misspelt_name_says_where_it_looked_and_what_is_near(self, space, folder) -> None:
-        with pytest.raises(ArchError, match=r"got 'smal_one': try small_one") as caught:
-            resolve_arch("smal_one", space, [folder])
-        assert str(folder) in str(caught.value)
-
-    def test_a_missing_file_is_an_error_and_not_a_name(self, space, folder) -> None:
-        with pytest.raises(ArchError, match=r"nowhere/small_one\.yaml"):
-            resolve_arch("nowhere/small_one.yaml", space, [folder])
-
-    def test_an_arch_of_another_space_names_both_and_the_file(self, space, folder) -> None:
-        with pytest.raises(ArchError, match=r"'toy', got one of space 'other'.*stranger\.yaml"):
-            resolve_arch("stranger", space, [folder])
-
-    def test_an_unreadable_file_is_named_on_one_line(self, space, folder) -> None:
-        with pytest.raises(ArchError, match=r"broken\.yaml") as caught:
-            resolve_arch("broken", space, [folder])
-        assert "\n" not in str(caught.value)

@@ -17,10 +17,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback
 
+from nas_transfer.arch_files import resolve_arch
 from nas_transfer.data.randomness import stable_seed
 from nas_transfer.errors import ConfigError
 from nas_transfer.paths import conf_dir
-from nas_transfer.space import Arch, SearchSpace, resolve_arch
+from nas_transfer.space import Arch, SearchSpace
 from nas_transfer.supernet.protocol import SupernetTable
 from nas_transfer.supernet.table_rows import Preprocessing
 from nas_transfer.tasks.base import Task, TaskSettings

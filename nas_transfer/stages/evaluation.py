@@ -8,8 +8,9 @@ from typing import Any
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
+from nas_transfer.arch_files import LARGEST, SMALLEST
 from nas_transfer.errors import ConfigError
-from nas_transfer.space import LARGEST, SMALLEST, Arch
+from nas_transfer.space import Arch
 from nas_transfer.stages.build import build_arch, build_data, build_task, build_weights
 from nas_transfer.tasks.base import Task
 from nas_transfer.tasks.checkpoint import Checkpoint, checkpoint_arch, load_network

@@ -15,13 +15,13 @@ import torch
 from hydra import compose, initialize_config_dir
 
 import nas_transfer.cli  # noqa: F401  registers the resolvers and the sweeper
+from nas_transfer.arch_files import resolve_arch
 from nas_transfer.errors import ConfigError, RunError
 from nas_transfer.paths import conf_dir
 from nas_transfer.report.collect import read_run
 from nas_transfer.report.studies import growth, read_study
 from nas_transfer.search.objectives.base import Candidate
 from nas_transfer.search.work import Job, Work, trial_file, write_outcome
-from nas_transfer.space import resolve_arch
 from nas_transfer.stages import search as stage
 from nas_transfer.stages.candidates import build_evaluator
 from nas_transfer.stages.training import train

@@ -12,8 +12,8 @@ import yaml
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from nas_transfer.arch_files import known_arch_names, resolve_arch
 from nas_transfer.errors import ArchError, ConfigError
-from nas_transfer.space import known_arch_names, resolve_arch
 from nas_transfer.supernet.table import MBConvTable
 from nas_transfer.supernet.table_rows import StageTable, expanded_channels, make_divisible, squeeze_channels
 

@@ -82,8 +82,8 @@ def test_the_heads_cost_equals_torchs_counter_and_its_parameters() -> None:
     [("bignas_250m", 28514), ("bignas_350m", 28572), ("bignas_600m", 29679), ("bignas_1000m", 31173)],
 )
 def test_the_published_nets_cost_what_their_rows_say(name: str, expected: int) -> None:
+    from nas_transfer.arch_files import resolve_arch
     from nas_transfer.paths import conf_dir
-    from nas_transfer.space import resolve_arch
 
     table = load_supernet("bignas")
     arch = resolve_arch(name, table.space, [conf_dir() / "archs"])
