@@ -1,6 +1,7 @@
 """Small run folders, written by hand as the stages write them."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +45,19 @@ def write(path: Path, content: Any) -> None:
     path.write_text(content if isinstance(content, str) else json.dumps(content))
 
 
-def write_run(folder: Path, stage: str, task: str, **changes: Any) -> Path:
-    """A finished run; `changes` replace fields of its result, ``result=None`` leaves it unfinished."""
+def write_run(
+    folder: Path, stage: str, task: str, settings: Mapping[str, Any] | None = None, **changes: Any
+) -> Path:  # fmt: skip
+    """A finished run; `settings` replace keys of its configuration, `changes` fields of its result.
+
+    ``result=None`` leaves it unfinished.
+    """
     kind = TARGETS.get(task.rpartition("_")[2], "classification.ClassificationTask")
     config = {
         "stage.name": stage, "task.name": task, "task.build._target_": f"nas_transfer.tasks.{kind}", "arch": "max",
         "data.root": "data/shapes_coco", "data.batch_size": 8, "task.recipe.accumulate": 1, "seed": 3,
         "supernet.name": "tiny", "supernet.stages": [{"name": "mb1"}, {"name": "mb2"}],
-        "trainer.max_steps": 50,
+        "trainer.max_steps": 50, **(settings or {}),
     }  # fmt: skip
     command = [f"stage={stage}", f"task={task}", "name=<b>&"]
     write(folder / "run.json", {"config_sha256": folder.name, "command": command, "started": "now", "config": config})
