@@ -29,10 +29,12 @@ from nas_transfer.report.studies import StudyRecord, growth, read_study
 from nas_transfer.report.tables import (
     Table,
     TaskKind,
+    dataset,
     duration,
     front_table,
     inherited_table,
     input_size,
+    kind_of,
     ledger,
     millions,
     net_table,
@@ -113,7 +115,7 @@ def make_report(folders: Sequence[Path], without: Sequence[str] = ()) -> tuple[R
     report = Report(
         summary, problem_table(problems) if problems else None,
         tuple(_net_section(kind, nets) for kind, nets in nets_by_kind(runs)), tuple(routes),
-        tuple(_study_section(study) for study in studies if study.directions), ledger(runs),
+        tuple(_study_section(study, runs) for study in studies if study.directions), ledger(runs),
         inherited_table(found) if found else None, tuple(_run_section(run) for run in runs),
     )  # fmt: skip
     return report, runs
@@ -150,7 +152,7 @@ def _route_sections(runs: Sequence[Run]) -> tuple[list[Section], list[tuple[str,
     return sections, problems
 
 
-def _study_section(study: StudyRecord) -> Section:
+def _study_section(study: StudyRecord, runs: Sequence[Run]) -> Section:
     run, result = study.run, study.run.result or {}
     score_key = str(result.get("score_key") or "score")
     told = study.told
@@ -169,6 +171,7 @@ def _study_section(study: StudyRecord) -> Section:
             f"{unit_of(name, score_key)} {value_text(name, picked.values[name])}" for name in picked.values
         )
         facts.append(("picked", f"trial {picked.number}, arch {short_id(picked.arch)}: {values}"))
+    facts += _trained_alone(study, runs)
     if not run.result:
         facts.append(("state", "unfinished: the front so far"))
     if study.predictor is not None:
@@ -183,6 +186,22 @@ def _study_section(study: StudyRecord) -> Section:
         figures.append(draw_arch(picked.arch, _stage_table(run), title))
     title = f"{run.stage} on {run.task}: {run.folder.name}"
     return Section(title, run.folder, tuple(facts), (front_table(study, score_key),), tuple(figures))
+
+
+def _trained_alone(study: StudyRecord, runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """What the members of a study's front scored that were also fine-tuned, each as a net of its own."""
+    run, facts = study.run, []
+    nets = [net for net in runs if net.is_net and (net.task, dataset(net)) == (run.task, dataset(run))]
+    for member in sorted(study.members, key=lambda member: member.number != study.picked):
+        texts = [
+            f"{percent((net.result or {})['score'])} % {kind_of(net).score} on the validation split ({net.folder})"
+            for net in nets
+            if (net.result or {})["arch"] == member.arch
+        ]
+        if texts:
+            who = "picked" if member.number == study.picked else f"trial {member.number}"
+            facts.append((f"{who}, trained alone", "; ".join(texts)))
+    return facts
 
 
 def _trust_text(trust: Any) -> str:

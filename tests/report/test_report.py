@@ -1,6 +1,7 @@
 """The report of made-up runs: complete, true to their files, self-contained, and never stopped by a broken one."""
 
 import csv
+import json
 import re
 import shutil
 import subprocess
@@ -156,6 +157,29 @@ def test_costs_are_summed_by_stage_and_what_was_inherited_stands_apart(runs: Pat
     inherited = markdown.partition("## Inherited")[2]
     assert "| lite0.pth | public weights | Apache-2.0 | not counted above |" in inherited
     assert f"counted above: {runs}/finetune/shapes_det/super" in inherited
+
+
+def test_a_study_says_what_its_nets_scored_when_they_were_trained_alone(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "search/shapes_det/a")
+    front = json.loads((study / "front.json").read_text())
+    archs = {member["trial"]: member["arch"] for member in front["front"]}
+    picked = front["picked"]
+    other = next(trial for trial in archs if trial != picked)
+    nets = tmp_path / "finetune/shapes_det"
+    write_run(nets / "picked", "finetune", "shapes_det", arch=archs[picked], score=0.431)
+    write_run(nets / "again", "finetune", "shapes_det", arch=archs[picked], score=0.425)
+    write_run(nets / "other", "finetune", "shapes_det", arch=archs[other], score=0.3)
+    write_run(nets / "stranger", "finetune", "shapes_det", arch=arch(99).to_dict(), score=0.99)
+    elsewhere = {"data.root": "data/elsewhere"}
+    write_run(nets / "elsewhere", "finetune", "shapes_det", elsewhere, arch=archs[picked], score=0.98)
+    write_run(tmp_path / "finetune/small_det/net", "finetune", "small_det", arch=archs[picked], score=0.97)
+    facts = made(tmp_path)[1].partition("## Studies")[2].partition("\n| trial")[0].splitlines()
+    alone = [fact for fact in facts if "trained alone" in fact]
+    assert alone == [
+        f"- picked, trained alone: 42.50 % mAP on the validation split ({nets}/again); "
+        f"43.10 % mAP on the validation split ({nets}/picked)",
+        f"- trial {other}, trained alone: 30.00 % mAP on the validation split ({nets}/other)",
+    ]
 
 
 def test_trust_repeats_predictor_and_pictures_are_shown(runs: Path) -> None:
