@@ -15,13 +15,13 @@ from nas_transfer.report.collect import STAGES_WITHOUT_RESULT, Run, read_runs
 from nas_transfer.report.figures import (
     front_figures,
     growth_figures,
-    net_figure,
     route_figures,
     shown,
     training_figures,
     trust_figure,
 )
 from nas_transfer.report.inheritance import ancestors
+from nas_transfer.report.net_figures import net_figures
 from nas_transfer.report.pictures import LARGE, prediction_figures
 from nas_transfer.report.plots import Figure
 from nas_transfer.report.routes import comparison
@@ -122,11 +122,10 @@ def make_report(folders: Sequence[Path], without: Sequence[str] = ()) -> tuple[R
 
 
 def _net_section(kind: TaskKind, nets: Sequence[Run]) -> Section:
-    """One kind of task: the document's table, scores against the cost of several nets, and what the best predicts."""
-    figures = shown([net_figure(kind, nets)]) if len(nets) > 1 else []
+    """One kind of task: the document's table, each data set's scores against the cost, and what the best predicts."""
     best = max(nets, key=lambda net: (net.result or {})["score"])
-    figures += prediction_figures(best.folder, LARGE)
-    return Section(kind.title, None, (), (net_table(kind, nets),), tuple(figures))
+    figures = (*net_figures(kind, nets), *prediction_figures(best.folder, LARGE))
+    return Section(kind.title, None, (), (net_table(kind, nets),), figures)
 
 
 def _route_sections(runs: Sequence[Run]) -> tuple[list[Section], list[tuple[str, str]]]:

@@ -7,12 +7,10 @@ from typing import Any
 
 from nas_transfer.report.arch_drawing import arch_words
 from nas_transfer.report.collect import Run
-from nas_transfer.report.plots import NUM_COLOURS, Figure, Marker, Series, chart
+from nas_transfer.report.plots import MARKERS, NUM_COLOURS, Figure, Series, chart
 from nas_transfer.report.routes import Comparison
 from nas_transfer.report.studies import SCORE, Growth, Member, StudyRecord, Told
-from nas_transfer.report.tables import TaskKind, again_text, millions, total_macs, unit_of, value_text
-
-MARKERS: tuple[Marker, ...] = ("dot", "square", "triangle", "diamond")
+from nas_transfer.report.tables import again_text, unit_of, value_text
 
 
 def shown(figures: Sequence[Figure | None]) -> list[Figure]:
@@ -155,24 +153,6 @@ def training_figures(run: Run) -> list[Figure]:
             score = Series("", steps, [100 * value for value in values], style="line", colour=2)
             found.append(chart("Validation score", "step", f"{name.removeprefix('val/')} (%)", [score], note))
     return shown(found)
-
-
-def net_figure(kind: TaskKind, nets: Sequence[Run]) -> Figure | None:
-    """Scores of fine-tuned nets against their cost, a colour for each task."""
-    series = []
-    tasks = list(dict.fromkeys(net.task for net in nets))
-    for place, task in enumerate(tasks):
-        own = [net for net in nets if net.task == task]
-        scores = [100 * (net.result or {})["score"] for net in own]
-        macs = [total_macs(net) for net in own]
-        titles = [
-            f"{score:.2f} %, {millions(cost)} M MACs\n{net.folder}\n{arch_words((net.result or {})['arch'])}"
-            for net, score, cost in zip(own, scores, macs)
-        ]
-        look: dict[str, Any] = {"colour": place % NUM_COLOURS + 1, "marker": MARKERS[place % len(MARKERS)]}
-        series.append(Series(task if len(tasks) > 1 else "", macs, scores, titles=titles, **look))
-    label = f"{kind.score} (%)"
-    return chart(f"{label} against MACs", "MACs, all parts", label, series, "From each run's result.json.")
 
 
 def route_figures(found: Comparison, folder: Any) -> list[Figure]:

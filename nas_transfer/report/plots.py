@@ -16,7 +16,9 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 14, 24, 38
 NUM_COLOURS = 6
 MOST_POINTS_OF_A_LINE = 400
 
-Marker = Literal["dot", "square", "triangle", "diamond", "ring"]
+Marker = Literal["dot", "square", "triangle", "diamond", "ring", "hollow"]
+MARKERS: tuple[Marker, ...] = ("dot", "square", "triangle", "diamond")
+"""Those that tell series apart."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Series:
         label: for the legend.
         xs, ys: coordinates, as long as each other.
         style: points alone, a line, or steps that keep a value until the next point.
-        colour: 1 to `NUM_COLOURS`.
+        colour: 1 to `NUM_COLOURS`; 0 is grey, for what the others are seen beside.
         faint: drawn behind and pale.
         marker: shape of the points.
         titles: what hovering each point shows.
@@ -183,6 +185,7 @@ def _drawn(one: Series, across: Axis, up: Axis) -> list[str]:
 def _marker(marker: Marker, x: float, y: float) -> str:
     shapes = {
         "dot": f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.4"/>',
+        "hollow": f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.8"/>',
         "ring": f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6.5"/>',
         "square": f'<rect x="{x - 3.2:.1f}" y="{y - 3.2:.1f}" width="6.4" height="6.4"/>',
         "triangle": f'<path d="M{x:.1f} {y - 4.4:.1f}l4.2 7.4h-8.4z"/>',

@@ -141,8 +141,12 @@ def dataset(run: Run) -> str:
 def model(run: Run, kind: TaskKind) -> str:
     """Supernet, kind of net, and which arch."""
     arch = (run.result or {})["arch"] or {}
-    named = Path(str(run.config.get("arch", ""))).stem
-    return f"{arch.get('space', 'net')}_{kind.model} {named} ({short_id(arch)})".replace("  ", " ")
+    return f"{arch.get('space', 'net')}_{kind.model} {arch_name(run)} ({short_id(arch)})".replace("  ", " ")
+
+
+def arch_name(run: Run) -> str:
+    """The word, or the name of the arch file, that the command line gave; empty if unknown."""
+    return Path(str(run.config.get("arch", ""))).stem
 
 
 def input_size(result: Any) -> str:
