@@ -18,6 +18,7 @@ from nas_transfer.space import short_id
 
 SECONDS_PER_DAY, SECONDS_PER_HOUR = 86400, 3600
 NONE = "—"
+CARD, CARD_LETTERS = 6, 42
 NUMBER = re.compile(r"[+-]?\d[\d.]*(e[+-]?\d+)?$")
 
 
@@ -44,6 +45,14 @@ class Table:
             any(map(NUMBER.match, column)) and all(cell == NONE or NUMBER.match(cell) for cell in column)
             for column in zip(*self.rows)
         ) or (False,) * len(self.columns)
+
+    @property
+    def spans(self) -> tuple[int, ...]:
+        """How many of a card's `CARD` parts each column takes where a page is too narrow for rows: a third to all."""
+        longest = [max(map(len, column)) for column in zip(self.columns, *self.rows)]
+        return tuple(
+            next((CARD // parts for parts in (3, 2) if length * parts <= CARD_LETTERS), CARD) for length in longest
+        )
 
     def markdown(self) -> str:
         """As a Markdown table with its note."""

@@ -1,6 +1,7 @@
 """The report of made-up runs: complete, true to their files, self-contained, and never stopped by a broken one."""
 
 import csv
+import html
 import json
 import re
 import shutil
@@ -8,6 +9,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from nas_transfer.report.collect import find_runs
 from nas_transfer.report.content import make_report
 from nas_transfer.report.page import write_report
 from nas_transfer.report.plots import axis_of
+from nas_transfer.report.tables import Table
 from tests.conftest import REPOSITORY
 from tests.report.run_folders import arch, costs, write, write_run, write_study
 
@@ -264,6 +267,14 @@ def test_the_command_makes_the_report_anew_without_torch_and_names_what_holds_no
     assert refused.stderr.startswith("error: expected run folders in nowhere/*, got none")
 
 
+@pytest.mark.parametrize(
+    ("letters", "heading", "span"), [(14, 5, 2), (15, 5, 3), (21, 5, 3), (22, 5, 6), (80, 5, 6), (3, 15, 3)]
+)
+def test_a_cell_of_a_card_is_as_wide_as_its_columns_longest_text(letters: int, heading: int, span: int) -> None:
+    table = Table("", ("a", "h" * heading), (("1", "x"), ("2", "x" * letters)))
+    assert table.spans == (2, span)
+
+
 BROWSER = [
     "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update", "--enable-logging=stderr",
@@ -294,21 +305,45 @@ def test_a_browser_shows_the_page_without_a_word_and_lets_it_ask_no_host(runs: P
     assert "Content Security Policy" in console[0]
 
 
-@needs_browser
-def test_a_browser_shows_the_page_no_wider_than_a_phone(runs: Path, tmp_path: Path) -> None:
-    made(runs)
-    page = runs / "report/own/report.html"
-    # A window is at least 500 wide, so a script that only the test adds narrows the body, and says how far it reaches.
-    script = """
-        document.body.style = 'margin: 0; width: 390px';
-        for (const one of document.querySelectorAll('details')) one.open = true;
-        const shown = [...document.querySelectorAll('body *')].filter(one => !one.closest('.scroll table'));
-        document.title = Math.ceil(Math.max(...shown.map(one => one.getBoundingClientRect().right)));
-    """
-    text = page.read_text().replace("default-src 'none'", "default-src 'unsafe-inline'")
-    page.write_text(text.replace("</body>", f"<script>{script}</script></body>"))
-    shown, console = opened(page, tmp_path / "browser")
+WATCH = """
+    const [frame] = document.querySelectorAll('iframe'), page = frame.contentDocument;
+    for (const one of page.querySelectorAll('details')) one.open = true;
+    const right = one => Math.ceil(one.getBoundingClientRect().right);
+    const scrolled = [...page.querySelectorAll('.scroll')].filter(one => one.scrollWidth > one.clientWidth);
+    const all = [...page.querySelectorAll('body *')].filter(one => !one.closest('thead'));
+    const cells = [...page.querySelectorAll('#nets td')].filter(one => /mAP|Flops/.test(one.dataset.label));
+    const labels = cells.map(one => frame.contentWindow.getComputedStyle(one, '::before').content);
+    document.title = JSON.stringify({
+        reach: Math.max(...all.map(right)), scrolled: scrolled.length, cells: Math.max(...cells.map(right)),
+        labels: [...new Set(labels)], head: page.querySelector('thead').getBoundingClientRect().height,
+    });
+"""
+
+
+def in_a_browser(page: Path, width: int, folder: Path) -> dict[str, Any]:
+    """What a page looks like in a frame this wide; a window itself is at least 500 wide."""
+    frame = f'<iframe style="border: 0; width: {width}px; height: 900px" srcdoc="{html.escape(page.read_text())}">'
+    watched = folder / f"{width}.html"
+    watched.write_text(
+        f"<body style='margin: 0'>{frame}</iframe><script>window.onload = () => {{ {WATCH} }}</script></body>"
+    )
+    shown, console = opened(watched, folder / "browser")
     assert console == []
-    width = re.search(r"<title>(\d+)</title>", shown)
-    assert width is not None
-    assert int(width.group(1)) <= 390
+    title = re.search(r"<title>({.*?})</title>", shown)
+    assert title is not None
+    found: dict[str, Any] = json.loads(html.unescape(title.group(1)))
+    return found
+
+
+@needs_browser
+def test_a_phone_shows_all_of_every_table_without_scrolling_sideways(runs: Path, tmp_path: Path) -> None:
+    made(runs)
+    phone = in_a_browser(runs / "report/own/report.html", 390, tmp_path)
+    assert phone["reach"] <= 390
+    assert phone["cells"] <= 390
+    assert phone["scrolled"] == 0
+    assert {'"Flops(M)"', '"mAP (%)"'} <= set(phone["labels"])
+    assert phone["head"] <= 1
+    screen = in_a_browser(runs / "report/own/report.html", 1280, tmp_path)
+    assert screen["labels"] == ["none"]
+    assert screen["head"] > 10
