@@ -38,6 +38,7 @@ from nas_transfer.report.tables import (
     ledger,
     millions,
     net_table,
+    nets_by_data,
     nets_by_kind,
     percent,
     problem_table,
@@ -122,10 +123,10 @@ def make_report(folders: Sequence[Path], without: Sequence[str] = ()) -> tuple[R
 
 
 def _net_section(kind: TaskKind, nets: Sequence[Run]) -> Section:
-    """One kind of task: the document's table, each data set's scores against the cost, and what the best predicts."""
-    best = max(nets, key=lambda net: (net.result or {})["score"])
-    figures = (*net_figures(kind, nets), *prediction_figures(best.folder, LARGE))
-    return Section(kind.title, None, (), (net_table(kind, nets),), figures)
+    """One kind of task: the document's table, each data set's scores against the cost, and what its best predicts."""
+    best = [max(own, key=lambda net: (net.result or {})["score"]) for own in nets_by_data(nets)]
+    pictures = [figure for net in best for figure in prediction_figures(net.folder, LARGE)]
+    return Section(kind.title, None, (), (net_table(kind, nets),), (*net_figures(kind, nets), *pictures))
 
 
 def _route_sections(runs: Sequence[Run]) -> tuple[list[Section], list[tuple[str, str]]]:

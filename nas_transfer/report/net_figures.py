@@ -12,11 +12,13 @@ from nas_transfer.report.arch_drawing import arch_words
 from nas_transfer.report.collect import Run
 from nas_transfer.report.plots import MARKERS, NUM_COLOURS, Figure, Series, chart
 from nas_transfer.report.published import LABEL, PUBLISHED, SOURCE, PublishedNet, PublishedTable
-from nas_transfer.report.tables import NONE, TaskKind, arch_name, dataset, input_size, millions
+from nas_transfer.report.tables import NONE, TaskKind, arch_name, dataset, input_size, millions, nets_by_data
 from nas_transfer.search.pareto import non_dominated
 
 BESIDE = 0
 """Colour of what is no supernet's."""
+MOST_NAMED = 6
+"""Nets beside which their runs' names have room."""
 
 
 def net_figures(kind: TaskKind, nets: Sequence[Run]) -> list[Figure]:
@@ -29,10 +31,7 @@ def net_figures(kind: TaskKind, nets: Sequence[Run]) -> list[Figure]:
         nets: finished fine-tuned nets.
     """
     supernets = list(dict.fromkeys(supernet(net) for net in nets))
-    groups: dict[tuple[str, str], list[Run]] = {}
-    for net in nets:
-        groups.setdefault((net.task, dataset(net)), []).append(net)
-    found = [_net_figure(kind, own, supernets) for own in groups.values()]
+    found = [_net_figure(kind, own, supernets) for own in nets_by_data(nets)]
     return [figure for figure in found if figure is not None]
 
 
@@ -53,7 +52,8 @@ def _net_figure(kind: TaskKind, nets: Sequence[Run], supernets: Sequence[str]) -
         look: dict[str, Any] = {"colour": place % NUM_COLOURS + 1, "marker": MARKERS[place % len(MARKERS)]}
         series.append(
             Series(
-                name, [_macs(net, part) for net in own], [_score(net) for net in own], names=_names(own),
+                name, [_macs(net, part) for net in own], [_score(net) for net in own],
+                names=[net.folder.name for net in own] if len(nets) <= MOST_NAMED else _largest_named(own),
                 titles=[_title(kind, net) for net in own], **look,
             )
         )  # fmt: skip
@@ -92,8 +92,8 @@ def _score(net: Run) -> float:
     return 100 * float((net.result or {})["score"])
 
 
-def _names(nets: Sequence[Run]) -> list[str]:
-    """What stands beside each net of one supernet: which is the largest, said once."""
+def _largest_named(nets: Sequence[Run]) -> list[str]:
+    """What stands beside each of many nets of one supernet: which is the largest, said once."""
     largest = [arch_name(net) == LARGEST for net in nets]
     first = largest.index(True) if True in largest else None
     return [LARGEST if place == first else "" for place in range(len(nets))]

@@ -107,6 +107,14 @@ def nets_by_kind(runs: Sequence[Run]) -> list[tuple[TaskKind, list[Run]]]:
     return [(kind, own) for kind, own in groups if own]
 
 
+def nets_by_data(nets: Sequence[Run]) -> list[list[Run]]:
+    """Those whose scores compare: of one task on one data set."""
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for net in nets:
+        groups.setdefault((net.task, dataset(net)), []).append(net)
+    return list(groups.values())
+
+
 def total_macs(net: Run) -> float:
     """A finished run's multiply-accumulates, of all parts."""
     return float((net.result or {})["costs"]["macs"]["total"])
