@@ -19,8 +19,8 @@ PICKED = runs/$(1)/demo/archs/picked.yaml
 
 demo: $(READY)  ## routes A, B and C from ImageNet weights to detection on embedded data, and their report: some minutes on two cores
 	for step in $(DEMO); do $(BIN)/python -m nas_transfer experiment=$$step || exit; done
-	$(BIN)/python -m nas_transfer experiment=demo_net name=demo_a arch=$(call PICKED,search/shapes_det)
-	$(BIN)/python -m nas_transfer experiment=demo_net name=demo_b arch=$(call PICKED,search/shapes_cls)
+	$(BIN)/python -m nas_transfer experiment=demo_net name=demo_a weights=runs/finetune/shapes_det/demo arch=$(call PICKED,search/shapes_det)
+	$(BIN)/python -m nas_transfer experiment=demo_net name=demo_b weights=runs/pretrain/shapes_cls/demo arch=$(call PICKED,search/shapes_cls)
 	$(BIN)/python -m nas_transfer experiment=demo_net name=demo_c arch=$(call PICKED,proxy/shapes_det)
 	$(BIN)/python -m nas_transfer experiment=demo_net name=demo_max arch=max
 	$(BIN)/python -m nas_transfer stage=report name=demo runs_in='["runs/*/*/demo*"]'
