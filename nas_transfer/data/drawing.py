@@ -167,9 +167,9 @@ def draw_label_map(image: torch.Tensor, labels: torch.Tensor, names: Sequence[st
     return Picture(picture, f"{len(found)} classes, {share:.0%} ignored", legend)
 
 
-def contact_sheet(pictures: Sequence[Picture], columns: int | None = None) -> Image.Image:
-    """All pictures in rows, by default as many as columns, each with its caption, and below them what colours mean."""
-    columns = columns or max(1, math.ceil(math.sqrt(len(pictures))))
+def contact_sheet(pictures: Sequence[Picture]) -> Image.Image:
+    """All pictures in rows, each with its caption, and below them what the colours mean."""
+    columns = max(1, math.ceil(math.sqrt(len(pictures))))
     rows = [pictures[start : start + columns] for start in range(0, len(pictures), columns)]
     legend = {name: colour for picture in pictures for name, colour in picture.legend.items()}
     step = TILE + GAP

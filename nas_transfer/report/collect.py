@@ -18,7 +18,7 @@ from nas_transfer.search.front import FRONT_FILE
 
 RUN_FILE = "run.json"
 WEIGHTS_FILE, WARM_START_FILE = "weights.pt", "warm_start.pt"
-SAMPLES_FILE = "sample_predictions.jpg"
+SAMPLES_FOLDER = "sample_predictions"
 MARKS = (RUN_FILE, RESULT_FILE, FRONT_FILE, WEIGHTS_FILE)
 """Any of these makes a folder a run's."""
 TRAINING_STAGES = ("pretrain", "finetune")

@@ -7,23 +7,24 @@ import io
 from html import escape
 from pathlib import Path
 
-from nas_transfer.report.collect import SAMPLES_FILE
+from nas_transfer.report.collect import SAMPLES_FOLDER
 from nas_transfer.report.plots import Figure
 
-SMALL, LARGE = 480, 664
-"""Width of a picture in pixels, one of many or the only one of its kind."""
-MOST_OVERLAYS = 4
-OVERLAY_SUFFIXES = (".jpg", ".jpeg", ".png")
+SMALL, LARGE = 360, 664
+"""Width of a picture in pixels: of one of many runs, of the best one."""
+MOST_PICTURES = 4
+SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 def prediction_figures(folder: Path, width: int = SMALL) -> list[Figure]:
-    """What a run drew: validation images beside their annotations, and the first overlays of images of no data set.
+    """What a run drew: validation images beside their annotations, or overlays of images of no data set.
 
-    Those that cannot be read are left out.
+    The first ones; those that cannot be read are left out.
     """
-    overlays = sorted(path for path in folder.glob("overlays/*") if path.suffix in OVERLAY_SUFFIXES)
-    samples = _figure(folder / SAMPLES_FILE, "Validation images: annotated, predicted", width)
-    found = [samples, *(_figure(path, "Predicted", width) for path in overlays[:MOST_OVERLAYS])]
+    found = []
+    for name, title in ((SAMPLES_FOLDER, "Validation image: annotated, predicted"), ("overlays", "Predicted")):
+        files = sorted(path for path in folder.glob(f"{name}/*") if path.suffix in SUFFIXES)
+        found += [_figure(path, title, width) for path in files[:MOST_PICTURES]]
     return [figure for figure in found if figure is not None]
 
 

@@ -15,6 +15,8 @@ WIDTH, HEIGHT = 360, 250
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 24, 38
 NUM_COLOURS = 6
 MOST_POINTS_OF_A_LINE = 400
+NAME_LETTER, NAME_HEIGHT = 6.4, 12
+"""About how large the text beside a point is."""
 
 Marker = Literal["dot", "square", "triangle", "diamond", "ring", "hollow"]
 MARKERS: tuple[Marker, ...] = ("dot", "square", "triangle", "diamond")
@@ -127,6 +129,7 @@ def chart(title: str, x_label: str, y_label: str, series: Sequence[Series], note
     parts = [*_frame(across, up, x_label, y_label)]
     for one in sorted(shown, key=lambda own: not own.faint):
         parts += _drawn(one, across, up)
+    parts += _names(shown, across, up)
     svg = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">' + "".join(parts) + "</svg>"
     legend = tuple(
         (one.label, f"s{one.colour} {'stroke' if one.style != 'points' else one.marker}{' faint' if one.faint else ''}")
@@ -175,10 +178,27 @@ def _drawn(one: Series, across: Axis, up: Axis) -> list[str]:
             parts.append(f'<path class="line thin {classes}" d="{bar}"/>')
         title = f"<title>{escape(one.titles[place])}</title>" if place < len(one.titles) else ""
         parts.append(f'<g class="mark {classes} {one.marker}">{_marker(one.marker, x, y)}{title}</g>')
-        if place < len(one.names) and one.names[place]:
-            right = x < WIDTH - 70
-            anchor = f'x="{x + 9:.1f}" text-anchor="start"' if right else f'x="{x - 9:.1f}" text-anchor="end"'
-            parts.append(f'<text class="name" {anchor} y="{y + 12:.1f}">{escape(one.names[place])}</text>')
+    return parts
+
+
+def _names(series: Sequence[Series], across: Axis, up: Axis) -> list[str]:
+    """The text beside each named point: below or above it, right or left, where it is inside and free, else below."""
+    parts: list[str] = []
+    taken: list[tuple[float, float, float]] = []
+    for one in series:
+        for x, y, name in zip(map(across.at, one.xs), map(up.at, one.ys), one.names):
+            if not name:
+                continue
+            width = NAME_LETTER * len(name)
+            boxes = [(left, y + down) for left in (x + 9, x - 9 - width) for down in (12, -7)]
+            inside = [box for box in boxes if LEFT <= box[0] <= WIDTH - width and box[1] <= HEIGHT - BOTTOM - 2]
+            free = [
+                (left, base) for left, base in inside
+                if all(left >= x1 or left + width <= x0 or abs(base - y1) >= NAME_HEIGHT for x0, x1, y1 in taken)
+            ]  # fmt: skip
+            left, base = (free or inside or boxes)[0]
+            taken.append((left, left + width, base))
+            parts.append(f'<text class="name" x="{left:.1f}" y="{base:.1f}">{escape(name)}</text>')
     return parts
 
 

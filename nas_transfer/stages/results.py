@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from nas_transfer.data.drawing import TILE, Picture, contact_sheet
+from nas_transfer.data.drawing import TILE, contact_sheet
 from nas_transfer.data.sampler import SampleKey
-from nas_transfer.report.collect import SAMPLES_FILE
+from nas_transfer.report.collect import SAMPLES_FOLDER
 from nas_transfer.report.manifest import SECONDS_PER_HOUR, Result, write_json_atomically
 from nas_transfer.space import Arch
 from nas_transfer.stages.run_directory import config_sha256
@@ -71,19 +71,17 @@ def cost_report(task: Task, arch: Arch) -> dict[str, Any]:
 def write_predictions(cfg: DictConfig, folder: Path, task: Task, data: Any) -> None:
     """Write the last evaluation's predictions in COCO's result format, for a task that makes such, and draw some.
 
-    `SAMPLES_FILE` shows `cfg.sample_predictions` images, spread over the validation split, as they are annotated and as
-    a subnet sees them.
+    `SAMPLES_FOLDER` shows `cfg.sample_predictions` images, spread over the validation split, as they are annotated and
+    as a subnet sees them.
     """
     for name, records in task.predictions.items():
         write_json_atomically(folder / f"{name}.json", records)
-    pictures = [] if task.arch is None else _sample_pictures(cfg.sample_predictions, task, data)
-    if pictures:
-        contact_sheet(pictures, columns=2).save(folder / SAMPLES_FILE, quality=85)
+    if task.arch is not None:
+        _draw_samples(cfg.sample_predictions, folder / SAMPLES_FOLDER, task, data)
 
 
-def _sample_pictures(count: int, task: Task, data: Any) -> list[Picture]:
+def _draw_samples(count: int, folder: Path, task: Task, data: Any) -> None:
     val = data.require_parts().val
-    pictures = []
     task.eval()
     for place in np.linspace(0, len(val) - 1, min(count, len(val))).round().astype(int).tolist():
         sample = val[SampleKey(place, 0)]
@@ -91,6 +89,9 @@ def _sample_pictures(count: int, task: Task, data: Any) -> list[Picture]:
         with torch.inference_mode():
             prediction = task.predict_image(batch, sample["sample_id"], data.vocabulary)
         shown = data.draw_sample(sample), prediction.draw(sample["image"], LEAST_SCORE_DRAWN, TILE)
-        for picture, whose in zip(shown, ("annotated", "predicted"), strict=True):
-            pictures.append(replace(picture, caption=f"{whose}: {picture.caption}".rstrip(": ")))
-    return pictures
+        pictures = [
+            replace(picture, caption=f"{whose}: {picture.caption}".rstrip(": "))
+            for picture, whose in zip(shown, ("annotated", "predicted"), strict=True)
+        ]
+        folder.mkdir(exist_ok=True)
+        contact_sheet(pictures).save(folder / f"{place:06d}.jpg", quality=85)

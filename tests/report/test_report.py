@@ -196,15 +196,16 @@ def test_trust_repeats_predictor_and_pictures_are_shown(runs: Path) -> None:
     write(study / "front.json", text.replace('"costs"', again, 1))
     (runs / "finetune/shapes_det/net/overlays").mkdir()
     Image.new("RGB", (900, 300)).save(runs / "finetune/shapes_det/net/overlays/1.png")
-    Image.new("RGB", (664, 900)).save(runs / "finetune/shapes_seg/net/sample_predictions.jpg")
-    write(runs / "finetune/shapes_pose/net/sample_predictions.jpg", "torn")
+    (runs / "finetune/shapes_seg/net/sample_predictions").mkdir()
+    Image.new("RGB", (664, 332)).save(runs / "finetune/shapes_seg/net/sample_predictions/000001.jpg")
+    write(runs / "finetune/shapes_pose/net/sample_predictions/000001.jpg", "torn")
     page, markdown, _ = made(runs)
     assert "Kendall's tau 0.52 (95 % interval -0.10 to 0.90)" in markdown
     assert "no better than chance" in markdown
     assert "ridge, cross-validated in its last batch: Kendall's tau 0.44" in markdown
     assert "60.00 ± 14.14 (2 seeds) | trial 7 |" in markdown
     nets, own = page.partition('id="nets"')[2].split('<section id="runs">')
-    for part, width, height in ((nets, 664, 900), (own, 480, 651), (own, 480, 160)):  # the best net's is larger
+    for part, width, height in ((nets, 664, 332), (own, 360, 180), (own, 360, 120)):  # the best net's is larger
         assert f'<image width="{width}" height="{height}" href="data:image/jpeg;base64,' in part
     assert page.count("data:image/jpeg;base64,") == 4
     assert not re.search(r"\bsrc=", page)
@@ -292,7 +293,8 @@ def opened(page: Path, profile: Path) -> tuple[str, list[str]]:
 
 @needs_browser
 def test_a_browser_shows_the_page_without_a_word_and_lets_it_ask_no_host(runs: Path, tmp_path: Path) -> None:
-    Image.new("RGB", (664, 900)).save(runs / "finetune/shapes_det/net/sample_predictions.jpg")
+    (runs / "finetune/shapes_det/net/sample_predictions").mkdir()
+    Image.new("RGB", (664, 332)).save(runs / "finetune/shapes_det/net/sample_predictions/000001.jpg")
     made(runs)
     page = runs / "report/own/report.html"
     shown, console = opened(page, tmp_path / "browser")

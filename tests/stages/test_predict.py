@@ -14,7 +14,7 @@ from PIL import Image
 from pycocotools import mask as rle
 
 import nas_transfer.cli  # noqa: F401  registers the resolvers
-from nas_transfer.data.drawing import CAPTION, GAP, TILE
+from nas_transfer.data.drawing import GAP, TILE
 from nas_transfer.data.sampler import SampleKey
 from nas_transfer.errors import ConfigError
 from nas_transfer.paths import conf_dir
@@ -73,25 +73,22 @@ def val_samples(folder: Path, task: str) -> tuple[Task, Any, list[Any]]:
 @pytest.mark.parametrize("task", TINY)
 def test_a_finished_run_shows_what_it_says_of_validation_images(tmp_path: Path, task: str) -> None:
     run = trained(tmp_path, task, "sample_predictions=2")
-    sheet = np.asarray(Image.open(run / "sample_predictions.jpg")).astype(float)
-    assert sheet.shape[1] == 3 * GAP + 2 * TILE
     network, data, samples = val_samples(tmp_path, task)
-    top = GAP
-    for sample in samples:
-        annotated = np.asarray(data.draw_sample(sample).image).astype(float)
+    sheets = [np.asarray(Image.open(path)).astype(float) for path in sorted((run / "sample_predictions").iterdir())]
+    for sample, sheet in zip(samples, sheets, strict=True):
+        annotated = data.draw_sample(sample).image
         with torch.inference_mode():
             prediction = network.predict_image(data.collate([data.in_own_frame(sample)]), 0, data.vocabulary)
-        predicted = np.asarray(prediction.draw(sample["image"], 0.5, TILE).image).astype(float)
+        predicted = prediction.draw(sample["image"], 0.5, TILE).image
+        assert sheet.shape[1] == 3 * GAP + 2 * TILE
         for left, picture in ((GAP, annotated), (2 * GAP + TILE, predicted)):
-            height, width = picture.shape[:2]
-            found = sheet[top : top + height, left : left + width]
-            assert np.abs(found - picture).mean() < 6  # JPEG's loss
-        top += annotated.shape[0] + CAPTION + GAP
+            found = sheet[GAP : GAP + picture.height, left : left + picture.width]
+            assert np.abs(found - np.asarray(picture).astype(float)).mean() < 6  # JPEG's loss
 
 
 def test_a_supernets_run_draws_nothing(tmp_path: Path) -> None:
     run = trained(tmp_path, "shapes_cls", "arch=supernet")
-    assert not (run / "sample_predictions.jpg").exists()
+    assert not (run / "sample_predictions").exists()
 
 
 def test_a_persons_keypoints_in_its_crop_are_those_in_the_image_moved_there(tmp_path: Path) -> None:
