@@ -14,16 +14,28 @@ $(READY): pyproject.toml
 	$(BIN)/pip install --quiet -e '.[dev]'
 	touch $(READY)
 
-DEMO := demo_a1_finetune demo_a2_search demo_b1_pretrain demo_b2_search demo_c_proxy
-PICKED = runs/$(1)/demo/archs/picked.yaml
+# Each line of output says whose it is; a failure is the command's, not sed's.
+SHELL := bash
+.SHELLFLAGS := -o pipefail -c
+DEMO = $(BIN)/python -m nas_transfer $(1) 2>&1 | sed -u 's/^/$(2) | /'
+PICKED = arch=runs/$(1)/demo/archs/picked.yaml
 
 demo: $(READY)  ## routes A, B and C from ImageNet weights to detection on embedded data, and their report: some minutes on two cores
-	for step in $(DEMO); do $(BIN)/python -m nas_transfer experiment=$$step || exit; done
-	$(BIN)/python -m nas_transfer experiment=demo_net name=demo_a weights=runs/finetune/shapes_det/demo arch=$(call PICKED,search/shapes_det)
-	$(BIN)/python -m nas_transfer experiment=demo_net name=demo_b weights=runs/pretrain/shapes_cls/demo arch=$(call PICKED,search/shapes_cls)
-	$(BIN)/python -m nas_transfer experiment=demo_net name=demo_c arch=$(call PICKED,proxy/shapes_det)
-	$(BIN)/python -m nas_transfer experiment=demo_net name=demo_max arch=max
+	$(MAKE) --no-print-directory -j 2 demo-a demo-bc
 	$(BIN)/python -m nas_transfer stage=report name=demo runs_in='["runs/*/*/demo*"]'
+
+demo-a:
+	$(call DEMO,experiment=demo_net name=demo_max arch=max,A)
+	$(call DEMO,experiment=demo_a1_finetune,A)
+	$(call DEMO,experiment=demo_a2_search,A)
+	$(call DEMO,experiment=demo_net name=demo_a weights=runs/finetune/shapes_det/demo $(call PICKED,search/shapes_det),A)
+
+demo-bc:
+	$(call DEMO,experiment=demo_b1_pretrain,B)
+	$(call DEMO,experiment=demo_b2_search,B)
+	$(call DEMO,experiment=demo_net name=demo_b weights=runs/pretrain/shapes_cls/demo $(call PICKED,search/shapes_cls),B)
+	$(call DEMO,experiment=demo_c_proxy,C)
+	$(call DEMO,experiment=demo_net name=demo_c $(call PICKED,proxy/shapes_det),C)
 
 test: $(READY)  ## run all tests
 	$(BIN)/python -m pytest $(PARALLEL)
@@ -43,4 +55,4 @@ bench: $(READY)  ## time the supernet against static subnets, candidate evaluati
 wheel: $(READY)  ## build dist/*.whl, which holds conf/ too
 	$(BIN)/python -m build --wheel --no-isolation
 
-.PHONY: help demo test fast lint bench wheel
+.PHONY: help demo demo-a demo-bc test fast lint bench wheel

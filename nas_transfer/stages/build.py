@@ -22,6 +22,7 @@ from nas_transfer.data.randomness import stable_seed
 from nas_transfer.errors import ConfigError
 from nas_transfer.paths import conf_dir
 from nas_transfer.space import Arch, SearchSpace
+from nas_transfer.stages.progress import ProgressLog
 from nas_transfer.supernet.protocol import SupernetTable
 from nas_transfer.supernet.table_rows import Preprocessing
 from nas_transfer.tasks.base import Task, TaskSettings
@@ -184,8 +185,9 @@ def build_bare_trainer(cfg: DictConfig, steps: int) -> pl.Trainer:
 def build_trainer(cfg: DictConfig, folder: Path) -> pl.Trainer:
     """Lightning's trainer with our callbacks; its one epoch is the whole run (see `nas_transfer.stages.training`)."""
     callbacks: list[Callback] = []
+    on_terminal = sys.stdout.isatty()
     if cfg.trainer.enable_progress_bar:
-        callbacks.append(pl.callbacks.RichProgressBar())
+        callbacks.append(pl.callbacks.RichProgressBar() if on_terminal else ProgressLog())
     if cfg.ema_decay is not None:
         callbacks.append(pl.callbacks.EMAWeightAveraging(decay=cfg.ema_decay))
     # Last, so that a step's checkpoint holds what the others did after that step.
@@ -199,7 +201,7 @@ def build_trainer(cfg: DictConfig, folder: Path) -> pl.Trainer:
                 "expected TensorBoard for tensorboard=true, got none: pip install 'nas-transfer[tensorboard]'"
             ) from error
     return instantiate(
-        _trainer_options(cfg),
+        _trainer_options(cfg) | {"enable_progress_bar": cfg.trainer.enable_progress_bar and on_terminal},
         callbacks=callbacks,
         logger=loggers,
         default_root_dir=str(folder),

@@ -10,7 +10,7 @@ import pytest
 
 from nas_transfer.report.collect import Run, read_run
 from nas_transfer.report.net_figures import net_figures, not_dominated
-from nas_transfer.report.plots import Figure
+from nas_transfer.report.plots import BOTTOM, HEIGHT, LEFT, TOP, WIDTH, Figure
 from nas_transfer.report.published import PUBLISHED
 from nas_transfer.report.tables import kind_of
 from tests.report.run_folders import arch, write_run
@@ -167,3 +167,21 @@ def test_published_macs_are_those_of_the_same_bodies_at_three_sizes() -> None:
         assert slope == pytest.approx(np.prod(sizes[task]) / np.prod(sizes["coco_pose"]), rel=tolerance)
     scores = [[own.score for own in table.nets] for table in PUBLISHED]
     assert scores == [[36.9, 37.0, 38.2, 39.1], [66.08, 66.23, 67.38, 68.42], [69.45, 68.54, 71.45, 73.2]]
+
+
+def test_names_of_close_nets_stay_apart_and_inside(tmp_path: Path) -> None:
+    nets = [
+        net(tmp_path, "shapes_det", f"demo_{number}", body=(100 + 3 * number) * 1e6, score=0.25 + 0.001 * (number % 2))
+        for number in range(5)
+    ]
+    nets.append(net(tmp_path, "shapes_det", "largest", body=200e6, score=0.35))
+    (figure,) = drawn(nets)
+    texts = re.findall(r'class="name" x="([\d.]+)" y="([\d.]+)">(.*?)<', figure.svg)
+    assert {name for *_, name in texts} == {own.folder.name for own in nets}
+    boxes = [(float(x), float(x) + 6 * len(name), float(y)) for x, y, name in texts]
+    for place, (left, right, base) in enumerate(boxes):
+        assert left >= LEFT
+        assert right <= WIDTH
+        assert TOP - 12 <= base <= HEIGHT - BOTTOM
+        for other_left, other_right, other_base in boxes[:place]:
+            assert right <= other_left or other_right <= left or abs(base - other_base) >= 10

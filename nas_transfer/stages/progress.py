@@ -1,0 +1,42 @@
+"""Lines of progress for logs: a job on a cluster has no terminal to show a bar on."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+
+from nas_transfer.report.tables import duration
+
+logger = logging.getLogger(__name__)
+
+EVERY_SECONDS = 30.0
+
+
+class ProgressLog(Callback):
+    """Say every half minute where a training is, how fast it goes and how long it has left."""
+
+    def __init__(self) -> None:
+        self.first_step = 0
+        self.started = self.told = time.monotonic()
+
+    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Count from here: a resumed run's earlier steps took another process's time."""
+        self.first_step = trainer.global_step
+        self.started = self.told = time.monotonic()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, task: Any, *_: Any) -> None:
+        """Say it, if it is time."""
+        now, step, total = time.monotonic(), trainer.global_step, task.settings.total_steps
+        if now - self.told < EVERY_SECONDS or step == self.first_step:
+            return
+        self.told = now
+        rate = (now - self.started) / (step - self.first_step)
+        loss = trainer.callback_metrics.get("train/loss")
+        logger.info(
+            "step %d of %d, %.2f s a step%s, %s left",
+            step, total, rate, "" if loss is None else f", loss {float(loss):.3f}", duration(rate * (total - step)),
+        )  # fmt: skip
