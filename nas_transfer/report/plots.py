@@ -17,6 +17,8 @@ NUM_COLOURS = 6
 MOST_POINTS_OF_A_LINE = 400
 NAME_LETTER, NAME_HEIGHT = 6.4, 12
 """About how large the text beside a point is."""
+NAME_DOWN = (12, -7, 24, -19, 36, -31)
+"""How far below a point the text may stand, the best place first."""
 
 Marker = Literal["dot", "square", "triangle", "diamond", "ring", "hollow"]
 MARKERS: tuple[Marker, ...] = ("dot", "square", "triangle", "diamond")
@@ -182,7 +184,7 @@ def _drawn(one: Series, across: Axis, up: Axis) -> list[str]:
 
 
 def _names(series: Sequence[Series], across: Axis, up: Axis) -> list[str]:
-    """The text beside each named point: below or above it, right or left, where it is inside and free, else below."""
+    """The text beside each named point, at the first place that is inside the chart and free."""
     parts: list[str] = []
     taken: list[tuple[float, float, float]] = []
     for one in series:
@@ -190,7 +192,7 @@ def _names(series: Sequence[Series], across: Axis, up: Axis) -> list[str]:
             if not name:
                 continue
             width = NAME_LETTER * len(name)
-            boxes = [(left, y + down) for left in (x + 9, x - 9 - width) for down in (12, -7)]
+            boxes = [(left, y + down) for down in NAME_DOWN for left in (x + 9, x - 9 - width)]
             inside = [box for box in boxes if LEFT <= box[0] <= WIDTH - width and box[1] <= HEIGHT - BOTTOM - 2]
             free = [
                 (left, base) for left, base in inside
