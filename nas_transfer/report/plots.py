@@ -17,7 +17,7 @@ NUM_COLOURS = 6
 MOST_POINTS_OF_A_LINE = 400
 NAME_LETTER, NAME_HEIGHT = 6.4, 10
 """About how large the text beside a point is."""
-NAME_DOWN = (12, -7, 24, -19, 36, -31, 48, -43)
+NAME_DOWN = (12, -7, 24, -19, 36, -31, 48, -43, 60, -55, -67)
 """How far below a point the text may stand, the best place first."""
 
 Marker = Literal["dot", "square", "triangle", "diamond", "ring", "hollow"]
