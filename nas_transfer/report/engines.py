@@ -16,6 +16,8 @@ from nas_transfer.errors import ConfigError, RunError
 from nas_transfer.tasks.deployment import TOP_STRIDE, Deployed, Run
 
 INPUT = "images"
+EXPORTERS = ("torch.onnx", "onnxscript", "onnx_ir", "torch._export", "torch.export")
+"""Loggers with notices on which no user can act."""
 MOST_STRIDES = 256
 """The largest side of an exported graph's input, in multiples of `TOP_STRIDE`: 8192 pixels."""
 
@@ -124,10 +126,8 @@ def _assume_whole_strides(deployed: Deployed) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without the exporters' notices, on which no user can act."""
-    levels = {
-        name: logging.getLogger(name).level for name in ("torch.onnx", "onnxscript", "torch._export", "torch.export")
-    }
+    """Without the exporters' notices."""
+    levels = {name: logging.getLogger(name).level for name in EXPORTERS}
     try:
         for name in levels:
             logging.getLogger(name).setLevel(logging.ERROR)
