@@ -17,7 +17,7 @@ NUM_COLOURS = 6
 MOST_POINTS_OF_A_LINE = 400
 NAME_LETTER, NAME_HEIGHT = 6.4, 10
 """About how large the text beside a point is."""
-NAME_DOWN = (12, -7, 24, -19, 36, -31, 48, -43, 60, -55, -67)
+NAME_DOWN = (4, 12, -7, 24, -19, 36, -31, 48, -43, 60, -55, -67)
 """How far below a point the text may stand, the best place first."""
 
 Marker = Literal["dot", "square", "triangle", "diamond", "ring", "hollow"]
@@ -186,21 +186,19 @@ def _drawn(one: Series, across: Axis, up: Axis) -> list[str]:
 def _names(series: Sequence[Series], across: Axis, up: Axis) -> list[str]:
     """The text beside each named point, at the first place that is inside the chart and free."""
     parts: list[str] = []
-    taken: list[tuple[float, float, float]] = []
-    for one in series:
-        for x, y, name in zip(map(across.at, one.xs), map(up.at, one.ys), one.names):
-            if not name:
-                continue
-            width = NAME_LETTER * len(name)
-            boxes = [(left, y + down) for down in NAME_DOWN for left in (x + 9, x - 9 - width)]
-            inside = [box for box in boxes if LEFT <= box[0] <= WIDTH - width and box[1] <= HEIGHT - BOTTOM - 2]
-            free = [
-                (left, base) for left, base in inside
-                if all(left >= x1 or left + width <= x0 or abs(base - y1) >= NAME_HEIGHT for x0, x1, y1 in taken)
-            ]  # fmt: skip
-            left, base = (free or inside or boxes)[0]
-            taken.append((left, left + width, base))
-            parts.append(f'<text class="name" x="{left:.1f}" y="{base:.1f}">{escape(name)}</text>')
+    named = [(across.at(x), up.at(y), name) for one in series for x, y, name in zip(one.xs, one.ys, one.names) if name]
+    taken = [(x - 4, x + 4, y + 4) for x, y, _ in named]
+    for x, y, name in named:
+        width = NAME_LETTER * len(name)
+        boxes = [(left, y + down) for down in NAME_DOWN for left in (x + 9, x - 9 - width)]
+        inside = [box for box in boxes if LEFT <= box[0] <= WIDTH - width and box[1] <= HEIGHT - BOTTOM - 2]
+        free = [
+            (left, base) for left, base in inside
+            if all(left >= x1 or left + width <= x0 or abs(base - y1) >= NAME_HEIGHT for x0, x1, y1 in taken)
+        ]  # fmt: skip
+        left, base = (free or inside or boxes)[0]
+        taken.append((left, left + width, base))
+        parts.append(f'<text class="name" x="{left:.1f}" y="{base:.1f}">{escape(name)}</text>')
     return parts
 
 
