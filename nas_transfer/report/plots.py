@@ -15,9 +15,9 @@ WIDTH, HEIGHT = 360, 250
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 24, 38
 NUM_COLOURS = 6
 MOST_POINTS_OF_A_LINE = 400
-NAME_LETTER, NAME_HEIGHT = 6.4, 10
+NAME_LETTER, NAME_HEIGHT = 7.2, 10
 """About how large the text beside a point is."""
-NAME_DOWN = (4, 12, -7, 24, -19, 36, -31, 48, -43, 60, -55, -67)
+NAME_DOWN = (12, 4, -7, 24, -19, 36, -31, 48, -43, 60, -55, -67)
 """How far below a point the text may stand, the best place first."""
 
 Marker = Literal["dot", "square", "triangle", "diamond", "ring", "hollow"]

@@ -178,7 +178,7 @@ def test_names_of_close_nets_stay_apart_and_inside(tmp_path: Path) -> None:
     (figure,) = drawn(nets)
     texts = re.findall(r'class="name" x="([\d.]+)" y="([\d.]+)">(.*?)<', figure.svg)
     assert {name for *_, name in texts} == {own.folder.name for own in nets}
-    boxes = [(float(x), float(x) + 6 * len(name), float(y)) for x, y, name in texts]
+    boxes = [(float(x), float(x) + 7 * len(name), float(y)) for x, y, name in texts]
     for place, (left, right, base) in enumerate(boxes):
         assert left >= LEFT
         assert right <= WIDTH
