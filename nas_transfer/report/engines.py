@@ -18,6 +18,8 @@ from nas_transfer.tasks.deployment import TOP_STRIDE, Deployed, Run
 INPUT = "images"
 EXPORTERS = ("torch.onnx", "onnxscript", "onnx_ir", "torch._export", "torch.export")
 """Loggers with notices on which no user can act."""
+BOX_TOLERANCE, SCORE_TOLERANCE = 1e-3, 1e-3
+"""By how much equal detections may differ: their boxes as a share of the image's longer side, their scores."""
 MOST_STRIDES = 256
 """The largest side of an exported graph's input, in multiples of `TOP_STRIDE`: 8192 pixels."""
 
@@ -104,17 +106,49 @@ def largest_difference(one: Run, other: Run, batches: Sequence[Tensor]) -> float
     """The largest difference of two engines' outputs, as a share of each output's largest value.
 
     Raises:
-        RunError: outputs of different shapes.
+        ConfigError: nothing to compare them on.
+        RunError: outputs of different shapes, or with values that are no numbers.
     """
     worst = 0.0
+    for first, second in _pairs(one, other, batches):
+        if first.shape != second.shape:
+            raise RunError(f"expected outputs of shape {tuple(first.shape)}, got {tuple(second.shape)}")
+        scale = max(float(first.abs().max()), float(second.abs().max())) if first.numel() else 0.0
+        if scale > 0:
+            worst = max(worst, float((first - second).abs().max()) / scale)
+    return worst
+
+
+def unmatched_share(one: Run, other: Run, images: Sequence[Tensor]) -> float:
+    """The share of two detectors' detections that the other one does not make, whatever their order.
+
+    Equal are detections of one label whose boxes differ by at most `BOX_TOLERANCE` of the image's longer side and their
+    scores by at most `SCORE_TOLERANCE`. The engines give boxes (N, 4), labels (N,) and scores (N,) first.
+
+    Raises:
+        ConfigError: nothing to compare them on.
+        RunError: values that are no numbers.
+    """
+    found, alone = 0, 0
+    for image in images:
+        boxes, labels, scores = list(_pairs(one, other, [image]))[:3]
+        apart = (boxes[0][:, None] - boxes[1][None]).abs().amax(2) / max(image.shape[-2:])
+        equal = (apart <= BOX_TOLERANCE) & (labels[0][:, None] == labels[1][None])
+        equal &= (scores[0][:, None] - scores[1][None]).abs() <= SCORE_TOLERANCE
+        found += sum(map(len, scores))
+        alone += int((~equal.any(1)).sum()) + int((~equal.any(0)).sum())
+    return alone / max(1, found)
+
+
+def _pairs(one: Run, other: Run, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each output of both engines for each batch."""
+    if not batches:
+        raise ConfigError("expected images to compare engines on, got none: set stage.compared_images above 0")
     for images in batches:
         for first, second in zip(one(images), other(images), strict=True):
-            if first.shape != second.shape:
-                raise RunError(f"expected outputs of shape {tuple(first.shape)}, got {tuple(second.shape)}")
-            scale = float(first.abs().max()) if first.numel() else 0.0
-            if scale > 0:
-                worst = max(worst, float((first - second).abs().max()) / scale)
-    return worst
+            if not (first.isfinite().all() and second.isfinite().all()):
+                raise RunError("expected outputs that are numbers, got infinite ones or none")
+            yield first, second
 
 
 def _assume_whole_strides(deployed: Deployed) -> None:

@@ -49,11 +49,13 @@ def model_card(result: Mapping[str, Any], data: str, channels: Mapping[str, int]
         f"(onnxruntime; torch {100 * export['score_torch']:.2f} %)",
         f"- Costs at {height}x{width}, {costs['num_classes']} {costs['classes_are']}: "
         f"{costs['macs']['total'] / 1e6:.1f} M multiply-accumulates, {costs['params']['total'] / 1e6:.2f} M parameters",
-        "- Latency of one image at that size, "
+        f"- Latency of one image of {'x'.join(map(str, export['latency_size']))}, "
         + ", ".join(f"{engine} {value:.1f} ms" for engine, value in export["latency_ms"].items())
         + f" ({export['threads']} threads of the CPU that exported it)",
-        "- Difference of ONNX from torch, as a share of the largest output: "
-        + ", ".join(f"{name} {value:.1e}" for name, value in export["difference"].items()),
+        "- Difference of ONNX from torch: "
+        + ", ".join(
+            f"{name} {value:.1e} of the {_whole(name, deployed)}" for name, value in export["difference"].items()
+        ),
         f"- Input: {deployed.takes}, float32, values 0-255, named `images`",
         f"- Outputs of `model.onnx`{also}: {', '.join(f'`{name}`' for name in deployed.outputs)}",
         "- Outputs of `body.onnx` and `body.pt2`: "
@@ -79,6 +81,11 @@ def model_card(result: Mapping[str, Any], data: str, channels: Mapping[str, int]
         "```",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _whole(name: str, deployed: Deployed) -> str:
+    """What a file's difference is a share of."""
+    return "detections" if deployed.one_image and name.startswith("model") else "largest output"
 
 
 def _parent(parent: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -10,6 +11,9 @@ from nas_transfer.report.manifest import Result
 from nas_transfer.stages.build import build_trainer, set_threads
 from nas_transfer.stages.evaluation import evaluate_task, load_trained
 from nas_transfer.stages.results import make_result, write_predictions
+from nas_transfer.stages.trained_run import changes_since
+
+logger = logging.getLogger(__name__)
 
 
 def run(cfg: DictConfig, folder: Path) -> Result | None:
@@ -20,6 +24,8 @@ def run(cfg: DictConfig, folder: Path) -> Result | None:
         NasTransferError: data or weights that cannot be used.
     """
     set_threads(cfg)
+    for difference in changes_since(cfg):
+        logger.warning("%s", difference)
     task, data, _ = load_trained(cfg)
     trainer = build_trainer(cfg, folder)
     metrics = evaluate_task(cfg, task, data, trainer)

@@ -30,7 +30,7 @@ def load_trained(cfg: DictConfig) -> tuple[Task, Any, Checkpoint]:
         raise ConfigError(f"expected weights=<a finished run's folder, or a file> to {cfg.stage.name}, got none")
     wanted = build_arch(cfg, table.space)
     arch = checkpoint_arch(checkpoint, table.space)
-    if arch is not None and wanted != arch:
+    if arch is not None and wanted != arch and cfg.arch != LARGEST:  # which is what stands there unless one was named
         logger.info("the weights are those of arch %s alone: arch=%s is not looked at", arch.short_id(), cfg.arch)
     data = build_data(cfg, arch, table.preprocessing)
     task = build_task(cfg, table, arch, data, total_steps=0)

@@ -22,6 +22,7 @@ from nas_transfer.report.engines import (
     onnxruntime,
     run_onnx,
     run_torch,
+    unmatched_share,
     write_engines,
 )
 from nas_transfer.report.manifest import Result
@@ -30,6 +31,7 @@ from nas_transfer.search.latency_table import pass_times
 from nas_transfer.stages.build import set_threads
 from nas_transfer.stages.evaluation import load_trained
 from nas_transfer.stages.results import make_result
+from nas_transfer.stages.trained_run import with_the_runs_own
 from nas_transfer.supernet.layers import fold_batch_norms
 from nas_transfer.tasks.base import Task
 from nas_transfer.tasks.checkpoint import Checkpoint
@@ -43,51 +45,64 @@ WARMUP, REPEATS = 5, 30
 
 
 def run(cfg: DictConfig, folder: Path) -> Result:
-    """Export the network of a run.
+    """Export the network of a run, with task, data and supernet as the run had them.
 
     Raises:
         ConfigError: no weights, no arch of a supernet, or a package that is missing.
-        RunError: an engine's outputs differ from torch's by more than `stage.max_difference`; nothing is written then.
+        RunError: an engine's outputs or its score differ from torch's by more than `stage` allows; nothing is written
+            then.
     """
     onnxruntime()
     set_threads(cfg)
+    cfg = with_the_runs_own(cfg)
     task, data, checkpoint = load_trained(cfg)
     if task.arch is None:
         raise ConfigError("expected one arch of a supernet to export, got arch=supernet: max, min, a name or a file")
     task.to("cpu")
-    temporary = folder / "unchecked"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    _write_weights(task, checkpoint, temporary)
+    unchecked = folder / "unchecked"
+    shutil.rmtree(unchecked, ignore_errors=True)
+    unchecked.mkdir(parents=True)
+    try:
+        result = _export(cfg, task, data, checkpoint, unchecked)
+        for path in unchecked.iterdir():
+            path.replace(folder / path.name)
+    finally:
+        shutil.rmtree(unchecked)
+    return result
+
+
+def _export(cfg: DictConfig, task: Task, data: Any, checkpoint: Checkpoint, folder: Path) -> Result:
+    """Write all files and hold them against the network."""
+    assert task.arch is not None
+    _write_weights(task, checkpoint, folder)
     fold_batch_norms(task.eval().network)
     images = _real_images(data, cfg.stage.compared_images)
     body = DeployedBody(Normalise(task.table.preprocessing), copy.deepcopy(task.body).requires_grad_(True)).eval()
-    found: dict[str, Any] = {}
     parts = {BODY: Deployed(body, body.outputs), MODEL: task.deployed()}
-    for name, deployed in parts.items():
-        found[name] = _checked(deployed, images, temporary / name, cfg)
+    found = {name: _checked(deployed, images, folder / name, cfg) for name, deployed in parts.items()}
     engines = {
         "torch": run_torch(parts[MODEL].module.eval()),
-        "onnxruntime": run_onnx(temporary / MODEL, cfg.num_threads),
+        "onnxruntime": run_onnx(folder / MODEL, cfg.num_threads),
     }
-    scores = {name: _score(task, data, engine) for name, engine in engines.items()}
-    times = {name: _latency(task, engine) for name, engine in engines.items()}
-    size = "x".join(map(str, task.input_size(task.arch)))
+    metrics = {name: _score(task, data, engine) for name, engine in engines.items()}
+    scores = {name: own[task.score_key] for name, own in metrics.items()}
+    size = _timed_size(task, parts[MODEL])
+    times = {name: _latency(engine, size) for name, engine in engines.items()}
     for name in engines:
-        print(f"{name:<12} {task.score_key} {100 * scores[name][task.score_key]:.2f} %, {times[name]:.2f} ms at {size}")
-    result = make_result(cfg, task, scores["onnxruntime"])
-    result = replace(
-        result,
-        export={
-            "difference": found, "score_torch": scores["torch"].get(task.score_key), "latency_ms": times,
-            "threads": cfg.num_threads, "provenance": checkpoint.lineage(),
-        },
-    )  # fmt: skip
+        at = "x".join(map(str, size))
+        print(f"{name:<12} {task.score_key} {100 * scores[name]:.2f} %, {times[name]:.2f} ms at {at}")
+    if not abs(scores["torch"] - scores["onnxruntime"]) <= cfg.stage.max_score_difference:
+        raise RunError(
+            f"expected {MODEL} to score within stage.max_score_difference={cfg.stage.max_score_difference:g} of "
+            f"torch's {scores['torch']:.4f}, got {scores['onnxruntime']:.4f}: nothing was exported"
+        )
+    export = {
+        "difference": found, "score_torch": scores["torch"], "latency_ms": times, "latency_size": list(size),
+        "threads": cfg.num_threads, "provenance": checkpoint.lineage(),
+    }  # fmt: skip
+    result = replace(make_result(cfg, task, metrics["onnxruntime"]), export=export)
     channels = dict(zip(body.outputs, task.table.feature_channels(task.arch), strict=True))
-    (temporary / "model_card.md").write_text(model_card(result.to_dict(), str(cfg.data.root), channels, parts[MODEL]))
-    for path in temporary.iterdir():
-        path.replace(folder / path.name)
-    temporary.rmdir()
+    (folder / "model_card.md").write_text(model_card(result.to_dict(), str(cfg.data.root), channels, parts[MODEL]))
     return result
 
 
@@ -120,15 +135,23 @@ def _real_images(data: Any, count: int) -> list[Tensor]:
 
 
 def _checked(deployed: Deployed, images: list[Tensor], path: Path, cfg: DictConfig) -> float:
-    """Write a network's files and return how far ONNX is from torch; RunError beyond the bound."""
+    """Write a network's files and return how far ONNX is from torch; RunError beyond the bound.
+
+    Outputs are compared value by value, but for a detector's: two detections that score alike may change places.
+    """
     write_engines(deployed, path)
     if deployed.size is not None:
         images = [F.interpolate(image, deployed.size, mode="bilinear") for image in images]
-    difference = largest_difference(run_torch(deployed.module.eval()), run_onnx(path, cfg.num_threads), images)
-    print(f"{path.name:<12} differs from torch by {difference:.1e} of the largest output, {len(images)} images")
-    if not difference <= cfg.stage.max_difference:
+    compare, bound, what = (
+        (unmatched_share, "max_unmatched", "of the detections")
+        if deployed.one_image
+        else (largest_difference, "max_difference", "of the largest output")
+    )
+    difference = compare(run_torch(deployed.module.eval()), run_onnx(path, cfg.num_threads), images)
+    print(f"{path.name:<12} differs from torch by {difference:.1e} {what}, {len(images)} images")
+    if not difference <= cfg.stage[bound]:
         raise RunError(
-            f"expected {path.name} to differ from torch by at most stage.max_difference={cfg.stage.max_difference:g}, "
+            f"expected {path.name} to differ from torch by at most stage.{bound}={cfg.stage[bound]:g} {what}, "
             f"got {difference:.2g}: nothing was exported"
         )
     return difference
@@ -145,9 +168,16 @@ def _score(task: Task, data: Any, engine: Run) -> dict[str, float]:
     return scored.compute_metrics()
 
 
-def _latency(task: Task, engine: Run) -> float:
-    """Median milliseconds of one image at the input size, cut to multiples of `TOP_STRIDE` where it takes no other."""
+def _timed_size(task: Task, deployed: Deployed) -> tuple[int, int]:
+    """The input size (H, W), cut to multiples of `TOP_STRIDE` where the network takes no other."""
     assert task.arch is not None
-    size = task.deployed().size or [max(side // TOP_STRIDE, 1) * TOP_STRIDE for side in task.input_size(task.arch)]
+    height, width = deployed.size or task.input_size(task.arch)
+    if deployed.size or deployed.one_image:
+        return height, width
+    return max(height // TOP_STRIDE, 1) * TOP_STRIDE, max(width // TOP_STRIDE, 1) * TOP_STRIDE
+
+
+def _latency(engine: Run, size: tuple[int, int]) -> float:
+    """Median milliseconds of one image of this size."""
     times = pass_times(lambda images: engine(255 * images), (1, 3, *size), torch.device("cpu"), WARMUP, REPEATS)
     return float(sorted(times)[len(times) // 2])

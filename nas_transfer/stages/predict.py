@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from PIL import Image
 from rich.progress import track
 
@@ -26,14 +25,13 @@ from nas_transfer.errors import ConfigError, DataError
 from nas_transfer.report.manifest import write_json_atomically
 from nas_transfer.stages.build import set_threads
 from nas_transfer.stages.evaluation import load_trained
-from nas_transfer.stages.run_directory import trained_config
+from nas_transfer.stages.trained_run import trained_config, with_the_runs_own
 from nas_transfer.tasks.base import Task
 from nas_transfer.tasks.prediction import Prediction
 
 logger = logging.getLogger(__name__)
 
 OVERLAYS, LABELS = "overlays", "labels"
-FROM_THE_RUN = ("task", "supernet", "data", "seed")
 
 Boxes = dict[int, list[dict[str, Any]]]
 
@@ -49,7 +47,12 @@ def run(cfg: DictConfig, folder: Path) -> None:
     root, files = _find_images(Path(str(cfg.images)))
     if not 0 <= cfg.score_threshold <= 1:
         raise ConfigError(f"expected score_threshold in 0-1, got {cfg.score_threshold}")
-    task, data, _ = load_trained(_with_the_runs_own(cfg))
+    if trained_config(cfg.weights) is None:
+        raise ConfigError(
+            f"expected weights=<a finished run's folder>, got {cfg.weights}: "
+            "its .hydra/config.yaml says what the network is"
+        )
+    task, data, _ = load_trained(with_the_runs_own(cfg))
     if task.arch is None:
         raise ConfigError("expected one arch to predict with, got arch=supernet: use max, min, a name or a file")
     boxes = _find_boxes(cfg, task, data, root, files)
@@ -65,35 +68,6 @@ def run(cfg: DictConfig, folder: Path) -> None:
         print(f"  {name}: {len(own)} rows")
     for sentence in broken:
         print(f"  left out: {sentence}")
-
-
-def _with_the_runs_own(cfg: DictConfig) -> DictConfig:
-    """The configuration with task, supernet, data and seed as the run that `weights` names was given them.
-
-    Raises:
-        ConfigError: no such run, or one of these on the command line.
-    """
-    own = trained_config(cfg.weights)
-    if own is None:
-        raise ConfigError(
-            f"expected weights=<a finished run's folder>, got {cfg.weights}: "
-            "its .hydra/config.yaml says what the network is"
-        )
-    given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    for override in given:
-        key = override.lstrip("+~").partition("=")[0]
-        if key.partition(".")[0] in FROM_THE_RUN and key != "data.root":
-            raise ConfigError(
-                f"expected no {key} in this stage, got {override}: it is that of the run in {cfg.weights}"
-            )
-    merged = OmegaConf.to_container(cfg, resolve=False)
-    assert isinstance(merged, dict)
-    theirs = OmegaConf.to_container(own, resolve=False)
-    assert isinstance(theirs, dict)
-    merged |= {key: theirs[key] for key in FROM_THE_RUN}
-    if cfg.data.root is not None:
-        merged["data"]["root"] = cfg.data.root
-    return OmegaConf.create(merged)
 
 
 def _find_images(place: Path) -> tuple[Path, list[str]]:

@@ -11,7 +11,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
@@ -86,21 +86,6 @@ def run_name(*, _root_: DictConfig) -> str:
         return "incomplete"
     arch = Path(str(_root_.arch)).stem
     return f"{arch}-{digest[:8]}"
-
-
-def trained_config(weights: str | None) -> DictConfig | None:
-    """The configuration of the run whose folder, or file in it, this is; None for other weights."""
-    place = Path(str(weights))
-    file = (place if place.is_dir() else place.parent) / ".hydra" / "config.yaml"
-    if weights is None or not file.is_file():
-        return None
-    return cast(DictConfig, OmegaConf.load(file))
-
-
-def trained_task(weights: str | None) -> str:
-    """Resolver of ``${trained_task:<weights>}``: the task of the run with these weights, ``unknown`` without one."""
-    cfg = trained_config(weights)
-    return "unknown" if cfg is None else str(cfg.task.name)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Exported files against the networks that they come from, and loaded as others load them, without this package."""
 
+import copy
 import json
 import logging
 import os
@@ -8,24 +9,29 @@ import subprocess
 import sys
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torchvision
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from PIL import Image
+from pycocotools.coco import COCO
 from safetensors import safe_open
 
 import nas_transfer.cli  # noqa: F401  registers the resolvers
 from nas_transfer.errors import ConfigError, RunError
 from nas_transfer.paths import conf_dir
-from nas_transfer.report.engines import largest_difference, run_onnx, run_torch, write_engines
+from nas_transfer.report.engines import largest_difference, run_onnx, run_torch, unmatched_share, write_engines
 from nas_transfer.stages import export
+from nas_transfer.stages.evaluation import load_trained
 from nas_transfer.stages.training import train
 from nas_transfer.supernet.layers import fold_batch_norms
 from nas_transfer.supernet.protocol import SupernetTable
-from nas_transfer.tasks.deployment import Deployed, DeployedBody
+from nas_transfer.tasks.coco_metrics import evaluate_coco
+from nas_transfer.tasks.deployment import Deployed, DeployedBody, Run
 from nas_transfer.tasks.normalise import Normalise
 from tests.conftest import load_supernet
 from tests.stages.test_proxy import BASE, TASKS
@@ -75,10 +81,14 @@ def exported(folder: Path, task: str, *overrides: str) -> tuple[dict, Path, Path
         made.mkdir()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         training = compose("config", ["stage=finetune", *common, "arch=min", "trainer.max_steps=3"])
-        exporting = compose("config", ["stage=export", *common, f"weights={trained}", *overrides])
+        exporting = compose(
+            "config", ["stage=export", *BASE, f"weights={trained}", *overrides]
+        )  # all else is the run's
     result = train(training, trained)
     assert result is not None
     (trained / "result.json").write_text(json.dumps(result.to_dict()))
+    (trained / ".hydra").mkdir()
+    OmegaConf.save(training, trained / ".hydra" / "config.yaml")
     return export.run(exporting, written).to_dict(), written, trained
 
 
@@ -87,6 +97,7 @@ def exported(folder: Path, task: str, *overrides: str) -> tuple[dict, Path, Path
 def test_a_run_is_exported_scored_by_both_engines_and_loaded_without_this_package(tmp_path: Path, task: str) -> None:
     result, folder, trained = exported(tmp_path, task)
     assert max(result["export"]["difference"].values()) < 1e-4
+    assert result["costs"] == json.loads((trained / "result.json").read_text())["costs"]
     assert abs(result["score"] - result["export"]["score_torch"]) <= 0.005
     if task != "shapes_seg":  # whose images are padded for the export
         own = json.loads((trained / "result.json").read_text())["metrics"]
@@ -153,7 +164,7 @@ def test_the_exported_body_carries_a_torchvision_detector(tmp_path: Path) -> Non
 def test_a_network_that_differs_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="nothing was exported"):
         exported(tmp_path, "shapes_pose", "stage.max_difference=1e-12")
-    assert not list((tmp_path / "exported").glob("*.onnx"))
+    assert list((tmp_path / "exported").rglob("*")) == []
 
 
 def test_an_export_without_weights_is_one_sentence(tmp_path: Path) -> None:
@@ -161,3 +172,77 @@ def test_an_export_without_weights_is_one_sentence(tmp_path: Path) -> None:
         cfg = compose("config", ["stage=export", "task=shapes_cls", f"data.root={tmp_path}"])
     with pytest.raises(ConfigError, match="expected weights=<a finished run"):
         export.run(cfg, tmp_path)
+
+
+def engine(*outputs: torch.Tensor) -> Run:
+    return lambda images: outputs
+
+
+@pytest.mark.parametrize("values", [[float("nan"), 1.0], [float("inf"), 1.0]])
+def test_outputs_that_are_no_numbers_are_never_equal(values: list[float]) -> None:
+    sound, broken = engine(torch.ones(2)), engine(torch.tensor(values))
+    for compare in (largest_difference, unmatched_share):
+        for pair in ((sound, broken), (broken, sound), (broken, broken)):
+            with pytest.raises(RunError, match="expected outputs that are numbers"):
+                compare(*pair, [torch.zeros(1, 3, 8, 8)])
+    with pytest.raises(ConfigError, match="compared_images above 0"):
+        largest_difference(sound, sound, [])
+
+
+def test_a_difference_from_zeros_is_whole_and_one_of_shape_an_error() -> None:
+    image = [torch.zeros(1, 3, 8, 8)]
+    assert largest_difference(engine(torch.zeros(3)), engine(torch.full((3,), 5.0)), image) == 1
+    assert largest_difference(engine(torch.zeros(3)), engine(torch.zeros(3)), image) == 0
+    assert largest_difference(engine(torch.tensor([1.0, -4])), engine(torch.tensor([1.0, -3])), image) == 0.25
+    with pytest.raises(RunError, match=r"shape \(3,\), got \(4,\)"):
+        largest_difference(engine(torch.zeros(3)), engine(torch.zeros(4)), image)
+
+
+def test_detections_are_matched_in_any_order_and_those_of_one_engine_alone_are_counted() -> None:
+    image = [torch.zeros(1, 3, 100, 200)]
+    boxes = torch.tensor([[0.0, 0, 10, 10], [50, 50, 90, 90], [20, 20, 40, 40]])
+    labels, scores = torch.tensor([1, 2, 1]), torch.tensor([0.9, 0.5, 0.5 - 1e-7])
+    one, order = engine(boxes, labels, scores), torch.tensor([0, 2, 1])
+    assert unmatched_share(one, engine(boxes[order], labels[order], scores[order]), image) == 0
+    assert unmatched_share(one, engine(boxes + 0.19, labels, scores), image) == 0
+    assert unmatched_share(one, engine(boxes + 0.21, labels, scores), image) == 1
+    assert unmatched_share(one, engine(boxes, torch.tensor([1, 2, 2]), scores), image) == pytest.approx(2 / 6)
+    other_scores = scores + torch.tensor([0, 0.01, 0])
+    assert unmatched_share(one, engine(boxes, labels, other_scores), image) == pytest.approx(2 / 6)
+    assert unmatched_share(one, engine(boxes[:2], labels[:2], scores[:2]), image) == pytest.approx(1 / 5)
+    empty = engine(boxes[:0], labels[:0], scores[:0])
+    assert unmatched_share(empty, empty, image) == 0
+
+
+@pytest.mark.slow
+def test_a_whole_detector_finds_in_onnx_what_it_finds_in_torch(tmp_path: Path) -> None:
+    """By COCO's measure, of a detector that scores near 1: what is annotated is what it says itself."""
+    _, folder, trained = exported(tmp_path, "shapes_det")
+    task, data, _ = load_trained(
+        OmegaConf.merge(OmegaConf.load(trained / ".hydra/config.yaml"), {"weights": str(trained)})
+    )
+    fold_batch_norms(task.eval().network)
+    engines = [run_torch(task.deployed().module.eval()), run_onnx(folder / "model.onnx", 1)]
+    found = [detections(task, data, run) for run in engines]
+    truth = COCO()
+    truth.dataset = {
+        "images": [{"id": image} for image in sorted({row["image_id"] for row in found[0]})],
+        "categories": [{"id": label, "name": str(label)} for label in task.category_ids],
+        "annotations": [
+            {**row, "id": number, "iscrowd": 0, "area": row["bbox"][2] * row["bbox"][3]}
+            for number, row in enumerate(found[0], start=1)
+        ],
+    }
+    truth.createIndex()
+    torch_map, onnx_map = (evaluate_coco(truth, rows, truth.getImgIds())["map"] for rows in found)
+    assert torch_map > 0.9
+    assert abs(torch_map - onnx_map) <= 0.005
+
+
+def detections(task: Any, data: Any, run: Run) -> list[dict[str, Any]]:
+    scored = copy.deepcopy(task)
+    scored.run_by(run)
+    with torch.inference_mode():
+        for batch in data.val_dataloader():
+            scored.update_metrics(batch)
+    return scored.pending

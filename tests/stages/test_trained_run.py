@@ -1,0 +1,74 @@
+"""Stages that go on with a run's network take what the run was, and say so where a command says otherwise."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+import nas_transfer.cli  # noqa: F401  registers the resolvers
+from nas_transfer.errors import ConfigError
+from nas_transfer.paths import conf_dir
+from nas_transfer.stages.trained_run import changes_since, trained_task, with_the_runs_own
+from tests.test_cli import forked
+
+
+def composed(*overrides: str) -> DictConfig:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose("config", list(overrides))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """The configuration that a run of a small detector leaves."""
+    cfg = composed(
+        "task=shapes_det", "supernet=efficientnet_lite0", "task.build.detector.min_size=64", "data.root=here"
+    )
+    (tmp_path / "run/.hydra").mkdir(parents=True)
+    OmegaConf.save(cfg, tmp_path / "run/.hydra/config.yaml")
+    return tmp_path / "run"
+
+
+def test_an_export_takes_the_runs_own_network_and_data(run: Path) -> None:
+    cfg = with_the_runs_own(composed("stage=export", f"weights={run}", "arch=min"))
+    assert cfg.supernet.name == "efficientnet_lite0"
+    assert cfg.task.build.detector.min_size == 64
+    assert (cfg.data.root, cfg.arch, cfg.stage.name) == ("here", "min", "export")
+    assert with_the_runs_own(composed("stage=export", f"weights={run}", "data.root=there")).data.root == "there"
+    assert Path(cfg.run_dir).parts[:3] == ("runs", "export", "shapes_det")
+    public = composed("stage=export", "weights=efficientnet_lite0", "task=imagenet", "data.root=there")
+    assert with_the_runs_own(public) == public
+    assert Path(public.run_dir).parts[:3] == ("runs", "export", "imagenet")
+    with pytest.raises(ConfigError, match=r"expected data\.root="):
+        with_the_runs_own(composed("stage=export", "weights=efficientnet_lite0", "task=imagenet"))
+
+
+def test_a_task_by_another_name_has_no_run(run: Path) -> None:
+    assert trained_task(str(run)) == trained_task(f"{run}/weights.pt") == "shapes_det"
+    assert trained_task("efficientnet_lite0") == "unknown"
+    assert trained_task(None, "imagenet") == "imagenet"
+
+
+def test_what_an_evaluation_changes_is_named(run: Path) -> None:
+    same = ["task=shapes_det", f"weights={run}", "task.build.detector.min_size=64"]
+    assert changes_since(composed("stage=evaluate", *same)) == []
+    (sentence,) = changes_since(composed("stage=evaluate", *same[:2]))
+    assert sentence.startswith("task.build.detector.min_size is 96, the run in")
+    assert sentence.endswith("had 64")
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ("task=shapes_cls", "expected task as the run in {run} had it, shapes_det, got shapes_cls: leave it out"),
+        ("supernet=bignas_nano", "expected supernet as the run in {run} had it, efficientnet_lite0, got bignas_nano"),
+        (
+            "task.build.detector.min_size=96",
+            "expected task.build.detector.min_size as the run in {run} had it, 64, got",
+        ),
+        ("task=shapes_det", "expected weights in {run}/weights.pt"),  # said for nothing, but no contradiction
+    ],
+)
+def test_another_network_than_the_runs_is_refused(run: Path, given: str, sentence: str) -> None:
+    done = forked(run.parent, "stage=export", f"weights={run}", given, code=2)
+    assert sentence.format(run=run) in done.stderr
