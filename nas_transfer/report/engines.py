@@ -33,7 +33,7 @@ def onnxruntime() -> ModuleType:
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"expected onnx, onnxscript and onnxruntime for an export, got none of {error.name}: "
-            "pip install 'nas-transfer[export]'"
+            "pip install onnx onnxscript onnxruntime safetensors"
         ) from error
     return package
 

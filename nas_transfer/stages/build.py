@@ -197,9 +197,7 @@ def build_trainer(cfg: DictConfig, folder: Path) -> pl.Trainer:
         try:
             loggers.append(pl.loggers.TensorBoardLogger(str(folder), name="tensorboard"))
         except ModuleNotFoundError as error:
-            raise ConfigError(
-                "expected TensorBoard for tensorboard=true, got none: pip install 'nas-transfer[tensorboard]'"
-            ) from error
+            raise ConfigError("expected TensorBoard for tensorboard=true, got none: pip install tensorboard") from error
     return instantiate(
         _trainer_options(cfg) | {"enable_progress_bar": cfg.trainer.enable_progress_bar and on_terminal},
         callbacks=callbacks,

