@@ -103,7 +103,7 @@ def alone(surface: Surface, sampler: ArchSampler, trials: int, batch: int) -> np
         archs = []
         for number in range(start, min(trials, start + batch)):
             archs.append(sampler.next_arch(history, number))
-            history.seen.add(archs[-1].values)
+            history.ask(archs[-1])
         values = surface.points(archs)
         for arch, value in zip(archs, values, strict=True):
             history.add(arch, value.tolist())

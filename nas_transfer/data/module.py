@@ -125,7 +125,7 @@ class DownstreamData(LightningDataModule):
         """A picture of a sample with its annotations, for people to check them."""
 
     def in_own_frame(self, sample: Sample) -> Sample:
-        """A sample such that what is predicted of it lies in its own image, were that a part of a larger one too."""
+        """The sample, with what is predicted of it left in the crop's own pixels where it is a crop."""
         return sample
 
     @property

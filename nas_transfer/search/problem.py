@@ -1,4 +1,4 @@
-"""What a search may ask for: the archs of a space within the limits of their costs, drawn without end-less loops."""
+"""What a search may ask for: the archs of a space within the limits of their costs, drawn without endless loops."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
 import resource
 import statistics
@@ -21,7 +22,7 @@ from pytorch_lightning.callbacks import Callback
 from rich.progress import track
 
 from nas_transfer.data.inspection import Inventory, Seen, leaks, part_findings, see_all, summarise
-from nas_transfer.errors import DataError
+from nas_transfer.errors import NasTransferError
 from nas_transfer.report.data_check import PROBLEMS, check_text
 from nas_transfer.report.manifest import write_json_atomically
 from nas_transfer.space import Arch
@@ -39,6 +40,8 @@ from nas_transfer.supernet.protocol import SupernetTable
 from nas_transfer.tasks.base import Task
 from nas_transfer.tasks.checkpoint import Checkpoint, inherit
 
+logger = logging.getLogger(__name__)
+
 CHECK_FILE = "check.json"
 WARMUP_STEPS, LEAST_STEPS, MOST_STEPS = 2, 2, 20
 """Steps that are not timed, and how many are at least and at most."""
@@ -52,16 +55,17 @@ def run(cfg: DictConfig, folder: Path) -> None:
 
     Raises:
         ConfigError: a run without a length.
-        NasTransferError: data that cannot be found at all, or weights that do not fit.
+        NasTransferError: data that cannot be found at all, or weights that cannot be read.
     """
     set_threads(cfg)
     start = time.monotonic()
+    steps_of_run(cfg, steps_per_epoch=1)  # a run without a length is refused before hours of reading
     table, parent = build_weights(cfg)
     arch = build_arch(cfg, table.space)
+    factor = build_task(cfg, table, arch, None).resize_factor
     data = make_data(cfg, arch, table.preprocessing)
     inventories = data.inventories()
     seen = {part: _see(cfg, part, inventory) for part, inventory in inventories.items()}
-    factor = build_task(cfg, table, arch, None).resize_factor
     findings = [finding for part in seen for finding in part_findings(part, inventories[part], seen[part], factor)]
     findings += leaks(seen)
     content: dict[str, Any] = {
@@ -98,11 +102,18 @@ def _see(cfg: DictConfig, part: str, inventory: Inventory) -> list[Seen]:
 
 
 def _training(cfg: DictConfig, table: SupernetTable, parent: Checkpoint | None, arch: Arch | None) -> dict[str, Any]:
-    """What training takes, or under ``skipped`` why data that training refuses leaves that unknown."""
+    """What training takes, or under ``skipped`` why it fails here, which leaves that unknown."""
     try:
         return _timed_training(cfg, table, parent, arch)
-    except DataError as error:
-        return {"skipped": str(error)}
+    except (NasTransferError, torch.OutOfMemoryError) as error:
+        return {"skipped": _sentence(error)}
+    except RuntimeError as error:
+        logger.warning("training failed", exc_info=True)
+        return {"skipped": _sentence(error)}
+
+
+def _sentence(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 class StepTimes(Callback):

@@ -1,7 +1,7 @@
 """Predictors learn what can be learnt, are judged on what they did not see, and are not used where they cannot."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -105,7 +105,7 @@ def test_what_is_asked_goes_beyond_the_front_that_is_known(caplog: pytest.LogCap
     asked: list[Arch] = []
     for number in range(60, 68):
         asked.append(own.propose(known, number, np.random.default_rng(number)))
-        known.seen.add(asked[-1].values)
+        known.ask(asked[-1])
     assert len(set(asked)) == 8
     assert not set(asked) & set(archs)
     points = known.values
@@ -114,6 +114,26 @@ def test_what_is_asked_goes_beyond_the_front_that_is_known(caplog: pytest.LogCap
     assert np.mean(beyond) >= 0.75  # most of them are dominated by no arch that is known
     assert np.ptp(new[:, 1]) > 8  # spread over the costs
     assert "Kendall's tau" in caplog.text
+
+
+def test_what_is_open_keeps_its_neighbourhood_from_being_asked_and_what_failed_does_not() -> None:
+    archs = sampled(60)
+
+    def asked(become_of: Callable[[History, Arch], None]) -> list[Arch]:
+        known, own, found = history(score(archs), archs), sampler(), []
+        for number in range(60, 68):
+            found.append(own.propose(known, number, np.random.default_rng(number)))
+            become_of(known, found[-1])
+        return found
+
+    def fail(known: History, arch: Arch) -> None:
+        known.ask(arch)
+        known.add(arch, None)
+
+    failed, waiting = asked(fail), asked(History.ask)
+    assert failed == asked(lambda known, arch: known.seen.add(arch.values))  # as if there were no such arch
+    assert failed[0] == waiting[0]
+    assert failed != waiting
 
 
 def test_a_predictor_that_ranks_by_chance_is_said_so_and_not_used(caplog: pytest.LogCaptureFixture) -> None:
@@ -179,7 +199,7 @@ def covered(search: ArchSampler) -> float:
         archs = []
         for number in range(start, start + 10):
             archs.append(search.next_arch(found, number))
-            found.seen.add(archs[-1].values)
+            found.ask(archs[-1])
         points += [wide_values(arch) for arch in archs]
         for arch, values in zip(archs, points[start:], strict=True):
             found.add(arch, values)

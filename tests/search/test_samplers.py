@@ -9,6 +9,7 @@ import optuna
 import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from optuna.trial import TrialState
 
 from nas_transfer.errors import ConfigError
 from nas_transfer.paths import conf_dir
@@ -119,6 +120,25 @@ def test_evolution_breeds_from_the_best_by_the_first_objective() -> None:
     assert max(differing) <= 2
     assert [sampler.propose(history, 8, rng) for _ in range(3)] == [best] * 3  # both parents are the best
     assert len({sampler.propose(history, 11, rng).values for _ in range(9)}) > 5  # the rest of a generation is random
+
+
+def test_pending_are_the_archs_of_open_trials_alone() -> None:
+    sampler = build("random", Problem(SPACE))
+    study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
+    trials = [ask(study, SPACE) for _ in range(6)]
+    archs = [arch_of(SPACE, trial.params) for trial in trials]
+
+    def pending() -> list[Arch]:
+        sampler.history.update(study, SPACE, len(trials))
+        return list(sampler.history.pending.values())
+
+    assert pending() == archs
+    study.tell(trials[0], score(archs[0]))
+    study.tell(trials[1], state=TrialState.FAIL)
+    study.tell(trials[2], state=TrialState.PRUNED)
+    assert pending() == archs[3:]
+    assert sampler.history.archs == archs[:1]
+    assert sampler.history.seen == {arch.values for arch in archs}
 
 
 def test_a_space_that_is_used_up_repeats_instead_of_looping() -> None:

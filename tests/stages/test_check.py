@@ -10,11 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from PIL import Image
 
 import nas_transfer.cli  # noqa: F401  registers the resolvers
+from nas_transfer.errors import ConfigError, WeightsError
 from nas_transfer.paths import conf_dir
 from nas_transfer.stages.build import build_table, make_data
 from nas_transfer.stages.check import CHECK_FILE, ENOUGH_SECONDS, MOST_STEPS, WARMUP_STEPS, StepTimes, run
@@ -127,6 +130,36 @@ def test_mended_data_is_looked_at_anew(tmp_path: Path) -> None:
     assert found(content, "broken") == []
     folders = {folder.name: len(list(folder.iterdir())) for folder in tmp_path.glob("data/train/*")}
     assert {name: entry["count"] for name, entry in content["parts"]["train"]["classes"].items()} == folders
+
+
+def test_a_recipe_that_training_refuses_does_not_cost_the_reading(tmp_path: Path) -> None:
+    content = checked(config(tmp_path, "shapes_seg", "data.batch_size=1"), tmp_path)
+    assert content["parts"]["train"]["images"] == 10
+    assert "batch" in content["training"]["skipped"]
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("out of\nmemory"), RuntimeError("out of memory"),
+                                   WeightsError("out of memory")])  # fmt: skip
+def test_a_training_that_fails_does_not_cost_the_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(pl.Trainer, "fit", fail)
+    content = checked(config(tmp_path, "shapes_cls"), tmp_path)
+    assert content["parts"]["train"]["images"] == 10
+    assert content["training"] == {"skipped": "out of memory"}
+    assert "training was not timed: out of memory" in capsys.readouterr().out
+
+
+def test_a_run_without_a_length_is_refused_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = config(tmp_path, "shapes_cls", "trainer.max_epochs=null", "trainer.max_steps=null")
+    monkeypatch.setattr("nas_transfer.stages.check.see_all", lambda *_: pytest.fail("images were read"))
+    with pytest.raises(ConfigError, match=r"trainer\.max_steps or trainer\.max_epochs"):
+        run(cfg, tmp_path)
 
 
 def test_pixel_shares_are_a_count_over_the_label_images(tmp_path: Path) -> None:

@@ -41,12 +41,14 @@ class History:
     """All archs that were asked, and the values of those that were told, minimised.
 
     Attributes:
-        seen: every arch that was asked, whatever became of it.
+        seen: values of every arch that was asked, whatever became of it.
+        pending: those of the archs that were asked and not told yet, in the order in which they were asked.
         archs: those with values, in trial order.
     """
 
     def __init__(self) -> None:
         self.seen: set[tuple[int, ...]] = set()
+        self.pending: dict[tuple[int, ...], Arch] = {}
         self.archs: list[Arch] = []
         self._values: list[Sequence[float]] = []
         self._open: set[int] = set()
@@ -57,9 +59,15 @@ class History:
         """(N, M), every objective minimised."""
         return np.asarray(self._values, dtype=np.float64)
 
-    def add(self, arch: Arch, values: Sequence[float] | None) -> None:
-        """Remember an arch, and its minimised values if it has any."""
+    def ask(self, arch: Arch) -> None:
+        """Remember that an arch was asked."""
         self.seen.add(arch.values)
+        self.pending[arch.values] = arch
+
+    def add(self, arch: Arch, values: Sequence[float] | None) -> None:
+        """Remember what became of an arch: its minimised values, None if it got none."""
+        self.seen.add(arch.values)
+        self.pending.pop(arch.values, None)
         if values is not None:
             self.archs.append(arch)
             self._values.append(values)
@@ -75,13 +83,13 @@ class History:
             if set(trial.params) != set(space.names):
                 continue
             arch = arch_of(space, trial.params)
-            done = trial.state == TrialState.COMPLETE and trial.values is not None
-            values = [s * v for s, v in zip(signs, trial.values, strict=True)] if done else None
-            self.add(arch, values)
-            if trial.state.is_finished():
-                self._open.discard(number)
-            else:
+            if not trial.state.is_finished():
                 self._open.add(number)
+                self.ask(arch)
+                continue
+            self._open.discard(number)
+            done = trial.state == TrialState.COMPLETE and trial.values is not None
+            self.add(arch, [s * v for s, v in zip(signs, trial.values, strict=True)] if done else None)
 
 
 class ArchSampler(BaseSampler):

@@ -89,11 +89,9 @@ class PredictedFront(ArchSampler):
         open_places = [k for k, arch in enumerate(plan.candidates) if arch.values not in history.seen]
         if not open_places:
             return self.without.propose(history, number, rng)
-        told = {arch.values for arch in history.archs}
-        pending = [self.problem.space.arch(values) for values in sorted(history.seen - told)]
         known = history.values[non_dominated(history.values)]
-        if pending:
-            known = np.concatenate([known, plan.predict(pending)])
+        if history.pending:
+            known = np.concatenate([known, plan.predict(list(history.pending.values()))])
         scale = history.values.std(0) + 1e-12
         # The additive epsilon indicator (Zitzler et al. 2003): the least shift that would make the arch dominated.
         ahead = ((known[None] - plan.predicted[open_places][:, None]) / scale).max(2).min(1)

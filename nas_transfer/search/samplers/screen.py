@@ -32,7 +32,6 @@ class QuadraticScreen:
         self._pairs = np.triu_indices(len(free), 1)
         self._fitted = -1
         self._weights = np.empty((0, 0))
-        self._front = np.empty((0, 0))
 
     def features(self, archs: Sequence[Arch]) -> np.ndarray:
         """(N, F)."""
