@@ -10,7 +10,7 @@ from nas_transfer.report.collect import Run
 from nas_transfer.report.plots import MARKERS, NUM_COLOURS, Figure, Series, chart
 from nas_transfer.report.routes import Comparison
 from nas_transfer.report.studies import SCORE, Growth, Member, StudyRecord, Told
-from nas_transfer.report.tables import again_text, unit_of, value_text
+from nas_transfer.report.tables import again_text, kind_of, unit_of, value_text
 
 
 def shown(figures: Sequence[Figure | None]) -> list[Figure]:
@@ -145,8 +145,8 @@ def training_figures(run: Run) -> list[Figure]:
         for place, name in enumerate(losses[:NUM_COLOURS])
     ]
     found = [chart("Training loss", "step", "loss", series, note)]
-    key = (run.result or {}).get("score_key")
-    scores = [f"val/{key}"] if key else [name for name in run.curves if name.startswith("val/")][:1]
+    key = (run.result or {}).get("score_key") or run.config.get("search.score_key") or kind_of(run).score_key
+    scores = [f"val/{key}"]
     for name in scores:
         if name in run.curves:
             steps, values = run.curves[name]

@@ -38,7 +38,11 @@ class Ancestor:
 
 def ancestors(runs: Sequence[Run]) -> tuple[list[Ancestor], list[tuple[Path, str]]]:
     """Every file that the runs' weights descend from, and (file, reason) of the weights that cannot be read."""
-    made = {str(run.manifest["config_sha256"]): run.folder for run in runs if run.manifest.get("config_sha256")}
+    made = {
+        str(run.manifest["config_sha256"]): run.folder
+        for run in runs
+        if run.result is not None and run.manifest.get("config_sha256")
+    }
     entries: dict[str, dict[str, str]] = {}
     heirs: dict[str, list[Path]] = {}
     unread: list[tuple[Path, str]] = []

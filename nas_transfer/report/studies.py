@@ -212,7 +212,10 @@ def _trust(run: Run, problems: list[str]) -> Content | None:
     quality = found.get("quality") if isinstance(found, dict) else None
     whole = isinstance(quality, dict) and all(is_number(quality.get(key)) for key in ("tau", "rho", "low", "high"))
     lists = [found.get(key) for key in ("trials", "short", "long")] if isinstance(found, dict) else []
-    if not whole or not all(isinstance(given, list) and len(given) == len(lists[0] or ()) for given in lists):
+    pairs_up = all(
+        isinstance(given, list) and len(given) == len(lists[0] or ()) and all(map(is_number, given)) for given in lists
+    )
+    if not whole or not pairs_up:
         problems.append(f"{TRUST_FILE} holds no rank correlation")
         return None
     return dict(found)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nas_transfer.report.collect import WEIGHTS_FILE, Run
+from nas_transfer.report.collect import TRAINING_STAGES, WEIGHTS_FILE, Run, is_number
 from nas_transfer.report.inheritance import Ancestor
 from nas_transfer.report.routes import Comparison
 from nas_transfer.report.studies import SCORE, Member, StudyRecord
@@ -72,6 +73,7 @@ class TaskKind:
         schedule: whether there is a column of the training's length.
         part: the part whose multiply-accumulates the FLOPs are, ``total`` for the whole net.
         score: heading of the score.
+        score_key: the metric that it is.
     """
 
     title: str
@@ -80,14 +82,17 @@ class TaskKind:
     schedule: bool
     part: str
     score: str
+    score_key: str
 
 
 KINDS = {
-    "DetectionTask": TaskKind("Object detection", "faster_rcnn", None, True, "total", "mAP"),
-    "InstanceSegmentationTask": TaskKind("Instance segmentation", "mask_rcnn", None, True, "total", "mask mAP"),
-    "PoseTask": TaskKind("Pose estimation", "topdown", "Input Size", False, "body", "AP"),
-    "SegmentationTask": TaskKind("Semantic segmentation", "deeplabv3plus", "Crop Size", True, "total", "mIoU"),
-    "ClassificationTask": TaskKind("Image classification", "classifier", "Input Size", True, "total", "top-1"),
+    "DetectionTask": TaskKind("Object detection", "faster_rcnn", None, True, "total", "mAP", "map"),
+    "InstanceSegmentationTask": TaskKind(
+        "Instance segmentation", "mask_rcnn", None, True, "total", "mask mAP", "map_segm"
+    ),
+    "PoseTask": TaskKind("Pose estimation", "topdown", "Input Size", False, "body", "AP", "ap"),
+    "SegmentationTask": TaskKind("Semantic segmentation", "deeplabv3plus", "Crop Size", True, "total", "mIoU", "miou"),
+    "ClassificationTask": TaskKind("Image classification", "classifier", "Input Size", True, "total", "top-1", "top1"),
 }
 """By the class of the task that the configuration names."""
 
@@ -96,7 +101,7 @@ def kind_of(run: Run) -> TaskKind:
     """How a run's net is tabulated; a task of the user's own by the name of its class."""
     name = str(run.config.get("task.build._target_", "another task")).rpartition(".")[2]
     score = str((run.result or {}).get("score_key") or "score")
-    return KINDS.get(name) or TaskKind(name, "net", "Input Size", True, "total", score)
+    return KINDS.get(name) or TaskKind(name, "net", "Input Size", True, "total", score, score)
 
 
 def nets_by_kind(runs: Sequence[Run]) -> list[tuple[TaskKind, list[Run]]]:
@@ -111,7 +116,8 @@ def nets_by_data(nets: Sequence[Run]) -> list[list[Run]]:
     """Those whose scores compare: of one task on one data set."""
     groups: dict[tuple[str, str], list[Run]] = {}
     for net in nets:
-        groups.setdefault((net.task, dataset(net)), []).append(net)
+        root = os.path.normpath(str(net.config.get("data.root")))
+        groups.setdefault((net.task, root), []).append(net)
     return list(groups.values())
 
 
@@ -152,7 +158,7 @@ def net_table(kind: TaskKind, nets: Sequence[Run]) -> Table:
 def dataset(run: Run) -> str:
     """The last folder of the data's root."""
     root = run.config.get("data.root")
-    return Path(str(root)).name if root else NONE
+    return (Path(str(root)).name or str(root)) if root else NONE
 
 
 def model(run: Run, kind: TaskKind) -> str:
@@ -175,9 +181,10 @@ def schedule(run: Run) -> str:
     """How long the training was, in optimiser steps."""
     result, config = run.result or {}, run.config
     batch = config.get("data.batch_size")
-    if not isinstance(batch, int) or not result["images_seen"]:
+    accumulate = config.get("task.recipe.accumulate", 1)
+    usable = all(is_number(number) and number >= 1 for number in (batch, accumulate, result["devices"]))
+    if not usable or not result["images_seen"]:
         return NONE
-    accumulate = config.get("task.recipe.accumulate") or 1
     steps = round(result["images_seen"] / (batch * accumulate * result["devices"]))
     return f"{steps} steps of {batch * accumulate * result['devices']}"
 
@@ -358,12 +365,13 @@ def csv_text(runs: Sequence[Run]) -> str:
         if result is None:
             continue
         arch, macs = result["arch"], result["costs"]["macs"]
+        trained_as = run.config.get("arch", "") if run.stage in TRAINING_STAGES else ""  # elsewhere it is not looked at
         weights = run.folder / WEIGHTS_FILE
         log = run.folder / "log.txt"
         writer.writerow(
             (
                 run.folder, run.stage, run.task, kind_of(run).title, dataset(run),
-                run.config.get("supernet.name", ""), run.config.get("arch", ""), short_id(arch) if arch else "",
+                run.config.get("supernet.name", ""), trained_as, short_id(arch) if arch else "",
                 result.get("score_key") or "", _raw(result["score"]), macs["total"], _raw(macs.get("body")),
                 result["costs"]["params"]["total"], input_size(result), schedule(run).split()[0].replace(NONE, ""),
                 result["images_seen"], result["images_seen"] * result["passes_per_image"], result["seconds"],

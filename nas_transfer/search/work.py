@@ -16,6 +16,7 @@ from nas_transfer.space import Arch, SearchSpace
 
 SPENT = ".spent.json"
 JOBS, TRIALS, STATES = "jobs", "trials", "states"
+REPEATS, VALIDATION = "repeats", "validation"
 
 Write = Callable[[Path, dict[str, Any]], None]
 """Makes a JSON file appear whole, or not at all."""
@@ -78,6 +79,31 @@ class Spent:
     images: int = 0
     step_seconds: tuple[float, ...] = ()
     scoring_seconds: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What evaluations used.
+
+    Attributes:
+        images: trained on, repetitions included.
+        seconds: on whatever device, those of failed evaluations included.
+        gpu_seconds: of these, those on an accelerator.
+    """
+
+    images: int = 0
+    seconds: float = 0.0
+    gpu_seconds: float = 0.0
+
+
+def usage_in(folder: Path) -> Usage:
+    """What the evaluations used whose outcomes lie in `folder`; nothing where there is no such folder."""
+    outcomes = [outcome for path in sorted(folder.glob("*.json")) if (outcome := read_outcome(path)) is not None]
+    return Usage(
+        sum(outcome.images for outcome in outcomes),
+        sum(outcome.seconds for outcome in outcomes),
+        sum(outcome.seconds for outcome in outcomes if outcome.device != "cpu"),
+    )
 
 
 def write_spent(file: Path, spent: Spent, write: Write) -> None:

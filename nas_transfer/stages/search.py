@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from nas_transfer.search.loop import Budget, Launch, Schedule, SearchLoop
 from nas_transfer.search.objectives.base import ArchCost
 from nas_transfer.search.problem import Costs, Known, Problem
 from nas_transfer.search.study import Study, Trial, signs, study_lock
+from nas_transfer.search.work import REPEATS, VALIDATION, Usage, usage_in
 from nas_transfer.stages.build import build_data, build_table, build_task, set_threads
 from nas_transfer.stages.candidates import build_evaluator, evaluate_job, limits_of
 from nas_transfer.stages.results import cost_report, make_result
@@ -189,12 +190,24 @@ class _Search:
             rate, _duration(rate * (total - done)),
         )  # fmt: skip
 
+    def spent(self) -> dict[str, Usage]:
+        """What was used, that before an interruption included, wherever it ran.
+
+        Of repeats and validations all that were ever done count, also those of archs that have left the front.
+        """
+        before, study = self.loop.prepared, self.study
+        return {
+            "preparation": Usage(before.images, before.seconds, 0.0 if before.device == "cpu" else before.seconds),
+            "trials": Usage(study.images(), study.seconds(), study.seconds(accelerator=True)),
+            "validation": usage_in(self.folder / VALIDATION),
+            "repeats": usage_in(self.folder / REPEATS),
+        }
+
     def write_result(self, front: Front, picked: Trial, validation: Validation | None) -> None:
         """``result.json``: the picked arch with its score on the search split."""
-        # The evaluations' time, those before an interruption included, wherever they ran.
-        before = self.loop.prepared
-        seconds, images = self.study.seconds() + before.seconds, self.study.images() + before.images
-        gpu_seconds = self.study.seconds(accelerator=True) + (before.seconds if before.device != "cpu" else 0.0)
+        spent = self.spent()
+        seconds, images = sum(use.seconds for use in spent.values()), sum(use.images for use in spent.values())
+        gpu_seconds = sum(use.gpu_seconds for use in spent.values())
         result = make_result(self.cfg, self.task, dict(picked.metrics), seconds=seconds, images_seen=images)
         result = replace(
             result, arch=picked.arch.to_dict(), costs=self.costs_of(picked),
@@ -203,7 +216,8 @@ class _Search:
                 "trials": len(self.study), "failed": len(self.study.failures()),
                 "left_out": self.study.num_left_out(), "front": len(front.trials),
                 "hypervolume": self.hypervolume(front), "ends": self.ends(front), "picked": picked.number,
-                "objectives": self.study.directions, "images_before": before.images,
+                "objectives": self.study.directions, "images_before": spent["preparation"].images,
+                "spent": {name: asdict(use) for name, use in spent.items()},
                 "validation": None if validation is None else validation.to_dict(),
             },
         )  # fmt: skip

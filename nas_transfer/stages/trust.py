@@ -17,7 +17,7 @@ from nas_transfer.search.loop import SearchLoop
 from nas_transfer.search.pareto import by_rank
 from nas_transfer.search.statistics import RankQuality, Rescored, rank_quality
 from nas_transfer.search.study import Outcome, Trial, signs
-from nas_transfer.search.work import Work, read_outcome
+from nas_transfer.search.work import REPEATS, VALIDATION, Work, read_outcome
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ def rescore(cfg: DictConfig, loop: SearchLoop, front: Front) -> Rescored | None:
     logger.info("scoring the front's %d members again from %d other seeds", len(front.trials), count)
     steps = loop.schedule.rungs.steps[-1]
     works = [
-        Work(trial.number, trial.arch, f"repeats/{trial.number}.{repeat}.json", steps, repeat=repeat)
+        Work(trial.number, trial.arch, f"{REPEATS}/{trial.number}.{repeat}.json", steps, repeat=repeat)
         for repeat in range(1, count + 1)
         for trial in front.trials
     ]
@@ -116,7 +116,7 @@ def validate_proxy(cfg: DictConfig, loop: SearchLoop, front: Front) -> Validatio
         raise RunError(f"expected at least 3 trials with values for proxy.validate, got {len(chosen)}")
     long = times * steps
     logger.info("training %d archs for %d instead of %d steps", len(chosen), long, steps)
-    works = [Work(trial.number, trial.arch, f"validation/{trial.number}.{long}.json", long) for trial in chosen]
+    works = [Work(trial.number, trial.arch, f"{VALIDATION}/{trial.number}.{long}.json", long) for trial in chosen]
     outcomes = _outcomes(loop, works)
     shorts, longs = (tuple(values) for values in ([t.values[0] for t in chosen], [_value(o, front) for o in outcomes]))
     found = Validation(

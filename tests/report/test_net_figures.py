@@ -185,3 +185,13 @@ def test_names_of_close_nets_stay_apart_and_inside(tmp_path: Path) -> None:
         assert TOP - 12 <= base <= HEIGHT - BOTTOM
         for other_left, other_right, other_base in boxes[:place]:
             assert right <= other_left or other_right <= left or abs(base - other_base) >= 10
+
+
+def test_data_sets_whose_last_folders_are_alike_stay_apart(tmp_path: Path) -> None:
+    nets = [
+        net(tmp_path, "shapes_det", f"{camera}{number}", root=f"{camera}/data", score=0.4)
+        for camera in ("left", "right")
+        for number in range(2)
+    ]
+    nets.append(net(tmp_path, "shapes_det", "left_again", root="./left/data/", score=0.5))
+    assert sorted(len(points(figure)) for figure in drawn(nets)) == [2, 3]

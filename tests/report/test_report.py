@@ -133,7 +133,15 @@ def test_unfinished_and_broken_runs_are_listed_with_what_is_missing(runs: Path) 
     "name", ["result.json", "run.json", "front.json", "trust.json", "warm_start.spent.json", "weights.pt"]
 )
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"config": 3, "front": [1], "objectives": {"score": "maximize"}}']
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"config": 3, "front": [1], "objectives": {"score": "maximize"}}',
+        '{"config": {"data.batch_size": 0}, "trials": [1], "short": [null], "long": ["a"], '
+        '"quality": {"tau": 0, "rho": 0, "low": 0, "high": 0}}',
+    ],
 )
 def test_no_file_stops_the_report(tmp_path: Path, name: str, content: str) -> None:
     folder = write_study(tmp_path / "runs/proxy/shapes_det/a", "proxy")
@@ -349,3 +357,36 @@ def test_a_phone_shows_all_of_every_table_without_scrolling_sideways(runs: Path,
     screen = in_a_browser(runs / "report/own/report.html", 1280, tmp_path)
     assert screen["labels"] == ["none"]
     assert screen["head"] > 10
+
+
+@pytest.mark.parametrize("accumulate", [0, "two", [1], None])
+def test_a_schedule_that_cannot_be_told_is_left_out(runs: Path, accumulate: object) -> None:
+    settings = {"data.batch_size": 8, "task.recipe.accumulate": accumulate}
+    write_run(runs / "finetune/shapes_det/odd", "finetune", "shapes_det", settings)
+    _, markdown, _ = made(runs)
+    (row,) = (line for line in markdown.splitlines() if line.endswith("finetune/shapes_det/odd |"))
+    assert "steps of" not in row
+
+
+def test_an_unfinished_supernet_is_not_said_to_be_counted(runs: Path) -> None:
+    own = {"file": "super/weights.pt", "sha256": "e" * 64, "format": "nas_transfer/2", "stage": "finetune"}
+    torch.save(
+        {"provenance": [own | {"config_sha256": "half"}], "body": {}}, runs / "finetune/shapes_det/net/weights.pt"
+    )
+    inherited = made(runs)[1].partition("## Inherited")[2]
+    assert "| weights.pt | finetune |" in inherited
+    assert "not counted above" in inherited
+
+
+def test_a_curve_of_scores_is_that_of_the_tasks_own_metric(runs: Path) -> None:
+    half = write_run(runs / "finetune/shapes_seg/half", "finetune", "shapes_seg", result=None)
+    write(half / "logs/version_0/metrics.csv", "step,val/iou/road,val/miou\n10,0.9,0.25\n20,0.9,0.5\n")
+    section = made(runs)[0].partition("shapes_seg: half")[2].partition("</details>")[0]
+    assert "miou (%)" in section
+    assert "iou/road" not in section
+
+
+def test_the_csv_names_an_arch_where_it_was_trained_alone(runs: Path) -> None:
+    write_run(runs / "export/shapes_det/net", "export", "shapes_det")
+    archs = {row["stage"]: row["arch"] for row in made(runs)[2]}
+    assert (archs["finetune"], archs["export"], archs["search"]) == ("max", "", "")

@@ -243,6 +243,16 @@ def test_the_front_is_scored_again_and_held_against_longer_trainings(tmp_path: P
     assert trust["images"] == 3 * 4 * 10
     assert -1 <= trust["quality"]["low"] <= trust["quality"]["tau"] <= trust["quality"]["high"] <= 1
     assert result["search"]["validation"] == trust
+    spent = result["search"]["spent"]
+    assert {name: use["images"] for name, use in spent.items()} == {
+        "preparation": 2 * 2 * 10, "trials": 4 * 2 * 10, "validation": 3 * 4 * 10, "repeats": 2 * len(front) * 2 * 10,
+    }  # fmt: skip
+    for name in ("trials", "validation", "repeats"):
+        outcomes = [json.loads(path.read_text()) for path in (tmp_path / "run" / name).iterdir()]
+        assert spent[name]["seconds"] == pytest.approx(sum(outcome["seconds"] for outcome in outcomes))
+    assert result["images_seen"] == sum(use["images"] for use in spent.values())
+    assert result["seconds"] == pytest.approx(sum(use["seconds"] for use in spent.values()))
+    assert result["gpu_hours"] == pytest.approx(sum(use["gpu_seconds"] for use in spent.values()) / 3600)
 
 
 def test_repeats_see_other_batches_and_the_same_repeat_the_same(tmp_path: Path, parent: Path) -> None:
