@@ -341,7 +341,9 @@ class CocoKeypointsData(DownstreamData):
         count = len(val_file.category["keypoints"])
         if self.val_boxes is None:
             return annotated_persons(val_file.file, count)
-        boxes = read_boxes(self.root / self.val_boxes, val_file.file, self._category_id, self.box_threshold)
+        boxes = read_boxes(
+            self.root / self.val_boxes, val_file.file, self._category_id, self.box_threshold, "data.val_boxes"
+        )
         return detected_persons(boxes, val_file.file, count)
 
     def _with_train(self, val: PersonCrops, val_file: KeypointFile, paths: PartPaths) -> Parts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -176,20 +176,43 @@ def contact_sheet(pictures: Sequence[Picture]) -> Image.Image:
     tops = [GAP]
     for row in rows:
         tops.append(tops[-1] + max(picture.image.height for picture in row) + CAPTION + GAP)
-    per_line = max(1, columns * step // LEGEND_WIDTH)
-    lines = math.ceil(len(legend) / per_line)
-    sheet = Image.new("RGB", (columns * step + GAP, tops[-1] + lines * LEGEND_HEIGHT), (255, 255, 255))
+    width = columns * step + GAP
+    sheet = Image.new("RGB", (width, tops[-1] + _legend_height(legend, width)), (255, 255, 255))
     painter = ImageDraw.Draw(sheet)
     for row, top in zip(rows, tops, strict=False):
         for column, picture in enumerate(row):
             left = GAP + column * step
             sheet.paste(picture.image, (left, top))
             painter.text((left, top + picture.image.height + 2), picture.caption, fill=(0, 0, 0))
+    _draw_legend(painter, legend, width, tops[-1])
+    return sheet
+
+
+def with_legend(picture: Picture) -> Image.Image:
+    """A picture that stands alone, with what its colours mean below it, if it says so."""
+    if not picture.legend:
+        return picture.image
+    width, height = picture.image.size
+    sheet = Image.new("RGB", (width, height + GAP + _legend_height(picture.legend, width)), (255, 255, 255))
+    sheet.paste(picture.image, (0, 0))
+    _draw_legend(ImageDraw.Draw(sheet), picture.legend, width, height + GAP)
+    return sheet
+
+
+def _legend_columns(width: int) -> int:
+    return max(1, (width - GAP) // LEGEND_WIDTH)
+
+
+def _legend_height(legend: Mapping[str, Colour], width: int) -> int:
+    return math.ceil(len(legend) / _legend_columns(width)) * LEGEND_HEIGHT
+
+
+def _draw_legend(painter: ImageDraw.ImageDraw, legend: Mapping[str, Colour], width: int, top: int) -> None:
+    columns = _legend_columns(width)
     for number, (name, colour) in enumerate(legend.items()):
-        x, y = GAP + number % per_line * LEGEND_WIDTH, tops[-1] + number // per_line * LEGEND_HEIGHT
+        x, y = GAP + number % columns * LEGEND_WIDTH, top + number // columns * LEGEND_HEIGHT
         painter.rectangle([x, y, x + 12, y + 12], fill=colour)
         painter.text((x + 18, y), name, fill=(0, 0, 0))
-    return sheet
 
 
 def _scaled(size: tuple[int, int], factor: float) -> tuple[int, int]:

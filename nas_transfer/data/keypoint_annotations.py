@@ -187,7 +187,7 @@ def part_sigmas(names: Sequence[str]) -> list[float]:
     return found
 
 
-def read_boxes(path: Path, file: CocoFile, category_id: int, threshold: float) -> list[Record]:
+def read_boxes(path: Path, file: CocoFile, category_id: int, threshold: float, key: str) -> list[Record]:
     """A detector's boxes in COCO's result format, of one category and at least `threshold` in score.
 
     Raises:
@@ -196,15 +196,14 @@ def read_boxes(path: Path, file: CocoFile, category_id: int, threshold: float) -
     try:
         content: Any = json.loads(path.read_bytes())
     except (OSError, ValueError) as err:
-        raise DataError(
-            f"expected a detector's boxes at {path}, got no readable JSON ({err}): set data.val_boxes."
-        ) from err
+        raise DataError(f"expected a detector's boxes at {path}, got no readable JSON ({err}): set {key}.") from err
     images = {image.image_id for image in file.images}
     if not isinstance(content, list):
         raise DataError(f"expected a list of boxes in {path}, got {type(content).__name__}: see COCO's result format.")
     boxes = []
     for record in content:
-        if not isinstance(record, dict) or not is_box(record.get("bbox")) or not isinstance(record.get("score"), float):
+        scored = isinstance(record, dict) and isinstance(record.get("score"), int | float)
+        if not scored or not is_box(record.get("bbox")):
             raise DataError(f"expected image_id, category_id, bbox and score in {path}, got {str(record)[:100]}.")
         if record.get("image_id") not in images:
             raise DataError(
@@ -217,6 +216,6 @@ def read_boxes(path: Path, file: CocoFile, category_id: int, threshold: float) -
     if not boxes:
         raise DataError(
             f"expected boxes of category {category_id} with a score of at least {threshold} in {path}, got none: "
-            "lower data.box_threshold or give another file."
+            f"give another file as {key}, or train with a lower data.box_threshold."
         )
     return boxes

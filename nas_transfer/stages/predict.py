@@ -18,7 +18,7 @@ from PIL import Image
 from rich.progress import track
 
 from nas_transfer.data.coco_annotations import CocoFile, ImageEntry
-from nas_transfer.data.drawing import overlay_side
+from nas_transfer.data.drawing import overlay_side, with_legend
 from nas_transfer.data.images import image_files
 from nas_transfer.data.keypoint_annotations import read_boxes
 from nas_transfer.errors import ConfigError, DataError
@@ -58,6 +58,8 @@ def run(cfg: DictConfig, folder: Path) -> None:
     boxes = _find_boxes(cfg, task, data, root, files)
     for name in (OVERLAYS, LABELS):
         shutil.rmtree(folder / name, ignore_errors=True)
+    for stale in folder.glob("predictions*.*"):
+        stale.unlink()
     start = time.monotonic()
     rows, broken = _predict_all(cfg, task, data, root, files, boxes, folder)
     seconds = time.monotonic() - start
@@ -92,7 +94,7 @@ def _find_boxes(cfg: DictConfig, task: Task, data: Any, root: Path, files: Seque
     images = tuple(ImageEntry(number, name, 0, 0) for number, name in enumerate(files, start=1))
     listed = CocoFile(root, (), images, (), 0)
     found: Boxes = defaultdict(list)
-    for record in read_boxes(Path(cfg.boxes), listed, data.vocabulary.ids[0], data.box_threshold):
+    for record in read_boxes(Path(cfg.boxes), listed, data.vocabulary.ids[0], data.box_threshold, "boxes"):
         number = record["image_id"]
         if record.get("file_name", files[number - 1]) != files[number - 1]:
             raise DataError(
@@ -135,7 +137,7 @@ def _predict_all(
 def _write_pictures(prediction: Prediction, image: torch.Tensor, threshold: float, folder: Path, target: Path) -> None:
     overlay = folder / OVERLAYS / f"{target}.jpg"
     overlay.parent.mkdir(parents=True, exist_ok=True)
-    prediction.draw(image, threshold, overlay_side(image)).image.save(overlay, quality=90)
+    with_legend(prediction.draw(image, threshold, overlay_side(image))).save(overlay, quality=90)
     if prediction.label_ids is not None:
         labels = folder / LABELS / f"{target}.png"
         labels.parent.mkdir(parents=True, exist_ok=True)

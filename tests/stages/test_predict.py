@@ -171,7 +171,9 @@ def test_label_images_are_the_argmax_in_the_ids_of_the_data(tmp_path: Path) -> N
         labels = sum(rle.decode(r["segmentation"]).astype(int) * r["category_id"] for r in own) - 1
         found = np.asarray(Image.open(target / "labels" / path.relative_to(images)))
         assert (found == ids[labels]).all()
-        assert (target / "overlays" / path.relative_to(images).with_suffix(".jpg")).is_file()
+        with Image.open(target / "overlays" / path.relative_to(images).with_suffix(".jpg")) as overlay:
+            width, height = Image.open(path).size
+            assert overlay.height > round(overlay.width * height / width) + 8  # the legend
 
 
 def test_a_class_table_has_the_likeliest_five(tmp_path: Path) -> None:
@@ -195,7 +197,7 @@ def test_poses_in_given_boxes_are_those_of_the_evaluation(tmp_path: Path) -> Non
     boxes = [
         {
             "image_id": numbers[names[record["image_id"]]], "category_id": record["category_id"],
-            "bbox": record["bbox"], "score": 1.0,
+            "bbox": record["bbox"], "score": 1,
         }
         for record in truth["annotations"] if record["num_keypoints"] and not record["iscrowd"]
     ]  # fmt: skip
@@ -227,6 +229,10 @@ def test_a_supernets_run_predicts_with_a_chosen_arch_and_leaves_broken_images_ou
     target = predicted(tmp_path, images, "arch=min")
     assert [path.name for path in (target / "overlays").iterdir()] == ["sound.jpg"]
     assert "torn.jpg" in capsys.readouterr().out
+    assert (target / "predictions.json").is_file()
+    (images / "sound.jpg").unlink()
+    predicted(tmp_path, images, "arch=min")
+    assert not (target / "predictions.json").exists()
     with pytest.raises(ConfigError, match="arch=supernet"):
         predicted(tmp_path, images, "arch=supernet")
 
