@@ -176,7 +176,11 @@ def _study_section(study: StudyRecord, runs: Sequence[Run]) -> Section:
         facts.append(("state", "unfinished: the front so far"))
     if study.predictor is not None:
         facts.append(
-            ("predictor", f"{study.predictor[0]}, cross-validated in its last batch: {study.predictor[1]} (log.txt)")
+            (
+                "predictor",
+                f"{study.predictor[0]} of the first objective that is predicted, cross-validated in its last batch: "
+                f"{study.predictor[1]} (log.txt)",
+            )
         )
     if study.trust is not None:
         facts.append(("proxy", _trust_text(study.trust)))

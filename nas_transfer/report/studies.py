@@ -23,13 +23,14 @@ from nas_transfer.report.collect import (
 )
 from nas_transfer.search.front import FRONT_FILE, share_of_hypervolume
 from nas_transfer.search.pareto import hypervolume
+from nas_transfer.search.samplers.predicted_front import PREDICTOR_LINE
 from nas_transfer.search.study import signs
 from nas_transfer.search.work import JOBS, SPENT
 
 SCORE = "score"
 DIRECTIONS = {"maximize", "minimize"}
 TRUST_FILE = "trust.json"
-PREDICTOR = re.compile(r"predictor (\S+) of the first objective, cross-validated: (.+)$", re.MULTILINE)
+PREDICTOR = re.compile(PREDICTOR_LINE % (r"(\S+)", "(.+)") + "$", re.MULTILINE)
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,11 @@ from nas_transfer.report.content import make_report
 from nas_transfer.report.page import write_report
 from nas_transfer.report.plots import axis_of
 from nas_transfer.report.tables import Table
+from nas_transfer.search.samplers.predicted_front import PREDICTOR_LINE
 from tests.conftest import REPOSITORY
 from tests.report.run_folders import arch, costs, write, write_run, write_study
+
+KENDALL = "Kendall's tau 0.44"
 
 
 @pytest.fixture
@@ -198,7 +201,7 @@ def test_trust_repeats_predictor_and_pictures_are_shown(runs: Path) -> None:
     quality = {"tau": 0.52, "rho": 0.61, "low": -0.1, "high": 0.9, "count": 3}
     trust = {"steps": 20, "long_steps": 80, "trials": [1, 2, 3], "short": [0.1, 0.2, 0.3], "long": [0.2, 0.4, 0.3]}
     write(study / "trust.json", trust | {"quality": quality})
-    write(study / "log.txt", "[x] predictor ridge of the first objective, cross-validated: Kendall's tau 0.44\n")
+    write(study / "log.txt", f"[x] {PREDICTOR_LINE % ('ridge', KENDALL)}\n")
     text = (study / "front.json").read_text()
     again = '"repeats": {"scores": [0.5, 0.7], "mean": 0.6, "std": 0.1414}, "cannot_be_told_from": [7], "costs"'
     write(study / "front.json", text.replace('"costs"', again, 1))
@@ -210,7 +213,7 @@ def test_trust_repeats_predictor_and_pictures_are_shown(runs: Path) -> None:
     page, markdown, _ = made(runs)
     assert "Kendall's tau 0.52 (95 % interval -0.10 to 0.90)" in markdown
     assert "no better than chance" in markdown
-    assert "ridge, cross-validated in its last batch: Kendall's tau 0.44" in markdown
+    assert f"ridge of the first objective that is predicted, cross-validated in its last batch: {KENDALL}" in markdown
     assert "60.00 ± 14.14 (2 seeds) | trial 7 |" in markdown
     nets, own = page.partition('id="nets"')[2].split('<section id="runs">')
     for part, width, height in ((nets, 664, 332), (own, 360, 180), (own, 360, 120)):  # the best net's is larger

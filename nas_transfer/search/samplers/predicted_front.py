@@ -19,6 +19,8 @@ from nas_transfer.space import Arch
 logger = logging.getLogger(__name__)
 
 AUTO = "auto"
+PREDICTOR_LINE = "predictor %s of the first objective that is predicted, cross-validated: %s"
+"""Its name and its quality, as they are logged."""
 LEAST_TOLD = 10
 SPREAD_DRAWS = 64
 NEAREST = 8
@@ -132,7 +134,7 @@ class PredictedFront(ArchSampler):
         for place in [place for place in range(values.shape[1]) if place not in exact]:
             name, quality = choose(self.names, features, values[:, place], self.seed)
             if not models:
-                logger.info("predictor %s of the first objective, cross-validated: %s", name, quality)
+                logger.info(PREDICTOR_LINE, name, quality)
             models[place] = fitted(name, features, values[:, place])
             if len(models) == 1 and not quality.better_than_chance:
                 logger.info("it ranks no better than chance: this batch is asked without it")
