@@ -9,7 +9,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nas_transfer.report.routes import chosen_archs, comparison, markdown
+from nas_transfer.report.routes import chosen_archs, comparison
+from nas_transfer.report.tables import route_table
 
 
 def main() -> None:
@@ -26,7 +27,7 @@ def main() -> None:
     if options.command == "choose":
         print(*chosen_archs(options.run, options.count), sep="\n")
     else:
-        print(markdown(comparison(options.runs, options.task)))
+        print(route_table(comparison(options.runs, options.task), options.runs).markdown())
 
 
 if __name__ == "__main__":

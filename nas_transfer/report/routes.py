@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,32 +112,6 @@ def comparison(runs: Path, task: str, *, finished_only: bool = False) -> Compari
     return Comparison(task, score_key, reference, dict(sorted(routes.items())))
 
 
-def markdown(found: Comparison) -> str:
-    """The comparison as a Markdown table and sentences."""
-    seeds = sorted({seed for route in found.routes.values() for seed in route.volumes})
-    lines = [
-        f"| route on {found.task} | images seen | forward-backward passes | seconds | best {found.score_key}, % "
-        f"| hypervolume, % (seeds {' '.join(map(str, seeds))}) | mean |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for route in found.routes.values():
-        best = " ".join(f"{100 * route.points[seed][:, 0].max():.1f}" for seed in sorted(route.points))
-        volumes = " ".join(f"{100 * route.volumes[seed]:.2f}" for seed in sorted(route.volumes))
-        lines.append(
-            f"| {route.name} | {_mean(route.images.values()):.0f} | {_mean(route.passes.values()):.0f} "
-            f"| {_mean(route.seconds.values()):.0f} | {best} | {volumes} "
-            f"| **{100 * _mean(route.volumes.values()):.2f}** |"
-        )
-    lines.append("")
-    for name in found.routes:
-        if name != "A" and (difference := found.difference(name, "A")) is not None:
-            told = "" if difference.certain else ": cannot be told apart"
-            lines.append(f"Hypervolume, {name} - A: {difference}{told}.")
-    reference = f"score 0, {found.reference_macs / 1e6:.1f} M MACs"
-    lines.append(f"Share of the box from a perfect score at no cost to {reference}; all nets trained alike.")
-    return "\n".join(lines)
-
-
 def _searches(runs: Path, route: str, seed: int) -> list[Path]:
     """Result files of what a route did before its nets were chosen."""
     name = f"{route}-{seed}"
@@ -146,10 +119,6 @@ def _searches(runs: Path, route: str, seed: int) -> list[Path]:
     if not found:
         raise RunError(f"expected the search of route {route} with seed {seed} below {runs}, got none")
     return found
-
-
-def _mean(values: Sequence[float] | Any) -> float:
-    return float(np.mean(list(values)))
 
 
 def _read(path: Path) -> dict[str, Any]:

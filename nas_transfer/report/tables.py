@@ -13,11 +13,12 @@ from typing import Any
 
 from nas_transfer.report.collect import TRAINING_STAGES, WEIGHTS_FILE, Run, is_number
 from nas_transfer.report.inheritance import Ancestor
+from nas_transfer.report.manifest import SECONDS_PER_HOUR
 from nas_transfer.report.routes import Comparison
 from nas_transfer.report.studies import SCORE, Member, StudyRecord
 from nas_transfer.space import short_id
 
-SECONDS_PER_DAY, SECONDS_PER_HOUR = 86400, 3600
+SECONDS_PER_DAY = 86400
 NONE = "—"
 CARD, CARD_LETTERS = 6, 42
 NUMBER = re.compile(r"[+-]?\d[\d.]*(e[+-]?\d+)?$")
@@ -312,7 +313,7 @@ def again_text(member: Member) -> str:
 
 
 def route_table(found: Comparison, folder: Path) -> Table:
-    """Routes side by side, as `routes.markdown` has them."""
+    """Routes side by side, each by its means over seeds, and the difference from route A."""
     rows = []
     for route in found.routes.values():
         seeds = sorted(route.points)

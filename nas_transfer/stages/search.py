@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 
 from nas_transfer.errors import ConfigError
 from nas_transfer.report.manifest import RESULT_FILE, SECONDS_PER_HOUR, write_json_atomically
+from nas_transfer.report.tables import duration
 from nas_transfer.search.front import Front, TradeOff, front_of, pick, share_of_hypervolume, write_front
 from nas_transfer.search.halving import Rungs
 from nas_transfer.search.loop import Budget, Launch, Schedule, SearchLoop
@@ -124,7 +125,7 @@ class _Search:
             "%s one after another, %d training images",
             ", ".join(f"{value:.3g}" for value in spent.step_seconds) or "0",
             ", ".join(f"{value:.3g}" for value in spent.scoring_seconds),
-            trials, _duration(trials * a_trial), spent.images + trials * schedule.budget.images_per_trial,
+            trials, duration(trials * a_trial), spent.images + trials * schedule.budget.images_per_trial,
         )  # fmt: skip
 
     def front(self) -> Front:
@@ -187,7 +188,7 @@ class _Search:
             done, total, len(self.study.failures()), self.study.num_left_out(), len(front.trials),
             "none" if volume is None else f"{volume:.4f}",
             "none" if best is None else f"{front.names[0]} {best.values[0]:.4f} (trial {best.number})",
-            rate, _duration(rate * (total - done)),
+            rate, duration(rate * (total - done)),
         )  # fmt: skip
 
     def spent(self) -> dict[str, Usage]:
@@ -311,9 +312,3 @@ def _shown(name: str, value: float) -> str:
     if name in ("macs", "params"):
         return f"{value / 1e6:.3f} M"
     return f"{100 * value:.2f} %" if name == "score" else f"{value:.4g}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

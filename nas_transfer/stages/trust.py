@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from nas_transfer.errors import ConfigError, RunError
 from nas_transfer.report.manifest import write_json_atomically
+from nas_transfer.report.studies import TRUST_FILE
 from nas_transfer.search.front import Front
 from nas_transfer.search.loop import SearchLoop
 from nas_transfer.search.pareto import by_rank
@@ -20,8 +21,6 @@ from nas_transfer.search.study import Outcome, Trial, signs
 from nas_transfer.search.work import REPEATS, VALIDATION, Work, read_outcome
 
 logger = logging.getLogger(__name__)
-
-TRUST_FILE = "trust.json"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from nas_transfer.errors import RunError
-from nas_transfer.report.routes import chosen_archs, comparison, markdown
+from nas_transfer.report.routes import chosen_archs, comparison
+from nas_transfer.report.tables import route_table
 
 
 def write(path: Path, content: dict) -> None:
@@ -54,9 +55,10 @@ def test_hypervolumes_and_their_difference_are_those_computed_by_hand(runs: Path
     assert found.routes["A"].images == dict.fromkeys(range(3), 1600)
     assert found.routes["A"].passes == dict.fromkeys(range(3), 6400)
     assert found.routes["A"].seconds == dict.fromkeys(range(3), 200.0)
-    text = markdown(found)
+    table = route_table(found, runs)
+    text = table.markdown()
     assert "| C | 160 | 160 | 100 | 52.0 61.0 58.0 |" in text
-    assert "Hypervolume, C - A: +" in text
+    assert [row[-1].startswith(str(difference)) for row in table.rows] == [False, True]
 
 
 def test_an_unfinished_run_is_named(runs: Path) -> None:
