@@ -22,6 +22,7 @@ from nas_transfer.report.figures import (
 )
 from nas_transfer.report.inheritance import ancestors
 from nas_transfer.report.net_figures import net_figures
+from nas_transfer.report.origins import origin_table
 from nas_transfer.report.pictures import LARGE, prediction_figures
 from nas_transfer.report.plots import Figure
 from nas_transfer.report.routes import comparison
@@ -29,7 +30,7 @@ from nas_transfer.report.studies import StudyRecord, growth, read_study
 from nas_transfer.report.tables import (
     Table,
     TaskKind,
-    dataset,
+    data_root,
     duration,
     front_table,
     inherited_table,
@@ -115,18 +116,24 @@ def make_report(folders: Sequence[Path], without: Sequence[str] = ()) -> tuple[R
     )
     report = Report(
         summary, problem_table(problems) if problems else None,
-        tuple(_net_section(kind, nets) for kind, nets in nets_by_kind(runs)), tuple(routes),
+        tuple(_net_section(kind, nets, studies, runs) for kind, nets in nets_by_kind(runs)), tuple(routes),
         tuple(_study_section(study, runs) for study in studies if study.directions), ledger(runs),
         inherited_table(found) if found else None, tuple(_run_section(run) for run in runs),
     )  # fmt: skip
     return report, runs
 
 
-def _net_section(kind: TaskKind, nets: Sequence[Run]) -> Section:
-    """One kind of task: the document's table, each data set's scores against the cost, and what its best predicts."""
+def _net_section(kind: TaskKind, nets: Sequence[Run], studies: Sequence[StudyRecord], runs: Sequence[Run]) -> Section:
+    """One kind of task: the document's table, where its nets come from, their charts, and what the best predicts."""
     best = [max(own, key=lambda net: (net.result or {})["score"]) for own in nets_by_data(nets)]
     pictures = [figure for net in best for figure in prediction_figures(net.folder, LARGE)]
-    return Section(kind.title, None, (), (net_table(kind, nets),), (*net_figures(kind, nets), *pictures))
+    return Section(
+        kind.title,
+        None,
+        (),
+        (net_table(kind, nets), origin_table(kind, nets, studies, runs)),
+        (*net_figures(kind, nets), *pictures),
+    )
 
 
 def _route_sections(runs: Sequence[Run]) -> tuple[list[Section], list[tuple[str, str]]]:
@@ -195,7 +202,7 @@ def _study_section(study: StudyRecord, runs: Sequence[Run]) -> Section:
 def _trained_alone(study: StudyRecord, runs: Sequence[Run]) -> list[tuple[str, str]]:
     """What the members of a study's front scored that were also fine-tuned, each as a net of its own."""
     run, facts = study.run, []
-    nets = [net for net in runs if net.is_net and (net.task, dataset(net)) == (run.task, dataset(run))]
+    nets = [net for net in runs if net.is_net and (net.task, data_root(net)) == (run.task, data_root(run))]
     for member in sorted(study.members, key=lambda member: member.number != study.picked):
         texts = [
             f"{percent((net.result or {})['score'])} % {kind_of(net).score} on the validation split ({net.folder})"

@@ -38,11 +38,7 @@ class Ancestor:
 
 def ancestors(runs: Sequence[Run]) -> tuple[list[Ancestor], list[tuple[Path, str]]]:
     """Every file that the runs' weights descend from, and (file, reason) of the weights that cannot be read."""
-    made = {
-        str(run.manifest["config_sha256"]): run.folder
-        for run in runs
-        if run.result is not None and run.manifest.get("config_sha256")
-    }
+    made = {digest: run.folder for digest, run in runs_by_digest(runs).items()}
     entries: dict[str, dict[str, str]] = {}
     heirs: dict[str, list[Path]] = {}
     unread: list[tuple[Path, str]] = []
@@ -68,6 +64,15 @@ def ancestors(runs: Sequence[Run]) -> tuple[list[Ancestor], list[tuple[Path, str
         for key, entry in entries.items()
     ]  # fmt: skip
     return found, unread
+
+
+def runs_by_digest(runs: Sequence[Run]) -> dict[str, Run]:
+    """Finished runs by the hash of their configuration."""
+    return {
+        str(run.manifest["config_sha256"]): run
+        for run in runs
+        if run.result is not None and run.manifest.get("config_sha256")
+    }
 
 
 def read_provenance(path: Path) -> list[dict[str, str]]:

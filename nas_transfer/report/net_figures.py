@@ -31,7 +31,7 @@ def net_figures(kind: TaskKind, nets: Sequence[Run]) -> list[Figure]:
         nets: finished fine-tuned nets.
     """
     supernets = list(dict.fromkeys(supernet(net) for net in nets))
-    found = [_net_figure(kind, own, supernets) for own in nets_by_data(nets)]
+    found = [_net_figure(kind, own, supernets, dataset(own[0], nets)) for own in nets_by_data(nets)]
     return [figure for figure in found if figure is not None]
 
 
@@ -40,7 +40,7 @@ def supernet(net: Run) -> str:
     return str((net.result or {})["arch"].get("space", "net"))
 
 
-def _net_figure(kind: TaskKind, nets: Sequence[Run], supernets: Sequence[str]) -> Figure | None:
+def _net_figure(kind: TaskKind, nets: Sequence[Run], supernets: Sequence[str], where: str) -> Figure | None:
     """One task's and data set's chart; None for a single net with nothing beside it."""
     part = kind.part if all(kind.part in _costs(net)["macs"] for net in nets) else "total"
     published = _published(nets, part)
@@ -68,7 +68,6 @@ def _net_figure(kind: TaskKind, nets: Sequence[Run], supernets: Sequence[str]) -
     sizes = {input_size(net.result) for net in nets}
     whose = "of all parts" if part == "total" else f"of the {part} alone"
     x_label = f"MACs {whose}" + (f", at {sizes.pop()}" if len(sizes) == 1 else "")
-    where = dataset(nets[0])
     title = f"{nets[0].task}{'' if where == NONE else f' on {where}'}: {kind.score} against MACs"
     return chart(title, x_label, f"{kind.score} (%)", series, " ".join(notes))
 

@@ -117,8 +117,7 @@ def nets_by_data(nets: Sequence[Run]) -> list[list[Run]]:
     """Those whose scores compare: of one task on one data set."""
     groups: dict[tuple[str, str], list[Run]] = {}
     for net in nets:
-        root = os.path.normpath(str(net.config.get("data.root")))
-        groups.setdefault((net.task, root), []).append(net)
+        groups.setdefault((net.task, data_root(net)), []).append(net)
     return list(groups.values())
 
 
@@ -142,7 +141,7 @@ def net_table(kind: TaskKind, nets: Sequence[Run]) -> Table:
         parts.add(" + ".join(part for part in macs if part != "total") if counted == "total" else counted)
         size = input_size(result)
         sizes.add(size)
-        row = [dataset(net), model(net, kind), file_in(net, ".hydra/config.yaml")]
+        row = [dataset(net, nets), model(net, kind), file_in(net, ".hydra/config.yaml")]
         row += [size] if kind.size else []
         row += [schedule(net)] if kind.schedule else []
         row += [millions(macs[counted]), percent(result["score"]), consuming_time(result)]
@@ -156,10 +155,18 @@ def net_table(kind: TaskKind, nets: Sequence[Run]) -> Table:
     return Table(kind.title, tuple(columns), tuple(rows), note)
 
 
-def dataset(run: Run) -> str:
-    """The last folder of the data's root."""
+def data_root(run: Run) -> str:
+    """The folder of its data as configured, normalised; empty if unknown."""
     root = run.config.get("data.root")
-    return (Path(str(root)).name or str(root)) if root else NONE
+    return os.path.normpath(str(root)) if root else ""
+
+
+def dataset(run: Run, beside: Sequence[Run] = ()) -> str:
+    """The last folder of the data's root, with its parent where other data beside it end alike."""
+    root = data_root(run)
+    path = Path(root)
+    alike = any(Path(other).name == path.name for other in map(data_root, beside) if other and other != root)
+    return (str(Path(*path.parts[-2:])) if alike else path.name or root) if root else NONE
 
 
 def model(run: Run, kind: TaskKind) -> str:

@@ -194,4 +194,6 @@ def test_data_sets_whose_last_folders_are_alike_stay_apart(tmp_path: Path) -> No
         for number in range(2)
     ]
     nets.append(net(tmp_path, "shapes_det", "left_again", root="./left/data/", score=0.5))
-    assert sorted(len(points(figure)) for figure in drawn(nets)) == [2, 3]
+    figures = drawn(nets)
+    assert sorted(len(points(figure)) for figure in figures) == [2, 3]
+    assert [figure.title.split()[2] for figure in figures] == ["left/data:", "right/data:"]
