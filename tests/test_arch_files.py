@@ -7,21 +7,10 @@ import pytest
 
 from nas_transfer.arch_files import resolve_arch
 from nas_transfer.errors import ArchError
-from nas_transfer.space import Gene, SearchSpace
+from nas_transfer.space import SearchSpace
+from tests.test_space import space
 
-
-@pytest.fixture
-def space() -> SearchSpace:
-    return SearchSpace(
-        "toy",
-        (
-            Gene("resolution", (48, 64)),
-            Gene("width.a", (8, 16, 24)),
-            Gene("width.b", (16, 32)),
-            Gene("depth.a", (1,)),
-            Gene("depth.b", (2, 3, 5)),
-        ),
-    )
+__all__ = ["space"]  # a fixture
 
 
 @pytest.fixture

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from nas_transfer.errors import ConfigError
-from nas_transfer.report.manifest import RESULT_FILE
+from nas_transfer.report.manifest import RESULT_FILE, RUN_FILE
 from nas_transfer.search.front import FRONT_FILE
 
-RUN_FILE = "run.json"
 WEIGHTS_FILE, WARM_START_FILE = "weights.pt", "warm_start.pt"
 SAMPLES_FOLDER = "sample_predictions"
 MARKS = (RUN_FILE, RESULT_FILE, FRONT_FILE, WEIGHTS_FILE)

@@ -22,7 +22,7 @@ PACKAGES = (
     "numpy",
     "optuna",
 )
-RESULT_FILE = "result.json"
+RESULT_FILE, RUN_FILE = "result.json", "run.json"
 SECONDS_PER_HOUR = 3600
 
 

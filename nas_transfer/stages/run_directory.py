@@ -17,8 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
 
 from nas_transfer.errors import ConfigError, RunError
-from nas_transfer.report.collect import RUN_FILE
-from nas_transfer.report.manifest import RESULT_FILE, write_json_atomically
+from nas_transfer.report.manifest import RESULT_FILE, RUN_FILE, write_json_atomically
 
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")  # all 0 or unset in the process that writes
 SHOWN_ONLY = {
