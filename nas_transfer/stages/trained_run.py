@@ -41,7 +41,10 @@ def with_the_runs_own(cfg: DictConfig) -> DictConfig:
     own = trained_config(cfg.weights)
     if own is None:
         if cfg.data.root is None:
-            raise ConfigError(f"expected data.root=<a folder> beside weights of no run, got none with {cfg.weights}")
+            raise ConfigError(
+                f"expected weights=<a finished run's folder>, or data.root=<a folder> beside other weights, got "
+                f"weights={cfg.weights} alone"
+            )
         return cfg
     _refuse_others(cfg, own)
     merged = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=False))
