@@ -39,7 +39,7 @@ def test_an_export_takes_the_runs_own_network_and_data(run: Path) -> None:
     public = composed("stage=export", "weights=efficientnet_lite0", "task=imagenet", "data.root=there")
     assert with_the_runs_own(public) == public
     assert Path(public.run_dir).parts[:3] == ("runs", "export", "imagenet")
-    with pytest.raises(ConfigError, match=r"or data\.root=<a folder> beside other weights, got weights=efficientnet_lite0 alone"):
+    with pytest.raises(ConfigError, match=r"or data\.root=.*weights=efficientnet_lite0 alone"):
         with_the_runs_own(composed("stage=export", "weights=efficientnet_lite0", "task=imagenet"))
 
 
