@@ -34,7 +34,7 @@ def origin_table(kind: TaskKind, nets: Sequence[Run], studies: Sequence[StudyRec
         start = NONE
         if chain:
             nearest = made.get(chain[-1]["config_sha256"])
-            start = chain[-1]["file"] if nearest is None else str(nearest.folder)
+            start = Path(chain[-1]["file"]).name if nearest is None else str(nearest.folder)
         source, study = _arch_from(result["arch"], studies)
         before = {run.folder: run.result or {} for run in (*counted, *([study] if study else []))}
         spent = [sum(own.get(key, 0) for own in before.values()) for key in ("images_seen", "seconds")]

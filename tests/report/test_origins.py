@@ -20,7 +20,7 @@ def test_a_nets_study_start_and_what_both_cost_are_told(tmp_path: Path) -> None:
     given = write_run(tmp_path / "finetune/small_det/given", "finetune", "small_det", arch=arch(99).to_dict())
     entry = {"file": "base/weights.pt", "sha256": "e", "config_sha256": "base"}
     torch.save({"provenance": [entry]}, found / "weights.pt")
-    torch.save({"provenance": [{"file": "public.pth", "sha256": "f"}]}, given / "weights.pt")
+    torch.save({"provenance": [{"file": "/site-packages/public.pth", "sha256": "f"}]}, given / "weights.pt")
     runs = [read_run(path) for path in (folder, base, found, given)]
     study = read_study(runs[0])
     assert study is not None
