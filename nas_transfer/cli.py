@@ -23,9 +23,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nas_transfer.errors import ConfigError, NasTransferError
 from nas_transfer.paths import conf_dir
-from nas_transfer.report.manifest import RESULT_FILE, write_json_atomically
-from nas_transfer.stages.run_directory import log_to, open_run, run_name
-from nas_transfer.stages.trained_run import trained_task
+from nas_transfer.runs.result import RESULT_FILE, write_json_atomically
+from nas_transfer.stages.common.run_directory import log_to, open_run, run_name
+from nas_transfer.stages.common.trained_run import trained_task
 from nas_transfer.sweeper import register
 
 EXIT_BAD_INPUT = 2

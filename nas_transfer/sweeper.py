@@ -20,7 +20,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from nas_transfer.errors import ConfigError, NasTransferError
-from nas_transfer.stages.run_directory import log_to
+from nas_transfer.stages.common.run_directory import log_to
 
 if TYPE_CHECKING:
     from nas_transfer.search.loop import Job

@@ -15,7 +15,7 @@ from hydra import compose, initialize_config_dir
 
 import nas_transfer.cli  # noqa: F401  registers the resolvers
 from nas_transfer.paths import conf_dir
-from nas_transfer.stages.build import build_table, build_task
+from nas_transfer.stages.common.build import build_table, build_task
 
 
 def main() -> None:

@@ -29,8 +29,8 @@ from nas_transfer.paths import conf_dir
 from nas_transfer.search.evaluate import CandidateEvaluator
 from nas_transfer.search.work import Work
 from nas_transfer.space import Arch
-from nas_transfer.stages.candidates import build_evaluator
-from nas_transfer.stages.training import train
+from nas_transfer.stages.common.candidates import build_evaluator
+from nas_transfer.stages.common.training import train
 from nas_transfer.tasks.base import Task
 
 NUM_CALIBRATION = 500

@@ -34,7 +34,7 @@ from nas_transfer.search.front import share_of_hypervolume
 from nas_transfer.search.problem import Costs, Problem
 from nas_transfer.search.samplers.base import ArchSampler, History, arch_of, ask
 from nas_transfer.space import Arch
-from nas_transfer.supernet.table import MBConvTable
+from nas_transfer.supernet.mbconv.table import MBConvTable
 
 BASE, RANGE, LARGEST_MACS = 0.60, 0.25, 2000e6
 SAMPLERS = ("random", "evolution", "nsga2", "tpe", "pareto_evolution screen=1", "pareto_evolution")

@@ -13,7 +13,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from torch.utils.data import DataLoader, Dataset
 
-import nas_transfer.stages.training  # noqa: F401  all that a fork would have to import
+import nas_transfer.stages.common.training  # noqa: F401  all that a fork would have to import
 from nas_transfer.cli import _composition_sentence, main
 from nas_transfer.errors import DataError
 from nas_transfer.paths import conf_dir

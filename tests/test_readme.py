@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nas_transfer.paths import conf_dir
 from nas_transfer.stages import export, predict
-from nas_transfer.stages.build import build_table, build_task
+from nas_transfer.stages.common.build import build_table, build_task
 from tests.conftest import REPOSITORY
 from tests.stages.test_search import CLASSIFY, arguments, supernet
 from tests.test_cli import forked, run

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from nas_transfer.errors import ConfigError
-from nas_transfer.report.manifest import RESULT_FILE, RUN_FILE
+from nas_transfer.runs.result import RESULT_FILE, RUN_FILE
 from nas_transfer.search.front import FRONT_FILE
 
 WEIGHTS_FILE, WARM_START_FILE = "weights.pt", "warm_start.pt"

@@ -12,8 +12,8 @@ from markupsafe import Markup
 
 from nas_transfer.report.collect import Run
 from nas_transfer.report.content import Report, Section
-from nas_transfer.report.manifest import git_revision, versions
 from nas_transfer.report.tables import Table, csv_text
+from nas_transfer.runs.result import git_revision, versions
 
 TEMPLATE = "page.html.j2"
 PAGE_FILE, MARKDOWN_FILE, CSV_FILE = "report.html", "report.md", "report.csv"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nas_transfer.errors import RunError
-from nas_transfer.report.manifest import RESULT_FILE
+from nas_transfer.runs.result import RESULT_FILE
 from nas_transfer.search.front import FRONT_FILE, share_of_hypervolume
 from nas_transfer.search.statistics import Difference, paired_difference
 

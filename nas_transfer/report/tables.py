@@ -13,9 +13,9 @@ from typing import Any
 
 from nas_transfer.report.collect import TRAINING_STAGES, WEIGHTS_FILE, Run, is_number
 from nas_transfer.report.inheritance import Ancestor
-from nas_transfer.report.manifest import SECONDS_PER_HOUR
 from nas_transfer.report.routes import Comparison
 from nas_transfer.report.studies import SCORE, Member, StudyRecord
+from nas_transfer.runs.result import SECONDS_PER_HOUR
 from nas_transfer.space import short_id
 
 SECONDS_PER_DAY = 86400

@@ -21,12 +21,12 @@ from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback
 from rich.progress import track
 
+from nas_transfer.data.check_text import PROBLEMS, check_text
 from nas_transfer.data.inspection import Inventory, Seen, leaks, part_findings, see_all, summarise
 from nas_transfer.errors import NasTransferError
-from nas_transfer.report.data_check import PROBLEMS, check_text
-from nas_transfer.report.manifest import write_json_atomically
+from nas_transfer.runs.result import write_json_atomically
 from nas_transfer.space import Arch
-from nas_transfer.stages.build import (
+from nas_transfer.stages.common.build import (
     build_arch,
     build_bare_trainer,
     build_data,
@@ -35,7 +35,7 @@ from nas_transfer.stages.build import (
     make_data,
     set_threads,
 )
-from nas_transfer.stages.training import steps_of_epoch, steps_of_run
+from nas_transfer.stages.common.training import steps_of_epoch, steps_of_run
 from nas_transfer.supernet.protocol import SupernetTable
 from nas_transfer.tasks.base import Task
 from nas_transfer.tasks.checkpoint import Checkpoint, inherit

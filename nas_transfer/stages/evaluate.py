@@ -7,11 +7,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from nas_transfer.report.manifest import Result
-from nas_transfer.stages.build import build_trainer, set_threads
-from nas_transfer.stages.evaluation import evaluate_task, load_trained
-from nas_transfer.stages.results import make_result, write_predictions
-from nas_transfer.stages.trained_run import changes_since
+from nas_transfer.runs.result import Result
+from nas_transfer.stages.common.build import build_trainer, set_threads
+from nas_transfer.stages.common.evaluation import evaluate_task, load_trained
+from nas_transfer.stages.common.results import make_result, write_predictions
+from nas_transfer.stages.common.trained_run import changes_since
 
 logger = logging.getLogger(__name__)
 

@@ -16,8 +16,7 @@ import yaml
 from omegaconf import DictConfig
 from torch import Tensor
 
-from nas_transfer.errors import ConfigError, RunError
-from nas_transfer.report.engines import (
+from nas_transfer.deploy.engines import (
     largest_difference,
     onnxruntime,
     run_onnx,
@@ -25,13 +24,14 @@ from nas_transfer.report.engines import (
     unmatched_share,
     write_engines,
 )
-from nas_transfer.report.manifest import Result
-from nas_transfer.report.model_card import model_card
+from nas_transfer.deploy.model_card import model_card
+from nas_transfer.errors import ConfigError, RunError
+from nas_transfer.runs.result import Result
 from nas_transfer.search.latency_table import pass_times
-from nas_transfer.stages.build import set_threads
-from nas_transfer.stages.evaluation import load_trained
-from nas_transfer.stages.results import make_result
-from nas_transfer.stages.trained_run import with_the_runs_own
+from nas_transfer.stages.common.build import set_threads
+from nas_transfer.stages.common.evaluation import load_trained
+from nas_transfer.stages.common.results import make_result
+from nas_transfer.stages.common.trained_run import with_the_runs_own
 from nas_transfer.supernet.layers import fold_batch_norms
 from nas_transfer.tasks.base import Task
 from nas_transfer.tasks.checkpoint import Checkpoint

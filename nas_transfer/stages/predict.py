@@ -22,10 +22,10 @@ from nas_transfer.data.drawing import overlay_side, with_legend
 from nas_transfer.data.images import image_files
 from nas_transfer.data.keypoint_annotations import read_boxes
 from nas_transfer.errors import ConfigError, DataError
-from nas_transfer.report.manifest import write_json_atomically
-from nas_transfer.stages.build import set_threads
-from nas_transfer.stages.evaluation import load_trained
-from nas_transfer.stages.trained_run import trained_config, with_the_runs_own
+from nas_transfer.runs.result import write_json_atomically
+from nas_transfer.stages.common.build import set_threads
+from nas_transfer.stages.common.evaluation import load_trained
+from nas_transfer.stages.common.trained_run import trained_config, with_the_runs_own
 from nas_transfer.tasks.base import Task
 from nas_transfer.tasks.prediction import Prediction
 

@@ -10,11 +10,11 @@ from omegaconf import DictConfig
 
 from nas_transfer.data.drawing import contact_sheet
 from nas_transfer.errors import ConfigError
-from nas_transfer.report.manifest import Result
+from nas_transfer.runs.result import Result
 from nas_transfer.search.latency_table import LatencyTable, check_table, device_name
 from nas_transfer.space import Arch
-from nas_transfer.stages.build import build_arch, build_data, build_table, build_task, set_threads
-from nas_transfer.stages.results import make_result
+from nas_transfer.stages.common.build import build_arch, build_data, build_table, build_task, set_threads
+from nas_transfer.stages.common.results import make_result
 from nas_transfer.supernet.protocol import SupernetTable
 
 PREVIEW_FILE = "preview.png"

@@ -18,13 +18,13 @@ from omegaconf import DictConfig
 
 from nas_transfer.data.randomness import stable_seed
 from nas_transfer.errors import ConfigError
-from nas_transfer.report.manifest import write_json_atomically
+from nas_transfer.runs.result import write_json_atomically
 from nas_transfer.search.evaluate import CandidateEvaluator
 from nas_transfer.search.halving import Rungs
 from nas_transfer.search.work import Spent, Work, state_file, write_spent
-from nas_transfer.stages.build import LastCheckpoint, build_bare_trainer, build_data, build_task, set_threads
-from nas_transfer.stages.candidates import evaluate_job, evaluator_of, supernet_weights
-from nas_transfer.stages.run_directory import config_sha256
+from nas_transfer.stages.common.build import LastCheckpoint, build_bare_trainer, build_data, build_task, set_threads
+from nas_transfer.stages.common.candidates import evaluate_job, evaluator_of, supernet_weights
+from nas_transfer.stages.common.run_directory import config_sha256
 from nas_transfer.supernet.protocol import SupernetTable
 from nas_transfer.tasks.base import Task
 from nas_transfer.tasks.checkpoint import Checkpoint, inherit, load_checkpoint, load_network, save_checkpoint

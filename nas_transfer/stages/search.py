@@ -19,8 +19,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from nas_transfer.errors import ConfigError
-from nas_transfer.report.manifest import RESULT_FILE, SECONDS_PER_HOUR, write_json_atomically
 from nas_transfer.report.tables import duration
+from nas_transfer.runs.result import RESULT_FILE, SECONDS_PER_HOUR, write_json_atomically
 from nas_transfer.search.front import Front, TradeOff, front_of, pick, share_of_hypervolume, write_front
 from nas_transfer.search.halving import Rungs
 from nas_transfer.search.loop import Budget, Launch, Schedule, SearchLoop
@@ -28,12 +28,12 @@ from nas_transfer.search.objectives.base import ArchCost
 from nas_transfer.search.problem import Costs, Known, Problem
 from nas_transfer.search.study import Study, Trial, signs, study_lock
 from nas_transfer.search.work import REPEATS, VALIDATION, Usage, usage_in
-from nas_transfer.stages.build import build_data, build_table, build_task, set_threads
-from nas_transfer.stages.candidates import build_evaluator, evaluate_job, limits_of
-from nas_transfer.stages.results import cost_report, make_result
-from nas_transfer.stages.run_directory import log_to, open_run
-from nas_transfer.stages.slurm_jobs import wait_for_jobs
-from nas_transfer.stages.trust import Rescored, Validation, check_trust, rescore, validate_proxy
+from nas_transfer.stages.common.build import build_data, build_table, build_task, set_threads
+from nas_transfer.stages.common.candidates import build_evaluator, evaluate_job, limits_of
+from nas_transfer.stages.common.results import cost_report, make_result
+from nas_transfer.stages.common.run_directory import log_to, open_run
+from nas_transfer.stages.common.slurm_jobs import wait_for_jobs
+from nas_transfer.stages.common.trust import Rescored, Validation, check_trust, rescore, validate_proxy
 from nas_transfer.tasks.base import Task
 
 logger = logging.getLogger(__name__)

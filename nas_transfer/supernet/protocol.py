@@ -11,7 +11,7 @@ import numpy.typing as npt
 from nas_transfer.space import Arch, SearchSpace
 from nas_transfer.supernet.cost import Cost, CostTotals, Size
 from nas_transfer.supernet.pieces import Piece
-from nas_transfer.supernet.table_rows import Preprocessing
+from nas_transfer.supernet.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from torch import nn

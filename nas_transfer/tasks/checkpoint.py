@@ -16,11 +16,11 @@ from torch import Tensor
 
 from nas_transfer.errors import WeightsError
 from nas_transfer.space import Arch, SearchSpace
+from nas_transfer.supernet.importing import import_supernet, package_file
 from nas_transfer.supernet.ops import copy_slices
-from nas_transfer.supernet.pretrained.importing import import_supernet, package_file
-from nas_transfer.supernet.pretrained.reading import file_sha256, read_file, state_of
+from nas_transfer.supernet.preprocessing import Preprocessing
 from nas_transfer.supernet.protocol import SupernetTable
-from nas_transfer.supernet.table_rows import Preprocessing
+from nas_transfer.supernet.weights.reading import file_sha256, read_file, state_of
 from nas_transfer.tasks.base import Task
 from nas_transfer.tasks.classification import ClassificationTask
 

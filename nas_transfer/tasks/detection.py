@@ -28,8 +28,8 @@ from nas_transfer.errors import ConfigError
 from nas_transfer.space import Arch
 from nas_transfer.supernet.cost import Cost, ModuleCost, convolution_cost, linear_cost, strided_size
 from nas_transfer.supernet.ops import ElasticConv2d
+from nas_transfer.supernet.preprocessing import Preprocessing
 from nas_transfer.supernet.protocol import TAP_STRIDES
-from nas_transfer.supernet.table_rows import Preprocessing
 from nas_transfer.tasks.base import Batch, Task, TaskSettings
 from nas_transfer.tasks.coco_metrics import CocoResult, evaluate_coco, gather_results, paste_mask, to_coco_results
 from nas_transfer.tasks.deployment import Deployed, Run

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from nas_transfer.supernet.table_rows import Preprocessing
+from nas_transfer.supernet.preprocessing import Preprocessing
 
 
 class Normalise(nn.Module):

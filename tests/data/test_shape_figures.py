@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nas_transfer.data.shape_figures import KEYPOINT_NAMES, annotate_figure, draw_figures, write_keypoints_part
+from nas_transfer.data.synthetic.figures import KEYPOINT_NAMES, annotate_figure, draw_figures, write_keypoints_part
 
 
 def test_an_image_depends_on_seed_part_and_index_alone() -> None:

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from nas_transfer.data.shape_streets import CLASS_IDS, CLASS_NAMES, VOID_ID, draw_street, write_cityscapes_part
+from nas_transfer.data.synthetic.streets import CLASS_IDS, CLASS_NAMES, VOID_ID, draw_street, write_cityscapes_part
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "data"
 

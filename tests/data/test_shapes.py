@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from nas_transfer.data.shapes import MARKER, draw_scene, draw_shapes
+from nas_transfer.data.synthetic.shapes import MARKER, draw_scene, draw_shapes
 from nas_transfer.errors import DataError
 
 COCO_SET: dict[str, Any] = {"layout": "coco", "num_train": 30, "num_val": 6, "image_size": 96, "seed": 0}
@@ -87,7 +87,7 @@ def test_an_interrupted_drawing_leaves_nothing_behind(tmp_path: Path, monkeypatc
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("nas_transfer.data.shapes._save", stop)
+    monkeypatch.setattr("nas_transfer.data.synthetic.shapes._save", stop)
     with pytest.raises(KeyboardInterrupt):
         draw_shapes(str(tmp_path / "set"), **FOLDER_SET)
     assert list(tmp_path.iterdir()) == []

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nas_transfer.report.manifest import Result, write_json_atomically
+from nas_transfer.runs.result import Result, write_json_atomically
 from nas_transfer.search.front import front_of, share_of_hypervolume, write_front
 from nas_transfer.search.study import Outcome, Trial
 from nas_transfer.search.work import Work, write_job, write_outcome

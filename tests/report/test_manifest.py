@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from nas_transfer.report.manifest import PACKAGES, Result, git_revision, versions, write_json_atomically
+from nas_transfer.runs.result import PACKAGES, Result, git_revision, versions, write_json_atomically
 
 DEFAULTS = ("versions", "git", "status")
 
@@ -48,7 +48,7 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     write_json_atomically(path, {"score": 0.5})
     code = (
-        "import os, sys; from pathlib import Path; from nas_transfer.report.manifest import write_json_atomically\n"
+        "import os, sys; from pathlib import Path; from nas_transfer.runs.result import write_json_atomically\n"
         "os.replace = lambda *_: os._exit(9)\n"
         "write_json_atomically(Path(sys.argv[1]), {'score': 0.9})"
     )
@@ -59,7 +59,7 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
 def test_versions_are_the_installed_ones_and_nothing_is_imported_for_them() -> None:
     assert versions()["torch"] == metadata.version("torch")
     assert set(versions()) == set(PACKAGES)
-    code = "import sys; from nas_transfer.report.manifest import versions; versions(); sys.exit('torch' in sys.modules)"
+    code = "import sys; from nas_transfer.runs.result import versions; versions(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

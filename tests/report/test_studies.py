@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from nas_transfer.report.collect import read_run
-from nas_transfer.report.manifest import write_json_atomically
 from nas_transfer.report.studies import growth, read_study
+from nas_transfer.runs.result import write_json_atomically
 from nas_transfer.search.work import Spent, write_spent
 from tests.report.run_folders import write, write_study
 

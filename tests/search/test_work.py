@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from nas_transfer.report.manifest import write_json_atomically
+from nas_transfer.runs.result import write_json_atomically
 from nas_transfer.search.study import Outcome
 from nas_transfer.search.work import Usage, usage_in, write_outcome
 

@@ -19,8 +19,8 @@ from PIL import Image
 import nas_transfer.cli  # noqa: F401  registers the resolvers
 from nas_transfer.errors import ConfigError, WeightsError
 from nas_transfer.paths import conf_dir
-from nas_transfer.stages.build import build_table, make_data
 from nas_transfer.stages.check import CHECK_FILE, ENOUGH_SECONDS, MOST_STEPS, WARMUP_STEPS, StepTimes, run
+from nas_transfer.stages.common.build import build_table, make_data
 
 
 def config(folder: Path, task: str, *overrides: str) -> DictConfig:

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import nas_transfer.cli  # noqa: F401  registers the resolvers
 from nas_transfer.paths import conf_dir
-from nas_transfer.stages.build import build_arch, build_table, build_task
+from nas_transfer.stages.common.build import build_arch, build_table, build_task
 from nas_transfer.tasks.base import Task
 
 DETECTION = "faster_rcnn_fpn_1x_coco"

@@ -22,12 +22,12 @@ from pycocotools.coco import COCO
 from safetensors import safe_open
 
 import nas_transfer.cli  # noqa: F401  registers the resolvers
+from nas_transfer.deploy.engines import largest_difference, run_onnx, run_torch, unmatched_share, write_engines
 from nas_transfer.errors import ConfigError, RunError
 from nas_transfer.paths import conf_dir
-from nas_transfer.report.engines import largest_difference, run_onnx, run_torch, unmatched_share, write_engines
 from nas_transfer.stages import export
-from nas_transfer.stages.evaluation import load_trained
-from nas_transfer.stages.training import train
+from nas_transfer.stages.common.evaluation import load_trained
+from nas_transfer.stages.common.training import train
 from nas_transfer.supernet.layers import fold_batch_norms
 from nas_transfer.supernet.protocol import SupernetTable
 from nas_transfer.tasks.coco_metrics import evaluate_coco

@@ -18,10 +18,10 @@ from nas_transfer.data.drawing import GAP, TILE
 from nas_transfer.data.sampler import SampleKey
 from nas_transfer.errors import ConfigError
 from nas_transfer.paths import conf_dir
+from nas_transfer.stages.common.evaluation import load_trained
+from nas_transfer.stages.common.training import train
 from nas_transfer.stages.evaluate import run as evaluate
-from nas_transfer.stages.evaluation import load_trained
 from nas_transfer.stages.predict import run as predict
-from nas_transfer.stages.training import train
 from nas_transfer.tasks.base import Task
 
 TINY = {

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from nas_transfer.stages.progress import ProgressLog
+from nas_transfer.stages.common.progress import ProgressLog
 
 
 def test_a_line_every_half_minute_with_the_rate_of_this_processs_steps(

@@ -21,7 +21,7 @@ from nas_transfer.paths import conf_dir
 from nas_transfer.search.work import Job, Work
 from nas_transfer.stages import proxy
 from nas_transfer.stages import search as stage
-from nas_transfer.stages.training import train
+from nas_transfer.stages.common.training import train
 from tests.conftest import sample_data
 from tests.stages.test_search import trials, without_times
 from tests.test_cli import run

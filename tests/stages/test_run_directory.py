@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 import nas_transfer.cli  # noqa: F401  registers the resolvers
 from nas_transfer.errors import ConfigError, RunError
 from nas_transfer.paths import conf_dir
-from nas_transfer.stages.run_directory import RANKS, config_sha256, identity, open_run
+from nas_transfer.stages.common.run_directory import RANKS, config_sha256, identity, open_run
 
 HYDRA = OmegaConf.create({"overrides": {"task": []}})
 

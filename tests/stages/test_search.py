@@ -23,8 +23,8 @@ from nas_transfer.report.studies import growth, read_study
 from nas_transfer.search.objectives.base import Candidate
 from nas_transfer.search.work import Job, Work, trial_file, write_outcome
 from nas_transfer.stages import search as stage
-from nas_transfer.stages.candidates import build_evaluator
-from nas_transfer.stages.training import train
+from nas_transfer.stages.common.candidates import build_evaluator
+from nas_transfer.stages.common.training import train
 from tests.conftest import load_supernet
 from tests.stages.test_tasks import TINY
 from tests.test_cli import run, sentence
@@ -195,7 +195,7 @@ def test_failing_candidates_are_recorded_with_the_reason_and_the_search_goes_on(
 
 
 def test_a_job_without_results_fails_its_trials_with_its_reason(tmp_path: Path, supernet: Path) -> None:
-    from nas_transfer.report.manifest import write_json_atomically
+    from nas_transfer.runs.result import write_json_atomically
     from nas_transfer.search.loop import Schedule, SearchLoop
     from nas_transfer.search.study import Outcome, Study
     from tests.search.test_samplers import SPACE, Problem, build

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nas_transfer.search.objectives.base import Candidate
-from nas_transfer.stages.slurm_jobs import wait_for_jobs
+from nas_transfer.stages.common.slurm_jobs import wait_for_jobs
 from tests.conftest import REPOSITORY
 from tests.stages import test_proxy as proxy
 from tests.stages.test_proxy import parent

@@ -14,10 +14,10 @@ from pycocotools.cocoeval import COCOeval
 
 import nas_transfer.cli  # noqa: F401  registers the resolvers
 from nas_transfer.paths import conf_dir
-from nas_transfer.report.manifest import Result
+from nas_transfer.runs.result import Result
+from nas_transfer.stages.common.training import train
 from nas_transfer.stages.profile import PREVIEW_FILE
 from nas_transfer.stages.profile import run as profile
-from nas_transfer.stages.training import train
 from tests.conftest import sample_data
 
 TINY = {

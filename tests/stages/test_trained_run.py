@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 import nas_transfer.cli  # noqa: F401  registers the resolvers
 from nas_transfer.errors import ConfigError
 from nas_transfer.paths import conf_dir
-from nas_transfer.stages.trained_run import changes_since, trained_task, with_the_runs_own
+from nas_transfer.stages.common.trained_run import changes_since, trained_task, with_the_runs_own
 from tests.test_cli import forked
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from nas_transfer.supernet.calibrate import recalibrate_batch_norm
-from nas_transfer.supernet.mbconv import MBConvBody
+from nas_transfer.supernet.mbconv.network import MBConvBody
 from tests.conftest import load_supernet
 
 

@@ -9,7 +9,6 @@ import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
 from nas_transfer.space import Arch
-from nas_transfer.supernet.blocks import BlockPlan, block_cost
 from nas_transfer.supernet.cost import (
     Cost,
     ModuleCost,
@@ -17,7 +16,8 @@ from nas_transfer.supernet.cost import (
     linear_cost,
     strided_size,
 )
-from nas_transfer.supernet.table import MBConvTable
+from nas_transfer.supernet.mbconv.blocks import BlockPlan, block_cost
+from nas_transfer.supernet.mbconv.table import MBConvTable
 
 CONF = Path(__file__).parents[2] / "conf"
 

@@ -9,9 +9,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nas_transfer.errors import ArchError
-from nas_transfer.supernet.mbconv import MBConvBody, MBConvClassifier
+from nas_transfer.supernet.mbconv.network import MBConvBody, MBConvClassifier
+from nas_transfer.supernet.mbconv.table import MBConvTable
 from nas_transfer.supernet.ops import leading_slice
-from nas_transfer.supernet.table import MBConvTable
 from tests.conftest import load_supernet
 
 

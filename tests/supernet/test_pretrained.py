@@ -11,14 +11,14 @@ from torchvision.models import mobilenet_v3_large
 
 from nas_transfer.errors import WeightsError
 from nas_transfer.space import Arch
-from nas_transfer.supernet.importance import permute_mid_channels
-from nas_transfer.supernet.mbconv import MBConvBlock
+from nas_transfer.supernet.importing import import_supernet, package_file
+from nas_transfer.supernet.mbconv import efficientnet_lite
+from nas_transfer.supernet.mbconv.importance import permute_mid_channels
+from nas_transfer.supernet.mbconv.network import MBConvBlock
 from nas_transfer.supernet.ops import copy_slices
-from nas_transfer.supernet.pretrained import efficientnet_lite
-from nas_transfer.supernet.pretrained.importing import import_supernet, package_file
-from nas_transfer.supernet.pretrained.layout import Imported, fill_supernet
-from nas_transfer.supernet.pretrained.reading import read_file, state_of
 from nas_transfer.supernet.protocol import SupernetTable
+from nas_transfer.supernet.weights.layout import Imported, fill_supernet
+from nas_transfer.supernet.weights.reading import read_file, state_of
 from tests.conftest import load_supernet
 from tests.supernet import public_nets
 

@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 
 from nas_transfer.arch_files import known_arch_names, resolve_arch
 from nas_transfer.errors import ArchError, ConfigError
-from nas_transfer.supernet.table import MBConvTable
-from nas_transfer.supernet.table_rows import StageTable, expanded_channels, make_divisible, squeeze_channels
+from nas_transfer.supernet.mbconv.rows import StageTable, expanded_channels, make_divisible, squeeze_channels
+from nas_transfer.supernet.mbconv.table import MBConvTable
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -249,7 +249,7 @@ def test_a_stage_expands_unless_1_is_its_only_ratio() -> None:
 
 def test_spaces_tables_and_costs_import_without_torch() -> None:
     program = (
-        "import sys, nas_transfer.space, nas_transfer.supernet.table, nas_transfer.supernet.cost; "
+        "import sys, nas_transfer.space, nas_transfer.supernet.mbconv.table, nas_transfer.supernet.cost; "
         "sys.exit('torch' in sys.modules or 'hydra' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -9,9 +9,9 @@ from torch import nn
 
 from nas_transfer.errors import WeightsError
 from nas_transfer.space import Arch
-from nas_transfer.supernet.pretrained.reading import file_sha256
+from nas_transfer.supernet.preprocessing import Preprocessing
 from nas_transfer.supernet.protocol import SupernetTable
-from nas_transfer.supernet.table_rows import Preprocessing
+from nas_transfer.supernet.weights.reading import file_sha256
 from nas_transfer.tasks.base import TaskSettings
 from nas_transfer.tasks.checkpoint import Checkpoint, inherit, load_checkpoint, load_network, save_checkpoint
 from nas_transfer.tasks.classification import ClassificationTask

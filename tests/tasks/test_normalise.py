@@ -9,8 +9,8 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor
 
 from nas_transfer.paths import conf_dir
-from nas_transfer.stages.build import build_table, build_task
-from nas_transfer.supernet.table_rows import Preprocessing
+from nas_transfer.stages.common.build import build_table, build_task
+from nas_transfer.supernet.preprocessing import Preprocessing
 from nas_transfer.tasks.base import Task
 
 PREPROCESSINGS = [

@@ -1,0 +1,1 @@
+"""Embedded data sets, drawn by the program into real layouts on disk."""

@@ -1,0 +1,1 @@
+"""Networks for other programs: exported files, engines that run them, model cards."""

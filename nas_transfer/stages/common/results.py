@@ -1,0 +1,97 @@
+"""What a stage reports: costs by part beside the metrics, and predictions in COCO's format."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+
+from nas_transfer.data.drawing import TILE, contact_sheet
+from nas_transfer.data.sampler import SampleKey
+from nas_transfer.report.collect import SAMPLES_FOLDER
+from nas_transfer.runs.result import SECONDS_PER_HOUR, Result, write_json_atomically
+from nas_transfer.space import Arch
+from nas_transfer.stages.common.run_directory import config_sha256
+from nas_transfer.tasks.base import Task
+
+LEAST_SCORE_DRAWN = 0.5  # as by stage=predict
+
+
+def make_result(
+    cfg: DictConfig,
+    task: Task,
+    metrics: dict[str, float],
+    *,
+    seconds: float = 0.0,
+    devices: int = 1,
+    images_seen: int = 0,
+) -> Result:
+    """The result of a stage; a supernet's costs are those of its largest arch."""
+    on_accelerator = task.device.type != "cpu"
+    return Result(
+        stage=cfg.stage.name,
+        task=cfg.task.name,
+        arch=None if task.arch is None else task.arch.to_dict(),
+        score_key=task.score_key,
+        score=metrics.get(task.score_key),
+        metrics=metrics,
+        costs=cost_report(task, task.arch or task.table.space.largest()),
+        seconds=seconds,
+        devices=devices,
+        gpu_hours=devices * seconds / SECONDS_PER_HOUR if on_accelerator else 0.0,
+        images_seen=images_seen,
+        passes_per_image=1 if task.arch is not None else task.sampling.archs_per_step,
+        samples_digest=task.samples_digest,
+        seed=cfg.seed,
+        config_sha256=config_sha256(cfg),
+    )
+
+
+def cost_report(task: Task, arch: Arch) -> dict[str, Any]:
+    """MACs and parameters by part and in total, with the input size and class count they are stated for."""
+    costs = task.costs(arch)
+    macs = {part: cost.macs for part, cost in costs.items()}
+    params = {part: cost.params for part, cost in costs.items()}
+    checkpoint = sum(cost.params_checkpoint for cost in costs.values())
+    return {
+        "macs": macs | {"total": sum(macs.values())},
+        "params": params | {"total": sum(params.values())},
+        "params_checkpoint": checkpoint,
+        "input_size": list(task.input_size(arch)),
+        "num_classes": task.settings.num_classes,
+        "classes_are": task.classes_are,
+        "latency_ms": {},
+    }
+
+
+def write_predictions(cfg: DictConfig, folder: Path, task: Task, data: Any) -> None:
+    """Write the last evaluation's predictions in COCO's result format, for a task that makes such, and draw some.
+
+    `SAMPLES_FOLDER` shows `cfg.sample_predictions` images, spread over the validation split, as they are annotated and
+    as a subnet sees them.
+    """
+    for name, records in task.predictions.items():
+        write_json_atomically(folder / f"{name}.json", records)
+    if task.arch is not None:
+        _draw_samples(cfg.sample_predictions, folder / SAMPLES_FOLDER, task, data)
+
+
+def _draw_samples(count: int, folder: Path, task: Task, data: Any) -> None:
+    val = data.require_parts().val
+    task.eval()
+    for place in np.linspace(0, len(val) - 1, min(count, len(val))).round().astype(int).tolist():
+        sample = val[SampleKey(place, 0)]
+        batch = task.transfer_batch_to_device(data.collate([data.in_own_frame(sample)]), task.device, 0)
+        with torch.inference_mode():
+            prediction = task.predict_image(batch, sample["sample_id"], data.vocabulary)
+        shown = data.draw_sample(sample), prediction.draw(sample["image"], LEAST_SCORE_DRAWN, TILE)
+        pictures = [
+            replace(picture, caption=f"{whose}: {picture.caption}".rstrip(": "))
+            for picture, whose in zip(shown, ("annotated", "predicted"), strict=True)
+        ]
+        folder.mkdir(exist_ok=True)
+        contact_sheet(pictures).save(folder / f"{place:06d}.jpg", quality=85)

@@ -1,0 +1,50 @@
+"""Checks of the values that a supernet's table is read with from YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields
+from typing import Any, TypeVar
+
+from nas_transfer.errors import ConfigError
+
+Record = TypeVar("Record")
+
+
+def as_record(value: Any, kind: type[Record], where: str) -> Record:
+    """`value` as a record of `kind`, built from a mapping with its fields (those with a default may be left out).
+
+    Raises:
+        ConfigError: no mapping, or a missing or unknown field.
+    """
+    if isinstance(value, kind):
+        return value
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"expected a mapping with the fields of {kind.__name__} for {where}, got {value!r}")
+    known = fields(kind)  # type: ignore[arg-type]
+    missing = sorted({field.name for field in known if field.default is MISSING} - set(value))
+    unknown = sorted(set(value) - {field.name for field in known})
+    if missing or unknown:
+        raise ConfigError(
+            f"expected the fields {sorted(field.name for field in known)} in {where}, got {missing or 'none'} "
+            f"missing and {unknown or 'none'} unknown in {dict(value)}"
+        )
+    return kind(**value)
+
+
+def as_tuple(value: Any, where: str) -> tuple[Any, ...]:
+    """A list from YAML as a tuple; raises ConfigError for text or a single value."""
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise ConfigError(f"expected a list for {where}, got {value!r}")
+    return tuple(value)
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value` is an int or float and not a bool."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def check_positive(where: str, values: Sequence[Any]) -> None:
+    """Raise ConfigError unless `values` are one or more integers above 0."""
+    if not values or not all(isinstance(value, int) and not isinstance(value, bool) and value > 0 for value in values):
+        raise ConfigError(f"expected integers above 0 for {where}, got {list(values)}")

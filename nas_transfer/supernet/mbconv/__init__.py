@@ -1,0 +1,1 @@
+"""MBConv supernets: AttentiveNAS and BigNAS, once-for-all, EfficientNet-Lite, MobileNetV3."""

@@ -1,0 +1,39 @@
+"""Order the channels inside the blocks of a trained net by importance, so that leading slices keep what matters."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from nas_transfer.supernet.mbconv.network import MBConvBlock
+
+
+def order_by_importance(network: nn.Module) -> None:
+    """Permute the mid channels of every block that expands, most important first; the largest net's output stays.
+
+    A channel's importance is the L1 norm of its weights in the expansion and in the projection (Cai et al. 2020,
+    once-for-all, section 3.3, which takes the one of the following layer).
+    """
+    for block in network.modules():
+        if isinstance(block, MBConvBlock) and block.expand is not None:
+            expand, project = block.expand.conv.weight, block.project.conv.weight
+            importance = expand.detach().abs().sum((1, 2, 3)) + project.detach().abs().sum((0, 2, 3))
+            permute_mid_channels(block, importance.argsort(descending=True, stable=True))
+
+
+def permute_mid_channels(block: MBConvBlock, order: Tensor) -> None:
+    """Put a block's mid channels into another order: int64 (mid,); the block computes the same."""
+    if block.expand is None:
+        raise ValueError("expected a block with an expansion")
+    with torch.no_grad():
+        for part in (block.expand, block.depthwise):
+            part.conv.weight.copy_(part.conv.weight[order])
+            for tensor in part.norm.state_dict(keep_vars=True).values():
+                if tensor.dim():
+                    tensor.copy_(tensor[order])
+        if block.squeeze_excite is not None:
+            squeeze, excite = block.squeeze_excite.squeeze, block.squeeze_excite.excite
+            squeeze.weight.copy_(squeeze.weight[:, order])
+            excite.weight.copy_(excite.weight[order])
+            excite.bias.copy_(excite.bias[order])  # type: ignore[union-attr, index]
+        block.project.conv.weight.copy_(block.project.conv.weight[:, order])

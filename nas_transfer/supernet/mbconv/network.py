@@ -1,0 +1,255 @@
+"""MBConv networks built from a table: the elastic supernet and the plain subnets that are cut out of it.
+
+Both consist of the same modules under the same names; only their leaf layers differ (elastic or plain torch), so a
+subnet's tensors are slices of the supernet's by name. Block layout, squeeze-and-excitation and classifier follow
+MobileNetV3 (Howard et al. 2019), as once-for-all and AttentiveNAS do; every size comes from `MBConvTable.blocks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import stochastic_depth
+
+from nas_transfer.space import Arch
+from nas_transfer.supernet.layers import ACTIVATION_MODULES, ConvNormActivation, Layers
+from nas_transfer.supernet.mbconv.blocks import IDENTITY, BlockPlan
+from nas_transfer.supernet.mbconv.table import MBConvTable
+from nas_transfer.supernet.ops import SqueezeExcite, copy_slices
+from nas_transfer.supernet.preprocessing import IMAGE_CHANNELS
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+class MBConvBlock(nn.Module):
+    """Inverted bottleneck: expand 1x1, depthwise, squeeze-and-excitation after the activation, project 1x1, shortcut.
+
+    A pooled shortcut averages over the stride and applies its 1x1 convolution only where the channel counts differ; an
+    identity is there only where neither size nor channel count changes.
+
+    Args:
+        transformed_sizes: kernel sizes below the largest that an elastic block learns a map to.
+    """
+
+    def __init__(self, plan: BlockPlan, layers: Layers, transformed_sizes: Sequence[int] = ()) -> None:
+        super().__init__()
+        mid = plan.mid_channels
+        self.stride = plan.stride
+        self.identity = plan.shortcut == IDENTITY
+        self.expand = (
+            ConvNormActivation(layers.conv(plan.in_channels, mid), layers.norm(mid), plan.activation)
+            if plan.expand
+            else None
+        )
+        self.depthwise = ConvNormActivation(
+            layers.conv(mid, mid, plan.kernel_size, plan.stride, depthwise=True, transformed_sizes=transformed_sizes),
+            layers.norm(mid),
+            plan.activation,
+        )
+        self.squeeze_excite = (
+            SqueezeExcite(
+                layers.conv(mid, plan.squeeze_channels, bias=True), layers.conv(plan.squeeze_channels, mid, bias=True)
+            )
+            if plan.squeeze_channels
+            else None
+        )
+        self.project = ConvNormActivation(
+            layers.conv(mid, plan.out_channels), layers.norm(plan.out_channels), activation=None
+        )
+        # In a supernet a stage's first block can meet another width than its own, whatever the largest arch has.
+        may_differ = plan.block_index == 0 if layers.elastic else plan.in_channels != plan.out_channels
+        pooled = may_differ and not self.identity
+        self.shortcut = layers.conv(plan.in_channels, plan.out_channels) if pooled else None
+        self.drop_path = 0.0
+        self.whole_strides = False  # see `SamePaddingConv2d`
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (B, in, H, W) to (B, out, ceil(H / stride), ceil(W / stride))."""
+        hidden = features if self.expand is None else self.expand(features)
+        hidden = self.depthwise(hidden)
+        if self.squeeze_excite is not None:
+            hidden = self.squeeze_excite(hidden)
+        hidden = self.project(hidden)
+        shortcut = features
+        if self.identity and (self.stride > 1 or features.shape[1] != hidden.shape[1]):
+            return hidden
+        if self.stride > 1:
+            # One row or column of zeros in front of an odd side, as AttentiveNAS pads it, but side by side: detection
+            # images are not square.
+            odd = (features.shape[2] % self.stride, features.shape[3] % self.stride)
+            padding = (0, 0) if self.whole_strides else odd
+            shortcut = F.avg_pool2d(shortcut, self.stride, self.stride, padding)
+        if self.shortcut is not None and shortcut.shape[1] != hidden.shape[1]:
+            shortcut = self.shortcut(shortcut)
+        elif self.stride == 1 and self.drop_path > 0:
+            hidden = stochastic_depth(hidden, self.drop_path, "row", self.training)
+        return hidden + shortcut
+
+    def set_plan(self, plan: BlockPlan) -> None:
+        """Make the elastic layers those of `plan`; input widths follow from the tensors."""
+        if self.expand is not None:
+            _set_conv(self.expand.conv, plan.mid_channels)
+        _set_conv(self.depthwise.conv, plan.mid_channels, plan.kernel_size)
+        if self.squeeze_excite is not None:
+            _set_conv(self.squeeze_excite.squeeze, plan.squeeze_channels)
+            _set_conv(self.squeeze_excite.excite, plan.mid_channels)
+        _set_conv(self.project.conv, plan.out_channels)
+        if self.shortcut is not None:
+            _set_conv(self.shortcut, plan.out_channels)
+
+
+def _set_conv(conv: nn.Module, out_channels: int, kernel_size: int = 1) -> None:
+    conv.active_out_channels = out_channels  # type: ignore[assignment]
+    conv.active_kernel_size = kernel_size  # type: ignore[assignment]
+
+
+def build_stem(table: MBConvTable, width: int, elastic: bool = False) -> ConvNormActivation:
+    """The first convolution of this width, plain or elastic."""
+    layers, first = Layers(elastic, table.batch_norm_eps, table.same_padding), table.first_conv
+    conv = layers.conv(IMAGE_CHANNELS, width, first.kernel_size, first.stride)
+    return ConvNormActivation(conv, layers.norm(width), first.activation)
+
+
+def build_block(table: MBConvTable, plan: BlockPlan) -> MBConvBlock:
+    """One plain block."""
+    return MBConvBlock(plan, Layers(False, table.batch_norm_eps, plan.same_padding))
+
+
+class MBConvBody(nn.Module):
+    """The body of an MBConv network: images (B, 3, H, W) to feature maps at strides 4, 8, 16 and 32.
+
+    Args:
+        table: the supernet's table.
+        arch: None builds the supernet, which holds the weights of every arch and starts at the largest; an arch builds
+            that subnet as a plain static module.
+
+    Raises:
+        ArchError: `arch` is not of the table's space.
+    """
+
+    def __init__(self, table: MBConvTable, arch: Arch | None = None) -> None:
+        super().__init__()
+        self.table = table
+        self.elastic = arch is None
+        self.arch = arch or table.space.largest()
+        layers = Layers(self.elastic, table.batch_norm_eps, table.same_padding)
+        self.first_conv = build_stem(table, self.arch["width.first_conv"], self.elastic)
+        self.stages = nn.ModuleList(nn.ModuleList() for _ in table.stages)
+        for plan in table.blocks(self.arch):
+            smaller = table.stages[plan.stage_index].kernel_size[:-1] if self.elastic and table.kernel_transform else ()
+            self.stages[plan.stage_index].append(MBConvBlock(plan, layers, smaller))  # type: ignore[operator]
+        self.active_depths = [len(stage) for stage in self.stages]  # type: ignore[arg-type]
+        initialise(self)
+
+    def set_arch(self, arch: Arch) -> None:
+        """Make `arch` the active subnet of a supernet; the cost is that of the active blocks.
+
+        Raises:
+            ArchError: `arch` is not of the supernet's space.
+        """
+        plans = self.table.blocks(arch)
+        self.arch = arch
+        self.first_conv.conv.active_out_channels = arch["width.first_conv"]  # type: ignore[assignment]
+        self.active_depths = [0] * len(self.stages)
+        for plan in plans:
+            self.stages[plan.stage_index][plan.block_index].set_plan(plan)  # type: ignore[index, operator]
+            self.active_depths[plan.stage_index] += 1
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Normalised images (B, 3, H, W) to four maps (B, C_i, ceil(H / s_i), ceil(W / s_i)), s = 4, 8, 16, 32."""
+        features = self.first_conv(images)
+        taps = []
+        for index, (stage, depth) in enumerate(zip(self.stages, self.active_depths, strict=True)):
+            for block, _ in zip(stage, range(depth), strict=False):  # type: ignore[arg-type]
+                features = block(features)
+            if index in self.table.tap_indices:
+                taps.append(features)
+        return taps
+
+    def set_drop_path(self, rate: float) -> None:
+        """Skip blocks at random in training (Huang et al. 2016): the last one for this share of images, linearly less
+        towards the first; only where the shortcut is the identity."""
+        active = [
+            block for stage, depth in zip(self.stages, self.active_depths, strict=True) for block in stage[:depth]
+        ]  # type: ignore[index]
+        for number, block in enumerate(active):
+            block.drop_path = rate * number / max(1, len(active) - 1)
+
+    def extract(self, arch: Arch) -> MBConvBody:
+        """The subnet as a plain static module with its own copy of the weights.
+
+        Raises:
+            ArchError: `arch` is not of the supernet's space.
+        """
+        return _extract(self, MBConvBody(self.table, arch))
+
+
+class MBConvClassifier(nn.Module):
+    """The classification head: 1x1 expansion, global pooling, 1x1 feature mix if any, dropout, linear.
+
+    Args:
+        table: the supernet's table.
+        num_classes: outputs of the last layer.
+        arch: None for the head that all archs share, an arch for its plain static head.
+    """
+
+    def __init__(self, table: MBConvTable, num_classes: int, arch: Arch | None = None) -> None:
+        super().__init__()
+        self.table = table
+        self.num_classes = num_classes
+        self.elastic = arch is None
+        arch = arch or table.space.largest()
+        layers = Layers(self.elastic, table.batch_norm_eps)
+        in_channels, width = self._widths(arch)
+        last = table.last_conv
+        expanded = last.pooled_channels(in_channels, width)
+        activation = last.activation
+        self.final_expand = ConvNormActivation(layers.conv(in_channels, expanded), layers.norm(expanded), activation)
+        self.feature_mix = None if last.expand_ratio is None else layers.conv(expanded, width, bias=last.bias)
+        self.activation = ACTIVATION_MODULES[activation]()
+        self.dropout = nn.Dropout(0.0)
+        self.classifier = layers.linear(width, num_classes)
+        initialise(self)
+
+    def _widths(self, arch: Arch) -> tuple[int, int]:
+        return arch[f"width.{self.table.stages[-1].name}"], arch["width.last_conv"]
+
+    def set_arch(self, arch: Arch) -> None:
+        """Make the head's layers those of `arch`."""
+        in_channels, width = self._widths(arch)
+        pooled = self.table.last_conv.pooled_channels(in_channels, width)
+        self.final_expand.conv.active_out_channels = pooled  # type: ignore[assignment]
+        if self.feature_mix is not None:
+            self.feature_mix.active_out_channels = width  # type: ignore[assignment]
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map the body's last feature map (B, C, H, W) to logits (B, num_classes)."""
+        pooled = self.final_expand(features).mean((2, 3), keepdim=True)
+        if self.feature_mix is not None:
+            pooled = self.activation(self.feature_mix(pooled))
+        return self.classifier(self.dropout(pooled.flatten(1)))
+
+    def extract(self, arch: Arch) -> MBConvClassifier:
+        """The head of one arch as a plain static module with its own copy of the weights."""
+        return _extract(self, MBConvClassifier(self.table, self.num_classes, arch))
+
+
+def _extract(supernet: nn.Module, subnet: Network) -> Network:
+    reference = next(supernet.parameters())
+    subnet.to(device=reference.device, dtype=reference.dtype)
+    copy_slices(supernet, subnet)
+    return subnet.train(supernet.training)
+
+
+def initialise(network: nn.Module) -> None:
+    """He initialisation by fan-out for convolutions (He et al. 2015), N(0, 0.01) for linear layers, zero biases."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out")
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.01)
+        if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,49 @@
+"""How a supernet's weights expect an image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nas_transfer.errors import ConfigError
+from nas_transfer.supernet.fields import as_tuple, is_number
+
+INTERPOLATIONS = ("bilinear", "bicubic")
+CHANNEL_ORDERS = ("rgb", "bgr")
+LARGEST_PIXEL = 255
+IMAGE_CHANNELS = 3
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How weights expect an image: its channels in `channel_order`, each minus `mean`, divided by `std`.
+
+    Args:
+        mean, std: in pixel values 0-255, in the order of the channels.
+        channel_order: ``rgb`` or ``bgr``.
+        interpolation: with which images are resized for classification, ``bilinear`` or ``bicubic``.
+
+    Raises:
+        ConfigError: naming the field.
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    channel_order: str = "rgb"
+    interpolation: str = "bicubic"
+
+    def __post_init__(self) -> None:
+        for field in ("mean", "std"):
+            values = as_tuple(getattr(self, field), f"preprocessing.{field}")
+            if len(values) != IMAGE_CHANNELS or not all(is_number(v) and 0 <= v <= LARGEST_PIXEL for v in values):
+                raise ConfigError(
+                    f"expected three pixel values in 0-255 for preprocessing.{field} (a fraction times 255), "
+                    f"got {list(values)}"
+                )
+            object.__setattr__(self, field, tuple(float(value) for value in values))
+        if min(self.std) < 1:
+            raise ConfigError(f"expected preprocessing.std of at least 1 pixel value, got {list(self.std)}")
+        for field, choices in (("channel_order", CHANNEL_ORDERS), ("interpolation", INTERPOLATIONS)):
+            if getattr(self, field) not in choices:
+                raise ConfigError(
+                    f"expected one of {list(choices)} for preprocessing.{field}, got {getattr(self, field)!r}"
+                )

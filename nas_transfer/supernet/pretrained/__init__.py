@@ -1,1 +1,0 @@
-"""Importers of public checkpoints, one file per layout; `importing` chooses among them."""

@@ -1,0 +1,1 @@
+"""torchvision's ResNets, as spaces of one arch."""

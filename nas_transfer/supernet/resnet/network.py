@@ -1,0 +1,69 @@
+"""The modules behind `ResNetTable`: torchvision's own, under its names."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch import Tensor, nn
+from torchvision.models.resnet import Bottleneck, ResNet
+
+from nas_transfer.supernet.resnet.table import EXPANSION, STEM_WIDTH, WIDTHS, Position, ResNetTable
+
+
+class ResNetBody(nn.Module):
+    """Maps normalised images (B, 3, H, W) to maps at strides 4, 8, 16 and 32."""
+
+    def __init__(self, table: ResNetTable) -> None:
+        super().__init__()
+        self.arch = table.space.largest()
+        network = ResNet(Bottleneck, list(table.blocks), norm_layer=partial(nn.BatchNorm2d, eps=table.batch_norm_eps))
+        for name in ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"):
+            self.add_module(name, getattr(network, name))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """The outputs of the four stages."""
+        features = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        maps = []
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            features = stage(features)
+            maps.append(features)
+        return maps
+
+    def set_drop_path(self, rate: float) -> None:
+        """Nothing: torchvision's blocks have no stochastic depth."""
+
+    def set_arch(self, arch: object) -> None:
+        """Nothing: there is one arch."""
+
+
+class ResNetClassifier(nn.Module):
+    """Global pooling, dropout, linear."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(0.0)
+        self.classifier = nn.Linear(EXPANSION * WIDTHS[-1], num_classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map the last feature map (B, C, H, W) to logits (B, num_classes)."""
+        return self.classifier(self.dropout(features.mean((2, 3))))
+
+
+def build_stem(table: ResNetTable) -> nn.Module:
+    """Convolution, BatchNorm, ReLU and pooling."""
+    body = ResNetBody(table)
+    return nn.Sequential(body.conv1, body.bn1, body.relu, body.maxpool)
+
+
+def build_block(table: ResNetTable, position: Position) -> nn.Module:
+    """One block with random weights."""
+    outside = EXPANSION * position.width
+    norm = partial(nn.BatchNorm2d, eps=table.batch_norm_eps)
+    downsample = None
+    if position.projects:
+        downsample = nn.Sequential(
+            nn.Conv2d(position.in_channels, outside, 1, position.stride, bias=False), norm(outside)
+        )
+    return Bottleneck(
+        position.in_channels, position.width, position.stride, downsample, base_width=STEM_WIDTH, norm_layer=norm
+    )

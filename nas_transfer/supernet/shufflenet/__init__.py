@@ -1,0 +1,1 @@
+"""DetNAS's supernet of ShuffleNetV2 blocks."""

@@ -1,0 +1,134 @@
+"""ShuffleNetV2 networks built from a table: DetNAS's single-path supernet and the plain subnets that are cut out of it.
+
+A subnet holds the same modules under the same names as the supernet, those of one operation in each block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from nas_transfer.errors import ConfigError
+from nas_transfer.space import Arch
+from nas_transfer.supernet.layers import ConvNormActivation, Layers
+from nas_transfer.supernet.mbconv.network import initialise
+from nas_transfer.supernet.preprocessing import IMAGE_CHANNELS
+from nas_transfer.supernet.shufflenet.table import OPERATIONS, STEM_STRIDE, BlockPlan, Layer, ShuffleNetTable
+
+
+class ShuffleBlock(nn.Module):
+    """One operation of a block: half of the channels pass, the other half goes through the main branch; or both do."""
+
+    def __init__(self, plan: BlockPlan, layers: Layers) -> None:
+        super().__init__()
+        self.main = _branch(plan.main, layers)
+        self.projection = _branch(plan.projection, layers) if plan.projection else None
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (B, in, H, W) to (B, out, ceil(H / stride), ceil(W / stride))."""
+        if self.projection is not None:
+            return torch.cat([self.projection(features), self.main(features)], 1)
+        # Channel shuffle and split in one: even channels pass, odd ones are transformed.
+        return torch.cat([features[:, 0::2], self.main(features[:, 1::2])], 1)
+
+
+def _branch(plan: Sequence[Layer], layers: Layers) -> nn.Sequential:
+    return nn.Sequential(
+        *(
+            layers.conv_norm(
+                layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride,
+                depthwise=layer.depthwise, activation="relu" if layer.relu else None,
+            )
+            for layer in plan
+        )
+    )  # fmt: skip
+
+
+def build_stem(table: ShuffleNetTable, elastic: bool = False) -> ConvNormActivation:
+    """The first convolution, which has a bias as DetNAS's has, plain or elastic."""
+    layers = Layers(elastic, table.batch_norm_eps)
+    conv = layers.conv(IMAGE_CHANNELS, table.stem_width, 3, STEM_STRIDE, bias=True)
+    return ConvNormActivation(conv, layers.norm(table.stem_width), "relu")
+
+
+def build_block(table: ShuffleNetTable, plan: BlockPlan) -> ShuffleBlock:
+    """One plain block."""
+    return ShuffleBlock(plan, Layers(False, table.batch_norm_eps))
+
+
+class ShuffleNetBody(nn.Module):
+    """The body of a ShuffleNetV2: images (B, 3, H, W) to feature maps at strides 4, 8, 16 and 32.
+
+    Args:
+        table: the supernet's table.
+        arch: None builds the supernet, which starts at the largest arch; an arch builds that path alone.
+
+    Raises:
+        ArchError: `arch` is not of the table's space.
+    """
+
+    def __init__(self, table: ShuffleNetTable, arch: Arch | None = None) -> None:
+        super().__init__()
+        self.table = table
+        self.arch = arch or table.space.largest()
+        table.space.validate(self.arch)
+        layers = Layers(elastic=arch is None, eps=table.batch_norm_eps)
+        self.first_conv = build_stem(table, elastic=arch is None)
+        self.blocks = nn.ModuleList()
+        for position, chosen in zip(table.positions, self.arch.group("op"), strict=True):
+            operations = range(len(OPERATIONS)) if arch is None else (chosen,)
+            self.blocks.append(
+                nn.ModuleDict(
+                    {str(operation): ShuffleBlock(BlockPlan(operation, *position), layers) for operation in operations}
+                )
+            )
+        initialise(self)
+
+    def set_arch(self, arch: Arch) -> None:
+        """Make `arch` the active path of a supernet; ArchError if it is of another space."""
+        self.table.space.validate(arch)
+        self.arch = arch
+
+    def set_drop_path(self, rate: float) -> None:
+        """Nothing to do at 0.
+
+        Raises:
+            ConfigError: another rate: the blocks have no shortcut to fall back to.
+        """
+        if rate:
+            raise ConfigError(f"expected task.recipe.drop_path=0 for ShuffleNet blocks, got {rate}")
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Normalised images (B, 3, H, W) to four maps (B, C_i, ceil(H / s_i), ceil(W / s_i)), s = 4, 8, 16, 32."""
+        features = self.first_conv(images)
+        taps = []
+        for number, (block, operation) in enumerate(zip(self.blocks, self.arch.group("op"), strict=True)):
+            features = block[str(operation)](features)  # type: ignore[index]
+            if number in self.table.tap_blocks:
+                taps.append(features)
+        return taps
+
+
+class ShuffleNetClassifier(nn.Module):
+    """The classification head, shared by all archs: 1x1 convolution, global pooling, dropout, linear.
+
+    Args:
+        table: the supernet's table.
+        num_classes: outputs of the last layer.
+        arch: None for the supernet's, any arch for a plain static one.
+    """
+
+    def __init__(self, table: ShuffleNetTable, num_classes: int, arch: Arch | None = None) -> None:
+        super().__init__()
+        layers = Layers(elastic=arch is None, eps=table.batch_norm_eps)
+        conv = layers.conv(table.widths[-1], table.last_width, bias=True)
+        self.last_conv = ConvNormActivation(conv, layers.norm(table.last_width), "relu")
+        self.dropout = nn.Dropout(0.0)
+        self.classifier = layers.linear(table.last_width, num_classes)
+        initialise(self)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map the body's last feature map (B, C, H, W) to logits (B, num_classes)."""
+        return self.classifier(self.dropout(self.last_conv(features).mean((2, 3))))

@@ -1,0 +1,275 @@
+"""DetNAS's supernet: ShuffleNetV2 blocks of which each position has four to choose from.
+
+Reference: Chen et al., "DetNAS: Backbone Search for Object Detection", NeurIPS 2019 (arXiv 1903.10979), whose blocks
+are those of ShuffleNetV2 (Ma et al. 2018). Every operation of every block has weights of its own; an arch is one path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from nas_transfer.errors import ConfigError
+from nas_transfer.space import Arch, Gene, SearchSpace
+from nas_transfer.supernet.cost import (
+    Cost,
+    CostTotals,
+    ModuleCost,
+    Size,
+    convolution_cost,
+    linear_cost,
+    strided_size,
+    total_cost,
+    totals_by_group,
+)
+from nas_transfer.supernet.fields import as_record, as_tuple, check_positive
+from nas_transfer.supernet.pieces import Piece
+from nas_transfer.supernet.preprocessing import IMAGE_CHANNELS, Preprocessing
+
+if TYPE_CHECKING:
+    from torch import nn
+
+OPERATIONS = ("shuffle_3x3", "shuffle_5x5", "shuffle_7x7", "xception_3x3")
+"""What a gene's value 0 to 3 means."""
+KERNEL_SIZES = (3, 5, 7, 3)
+XCEPTION = 3
+NUM_STAGES = 4
+STEM_STRIDE = 2
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution with BatchNorm, with ReLU after it or without."""
+
+    in_channels: int
+    out_channels: int
+    kernel_size: int
+    stride: int
+    depthwise: bool
+    relu: bool
+
+
+@dataclass(frozen=True)
+class BlockPlan:
+    """One block: its operation, channels and stride; the layers of both of its branches follow from them.
+
+    A block of stride 1 passes half of its channels on as they are, one of stride 2 through a branch of their own.
+    """
+
+    operation: int
+    in_channels: int
+    out_channels: int
+    stride: int
+
+    @property
+    def main(self) -> tuple[Layer, ...]:
+        """The layers of the main branch."""
+        kernel, mid = KERNEL_SIZES[self.operation], self.out_channels // 2
+        inside = self.in_channels if self.stride == 2 else self.in_channels // 2
+        outside = self.out_channels - inside
+        if self.operation == XCEPTION:
+            widths = (inside, mid, mid, outside)
+            layers: list[Layer] = []
+            for number, (before, after) in enumerate(pairwise(widths)):
+                stride = self.stride if number == 0 else 1
+                layers.append(Layer(before, before, kernel, stride, depthwise=True, relu=False))
+                layers.append(Layer(before, after, 1, 1, depthwise=False, relu=True))
+            return tuple(layers)
+        return (
+            Layer(inside, mid, 1, 1, depthwise=False, relu=True),
+            Layer(mid, mid, kernel, self.stride, depthwise=True, relu=False),
+            Layer(mid, outside, 1, 1, depthwise=False, relu=True),
+        )
+
+    @property
+    def projection(self) -> tuple[Layer, ...]:
+        """The layers of the other branch, none for stride 1."""
+        if self.stride == 1:
+            return ()
+        kernel, width = KERNEL_SIZES[self.operation], self.in_channels
+        return (
+            Layer(width, width, kernel, 2, depthwise=True, relu=False),
+            Layer(width, width, 1, 1, depthwise=False, relu=True),
+        )
+
+
+@dataclass(frozen=True)
+class ShuffleNetTable:
+    """A supernet of ShuffleNetV2 blocks in four stages.
+
+    Hydra instantiates it from YAML with ``_convert_: all``.
+
+    Args:
+        name: names the search space.
+        resolution: of classification, pixels.
+        stem_width: channels of the first convolution, stride 2.
+        widths: output channels of the four stages at strides 4, 8, 16 and 32, even numbers.
+        repeats: blocks of each stage.
+        last_width: channels of the classifier's 1x1 convolution.
+        batch_norm_eps: epsilon of every BatchNorm.
+        preprocessing: what its weights expect of an image, unless they come with a preprocessing of their own.
+
+    Raises:
+        ConfigError: a field that is malformed.
+    """
+
+    name: str
+    resolution: int
+    stem_width: int
+    widths: tuple[int, ...]
+    repeats: tuple[int, ...]
+    last_width: int
+    batch_norm_eps: float
+    preprocessing: Preprocessing
+
+    def __post_init__(self) -> None:
+        for field in ("widths", "repeats"):
+            values = as_tuple(getattr(self, field), field)
+            check_positive(field, values)
+            if len(values) != NUM_STAGES:
+                raise ConfigError(f"expected {NUM_STAGES} {field} in supernet '{self.name}', got {list(values)}")
+            object.__setattr__(self, field, values)
+        for field in ("resolution", "stem_width", "last_width"):
+            check_positive(field, (getattr(self, field),))
+        if any(width % 2 for width in self.widths):
+            raise ConfigError(f"expected even widths in supernet '{self.name}', got {list(self.widths)}")
+        object.__setattr__(self, "preprocessing", as_record(self.preprocessing, Preprocessing, "preprocessing"))
+
+    @cached_property
+    def space(self) -> SearchSpace:
+        """The genes ``resolution``, of one choice, and ``op.<block>``, the place of its operation in `OPERATIONS`."""
+        operations = tuple(range(len(OPERATIONS)))
+        genes = [Gene(f"op.{number}", operations) for number in range(sum(self.repeats))]
+        return SearchSpace(self.name, (Gene("resolution", (self.resolution,)), *genes))
+
+    @cached_property
+    def positions(self) -> tuple[tuple[int, int, int], ...]:
+        """In channels, out channels and stride of every block."""
+        found = []
+        channels = self.stem_width
+        for width, repeats in zip(self.widths, self.repeats, strict=True):
+            for number in range(repeats):
+                found.append((channels, width, 1 if number else 2))
+                channels = width
+        return tuple(found)
+
+    @cached_property
+    def tap_blocks(self) -> tuple[int, ...]:
+        """The last block of each stage, whose outputs are the feature maps."""
+        return tuple(int(end) - 1 for end in np.cumsum(self.repeats))
+
+    def feature_channels(self, arch: Arch) -> tuple[int, int, int, int]:
+        """Channels of the feature maps at strides 4, 8, 16 and 32, the same for every arch."""
+        four, eight, sixteen, thirty_two = self.widths
+        return four, eight, sixteen, thirty_two
+
+    def body_cost(self, arch: Arch, input_size: Size) -> Cost:
+        """Cost of the stem and of ``<block>.<operation>`` for one image of `input_size` (H, W)."""
+        self.space.validate(arch)
+        size = strided_size((int(input_size[0]), int(input_size[1])), STEM_STRIDE)
+        modules = [_stem_cost(self.stem_width, size)]
+        for number, ((in_channels, width, stride), operation) in enumerate(
+            zip(self.positions, arch.group("op"), strict=True)
+        ):
+            cost = _block_cost(BlockPlan(operation, in_channels, width, stride), size)
+            modules.append(ModuleCost(f"{number}.{OPERATIONS[operation]}", cost.macs, cost.params))
+            size = strided_size(size, stride)
+        return Cost(tuple(modules))
+
+    def body_totals(self, archs: Sequence[Arch], input_sizes: Sequence[Size]) -> CostTotals:
+        """`body_cost` of many archs of this space, each at its own input size (H, W): int64 (N,)."""
+        values = np.asarray([arch.values for arch in archs], dtype=np.int64).reshape(len(archs), -1)
+        sizes = -(-np.asarray(input_sizes, dtype=np.int64).reshape(len(archs), 2) // STEM_STRIDE)
+
+        def stem(place: int) -> tuple[int, int]:
+            cost = _stem_cost(self.stem_width, (int(sizes[place, 0]), int(sizes[place, 1])))
+            return cost.macs, cost.params
+
+        totals = totals_by_group(sizes, stem)
+        for number, position in enumerate(self.positions):
+            keys = np.concatenate([sizes, values[:, number + 1 : number + 2]], 1)
+            totals = totals + totals_by_group(keys, partial(_block_totals, position, keys))
+            sizes = -(-sizes // position[2])
+        return totals
+
+    def head_keys(self, archs: Sequence[Arch]) -> npt.NDArray[np.int64]:
+        """Nothing: what follows the body costs the same for every arch."""
+        return np.zeros((len(archs), 1), dtype=np.int64)
+
+    @property
+    def classifier_genes(self) -> tuple[str, ...]:
+        """The resolution."""
+        return ("resolution",)
+
+    def classifier_cost(self, arch: Arch, input_size: Size, num_classes: int) -> Cost:
+        """Cost of ``last_conv`` and ``classifier`` for one image of `input_size` (H, W)."""
+        size = (int(input_size[0]), int(input_size[1]))
+        for _ in range(NUM_STAGES + 1):
+            size = strided_size(size, 2)
+        return Cost(
+            (
+                convolution_cost("last_conv", self.widths[-1], self.last_width, 1, size, bias=True, batch_norm=True),
+                linear_cost("classifier", self.last_width, num_classes),
+            )
+        )
+
+    def pieces(self, arch: Arch, input_size: Size) -> list[Piece]:
+        """Stem and blocks for one image of `input_size` (H, W)."""
+        from nas_transfer.supernet.shufflenet.network import build_block, build_stem
+
+        self.space.validate(arch)
+        size = (int(input_size[0]), int(input_size[1]))
+        found = [Piece(f"shuffle stem {self.stem_width} {size}", partial(build_stem, self), (IMAGE_CHANNELS, *size))]
+        size = strided_size(size, STEM_STRIDE)
+        for position, operation in zip(self.positions, arch.group("op"), strict=True):
+            plan = BlockPlan(operation, *position)
+            found.append(Piece(f"{plan} {size}", partial(build_block, self, plan), (plan.in_channels, *size)))
+            size = strided_size(size, plan.stride)
+        return found
+
+    def build_body(self, arch: Arch | None = None) -> nn.Module:
+        """Stem and stages: of the supernet (None) or, plain and static, of one arch."""
+        from nas_transfer.supernet.shufflenet.network import ShuffleNetBody
+
+        return ShuffleNetBody(self, arch)
+
+    def build_classifier(self, num_classes: int, arch: Arch | None = None) -> nn.Module:
+        """The classification head: of the supernet (None) or, plain and static, of one arch."""
+        from nas_transfer.supernet.shufflenet.network import ShuffleNetClassifier
+
+        return ShuffleNetClassifier(self, num_classes, arch)
+
+
+@lru_cache(maxsize=1 << 12)
+def _stem_cost(width: int, size: Size) -> ModuleCost:
+    return convolution_cost("first_conv", IMAGE_CHANNELS, width, 3, size, bias=True, batch_norm=True)
+
+
+@lru_cache(maxsize=1 << 16)
+def _block_cost(plan: BlockPlan, input_size: Size) -> ModuleCost:
+    parts = []
+    for branch in (plan.main, plan.projection):
+        size = input_size
+        for layer in branch:
+            size = strided_size(size, layer.stride)
+            groups = layer.in_channels if layer.depthwise else 1
+            parts.append(
+                convolution_cost(
+                    "layer", layer.in_channels, layer.out_channels, layer.kernel_size, size,
+                    groups=groups, batch_norm=True,
+                )
+            )  # fmt: skip
+    return total_cost("block", parts)
+
+
+def _block_totals(position: tuple[int, int, int], keys: npt.NDArray[np.int64], place: int) -> tuple[int, int]:
+    """MACs and parameters of a block: `keys` holds (H, W, operation)."""
+    height, width, operation = keys[place].tolist()
+    cost = _block_cost(BlockPlan(operation, *position), (height, width))
+    return cost.macs, cost.params

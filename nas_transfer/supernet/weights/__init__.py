@@ -1,0 +1,1 @@
+"""What the importers of public checkpoints share: how their tensors map to a supernet's, and safe reading."""
