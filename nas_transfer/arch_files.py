@@ -10,15 +10,14 @@ from pathlib import Path
 import yaml
 
 from nas_transfer.errors import ArchError
-from nas_transfer.space import Arch, SearchSpace
+from nas_transfer.space import SUPERNET, ArchOrSupernet, SearchSpace
 
 ARCH_FILE_SUFFIXES = (".yaml", ".yml", ".json")
-SHARED_WEIGHTS = "supernet"
 LARGEST = "max"
 SMALLEST = "min"
 
 
-def resolve_arch(text: str, space: SearchSpace, arch_folders: Sequence[Path]) -> Arch | None:
+def resolve_arch(text: str, space: SearchSpace, arch_folders: Sequence[Path]) -> ArchOrSupernet:
     """The arch that a command line names.
 
     Args:
@@ -28,13 +27,13 @@ def resolve_arch(text: str, space: SearchSpace, arch_folders: Sequence[Path]) ->
         arch_folders: where named archs are looked up, in order.
 
     Returns:
-        None for ``supernet`` (all weights shared, no single arch), otherwise the arch.
+        `SUPERNET` for ``supernet``, otherwise the arch.
 
     Raises:
         ArchError: nothing of that name or path, an unreadable file, another space, or values outside the space.
     """
-    if text == SHARED_WEIGHTS:
-        return None
+    if text == SUPERNET.value:
+        return SUPERNET
     if text == LARGEST:
         return space.largest()
     if text == SMALLEST:
@@ -62,7 +61,7 @@ def _find_arch_file(text: str, arch_folders: Sequence[Path]) -> Path:
                 candidate = folder / (text + suffix)
                 if candidate.is_file():
                     return candidate
-    known = [SHARED_WEIGHTS, LARGEST, SMALLEST, *known_arch_names(arch_folders)]
+    known = [SUPERNET.value, LARGEST, SMALLEST, *known_arch_names(arch_folders)]
     nearest = difflib.get_close_matches(path.stem, known, n=5, cutoff=0.5)
     folders = ", ".join(str(folder) for folder in arch_folders) or "no folder"
     raise ArchError(

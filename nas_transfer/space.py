@@ -13,8 +13,9 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from functools import cached_property
-from typing import Any
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -57,6 +58,16 @@ class Gene:
     def group(self) -> str:
         """The part of the name before the first dot."""
         return self.name.partition(".")[0]
+
+
+class Supernet(Enum):
+    """The type of `SUPERNET`."""
+
+    SUPERNET = "supernet"
+
+
+SUPERNET: Final = Supernet.SUPERNET
+"""Stands where an arch could stand and means all archs at once, which share their weights."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +134,10 @@ def short_id(arch: Mapping[str, Any]) -> str:
     """`Arch.short_id` of an arch's dict form, whose space need not be known."""
     text = json.dumps(arch, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+ArchOrSupernet: TypeAlias = Arch | Supernet
+"""A single arch, or `SUPERNET` for all of them."""
 
 
 @dataclass(frozen=True)
@@ -219,6 +234,10 @@ class SearchSpace:
     def largest(self) -> Arch:
         """The arch with the last choice of every gene."""
         return self.arch([gene.choices[-1] for gene in self.genes])
+
+    def arch_or_largest(self, arch: ArchOrSupernet) -> Arch:
+        """The arch itself, or the largest arch for the supernet, whose layers have its sizes."""
+        return self.largest() if arch is SUPERNET else arch
 
     def sample(self, rng: np.random.Generator, frozen: Mapping[str, int] | None = None) -> Arch:
         """Draw every gene uniformly and independently; raises ArchError for a `frozen` outside the space."""

@@ -15,6 +15,7 @@ from hydra import compose, initialize_config_dir
 
 import nas_transfer.cli  # noqa: F401  registers the resolvers
 from nas_transfer.paths import conf_dir
+from nas_transfer.space import SUPERNET
 from nas_transfer.stages.common.build import build_table, build_task
 
 
@@ -29,7 +30,7 @@ def main() -> None:
             cfg = compose("config", [f"task={name}", f"supernet={supernet}"])
         table = build_table(cfg)
         with torch.device("meta"):
-            task = build_task(cfg, table, None, None)
+            task = build_task(cfg, table, SUPERNET, None)
         rng = np.random.default_rng(0)
         archs = [table.space.sample(rng) for _ in range(options.archs)]
         seconds = []

@@ -7,7 +7,7 @@ import pytest
 
 from nas_transfer.arch_files import resolve_arch
 from nas_transfer.errors import ArchError
-from nas_transfer.space import SearchSpace
+from nas_transfer.space import SUPERNET, SearchSpace
 from tests.test_space import space
 
 __all__ = ["space"]  # a fixture
@@ -23,7 +23,7 @@ def folder(tmp_path: Path, space: SearchSpace) -> Path:
 
 
 def test_the_three_reserved_words(space) -> None:
-    assert resolve_arch("supernet", space, []) is None
+    assert resolve_arch("supernet", space, []) is SUPERNET
     assert resolve_arch("max", space, []) == space.largest()
     assert resolve_arch("min", space, []) == space.smallest()
 
@@ -31,11 +31,11 @@ def test_the_three_reserved_words(space) -> None:
 def test_a_name_is_looked_up_in_the_folders_in_order(space, folder, tmp_path_factory) -> None:
     earlier = tmp_path_factory.mktemp("earlier")
     arch = resolve_arch("small_one", space, [earlier, folder])
-    assert arch is not None
+    assert arch is not SUPERNET
     assert arch.values == (48, 8, 32, 1, 3)
     (earlier / "small_one.yaml").write_text("resolution: 64\nwidth: [8, 32]\ndepth: [1, 3]\n")
     arch = resolve_arch("small_one", space, [earlier, folder])
-    assert arch is not None
+    assert arch is not SUPERNET
     assert arch["resolution"] == 64
 
 

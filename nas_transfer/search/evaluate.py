@@ -132,7 +132,7 @@ class CandidateEvaluator:
 
     def score(self, subnet: Task) -> dict[str, float]:
         """All metrics of a subnet on the search split."""
-        arch = subnet.arch or subnet.table.space.largest()
+        arch = subnet.table.space.arch_or_largest(subnet.arch)
         subnet.ground_truth = self.ground_truth
         with torch.inference_mode(), self._autocast():
             for batch in self._batches(arch)[1]:

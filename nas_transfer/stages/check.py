@@ -25,7 +25,7 @@ from nas_transfer.data.check_text import PROBLEMS, check_text
 from nas_transfer.data.inspection import Inventory, Seen, leaks, part_findings, see_all, summarise
 from nas_transfer.errors import NasTransferError
 from nas_transfer.runs.result import write_json_atomically
-from nas_transfer.space import Arch
+from nas_transfer.space import ArchOrSupernet
 from nas_transfer.stages.common.build import (
     build_arch,
     build_bare_trainer,
@@ -101,7 +101,7 @@ def _see(cfg: DictConfig, part: str, inventory: Inventory) -> list[Seen]:
     )
 
 
-def _training(cfg: DictConfig, table: SupernetTable, parent: Checkpoint | None, arch: Arch | None) -> dict[str, Any]:
+def _training(cfg: DictConfig, table: SupernetTable, parent: Checkpoint | None, arch: ArchOrSupernet) -> dict[str, Any]:
     """What training takes, or under ``skipped`` why it fails here, which leaves that unknown."""
     try:
         return _timed_training(cfg, table, parent, arch)
@@ -141,7 +141,7 @@ class StepTimes(Callback):
 
 
 def _timed_training(
-    cfg: DictConfig, table: SupernetTable, parent: Checkpoint | None, arch: Arch | None
+    cfg: DictConfig, table: SupernetTable, parent: Checkpoint | None, arch: ArchOrSupernet
 ) -> dict[str, Any]:
     """Train a few steps on one device as the training stage would, and extrapolate to the whole run."""
     cfg = copy.deepcopy(cfg)

@@ -28,6 +28,7 @@ from nas_transfer.deploy.model_card import model_card
 from nas_transfer.errors import ConfigError, RunError
 from nas_transfer.runs.result import Result
 from nas_transfer.search.latency_table import pass_times
+from nas_transfer.space import SUPERNET
 from nas_transfer.stages.common.build import set_threads
 from nas_transfer.stages.common.evaluation import load_trained
 from nas_transfer.stages.common.results import make_result
@@ -56,7 +57,7 @@ def run(cfg: DictConfig, folder: Path) -> Result:
     set_threads(cfg)
     cfg = with_the_runs_own(cfg)
     task, data, checkpoint = load_trained(cfg)
-    if task.arch is None:
+    if task.arch is SUPERNET:
         raise ConfigError("expected one arch of a supernet to export, got arch=supernet: max, min, a name or a file")
     task.to("cpu")
     unchecked = folder / "unchecked"
@@ -73,7 +74,7 @@ def run(cfg: DictConfig, folder: Path) -> Result:
 
 def _export(cfg: DictConfig, task: Task, data: Any, checkpoint: Checkpoint, folder: Path) -> Result:
     """Write all files and hold them against the network."""
-    assert task.arch is not None
+    assert task.arch is not SUPERNET
     _write_weights(task, checkpoint, folder)
     fold_batch_norms(task.eval().network)
     images = _real_images(data, cfg.stage.compared_images)
@@ -110,7 +111,7 @@ def _write_weights(task: Task, checkpoint: Checkpoint, folder: Path) -> None:
     """``arch.yaml`` and the network's tensors with what is needed to understand them."""
     from safetensors.torch import save_file
 
-    assert task.arch is not None
+    assert task.arch is not SUPERNET
     (folder / "arch.yaml").write_text(yaml.safe_dump(task.arch.to_dict(), sort_keys=False, default_flow_style=None))
     metadata = {
         "space": task.table.space.name, "arch": json.dumps(task.arch.to_dict()), "task": type(task).__name__,
@@ -170,7 +171,7 @@ def _score(task: Task, data: Any, engine: Run) -> dict[str, float]:
 
 def _timed_size(task: Task, deployed: Deployed) -> tuple[int, int]:
     """The input size (H, W), cut to multiples of `TOP_STRIDE` where the network takes no other."""
-    assert task.arch is not None
+    assert task.arch is not SUPERNET
     height, width = deployed.size or task.input_size(task.arch)
     if deployed.size or deployed.one_image:
         return height, width

@@ -23,6 +23,7 @@ from nas_transfer.data.images import image_files
 from nas_transfer.data.keypoint_annotations import read_boxes
 from nas_transfer.errors import ConfigError, DataError
 from nas_transfer.runs.result import write_json_atomically
+from nas_transfer.space import SUPERNET
 from nas_transfer.stages.common.build import set_threads
 from nas_transfer.stages.common.evaluation import load_trained
 from nas_transfer.stages.common.trained_run import trained_config, with_the_runs_own
@@ -53,7 +54,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
             "its .hydra/config.yaml says what the network is"
         )
     task, data, _ = load_trained(with_the_runs_own(cfg))
-    if task.arch is None:
+    if task.arch is SUPERNET:
         raise ConfigError("expected one arch to predict with, got arch=supernet: use max, min, a name or a file")
     boxes = _find_boxes(cfg, task, data, root, files)
     for name in (OVERLAYS, LABELS):

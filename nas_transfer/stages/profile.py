@@ -12,7 +12,7 @@ from nas_transfer.data.drawing import contact_sheet
 from nas_transfer.errors import ConfigError
 from nas_transfer.runs.result import Result
 from nas_transfer.search.latency_table import LatencyTable, check_table, device_name
-from nas_transfer.space import Arch
+from nas_transfer.space import SUPERNET, Arch
 from nas_transfer.stages.common.build import build_arch, build_data, build_table, build_task, set_threads
 from nas_transfer.stages.common.results import make_result
 from nas_transfer.supernet.protocol import SupernetTable
@@ -26,7 +26,7 @@ def run(cfg: DictConfig, folder: Path) -> Result:
     """Print the costs of one arch by module; ConfigError for the supernet, which has none of its own."""
     table = build_table(cfg)
     arch = build_arch(cfg, table.space)
-    if arch is None:
+    if arch is SUPERNET:
         raise ConfigError("expected one arch to profile, got arch=supernet: use max, min, a name or a file")
     task = build_task(cfg, table, arch, None, total_steps=0)
     height, width = task.input_size(arch)

@@ -22,6 +22,7 @@ from nas_transfer.runs.result import write_json_atomically
 from nas_transfer.search.evaluate import CandidateEvaluator
 from nas_transfer.search.halving import Rungs
 from nas_transfer.search.work import Spent, Work, state_file, write_spent
+from nas_transfer.space import SUPERNET
 from nas_transfer.stages.common.build import LastCheckpoint, build_bare_trainer, build_data, build_task, set_threads
 from nas_transfer.stages.common.candidates import evaluate_job, evaluator_of, supernet_weights
 from nas_transfer.stages.common.run_directory import config_sha256
@@ -106,7 +107,7 @@ def build_proxy_evaluator(cfg: DictConfig) -> CandidateEvaluator:
     last = Rungs(tuple(cfg.proxy.rungs), cfg.proxy.keep).steps[-1]
     set_threads(cfg)
     table, checkpoint = supernet_weights(cfg)
-    data = build_data(cfg, None, table.preprocessing)
+    data = build_data(cfg, SUPERNET, table.preprocessing)
     training = ProxyTraining(cfg, data, last)
     file = Path(cfg.run_dir) / cfg.stage.prepares
     if file.is_file():
@@ -128,7 +129,7 @@ def _evaluator(cfg: DictConfig, table: SupernetTable, file: Path, training: Prox
 def _supernet(cfg: DictConfig, table: SupernetTable, training: ProxyTraining, steps: int) -> Task:
     """A supernet whose subnets, cut out of it, have a recipe of so many steps."""
     total_batch = training.data.batch_size * cfg.task.recipe.accumulate
-    return build_task(cfg, table, None, training.data, total_steps=steps, total_batch=total_batch)
+    return build_task(cfg, table, SUPERNET, training.data, total_steps=steps, total_batch=total_batch)
 
 
 def _make_warm_start(

@@ -28,6 +28,7 @@ from nas_transfer.search.objectives.base import ArchCost
 from nas_transfer.search.problem import Costs, Known, Problem
 from nas_transfer.search.study import Study, Trial, signs, study_lock
 from nas_transfer.search.work import REPEATS, VALIDATION, Usage, usage_in
+from nas_transfer.space import SUPERNET
 from nas_transfer.stages.common.build import build_data, build_table, build_task, set_threads
 from nas_transfer.stages.common.candidates import build_evaluator, evaluate_job, limits_of
 from nas_transfer.stages.common.results import cost_report, make_result
@@ -74,9 +75,9 @@ class _Search:
         set_threads(cfg)
         self.cfg, self.folder, self.started = cfg, folder, started
         table = build_table(cfg)
-        data = build_data(cfg, None, table.preprocessing)
+        data = build_data(cfg, SUPERNET, table.preprocessing)
         with torch.device("meta"):  # for costs alone
-            self.task = build_task(cfg, table, None, data)
+            self.task = build_task(cfg, table, SUPERNET, data)
         self.objectives = {str(name): instantiate(objective) for name, objective in cfg.search.objectives.items()}
         self.trade_off = trade_off_of(cfg, self.objectives)
         schedule = schedule_of(cfg, data.batch_size * self.task.recipe.accumulate)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from nas_transfer.space import Arch, SearchSpace
+from nas_transfer.space import SUPERNET, Arch, ArchOrSupernet, SearchSpace
 from nas_transfer.supernet.cost import Cost, CostTotals, Size
 from nas_transfer.supernet.pieces import Piece
 from nas_transfer.supernet.preprocessing import Preprocessing
@@ -60,11 +60,11 @@ class SupernetTable(Protocol):
     def pieces(self, arch: Arch, input_size: Size) -> list[Piece]:
         """The parts of an arch's body for one image of `input_size` (H, W), in order; imports torch."""
 
-    def build_body(self, arch: Arch | None = None) -> nn.Module:
-        """The body: the supernet's (`arch` is None) or one subnet's, a plain static module; imports torch.
+    def build_body(self, arch: ArchOrSupernet = SUPERNET) -> nn.Module:
+        """The body: the supernet's (`arch` is `SUPERNET`) or one subnet's, a plain static module; imports torch.
 
         It has `set_drop_path(rate)`, and the supernet's also `set_arch(arch)`.
         """
 
-    def build_classifier(self, num_classes: int, arch: Arch | None = None) -> nn.Module:
+    def build_classifier(self, num_classes: int, arch: ArchOrSupernet = SUPERNET) -> nn.Module:
         """The classification head: the supernet's or one subnet's; imports torch."""

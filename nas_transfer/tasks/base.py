@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from nas_transfer.data.module import Vocabulary
 from nas_transfer.data.randomness import stable_seed
 from nas_transfer.errors import ArchError
-from nas_transfer.space import Arch
+from nas_transfer.space import SUPERNET, Arch, ArchOrSupernet
 from nas_transfer.supernet.calibrate import recalibrate_batch_norm
 from nas_transfer.supernet.cost import Cost, CostTotals, totals_by_group
 from nas_transfer.supernet.ops import ElasticBatchNorm2d, copy_slices
@@ -46,7 +46,7 @@ class TaskSettings:
 
     Args:
         table: the supernet's table.
-        arch: the subnet to train, None for the whole supernet.
+        arch: the subnet to train, or `SUPERNET`.
         num_classes: taken from the data.
         recipe: optimiser and schedule.
         sampling: which archs a supernet's step trains; unused with an arch.
@@ -55,7 +55,7 @@ class TaskSettings:
     """
 
     table: SupernetTable
-    arch: Arch | None
+    arch: ArchOrSupernet
     num_classes: int
     recipe: Recipe
     sampling: ArchSampling
@@ -197,7 +197,7 @@ class Task(pl.LightningModule, ABC):
         Raises:
             ArchError: the task is a single subnet, or `arch` is of another space.
         """
-        if self.arch is not None:
+        if self.arch is not SUPERNET:
             raise ArchError(f"expected a supernet to choose an arch of, got the subnet {self.arch.short_id()}")
         for module in self.network.modules():
             if hasattr(module, "set_arch"):
@@ -209,7 +209,7 @@ class Task(pl.LightningModule, ABC):
         Raises:
             ArchError: the task is already a single subnet, or `arch` is of another space.
         """
-        if self.arch is not None:
+        if self.arch is not SUPERNET:
             raise ArchError(f"expected a supernet to extract from, got the subnet {self.arch.short_id()}")
         subnet = self.rebuild(replace(self.settings, arch=arch))
         subnet.ground_truth = self.ground_truth
@@ -247,9 +247,9 @@ class Task(pl.LightningModule, ABC):
         """
         optimizer = self.optimizers()
         archs = (
-            [self.arch]
-            if self.arch is not None
-            else self.sampling.draw(self.table.space, self.settings.seed, batch_index, self._macs_of)
+            self.sampling.draw(self.table.space, self.settings.seed, batch_index, self._macs_of)
+            if self.arch is SUPERNET
+            else [self.arch]
         )
         seen = self.samples_digest + str(batch["sample_ids"].tolist())
         self.samples_digest = hashlib.sha256(seen.encode()).hexdigest()
@@ -257,7 +257,7 @@ class Task(pl.LightningModule, ABC):
         teacher = None
         with self._local_gradients():
             for position, arch in enumerate(archs):
-                if self.arch is None:
+                if self.arch is SUPERNET:
                     self.set_arch(arch)
                 # Only the largest arch of a sandwich is regularised (BigNAS, Yu et al. 2020, section 3.3).
                 self.body.set_drop_path(self.recipe.drop_path if position == 0 else 0.0)  # type: ignore[operator]
@@ -270,7 +270,7 @@ class Task(pl.LightningModule, ABC):
                         teacher = outputs
         if (batch_index + 1) % self.recipe.accumulate:
             return
-        if self.arch is None:
+        if self.arch is SUPERNET:
             self._average_gradients()
         if self.recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip_norm)
@@ -289,7 +289,7 @@ class Task(pl.LightningModule, ABC):
     def _local_gradients(self) -> contextlib.AbstractContextManager[None]:
         """Keep DDP from exchanging gradients at each of a sandwich's backward passes."""
         block = getattr(self.trainer.strategy, "block_backward_sync", None)
-        return block() if block is not None and self.arch is None else contextlib.nullcontext()
+        return block() if block is not None and self.arch is SUPERNET else contextlib.nullcontext()
 
     def _average_gradients(self) -> None:
         """Average the gradients over the ranks in one all-reduce; all ranks drew the same archs, so the same set."""

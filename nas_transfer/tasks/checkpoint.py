@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nas_transfer.errors import WeightsError
-from nas_transfer.space import Arch, SearchSpace
+from nas_transfer.space import SUPERNET, ArchOrSupernet, SearchSpace
 from nas_transfer.supernet.importing import import_supernet, package_file
 from nas_transfer.supernet.ops import copy_slices
 from nas_transfer.supernet.preprocessing import Preprocessing
@@ -86,7 +86,7 @@ def save_checkpoint(
     body = task.body.state_dict()
     inside = {id(tensor) for tensor in task.body.state_dict(keep_vars=True).values()}
     whole = task.network.state_dict(keep_vars=True)
-    arch = None if task.arch is None else task.arch.to_dict()
+    arch = None if task.arch is SUPERNET else task.arch.to_dict()
     content = {
         "format": FORMAT,
         "space": task.table.space.name,
@@ -165,9 +165,9 @@ def _imported(path: Path, content: Any, table: SupernetTable, weights_format: st
     )
 
 
-def checkpoint_arch(checkpoint: Checkpoint, space: SearchSpace) -> Arch | None:
-    """The arch that a checkpoint holds, None for a supernet."""
-    return None if checkpoint.arch is None else space.from_dict(checkpoint.arch)
+def checkpoint_arch(checkpoint: Checkpoint, space: SearchSpace) -> ArchOrSupernet:
+    """What a checkpoint holds: one arch, or the supernet."""
+    return SUPERNET if checkpoint.arch is None else space.from_dict(checkpoint.arch)
 
 
 def load_network(task: Task, checkpoint: Checkpoint) -> None:
@@ -198,13 +198,13 @@ def inherit(task: Task, checkpoint: Checkpoint) -> list[str]:
         WeightsError: a tensor that differs (the first one is named).
     """
     same_task = checkpoint.task == type(task).__name__
-    if checkpoint.arch is None and task.arch is not None:
+    if checkpoint.arch is None and task.arch is not SUPERNET:
         if not same_task:
             body = task.table.build_body()
             _fill(body.state_dict(keep_vars=True), checkpoint.body, checkpoint)
             copy_slices(body, task.body)
             return _rest_names(task)
-        supernet = task.rebuild(replace(task.settings, arch=None))
+        supernet = task.rebuild(replace(task.settings, arch=SUPERNET))
         anew = inherit(supernet, checkpoint)
         copy_slices(supernet.network, task.network)
         return anew

@@ -12,7 +12,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from nas_transfer.data.drawing import Picture, draw_texts
 from nas_transfer.data.module import Vocabulary
-from nas_transfer.space import Arch
+from nas_transfer.space import SUPERNET, Arch
 from nas_transfer.supernet.cost import Cost
 from nas_transfer.tasks.base import Batch, Task, TaskSettings
 from nas_transfer.tasks.deployment import Deployed, DeployedNetwork
@@ -85,7 +85,7 @@ class ClassificationTask(Task):
     @property
     def active_arch(self) -> Arch:
         """The subnet's arch, or the one that is set in the supernet."""
-        return self.arch or self.body.arch  # type: ignore[return-value]
+        return self.body.arch if self.arch is SUPERNET else self.arch  # type: ignore[return-value]
 
     def losses(self, batch: Batch, teacher: Any) -> tuple[dict[str, Tensor], Any]:
         """Cross entropy against labels, mixed with that against the teacher's softmax (in-place distillation)."""

@@ -25,7 +25,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from nas_transfer.data.drawing import Picture, draw_instances
 from nas_transfer.data.module import Vocabulary
 from nas_transfer.errors import ConfigError
-from nas_transfer.space import Arch
+from nas_transfer.space import SUPERNET, Arch
 from nas_transfer.supernet.cost import Cost, ModuleCost, convolution_cost, linear_cost, strided_size
 from nas_transfer.supernet.ops import ElasticConv2d
 from nas_transfer.supernet.preprocessing import Preprocessing
@@ -262,9 +262,9 @@ def draw_detections(
 def detector_arguments(settings: TaskSettings, sizes: DetectorSize) -> dict[str, Any]:
     """What torchvision's Faster R-CNN and the detectors derived from it are built from."""
     table, arch = settings.table, settings.arch
-    channels = table.feature_channels(arch or table.space.largest())
+    channels = table.feature_channels(table.space.arch_or_largest(arch))
     return {
-        "backbone": PyramidBackbone(table.build_body(arch), channels, sizes.fpn_channels, elastic=arch is None),
+        "backbone": PyramidBackbone(table.build_body(arch), channels, sizes.fpn_channels, elastic=arch is SUPERNET),
         "min_size": sizes.min_size,
         "max_size": sizes.max_size,
         "image_mean": list(table.preprocessing.mean),

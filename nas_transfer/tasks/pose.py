@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from nas_transfer.data.drawing import Picture, draw_persons
 from nas_transfer.data.module import Vocabulary
 from nas_transfer.errors import ConfigError
-from nas_transfer.space import Arch
+from nas_transfer.space import SUPERNET, Arch
 from nas_transfer.supernet.cost import Cost, ModuleCost, convolution_cost, strided_size
 from nas_transfer.supernet.layers import Layers
 from nas_transfer.tasks.base import Batch, Task, TaskSettings
@@ -121,8 +121,8 @@ class PoseTask(Task):
         if any(side % TOP_STRIDE for side in input_size):
             raise ConfigError(f"expected data.input_size in multiples of {TOP_STRIDE} pixels, got {list(input_size)}")
         table, arch = settings.table, settings.arch
-        channels = table.feature_channels(arch or table.space.largest())[-1]
-        layers = Layers(elastic=arch is None, eps=table.batch_norm_eps)
+        channels = table.feature_channels(table.space.arch_or_largest(arch))[-1]
+        layers = Layers(elastic=arch is SUPERNET, eps=table.batch_norm_eps)
         super().__init__(settings, PoseNetwork(table.build_body(arch), channels, settings.num_classes, head, layers))
         self.head = head
         self.crop_size = (int(input_size[0]), int(input_size[1]))

@@ -17,7 +17,7 @@ from nas_transfer.data.drawing import Picture, draw_label_map
 from nas_transfer.data.module import Vocabulary
 from nas_transfer.data.segmentation_transforms import IGNORE_LABEL
 from nas_transfer.errors import ConfigError
-from nas_transfer.space import Arch
+from nas_transfer.space import SUPERNET, Arch
 from nas_transfer.supernet.cost import Cost
 from nas_transfer.supernet.layers import Layers
 from nas_transfer.tasks.base import Batch, Task, TaskSettings
@@ -80,8 +80,8 @@ class SegmentationTask(Task):
         class_names: Sequence[str] = (),
     ) -> None:
         table, arch, num_classes = settings.table, settings.arch, settings.num_classes
-        channels = table.feature_channels(arch or table.space.largest())
-        layers = Layers(elastic=arch is None, eps=table.batch_norm_eps)
+        channels = table.feature_channels(table.space.arch_or_largest(arch))
+        layers = Layers(elastic=arch is SUPERNET, eps=table.batch_norm_eps)
         super().__init__(settings, DeepLab(table.build_body(arch), channels, num_classes, head, layers))
         self.head = head
         self.evaluation = evaluation

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from nas_transfer.errors import WeightsError
-from nas_transfer.space import Arch
+from nas_transfer.space import SUPERNET, ArchOrSupernet
 from nas_transfer.supernet.preprocessing import Preprocessing
 from nas_transfer.supernet.protocol import SupernetTable
 from nas_transfer.supernet.weights.reading import file_sha256
@@ -25,12 +25,12 @@ from tests.tasks.test_recipe import recipe
 BGR = Preprocessing((10, 20, 30), (2, 3, 4), channel_order="bgr", interpolation="bilinear")
 
 
-def settings(table: SupernetTable, arch: Arch | None, num_classes: int) -> TaskSettings:
+def settings(table: SupernetTable, arch: ArchOrSupernet, num_classes: int) -> TaskSettings:
     sampling = ArchSampling("sandwich", 1, None, 1.0)
     return TaskSettings(table, arch, num_classes, recipe(), sampling, seed=0, total_steps=1)
 
 
-def classifier(table: SupernetTable, arch: Arch | None = None, num_classes: int = 6) -> ClassificationTask:
+def classifier(table: SupernetTable, arch: ArchOrSupernet = SUPERNET, num_classes: int = 6) -> ClassificationTask:
     return ClassificationTask(settings(table, arch, num_classes), label_smoothing=0.0, dropout=0.0)
 
 
@@ -86,7 +86,7 @@ def test_other_classes_take_over_all_but_the_last_layer(tmp_path: Path) -> None:
     torch.manual_seed(0)
     parent = classifier(table)
     checkpoint = load_checkpoint(str(save(parent, tmp_path / "run")), table)
-    for arch in (None, table.space.largest()):
+    for arch in (SUPERNET, table.space.largest()):
         child = classifier(table, arch, num_classes=3)
         before = child.network.state_dict()["head.classifier.weight"].clone()
         assert inherit(child, checkpoint) == ["head.classifier.weight", "head.classifier.bias"]

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nas_transfer.errors import ConfigError
-from nas_transfer.space import Arch
+from nas_transfer.space import SUPERNET, ArchOrSupernet
 from nas_transfer.tasks.base import TaskSettings
 from nas_transfer.tasks.detection import DetectionTask, DetectorSize, pyramid_distance
 from nas_transfer.tasks.recipe import ArchSampling
@@ -22,7 +22,7 @@ SIZES = DetectorSize(
 )  # fmt: skip
 
 
-def make_task(arch: Arch | None = None, distillation: float = 0.0) -> DetectionTask:
+def make_task(arch: ArchOrSupernet = SUPERNET, distillation: float = 0.0) -> DetectionTask:
     torch.manual_seed(0)
     settings = TaskSettings(
         table=load_supernet("bignas_nano"), arch=arch, num_classes=3, recipe=recipe(),

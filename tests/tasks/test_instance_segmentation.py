@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nas_transfer.errors import ConfigError
-from nas_transfer.space import Arch
+from nas_transfer.space import SUPERNET, ArchOrSupernet
 from nas_transfer.tasks.base import TaskSettings
 from nas_transfer.tasks.coco_metrics import evaluate_coco, to_coco_masks
 from nas_transfer.tasks.instance_segmentation import InstanceSegmentationTask, MaskDetectorSize
@@ -24,7 +24,7 @@ from tests.tasks.test_recipe import recipe
 MASK_SIZES = MaskDetectorSize(**asdict(SIZES), mask_channels=12)
 
 
-def make_task(arch: Arch | None = None) -> InstanceSegmentationTask:
+def make_task(arch: ArchOrSupernet = SUPERNET) -> InstanceSegmentationTask:
     torch.manual_seed(0)
     settings = TaskSettings(
         table=load_supernet("bignas_nano"), arch=arch, num_classes=3, recipe=recipe(),

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nas_transfer.errors import ConfigError
-from nas_transfer.space import Arch
+from nas_transfer.space import SUPERNET, ArchOrSupernet
 from nas_transfer.tasks.base import TaskSettings
 from nas_transfer.tasks.heatmaps import encode_heatmaps
 from nas_transfer.tasks.pose import PoseHeadSize, PoseTask
@@ -26,7 +26,7 @@ SIGMAS = [0.05, 0.1, 0.07, 0.04]
 SIZE = (96, 64)
 
 
-def make_task(arch: Arch | None = None, distillation: float = 0.5, size: tuple[int, int] = SIZE) -> PoseTask:
+def make_task(arch: ArchOrSupernet = SUPERNET, distillation: float = 0.5, size: tuple[int, int] = SIZE) -> PoseTask:
     torch.manual_seed(0)
     settings = TaskSettings(
         table=load_supernet("bignas_nano"), arch=arch, num_classes=4, recipe=recipe(),

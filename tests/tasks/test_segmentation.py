@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nas_transfer.errors import ConfigError
-from nas_transfer.space import Arch
+from nas_transfer.space import SUPERNET, ArchOrSupernet
 from nas_transfer.tasks.base import TaskSettings
 from nas_transfer.tasks.deeplab import DeepLabSize, deeplab_cost
 from nas_transfer.tasks.recipe import ArchSampling
@@ -31,7 +31,7 @@ HEAD = DeepLabSize(
 WHOLE = SegmentationEvaluation("whole", (32, 48), (16, 24), keep_predictions=True)
 
 
-def make_task(arch: Arch | None = None, distillation: float = 0.5) -> SegmentationTask:
+def make_task(arch: ArchOrSupernet = SUPERNET, distillation: float = 0.5) -> SegmentationTask:
     torch.manual_seed(0)
     settings = TaskSettings(
         table=load_supernet("bignas_nano"), arch=arch, num_classes=4, recipe=recipe(),

@@ -21,7 +21,7 @@ from nas_transfer.arch_files import resolve_arch
 from nas_transfer.data.randomness import stable_seed
 from nas_transfer.errors import ConfigError
 from nas_transfer.paths import conf_dir
-from nas_transfer.space import Arch, SearchSpace
+from nas_transfer.space import SUPERNET, ArchOrSupernet, SearchSpace
 from nas_transfer.stages.common.progress import ProgressLog
 from nas_transfer.supernet.preprocessing import Preprocessing
 from nas_transfer.supernet.protocol import SupernetTable
@@ -99,8 +99,8 @@ def build_table(cfg: DictConfig) -> SupernetTable:
     return instantiate(cfg.supernet)
 
 
-def build_arch(cfg: DictConfig, space: SearchSpace) -> Arch | None:
-    """The arch that ``arch=`` names, None for the supernet; ArchError if there is none."""
+def build_arch(cfg: DictConfig, space: SearchSpace) -> ArchOrSupernet:
+    """The arch that ``arch=`` names, or the supernet; ArchError if there is none."""
     return resolve_arch(str(cfg.arch), space, [conf_dir() / "archs"])
 
 
@@ -117,14 +117,14 @@ def build_weights(cfg: DictConfig) -> tuple[SupernetTable, Checkpoint | None]:
     return replace(table, preprocessing=checkpoint.preprocessing), checkpoint  # type: ignore[type-var]
 
 
-def build_data(cfg: DictConfig, arch: Arch | None, preprocessing: Preprocessing) -> Any:
+def build_data(cfg: DictConfig, arch: ArchOrSupernet, preprocessing: Preprocessing) -> Any:
     """The data module, set up; DataError for a data set that is not as it should be."""
     data = make_data(cfg, arch, preprocessing)
     data.setup("fit")
     return data
 
 
-def make_data(cfg: DictConfig, arch: Arch | None, preprocessing: Preprocessing) -> Any:
+def make_data(cfg: DictConfig, arch: ArchOrSupernet, preprocessing: Preprocessing) -> Any:
     """The data module before it has looked at its files; an embedded data set is drawn.
 
     Where images are resized for classification, that is done as the weights expect it.
@@ -134,7 +134,7 @@ def make_data(cfg: DictConfig, arch: Arch | None, preprocessing: Preprocessing) 
     """
     options = {key: value for key, value in cfg.data.items() if key != "preview"}
     if options["hold_out_search"] is None:
-        options["hold_out_search"] = arch is None
+        options["hold_out_search"] = arch is SUPERNET
     if "interpolation" in options and options["interpolation"] is None:
         options["interpolation"] = preprocessing.interpolation
     data = instantiate(options)
@@ -145,7 +145,7 @@ def make_data(cfg: DictConfig, arch: Arch | None, preprocessing: Preprocessing) 
 def build_task(
     cfg: DictConfig,
     table: SupernetTable,
-    arch: Arch | None,
+    arch: ArchOrSupernet,
     data: Any,
     total_steps: int = 0,
     total_batch: int | None = None,

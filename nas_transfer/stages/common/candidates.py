@@ -17,6 +17,7 @@ from nas_transfer.runs.result import write_json_atomically
 from nas_transfer.search.evaluate import PRECISIONS, CandidateEvaluator
 from nas_transfer.search.problem import Limit
 from nas_transfer.search.work import Work, read_job, write_outcome
+from nas_transfer.space import SUPERNET
 from nas_transfer.stages.common.build import build_data, build_task, build_weights, set_threads
 from nas_transfer.stages.common.run_directory import config_sha256, log_to
 from nas_transfer.stages.common.slurm_jobs import STARTED, slurm_job
@@ -68,8 +69,8 @@ def build_evaluator(cfg: DictConfig, *, cache: bool = True) -> CandidateEvaluato
     """The evaluator that a search's jobs use; without cache it reads the images anew for every candidate."""
     set_threads(cfg)
     table, checkpoint = supernet_weights(cfg)
-    data = build_data(cfg, None, table.preprocessing)
-    supernet = build_task(cfg, table, None, data)
+    data = build_data(cfg, SUPERNET, table.preprocessing)
+    supernet = build_task(cfg, table, SUPERNET, data)
     load_network(supernet, checkpoint)
     return evaluator_of(cfg, supernet, data, cache=cache)
 

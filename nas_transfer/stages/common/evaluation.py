@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from nas_transfer.arch_files import LARGEST, SMALLEST
 from nas_transfer.errors import ConfigError
-from nas_transfer.space import Arch
+from nas_transfer.space import SUPERNET, Arch
 from nas_transfer.stages.common.build import build_arch, build_data, build_task, build_weights
 from nas_transfer.tasks.base import Task
 from nas_transfer.tasks.checkpoint import Checkpoint, checkpoint_arch, load_network
@@ -30,12 +30,12 @@ def load_trained(cfg: DictConfig) -> tuple[Task, Any, Checkpoint]:
         raise ConfigError(f"expected weights=<a finished run's folder, or a file> to {cfg.stage.name}, got none")
     wanted = build_arch(cfg, table.space)
     arch = checkpoint_arch(checkpoint, table.space)
-    if arch is not None and wanted != arch and cfg.arch != LARGEST:  # which is what stands there unless one was named
+    if arch is not SUPERNET and wanted != arch and cfg.arch != LARGEST:  # the default, unless one was named
         logger.info("the weights are those of arch %s alone: arch=%s is not looked at", arch.short_id(), cfg.arch)
     data = build_data(cfg, arch, table.preprocessing)
     task = build_task(cfg, table, arch, data, total_steps=0)
     load_network(task, checkpoint)
-    if arch is None and wanted is not None:
+    if arch is SUPERNET and wanted is not SUPERNET:
         # One net's weights hold its own statistics, which a data set without train images must do with.
         as_published = checkpoint.calibrated == wanted.to_dict()
         task = task.extract(wanted) if as_published else extract_calibrated(cfg, task, wanted, data)
@@ -48,7 +48,7 @@ def evaluate_task(cfg: DictConfig, task: Task, data: Any, trainer: pl.Trainer) -
     A supernet is scored by its largest and smallest subnet, each extracted and with recalibrated BatchNorm statistics;
     their metrics are named ``max/<name>`` and ``min/<name>``, and the largest one's also ``<name>``.
     """
-    if task.arch is not None:
+    if task.arch is not SUPERNET:
         return validate(task, data, trainer)
     space = task.table.space
     metrics: dict[str, float] = {}

@@ -14,7 +14,7 @@ from nas_transfer.data.drawing import TILE, contact_sheet
 from nas_transfer.data.sampler import SampleKey
 from nas_transfer.report.collect import SAMPLES_FOLDER
 from nas_transfer.runs.result import SECONDS_PER_HOUR, Result, write_json_atomically
-from nas_transfer.space import Arch
+from nas_transfer.space import SUPERNET, Arch
 from nas_transfer.stages.common.run_directory import config_sha256
 from nas_transfer.tasks.base import Task
 
@@ -35,16 +35,16 @@ def make_result(
     return Result(
         stage=cfg.stage.name,
         task=cfg.task.name,
-        arch=None if task.arch is None else task.arch.to_dict(),
+        arch=None if task.arch is SUPERNET else task.arch.to_dict(),
         score_key=task.score_key,
         score=metrics.get(task.score_key),
         metrics=metrics,
-        costs=cost_report(task, task.arch or task.table.space.largest()),
+        costs=cost_report(task, task.table.space.arch_or_largest(task.arch)),
         seconds=seconds,
         devices=devices,
         gpu_hours=devices * seconds / SECONDS_PER_HOUR if on_accelerator else 0.0,
         images_seen=images_seen,
-        passes_per_image=1 if task.arch is not None else task.sampling.archs_per_step,
+        passes_per_image=1 if task.arch is not SUPERNET else task.sampling.archs_per_step,
         samples_digest=task.samples_digest,
         seed=cfg.seed,
         config_sha256=config_sha256(cfg),
@@ -76,7 +76,7 @@ def write_predictions(cfg: DictConfig, folder: Path, task: Task, data: Any) -> N
     """
     for name, records in task.predictions.items():
         write_json_atomically(folder / f"{name}.json", records)
-    if task.arch is not None:
+    if task.arch is not SUPERNET:
         _draw_samples(cfg.sample_predictions, folder / SAMPLES_FOLDER, task, data)
 
 

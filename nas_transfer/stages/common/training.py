@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 
 from nas_transfer.errors import ConfigError
 from nas_transfer.runs.result import Result
+from nas_transfer.space import SUPERNET
 from nas_transfer.stages.common.build import (
     CHECKPOINTS,
     LAST,
@@ -62,10 +63,10 @@ def train(cfg: DictConfig, folder: Path) -> Result | None:
     data.stream(num_batches, batches_per_step=accumulate)
     every = max(1, round(cfg.trainer.check_val_every_n_epoch * steps_per_epoch * accumulate))
     # A supernet keeps no statistics to be scored with on the way: an interval beyond the end means never.
-    trainer.val_check_interval = every if arch is not None else num_batches + 1
+    trainer.val_check_interval = every if arch is not SUPERNET else num_batches + 1
     logger.info(
         "%s of %s on %d images: %d steps, %.1f epochs of %d",
-        "the supernet" if arch is None else f"arch {arch.short_id()}",
+        "the supernet" if arch is SUPERNET else f"arch {arch.short_id()}",
         table.name, data.num_train_images, total_steps, total_steps / steps_per_epoch, steps_per_epoch,
     )  # fmt: skip
     last = folder / CHECKPOINTS / LAST

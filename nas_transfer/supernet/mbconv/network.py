@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import stochastic_depth
 
-from nas_transfer.space import Arch
+from nas_transfer.space import SUPERNET, Arch, ArchOrSupernet
 from nas_transfer.supernet.layers import ACTIVATION_MODULES, ConvNormActivation, Layers
 from nas_transfer.supernet.mbconv.blocks import IDENTITY, BlockPlan
 from nas_transfer.supernet.mbconv.table import MBConvTable
@@ -123,18 +123,18 @@ class MBConvBody(nn.Module):
 
     Args:
         table: the supernet's table.
-        arch: None builds the supernet, which holds the weights of every arch and starts at the largest; an arch builds
-            that subnet as a plain static module.
+        arch: `SUPERNET` builds the supernet, which holds the weights of every arch and starts at the largest; an arch
+            builds that subnet as a plain static module.
 
     Raises:
         ArchError: `arch` is not of the table's space.
     """
 
-    def __init__(self, table: MBConvTable, arch: Arch | None = None) -> None:
+    def __init__(self, table: MBConvTable, arch: ArchOrSupernet = SUPERNET) -> None:
         super().__init__()
         self.table = table
-        self.elastic = arch is None
-        self.arch = arch or table.space.largest()
+        self.elastic = arch is SUPERNET
+        self.arch = table.space.arch_or_largest(arch)
         layers = Layers(self.elastic, table.batch_norm_eps, table.same_padding)
         self.first_conv = build_stem(table, self.arch["width.first_conv"], self.elastic)
         self.stages = nn.ModuleList(nn.ModuleList() for _ in table.stages)
@@ -193,15 +193,15 @@ class MBConvClassifier(nn.Module):
     Args:
         table: the supernet's table.
         num_classes: outputs of the last layer.
-        arch: None for the head that all archs share, an arch for its plain static head.
+        arch: `SUPERNET` for the head that all archs share, an arch for its plain static head.
     """
 
-    def __init__(self, table: MBConvTable, num_classes: int, arch: Arch | None = None) -> None:
+    def __init__(self, table: MBConvTable, num_classes: int, arch: ArchOrSupernet = SUPERNET) -> None:
         super().__init__()
         self.table = table
         self.num_classes = num_classes
-        self.elastic = arch is None
-        arch = arch or table.space.largest()
+        self.elastic = arch is SUPERNET
+        arch = table.space.arch_or_largest(arch)
         layers = Layers(self.elastic, table.batch_norm_eps)
         in_channels, width = self._widths(arch)
         last = table.last_conv

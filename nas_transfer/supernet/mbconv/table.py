@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nas_transfer.errors import ConfigError
-from nas_transfer.space import Arch, Gene, SearchSpace
+from nas_transfer.space import SUPERNET, Arch, ArchOrSupernet, Gene, SearchSpace
 from nas_transfer.supernet.cost import Cost, CostTotals, Size, strided_size, totals_by_group
 from nas_transfer.supernet.fields import as_record, as_tuple, check_positive, is_number
 from nas_transfer.supernet.mbconv.blocks import (
@@ -240,14 +240,14 @@ class MBConvTable:
             size = strided_size(size, plan.stride)
         return found
 
-    def build_body(self, arch: Arch | None = None) -> nn.Module:
-        """Stem and stages: of the supernet (None) or, plain and static, of one arch."""
+    def build_body(self, arch: ArchOrSupernet = SUPERNET) -> nn.Module:
+        """Stem and stages: of the supernet (`SUPERNET`) or, plain and static, of one arch."""
         from nas_transfer.supernet.mbconv.network import MBConvBody
 
         return MBConvBody(self, arch)
 
-    def build_classifier(self, num_classes: int, arch: Arch | None = None) -> nn.Module:
-        """The classification head: of the supernet (None) or, plain and static, of one arch."""
+    def build_classifier(self, num_classes: int, arch: ArchOrSupernet = SUPERNET) -> nn.Module:
+        """The classification head: of the supernet (`SUPERNET`) or, plain and static, of one arch."""
         from nas_transfer.supernet.mbconv.network import MBConvClassifier
 
         return MBConvClassifier(self, num_classes, arch)

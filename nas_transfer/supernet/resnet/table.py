@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nas_transfer.errors import ConfigError
-from nas_transfer.space import Arch, Gene, SearchSpace
+from nas_transfer.space import SUPERNET, Arch, ArchOrSupernet, Gene, SearchSpace
 from nas_transfer.supernet.cost import (
     Cost,
     CostTotals,
@@ -153,13 +153,13 @@ class ResNetTable:
             size = strided_size(size, position.stride)
         return found
 
-    def build_body(self, arch: Arch | None = None) -> nn.Module:
+    def build_body(self, arch: ArchOrSupernet = SUPERNET) -> nn.Module:
         """torchvision's network without its last layer."""
         from nas_transfer.supernet.resnet.network import ResNetBody
 
         return ResNetBody(self)
 
-    def build_classifier(self, num_classes: int, arch: Arch | None = None) -> nn.Module:
+    def build_classifier(self, num_classes: int, arch: ArchOrSupernet = SUPERNET) -> nn.Module:
         """Pooling and the last layer."""
         from nas_transfer.supernet.resnet.network import ResNetClassifier
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nas_transfer.errors import ConfigError
-from nas_transfer.space import Arch
+from nas_transfer.space import SUPERNET, Arch, ArchOrSupernet
 from nas_transfer.supernet.layers import ConvNormActivation, Layers
 from nas_transfer.supernet.mbconv.network import initialise
 from nas_transfer.supernet.preprocessing import IMAGE_CHANNELS
@@ -63,22 +63,22 @@ class ShuffleNetBody(nn.Module):
 
     Args:
         table: the supernet's table.
-        arch: None builds the supernet, which starts at the largest arch; an arch builds that path alone.
+        arch: `SUPERNET` builds the supernet, which starts at the largest arch; an arch builds that path alone.
 
     Raises:
         ArchError: `arch` is not of the table's space.
     """
 
-    def __init__(self, table: ShuffleNetTable, arch: Arch | None = None) -> None:
+    def __init__(self, table: ShuffleNetTable, arch: ArchOrSupernet = SUPERNET) -> None:
         super().__init__()
         self.table = table
-        self.arch = arch or table.space.largest()
+        self.arch = table.space.arch_or_largest(arch)
         table.space.validate(self.arch)
-        layers = Layers(elastic=arch is None, eps=table.batch_norm_eps)
-        self.first_conv = build_stem(table, elastic=arch is None)
+        layers = Layers(elastic=arch is SUPERNET, eps=table.batch_norm_eps)
+        self.first_conv = build_stem(table, elastic=arch is SUPERNET)
         self.blocks = nn.ModuleList()
         for position, chosen in zip(table.positions, self.arch.group("op"), strict=True):
-            operations = range(len(OPERATIONS)) if arch is None else (chosen,)
+            operations = range(len(OPERATIONS)) if arch is SUPERNET else (chosen,)
             self.blocks.append(
                 nn.ModuleDict(
                     {str(operation): ShuffleBlock(BlockPlan(operation, *position), layers) for operation in operations}
@@ -117,12 +117,12 @@ class ShuffleNetClassifier(nn.Module):
     Args:
         table: the supernet's table.
         num_classes: outputs of the last layer.
-        arch: None for the supernet's, any arch for a plain static one.
+        arch: `SUPERNET` for the supernet's, any arch for a plain static one.
     """
 
-    def __init__(self, table: ShuffleNetTable, num_classes: int, arch: Arch | None = None) -> None:
+    def __init__(self, table: ShuffleNetTable, num_classes: int, arch: ArchOrSupernet = SUPERNET) -> None:
         super().__init__()
-        layers = Layers(elastic=arch is None, eps=table.batch_norm_eps)
+        layers = Layers(elastic=arch is SUPERNET, eps=table.batch_norm_eps)
         conv = layers.conv(table.widths[-1], table.last_width, bias=True)
         self.last_conv = ConvNormActivation(conv, layers.norm(table.last_width), "relu")
         self.dropout = nn.Dropout(0.0)

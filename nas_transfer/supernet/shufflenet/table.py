@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nas_transfer.errors import ConfigError
-from nas_transfer.space import Arch, Gene, SearchSpace
+from nas_transfer.space import SUPERNET, Arch, ArchOrSupernet, Gene, SearchSpace
 from nas_transfer.supernet.cost import (
     Cost,
     CostTotals,
@@ -233,14 +233,14 @@ class ShuffleNetTable:
             size = strided_size(size, plan.stride)
         return found
 
-    def build_body(self, arch: Arch | None = None) -> nn.Module:
-        """Stem and stages: of the supernet (None) or, plain and static, of one arch."""
+    def build_body(self, arch: ArchOrSupernet = SUPERNET) -> nn.Module:
+        """Stem and stages: of the supernet (`SUPERNET`) or, plain and static, of one arch."""
         from nas_transfer.supernet.shufflenet.network import ShuffleNetBody
 
         return ShuffleNetBody(self, arch)
 
-    def build_classifier(self, num_classes: int, arch: Arch | None = None) -> nn.Module:
-        """The classification head: of the supernet (None) or, plain and static, of one arch."""
+    def build_classifier(self, num_classes: int, arch: ArchOrSupernet = SUPERNET) -> nn.Module:
+        """The classification head: of the supernet (`SUPERNET`) or, plain and static, of one arch."""
         from nas_transfer.supernet.shufflenet.network import ShuffleNetClassifier
 
         return ShuffleNetClassifier(self, num_classes, arch)
