@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nas_transfer.runs.atomic import write_json
 from nas_transfer.search.statistics import kendall_tau
 from nas_transfer.space import Arch
 from nas_transfer.supernet.layers import fold_batch_norms
@@ -96,10 +97,7 @@ class LatencyTable:
         return total
 
     def _save(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self.times, indent=1))
-        temporary.replace(self.path)
+        write_json(self.path, self.times)
 
 
 @dataclass(frozen=True)

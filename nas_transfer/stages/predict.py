@@ -22,7 +22,8 @@ from nas_transfer.data.drawing import overlay_side, with_legend
 from nas_transfer.data.images import image_files
 from nas_transfer.data.keypoint_annotations import read_boxes
 from nas_transfer.errors import ConfigError, DataError
-from nas_transfer.runs.result import write_json_atomically
+from nas_transfer.runs import files as run_files
+from nas_transfer.runs.atomic import write_json
 from nas_transfer.space import SUPERNET
 from nas_transfer.stages.common.build import set_threads
 from nas_transfer.stages.common.evaluation import load_trained
@@ -31,8 +32,6 @@ from nas_transfer.tasks.base import Task
 from nas_transfer.tasks.prediction import Prediction
 
 logger = logging.getLogger(__name__)
-
-OVERLAYS, LABELS = "overlays", "labels"
 
 Boxes = dict[int, list[dict[str, Any]]]
 
@@ -57,9 +56,9 @@ def run(cfg: DictConfig, folder: Path) -> None:
     if task.arch is SUPERNET:
         raise ConfigError("expected one arch to predict with, got arch=supernet: use max, min, a name or a file")
     boxes = _find_boxes(cfg, task, data, root, files)
-    for name in (OVERLAYS, LABELS):
+    for name in (run_files.OVERLAYS_FOLDER, run_files.LABELS_FOLDER):
         shutil.rmtree(folder / name, ignore_errors=True)
-    for stale in folder.glob("predictions*.*"):
+    for stale in folder.glob(f"{run_files.PREDICTIONS_PREFIX}*.*"):
         stale.unlink()
     start = time.monotonic()
     rows, broken = _predict_all(cfg, task, data, root, files, boxes, folder)
@@ -136,18 +135,18 @@ def _predict_all(
 
 
 def _write_pictures(prediction: Prediction, image: torch.Tensor, threshold: float, folder: Path, target: Path) -> None:
-    overlay = folder / OVERLAYS / f"{target}.jpg"
+    overlay = folder / run_files.OVERLAYS_FOLDER / f"{target}.jpg"
     overlay.parent.mkdir(parents=True, exist_ok=True)
     with_legend(prediction.draw(image, threshold, overlay_side(image))).save(overlay, quality=90)
     if prediction.label_ids is not None:
-        labels = folder / LABELS / f"{target}.png"
+        labels = folder / run_files.LABELS_FOLDER / f"{target}.png"
         labels.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(prediction.label_ids).save(labels)
 
 
 def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     if path.suffix == ".json":
-        write_json_atomically(path, rows)
+        write_json(path, rows)
         return
     with path.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, list(rows[0]))

@@ -19,7 +19,7 @@ from PIL import Image
 import nas_transfer.cli  # noqa: F401  registers the resolvers
 from nas_transfer.errors import ConfigError, WeightsError
 from nas_transfer.paths import conf_dir
-from nas_transfer.stages.check import CHECK_FILE, ENOUGH_SECONDS, MOST_STEPS, WARMUP_STEPS, StepTimes, run
+from nas_transfer.stages.check import ENOUGH_SECONDS, MOST_STEPS, WARMUP_STEPS, StepTimes, run
 from nas_transfer.stages.common.build import build_table, make_data
 
 
@@ -34,7 +34,7 @@ def config(folder: Path, task: str, *overrides: str) -> DictConfig:
 
 def checked(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     run(cfg, folder)
-    return json.loads((folder / CHECK_FILE).read_text())
+    return json.loads((folder / "check.json").read_text())
 
 
 def found(content: dict[str, Any], kind: str) -> list[dict[str, str]]:

@@ -86,10 +86,11 @@ def exported(folder: Path, task: str, *overrides: str) -> tuple[dict, Path, Path
         )  # all else is the run's
     result = train(training, trained)
     assert result is not None
-    (trained / "result.json").write_text(json.dumps(result.to_dict()))
+    result.write(trained)
     (trained / ".hydra").mkdir()
     OmegaConf.save(training, trained / ".hydra" / "config.yaml")
-    return export.run(exporting, written).to_dict(), written, trained
+    export.run(exporting, written).write(written)
+    return json.loads((written / "result.json").read_text()), written, trained
 
 
 @pytest.mark.slow
