@@ -7,9 +7,8 @@ import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from pages import code, prose, table, write_pages
-
 from config_reference import REPOSITORY
+from pages import code, prose, table, write_pages
 
 PACKAGE = REPOSITORY / "nas_transfer"
 MODULES = (
@@ -83,7 +82,8 @@ def render() -> dict[str, str]:
     index = [
         "# Python API",
         "",
-        "The command line is the main interface. These are the packages behind it, and the modules that an extension uses.",
+        "The command line is the main interface. These are the packages behind it, and the modules that an extension",
+        "uses.",
         "",
         "## Modules to build on",
         "",

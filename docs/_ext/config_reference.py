@@ -93,7 +93,9 @@ def read_configuration(conf: Path = CONF) -> dict[str, list[ConfigFile]]:
     in_group = {group: _comments(members) for group, members in files.items()}
     anywhere = _comments(file for members in files.values() for file in members)
     return {
-        group: [replace(file, keys=tuple(_filled(key, in_group[group], anywhere) for key in file.keys)) for file in members]
+        group: [
+            replace(file, keys=tuple(_filled(key, in_group[group], anywhere) for key in file.keys)) for file in members
+        ]
         for group, members in sorted(files.items(), key=lambda item: (item[0] != ROOT, item[0]))
     }
 
@@ -159,10 +161,14 @@ def _header(lines: list[str]) -> tuple[str, tuple[tuple[str, str], ...]]:
     parts: list[tuple[str, list[str]]] = [("", [])]
     for line in lines:
         found = _LABEL.match(line)
+        label, text = parts[-1]
+        command_ended = label.split(",")[0] in _COMMANDS and not text[-1].endswith("\\") and not line.startswith(" ")
         if found:
             parts.append((found[1], [line[found.end() :]]))
+        elif command_ended:
+            parts.append(("", [line.strip()]))
         else:
-            parts[-1][1].append(line.strip())
+            text.append(line.strip())
     joined = [(label, " ".join(" ".join(part).replace(" \\ ", " ").split())) for label, part in parts]
     return joined[0][1], tuple((label, text) for label, text in joined[1:])
 
@@ -203,7 +209,6 @@ def _written(value: yaml.Node, lines: list[str]) -> str:
     if isinstance(value, yaml.SequenceNode) and not value.flow_style:
         return f"({len(value.value)} entries)"
     start, end = value.start_mark, value.end_mark
-    text = " ".join(lines[start.line : end.line + 1])
     if start.line == end.line:
         text = lines[start.line][start.column : end.column]
     else:
@@ -230,9 +235,9 @@ def render(configuration: Mapping[str, list[ConfigFile]]) -> dict[str, str]:
     index = [
         "# Configuration",
         "",
-        "Every setting is a key of one Hydra configuration. Set a key with `key=value` on the command line, and choose a",
-        "file of a group with `group=name`. `--cfg job` prints the whole configuration of a command, `--help` its choices.",
-        "These pages are generated from the comments in `conf/`, so that they say what the files say.",
+        "Every setting is a key of one Hydra configuration. Set a key with `key=value` on the command line, and choose",
+        "a file of a group with `group=name`. `--cfg job` prints the whole configuration of a command, `--help` lists",
+        "the choices. These pages are generated from the comments in `conf/`.",
         "",
         "A value such as `${seed}` is taken from another key, `???` must be given, and `null` leaves a setting out.",
         "",
@@ -262,7 +267,8 @@ def _section(file: ConfigFile) -> list[str]:
         if label.split(",")[0] in _COMMANDS and "python -m" in text:
             lines += [f"{prose(label)}:", "", "```console", text, "```", ""]
         else:
-            lines += [f"{prose(label)}: {code(text) if label in _COMMANDS else prose(text)}", ""]
+            start = f"{prose(label)}: " if label else ""
+            lines += [f"{start}{code(text) if label in _COMMANDS else prose(text)}", ""]
     if file.starts_from:
         lines += ["Starts from: " + ", ".join(code(item) for item in file.starts_from), ""]
     if file.target:
@@ -273,9 +279,18 @@ def _section(file: ConfigFile) -> list[str]:
     return lines
 
 
+def choices(files: Iterable[ConfigFile]) -> str:
+    """A table of a group's choices with the first sentence of each header, to be included in other pages."""
+    rows = [(code(file.name), prose(re.split(r"(?<=[a-z)])[.:] ", file.description)[0].rstrip("."))) for file in files]
+    return table(["name", "meaning"], rows, [25, 75])
+
+
 def write(app: object) -> None:
     """Write the pages before Sphinx looks for documents."""
-    write_pages(REPOSITORY / "docs/reference/configuration", render(read_configuration()))
+    configuration = read_configuration()
+    write_pages(REPOSITORY / "docs/reference/configuration", render(configuration))
+    tables = {f"{page_name(group)}.md": choices(files) for group, files in configuration.items()}
+    write_pages(REPOSITORY / "docs/_generated/choices", tables)
 
 
 def setup(app) -> dict[str, bool]:  # type: ignore[no-untyped-def]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pages import code, prose, table, write_pages
-
 from config_reference import REPOSITORY
+from pages import code, prose, table, write_pages
 
 HEADER = ("layout (`weights_format`)", "supernets", "file and source", "paper", "licence", "start from it")
 
