@@ -24,7 +24,6 @@ extensions = [
     "api_pages",
 ]
 exclude_patterns = ["_build", "_ext", "_generated", "examples/mine"]
-suppress_warnings = ["toc.empty_glob"]  # a notebook or a page that an installation lacks
 nitpicky = False
 
 # Markdown
