@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from nas_transfer.paths import conf_dir
 from nas_transfer.space import Arch
+from nas_transfer.supernet.networks import build_body, build_classifier
 from nas_transfer.supernet.protocol import SupernetTable
 
 
@@ -62,8 +63,8 @@ def main() -> None:
     generator = np.random.default_rng(0)
     space = table.space
     archs = [space.largest(), space.sample(generator), space.sample(generator), space.smallest()]
-    body = table.build_body().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    classifier = table.build_classifier(1000).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    body = build_body(table).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    classifier = build_classifier(table, 1000).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     elastic = [(body, classifier, arch) for arch in archs]
     static = [
         (

@@ -92,6 +92,17 @@ class ConvNormActivation(nn.Module):
         return features if self.activation is None else self.activation(features)
 
 
+def initialise(network: nn.Module) -> None:
+    """He initialisation by fan-out for convolutions (He et al. 2015), N(0, 0.01) for linear layers, zero biases."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out")
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.01)
+        if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
 def fold_batch_norms(network: nn.Module) -> None:
     """Fold each BatchNorm of a plain network in eval mode into the convolution before it: the same outputs, faster.
 

@@ -11,13 +11,13 @@ from torchvision.models import mobilenet_v3_large
 
 from nas_transfer.errors import WeightsError
 from nas_transfer.space import Arch
-from nas_transfer.supernet.importing import import_supernet, package_file
+from nas_transfer.supernet.importing import Imported, fill_supernet, import_supernet, package_file
 from nas_transfer.supernet.mbconv import efficientnet_lite
 from nas_transfer.supernet.mbconv.importance import permute_mid_channels
 from nas_transfer.supernet.mbconv.network import MBConvBlock
+from nas_transfer.supernet.networks import build_body, build_classifier
 from nas_transfer.supernet.ops import copy_slices
 from nas_transfer.supernet.protocol import SupernetTable
-from nas_transfer.supernet.weights.layout import Imported, fill_supernet
 from nas_transfer.supernet.weights.reading import read_file, state_of
 from tests.conftest import load_supernet
 from tests.supernet import public_nets
@@ -34,8 +34,8 @@ def subnet_of(table: SupernetTable, imported: Imported, arch: Arch) -> Callable[
     """An arch's static network in double precision, cut out of the imported supernet."""
     parts = []
     for supernet, tensors, static in (
-        (table.build_body(), imported.body, table.build_body(arch)),
-        (table.build_classifier(1000), imported.head, table.build_classifier(1000, arch)),
+        (build_body(table), imported.body, build_body(table, arch)),
+        (build_classifier(table, 1000), imported.head, build_classifier(table, 1000, arch)),
     ):
         supernet.load_state_dict(tensors)
         copy_slices(supernet, static)
@@ -168,7 +168,7 @@ def test_the_channels_that_a_smaller_arch_keeps_are_those_of_the_largest_weights
 
 def test_permuted_mid_channels_change_nothing_with_squeeze_and_excitation_either() -> None:
     torch.manual_seed(0)
-    body = load_supernet("bignas_nano").build_body().double().eval()
+    body = build_body(load_supernet("bignas_nano")).double().eval()
     block = next(m for m in body.modules() if isinstance(m, MBConvBlock) and m.squeeze_excite is not None)
     features = torch.randn(2, block.expand.conv.in_channels, 8, 8, dtype=torch.float64)  # type: ignore[union-attr]
     before = block(features)
@@ -185,7 +185,7 @@ def test_a_transformed_kernel_starts_as_the_centre_of_the_larger_one() -> None:
 
 def test_gradients_reach_the_whole_kernel_and_its_transforms() -> None:
     table = load_supernet("ofa_mbv3_w10")
-    body = table.build_body()
+    body = build_body(table)
     for name, parameter in body.named_parameters():
         if "kernel_transforms" in name:
             nn.init.normal_(parameter)

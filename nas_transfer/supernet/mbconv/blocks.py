@@ -54,7 +54,7 @@ class StageChoice(NamedTuple):
     """One stage of an arch.
 
     Attributes:
-        stage, stage_index: its row of the table and the row's place.
+        stage, stage_index: its row of the table and the index of that row.
         in_width, width, depth: as chosen.
         kernel_sizes, expand_ratios: one for all blocks, or one a block.
         shortcut, same_padding: of the whole table.
@@ -77,9 +77,9 @@ def plan_stage(choice: StageChoice) -> tuple[BlockPlan, ...]:
     stage = choice.stage
     blocks = []
     for block_index in range(choice.depth):
-        place = block_index if stage.per_block else 0
+        choice_index = block_index if stage.per_block else 0
         in_channels = choice.width if block_index else choice.in_width
-        mid_channels = stage.block_mid_channels(block_index, in_channels, choice.expand_ratios[place])
+        mid_channels = stage.block_mid_channels(block_index, in_channels, choice.expand_ratios[choice_index])
         blocks.append(
             BlockPlan(
                 stage_index=choice.stage_index,
@@ -87,7 +87,7 @@ def plan_stage(choice: StageChoice) -> tuple[BlockPlan, ...]:
                 in_channels=in_channels,
                 mid_channels=mid_channels,
                 out_channels=choice.width,
-                kernel_size=choice.kernel_sizes[place],
+                kernel_size=choice.kernel_sizes[choice_index],
                 stride=1 if block_index else stage.stride,
                 expand=stage.expands,
                 squeeze_channels=squeeze_channels(mid_channels) if stage.squeeze_excite else 0,

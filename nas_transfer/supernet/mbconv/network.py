@@ -8,6 +8,8 @@ MobileNetV3 (Howard et al. 2019), as once-for-all and AttentiveNAS do; every siz
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 import torch.nn.functional as F
@@ -15,10 +17,12 @@ from torch import Tensor, nn
 from torchvision.ops import stochastic_depth
 
 from nas_transfer.space import SUPERNET, Arch, ArchOrSupernet
-from nas_transfer.supernet.layers import ACTIVATION_MODULES, ConvNormActivation, Layers
+from nas_transfer.supernet.cost import Size, strided_size
+from nas_transfer.supernet.layers import ACTIVATION_MODULES, ConvNormActivation, Layers, initialise
 from nas_transfer.supernet.mbconv.blocks import IDENTITY, BlockPlan
 from nas_transfer.supernet.mbconv.table import MBConvTable
 from nas_transfer.supernet.ops import SqueezeExcite, copy_slices
+from nas_transfer.supernet.pieces import Piece
 from nas_transfer.supernet.preprocessing import IMAGE_CHANNELS
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -244,12 +248,27 @@ def _extract(supernet: nn.Module, subnet: Network) -> Network:
     return subnet.train(supernet.training)
 
 
-def initialise(network: nn.Module) -> None:
-    """He initialisation by fan-out for convolutions (He et al. 2015), N(0, 0.01) for linear layers, zero biases."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out")
-        elif isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=0.01)
-        if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
-            nn.init.zeros_(module.bias)
+def build_body(table: MBConvTable, arch: ArchOrSupernet) -> MBConvBody:
+    """Stem and stages, see `nas_transfer.supernet.networks.build_body`."""
+    return MBConvBody(table, arch)
+
+
+def build_classifier(table: MBConvTable, num_classes: int, arch: ArchOrSupernet) -> MBConvClassifier:
+    """The classification head, see `nas_transfer.supernet.networks.build_classifier`."""
+    return MBConvClassifier(table, num_classes, arch)
+
+
+def build_pieces(table: MBConvTable, arch: Arch, input_size: Size) -> list[Piece]:
+    """Stem and blocks for one image of `input_size` (H, W), see `nas_transfer.supernet.networks.latency_pieces`."""
+    size = (int(input_size[0]), int(input_size[1]))
+    plans = table.blocks(arch)
+    width = arch["width.first_conv"]
+    key = f"stem {table.first_conv} {width} {table.same_padding} {size}"
+    pieces = [Piece(key, partial(build_stem, table, width), (IMAGE_CHANNELS, *size))]
+    size = strided_size(size, table.first_conv.stride)
+    for plan in plans:
+        # Blocks of different stages take equal time; only the first block of a stage can have a shortcut convolution.
+        plan = replace(plan, stage_index=0, block_index=int(plan.block_index > 0))
+        pieces.append(Piece(f"mbconv {plan} {size}", partial(build_block, table, plan), (plan.in_channels, *size)))
+        size = strided_size(size, plan.stride)
+    return pieces

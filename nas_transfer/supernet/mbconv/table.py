@@ -10,15 +10,15 @@ References: Wang et al., "AttentiveNAS: Improving Neural Architecture Search via
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from nas_transfer.errors import ConfigError
-from nas_transfer.space import SUPERNET, Arch, ArchOrSupernet, Gene, SearchSpace
+from nas_transfer.space import Arch, Gene, SearchSpace
 from nas_transfer.supernet.cost import Cost, CostTotals, Size, strided_size, totals_by_group
 from nas_transfer.supernet.fields import as_record, as_tuple, check_positive, is_number
 from nas_transfer.supernet.mbconv.blocks import (
@@ -32,12 +32,8 @@ from nas_transfer.supernet.mbconv.blocks import (
     stage_cost,
 )
 from nas_transfer.supernet.mbconv.rows import FirstConv, LastConv, StageTable
-from nas_transfer.supernet.pieces import Piece
 from nas_transfer.supernet.preprocessing import Preprocessing
 from nas_transfer.supernet.protocol import TAP_STRIDES
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -64,6 +60,8 @@ class MBConvTable:
     Raises:
         ConfigError: a field that is malformed, or taps whose strides are not 4, 8, 16 and 32.
     """
+
+    network_module: ClassVar[str] = "nas_transfer.supernet.mbconv.network"
 
     name: str
     resolutions: tuple[int, ...]
@@ -182,9 +180,9 @@ class MBConvTable:
         values = np.asarray([arch.values for arch in archs], dtype=np.int64).reshape(len(archs), -1)
         sizes = np.asarray(input_sizes, dtype=np.int64).reshape(len(archs), 2)
 
-        def first_conv(place: int) -> tuple[int, int]:
-            size = (int(sizes[place, 0]), int(sizes[place, 1]))
-            cost = first_conv_cost(self.first_conv, int(values[place, 1]), size)[0]
+        def first_conv(row: int) -> tuple[int, int]:
+            size = (int(sizes[row, 0]), int(sizes[row, 1]))
+            cost = first_conv_cost(self.first_conv, int(values[row, 1]), size)[0]
             return cost.macs, cost.params
 
         totals = totals_by_group(np.concatenate([sizes, values[:, 1:2]], 1), first_conv)
@@ -219,56 +217,23 @@ class MBConvTable:
         last_stage_width = arch[f"width.{self.stages[-1].name}"]
         return last_conv_cost(self.last_conv, last_stage_width, arch["width.last_conv"], size, num_classes)
 
-    def pieces(self, arch: Arch, input_size: Size) -> list[Piece]:
-        """Stem and blocks for one image of `input_size` (H, W)."""
-        from nas_transfer.supernet.mbconv.network import build_block, build_stem
-
-        size = (int(input_size[0]), int(input_size[1]))
-        width = arch["width.first_conv"]
-        found = [
-            Piece(
-                f"stem {self.first_conv} {width} {self.same_padding} {size}",
-                partial(build_stem, self, width),
-                (3, *size),
-            )
-        ]
-        size = strided_size(size, self.first_conv.stride)
-        for plan in self.blocks(arch):
-            plan = replace(plan, stage_index=0, block_index=int(plan.block_index > 0))
-            build = partial(build_block, self, plan)
-            found.append(Piece(f"mbconv {plan} {size}", build, (plan.in_channels, *size)))
-            size = strided_size(size, plan.stride)
-        return found
-
-    def build_body(self, arch: ArchOrSupernet = SUPERNET) -> nn.Module:
-        """Stem and stages: of the supernet (`SUPERNET`) or, plain and static, of one arch."""
-        from nas_transfer.supernet.mbconv.network import MBConvBody
-
-        return MBConvBody(self, arch)
-
-    def build_classifier(self, num_classes: int, arch: ArchOrSupernet = SUPERNET) -> nn.Module:
-        """The classification head: of the supernet (`SUPERNET`) or, plain and static, of one arch."""
-        from nas_transfer.supernet.mbconv.network import MBConvClassifier
-
-        return MBConvClassifier(self, num_classes, arch)
-
     @cached_property
     def _stage_columns(self) -> tuple[list[int], ...]:
-        """Of each stage, the places of its genes: in width, width, depth, kernel sizes, expand ratios."""
-        places = {name: place for place, name in enumerate(self.space.names)}
-        found = []
+        """For each stage, the indices of its genes: in width, width, depth, kernel sizes, expand ratios."""
+        indices = {name: index for index, name in enumerate(self.space.names)}
+        columns = []
         before = "first_conv"
         for stage in self.stages:
             names = [f"width.{before}", f"width.{stage.name}", f"depth.{stage.name}"]
             names += [gene.name for group in ("kernel_size", "expand_ratio") for gene in _block_genes(group, stage)]
-            found.append([places[name] for name in names])
+            columns.append([indices[name] for name in names])
             before = stage.name
-        return tuple(found)
+        return tuple(columns)
 
     def _stage_choices(self, arch: Arch) -> list[StageChoice]:
         self.space.validate(arch)
         return [
-            self._stage_choice(index, [arch.values[place] for place in columns])
+            self._stage_choice(index, [arch.values[column] for column in columns])
             for index, columns in enumerate(self._stage_columns)
         ]
 
@@ -282,9 +247,9 @@ class MBConvTable:
             self.shortcut, self.same_padding,
         )  # fmt: skip
 
-    def _stage_totals(self, index: int, keys: npt.NDArray[np.int64], place: int) -> tuple[int, int]:
+    def _stage_totals(self, index: int, keys: npt.NDArray[np.int64], row: int) -> tuple[int, int]:
         """MACs and parameters of a stage: `keys` holds (H, W, values of its genes)."""
-        height, width, *values = keys[place].tolist()
+        height, width, *values = keys[row].tolist()
         modules, _ = stage_cost(self._stage_choice(index, values), (height, width))
         return sum([module.macs for module in modules]), sum([module.params for module in modules])
 

@@ -7,6 +7,10 @@ from functools import partial
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
+from nas_transfer.space import Arch, ArchOrSupernet
+from nas_transfer.supernet.cost import Size, strided_size
+from nas_transfer.supernet.pieces import Piece
+from nas_transfer.supernet.preprocessing import IMAGE_CHANNELS
 from nas_transfer.supernet.resnet.table import EXPANSION, STEM_WIDTH, WIDTHS, Position, ResNetTable
 
 
@@ -67,3 +71,27 @@ def build_block(table: ResNetTable, position: Position) -> nn.Module:
     return Bottleneck(
         position.in_channels, position.width, position.stride, downsample, base_width=STEM_WIDTH, norm_layer=norm
     )
+
+
+def build_body(table: ResNetTable, arch: ArchOrSupernet) -> ResNetBody:
+    """torchvision's network without its last two layers, see `nas_transfer.supernet.networks.build_body`."""
+    table.space.validate(table.space.arch_or_largest(arch))
+    return ResNetBody(table)
+
+
+def build_classifier(table: ResNetTable, num_classes: int, arch: ArchOrSupernet) -> ResNetClassifier:
+    """Global pooling and the last layer, see `nas_transfer.supernet.networks.build_classifier`."""
+    return ResNetClassifier(num_classes)
+
+
+def build_pieces(table: ResNetTable, arch: Arch, input_size: Size) -> list[Piece]:
+    """Stem and blocks for one image of `input_size` (H, W), see `nas_transfer.supernet.networks.latency_pieces`."""
+    table.space.validate(arch)
+    size = (int(input_size[0]), int(input_size[1]))
+    pieces = [Piece(f"resnet stem {size}", partial(build_stem, table), (IMAGE_CHANNELS, *size))]
+    size = strided_size(strided_size(size, 2), 2)
+    for position in table.positions:
+        key = f"resnet {position} {size}"
+        pieces.append(Piece(key, partial(build_block, table, position), (position.in_channels, *size)))
+        size = strided_size(size, position.stride)
+    return pieces

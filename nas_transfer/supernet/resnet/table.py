@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from nas_transfer.errors import ConfigError
-from nas_transfer.space import SUPERNET, Arch, ArchOrSupernet, Gene, SearchSpace
+from nas_transfer.space import Arch, Gene, SearchSpace
 from nas_transfer.supernet.cost import (
     Cost,
     CostTotals,
@@ -28,11 +28,7 @@ from nas_transfer.supernet.cost import (
     totals_by_group,
 )
 from nas_transfer.supernet.fields import as_record, as_tuple, check_positive
-from nas_transfer.supernet.pieces import Piece
 from nas_transfer.supernet.preprocessing import IMAGE_CHANNELS, Preprocessing
-
-if TYPE_CHECKING:
-    from torch import nn
 
 STEM_WIDTH = 64
 WIDTHS = (64, 128, 256, 512)
@@ -70,6 +66,8 @@ class ResNetTable:
         ConfigError: a field that is malformed.
     """
 
+    network_module: ClassVar[str] = "nas_transfer.supernet.resnet.network"
+
     name: str
     resolution: int
     blocks: tuple[int, ...]
@@ -93,13 +91,13 @@ class ResNetTable:
     @cached_property
     def positions(self) -> tuple[Position, ...]:
         """All blocks in order."""
-        found = []
+        positions = []
         channels = STEM_WIDTH
         for stage, (width, count) in enumerate(zip(WIDTHS, self.blocks, strict=True)):
             for number in range(count):
-                found.append(Position(channels, width, 2 if stage and not number else 1))
+                positions.append(Position(channels, width, 2 if stage and not number else 1))
                 channels = EXPANSION * width
-        return tuple(found)
+        return tuple(positions)
 
     def feature_channels(self, arch: Arch) -> tuple[int, int, int, int]:
         """Channels of the feature maps at strides 4, 8, 16 and 32."""
@@ -121,8 +119,8 @@ class ResNetTable:
         """`body_cost` of many archs, each at its own input size (H, W): int64 (N,)."""
         sizes = np.asarray(input_sizes, dtype=np.int64).reshape(len(archs), 2)
 
-        def body(place: int) -> tuple[int, int]:
-            cost = self.body_cost(archs[place], (int(sizes[place, 0]), int(sizes[place, 1])))
+        def body(row: int) -> tuple[int, int]:
+            cost = self.body_cost(archs[row], (int(sizes[row, 0]), int(sizes[row, 1])))
             return cost.macs, cost.params
 
         return totals_by_group(sizes, body)
@@ -139,31 +137,6 @@ class ResNetTable:
     def classifier_cost(self, arch: Arch, input_size: Size, num_classes: int) -> Cost:
         """Cost of ``classifier``."""
         return Cost((linear_cost("classifier", EXPANSION * WIDTHS[-1], num_classes),))
-
-    def pieces(self, arch: Arch, input_size: Size) -> list[Piece]:
-        """Stem and blocks for one image of `input_size` (H, W)."""
-        from nas_transfer.supernet.resnet.network import build_block, build_stem
-
-        size = (int(input_size[0]), int(input_size[1]))
-        found = [Piece(f"resnet stem {size}", partial(build_stem, self), (IMAGE_CHANNELS, *size))]
-        size = strided_size(strided_size(size, 2), 2)
-        for position in self.positions:
-            key = f"resnet {position} {size}"
-            found.append(Piece(key, partial(build_block, self, position), (position.in_channels, *size)))
-            size = strided_size(size, position.stride)
-        return found
-
-    def build_body(self, arch: ArchOrSupernet = SUPERNET) -> nn.Module:
-        """torchvision's network without its last layer."""
-        from nas_transfer.supernet.resnet.network import ResNetBody
-
-        return ResNetBody(self)
-
-    def build_classifier(self, num_classes: int, arch: ArchOrSupernet = SUPERNET) -> nn.Module:
-        """Pooling and the last layer."""
-        from nas_transfer.supernet.resnet.network import ResNetClassifier
-
-        return ResNetClassifier(num_classes)
 
 
 def _block_cost(name: str, position: Position, size: Size) -> ModuleCost:

@@ -6,14 +6,16 @@ A subnet holds the same modules under the same names as the supernet, those of o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from nas_transfer.errors import ConfigError
 from nas_transfer.space import SUPERNET, Arch, ArchOrSupernet
-from nas_transfer.supernet.layers import ConvNormActivation, Layers
-from nas_transfer.supernet.mbconv.network import initialise
+from nas_transfer.supernet.cost import Size, strided_size
+from nas_transfer.supernet.layers import ConvNormActivation, Layers, initialise
+from nas_transfer.supernet.pieces import Piece
 from nas_transfer.supernet.preprocessing import IMAGE_CHANNELS
 from nas_transfer.supernet.shufflenet.table import OPERATIONS, STEM_STRIDE, BlockPlan, Layer, ShuffleNetTable
 
@@ -132,3 +134,27 @@ class ShuffleNetClassifier(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Map the body's last feature map (B, C, H, W) to logits (B, num_classes)."""
         return self.classifier(self.dropout(self.last_conv(features).mean((2, 3))))
+
+
+def build_body(table: ShuffleNetTable, arch: ArchOrSupernet) -> ShuffleNetBody:
+    """Stem and stages, see `nas_transfer.supernet.networks.build_body`."""
+    return ShuffleNetBody(table, arch)
+
+
+def build_classifier(table: ShuffleNetTable, num_classes: int, arch: ArchOrSupernet) -> ShuffleNetClassifier:
+    """The classification head, see `nas_transfer.supernet.networks.build_classifier`."""
+    return ShuffleNetClassifier(table, num_classes, arch)
+
+
+def build_pieces(table: ShuffleNetTable, arch: Arch, input_size: Size) -> list[Piece]:
+    """Stem and blocks for one image of `input_size` (H, W), see `nas_transfer.supernet.networks.latency_pieces`."""
+    table.space.validate(arch)
+    size = (int(input_size[0]), int(input_size[1]))
+    key = f"shuffle stem {table.stem_width} {size}"
+    pieces = [Piece(key, partial(build_stem, table), (IMAGE_CHANNELS, *size))]
+    size = strided_size(size, STEM_STRIDE)
+    for position, operation in zip(table.positions, arch.group("op"), strict=True):
+        plan = BlockPlan(operation, *position)
+        pieces.append(Piece(f"{plan} {size}", partial(build_block, table, plan), (plan.in_channels, *size)))
+        size = strided_size(size, plan.stride)
+    return pieces

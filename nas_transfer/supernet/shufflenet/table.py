@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from nas_transfer.errors import ConfigError
-from nas_transfer.space import SUPERNET, Arch, ArchOrSupernet, Gene, SearchSpace
+from nas_transfer.space import Arch, Gene, SearchSpace
 from nas_transfer.supernet.cost import (
     Cost,
     CostTotals,
@@ -29,11 +29,7 @@ from nas_transfer.supernet.cost import (
     totals_by_group,
 )
 from nas_transfer.supernet.fields import as_record, as_tuple, check_positive
-from nas_transfer.supernet.pieces import Piece
 from nas_transfer.supernet.preprocessing import IMAGE_CHANNELS, Preprocessing
-
-if TYPE_CHECKING:
-    from torch import nn
 
 OPERATIONS = ("shuffle_3x3", "shuffle_5x5", "shuffle_7x7", "xception_3x3")
 """What a gene's value 0 to 3 means."""
@@ -119,6 +115,8 @@ class ShuffleNetTable:
         ConfigError: a field that is malformed.
     """
 
+    network_module: ClassVar[str] = "nas_transfer.supernet.shufflenet.network"
+
     name: str
     resolution: int
     stem_width: int
@@ -143,7 +141,7 @@ class ShuffleNetTable:
 
     @cached_property
     def space(self) -> SearchSpace:
-        """The genes ``resolution``, of one choice, and ``op.<block>``, the place of its operation in `OPERATIONS`."""
+        """The genes ``resolution``, of one choice, and ``op.<block>``, the index of its operation in `OPERATIONS`."""
         operations = tuple(range(len(OPERATIONS)))
         genes = [Gene(f"op.{number}", operations) for number in range(sum(self.repeats))]
         return SearchSpace(self.name, (Gene("resolution", (self.resolution,)), *genes))
@@ -151,13 +149,13 @@ class ShuffleNetTable:
     @cached_property
     def positions(self) -> tuple[tuple[int, int, int], ...]:
         """In channels, out channels and stride of every block."""
-        found = []
+        positions = []
         channels = self.stem_width
         for width, repeats in zip(self.widths, self.repeats, strict=True):
             for number in range(repeats):
-                found.append((channels, width, 1 if number else 2))
+                positions.append((channels, width, 1 if number else 2))
                 channels = width
-        return tuple(found)
+        return tuple(positions)
 
     @cached_property
     def tap_blocks(self) -> tuple[int, ...]:
@@ -187,8 +185,8 @@ class ShuffleNetTable:
         values = np.asarray([arch.values for arch in archs], dtype=np.int64).reshape(len(archs), -1)
         sizes = -(-np.asarray(input_sizes, dtype=np.int64).reshape(len(archs), 2) // STEM_STRIDE)
 
-        def stem(place: int) -> tuple[int, int]:
-            cost = _stem_cost(self.stem_width, (int(sizes[place, 0]), int(sizes[place, 1])))
+        def stem(row: int) -> tuple[int, int]:
+            cost = _stem_cost(self.stem_width, (int(sizes[row, 0]), int(sizes[row, 1])))
             return cost.macs, cost.params
 
         totals = totals_by_group(sizes, stem)
@@ -219,32 +217,6 @@ class ShuffleNetTable:
             )
         )
 
-    def pieces(self, arch: Arch, input_size: Size) -> list[Piece]:
-        """Stem and blocks for one image of `input_size` (H, W)."""
-        from nas_transfer.supernet.shufflenet.network import build_block, build_stem
-
-        self.space.validate(arch)
-        size = (int(input_size[0]), int(input_size[1]))
-        found = [Piece(f"shuffle stem {self.stem_width} {size}", partial(build_stem, self), (IMAGE_CHANNELS, *size))]
-        size = strided_size(size, STEM_STRIDE)
-        for position, operation in zip(self.positions, arch.group("op"), strict=True):
-            plan = BlockPlan(operation, *position)
-            found.append(Piece(f"{plan} {size}", partial(build_block, self, plan), (plan.in_channels, *size)))
-            size = strided_size(size, plan.stride)
-        return found
-
-    def build_body(self, arch: ArchOrSupernet = SUPERNET) -> nn.Module:
-        """Stem and stages: of the supernet (`SUPERNET`) or, plain and static, of one arch."""
-        from nas_transfer.supernet.shufflenet.network import ShuffleNetBody
-
-        return ShuffleNetBody(self, arch)
-
-    def build_classifier(self, num_classes: int, arch: ArchOrSupernet = SUPERNET) -> nn.Module:
-        """The classification head: of the supernet (`SUPERNET`) or, plain and static, of one arch."""
-        from nas_transfer.supernet.shufflenet.network import ShuffleNetClassifier
-
-        return ShuffleNetClassifier(self, num_classes, arch)
-
 
 @lru_cache(maxsize=1 << 12)
 def _stem_cost(width: int, size: Size) -> ModuleCost:
@@ -268,8 +240,8 @@ def _block_cost(plan: BlockPlan, input_size: Size) -> ModuleCost:
     return total_cost("block", parts)
 
 
-def _block_totals(position: tuple[int, int, int], keys: npt.NDArray[np.int64], place: int) -> tuple[int, int]:
+def _block_totals(position: tuple[int, int, int], keys: npt.NDArray[np.int64], row: int) -> tuple[int, int]:
     """MACs and parameters of a block: `keys` holds (H, W, operation)."""
-    height, width, operation = keys[place].tolist()
+    height, width, operation = keys[row].tolist()
     cost = _block_cost(BlockPlan(operation, *position), (height, width))
     return cost.macs, cost.params
