@@ -1,4 +1,4 @@
-"""The modules behind `ResNetTable`: torchvision's own, under its names."""
+"""ResNets built from a table, from torchvision's modules and under its names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nas_transfer.supernet.resnet.table import EXPANSION, STEM_WIDTH, WIDTHS, Po
 
 
 class ResNetBody(nn.Module):
-    """Maps normalised images (B, 3, H, W) to maps at strides 4, 8, 16 and 32."""
+    """The body of a ResNet: images (B, 3, H, W) to feature maps at strides 4, 8, 16 and 32."""
 
     def __init__(self, table: ResNetTable) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class ResNetBody(nn.Module):
             self.add_module(name, getattr(network, name))
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """The outputs of the four stages."""
+        """Map normalised images (B, 3, H, W) to four maps (B, C, ceil(H / s), ceil(W / s)), s = 4, 8, 16, 32."""
         features = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         maps = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
@@ -34,14 +34,14 @@ class ResNetBody(nn.Module):
         return maps
 
     def set_drop_path(self, rate: float) -> None:
-        """Nothing: torchvision's blocks have no stochastic depth."""
+        """Do nothing: torchvision's blocks have no stochastic depth."""
 
     def set_arch(self, arch: object) -> None:
-        """Nothing: there is one arch."""
+        """Do nothing: there is only one arch."""
 
 
 class ResNetClassifier(nn.Module):
-    """Global pooling, dropout, linear."""
+    """The classification head: global pooling, dropout, linear layer."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class ResNetClassifier(nn.Module):
 
 
 def build_stem(table: ResNetTable) -> nn.Module:
-    """Convolution, BatchNorm, ReLU and pooling."""
+    """Convolution, BatchNorm, ReLU and max pooling."""
     body = ResNetBody(table)
     return nn.Sequential(body.conv1, body.bn1, body.relu, body.maxpool)
 

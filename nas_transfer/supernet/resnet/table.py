@@ -1,7 +1,7 @@
-"""torchvision's ResNets of bottleneck blocks as a space of one arch: a baseline behind the same necks and heads.
+"""torchvision's ResNets of bottleneck blocks as spaces of one arch: baselines with the same necks and heads.
 
 Reference: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016 (arXiv 1512.03385), with the stride in
-the 3x3 convolution, as torchvision has it.
+the 3x3 convolution, as in torchvision.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ EXPANSION = 4
 
 @dataclass(frozen=True)
 class Position:
-    """One bottleneck block: its channels and its stride."""
+    """One bottleneck block: its input channels, inner width and stride; it has 4 x `width` output channels."""
 
     in_channels: int
     width: int
@@ -45,25 +45,25 @@ class Position:
 
     @property
     def projects(self) -> bool:
-        """Whether its shortcut is a convolution."""
+        """Whether the shortcut is a convolution."""
         return self.stride > 1 or self.in_channels != EXPANSION * self.width
 
 
 @dataclass(frozen=True)
 class ResNetTable:
-    """A ResNet as a supernet with one arch, whose tensors have torchvision's names.
+    """A ResNet as a supernet of one arch, whose tensors have torchvision's names.
 
     Hydra instantiates it from YAML with ``_convert_: all``.
 
     Args:
-        name: names the search space.
-        resolution: of classification, pixels.
-        blocks: of each of the four stages; (3, 4, 6, 3) is ResNet-50.
+        name: of the supernet and of its space.
+        resolution: height and width of images in classification, in pixels.
+        blocks: number of blocks of each of the four stages; (3, 4, 6, 3) is ResNet-50.
         batch_norm_eps: epsilon of every BatchNorm.
-        preprocessing: what its weights expect of an image, unless they come with a preprocessing of their own.
+        preprocessing: of images, unless the weights come with a preprocessing of their own.
 
     Raises:
-        ConfigError: a field that is malformed.
+        ConfigError: a field is malformed.
     """
 
     network_module: ClassVar[str] = "nas_transfer.supernet.resnet.network"
@@ -79,13 +79,13 @@ class ResNetTable:
         check_positive("blocks", blocks)
         check_positive("resolution", (self.resolution,))
         if len(blocks) != len(WIDTHS):
-            raise ConfigError(f"expected {len(WIDTHS)} blocks in supernet '{self.name}', got {list(blocks)}")
+            raise ConfigError(f"expected {len(WIDTHS)} values for blocks in supernet '{self.name}', got {list(blocks)}")
         object.__setattr__(self, "blocks", blocks)
         object.__setattr__(self, "preprocessing", as_record(self.preprocessing, Preprocessing, "preprocessing"))
 
     @cached_property
     def space(self) -> SearchSpace:
-        """One arch; its only gene is the resolution of classification."""
+        """One arch, whose only gene is the resolution in classification."""
         return SearchSpace(self.name, (Gene("resolution", (self.resolution,)),))
 
     @cached_property
@@ -116,7 +116,7 @@ class ResNetTable:
         return Cost(tuple(modules))
 
     def body_totals(self, archs: Sequence[Arch], input_sizes: Sequence[Size]) -> CostTotals:
-        """`body_cost` of many archs, each at its own input size (H, W): int64 (N,)."""
+        """Totals of `body_cost` for many archs, each at its own input size (H, W)."""
         sizes = np.asarray(input_sizes, dtype=np.int64).reshape(len(archs), 2)
 
         def body(row: int) -> tuple[int, int]:
@@ -126,7 +126,7 @@ class ResNetTable:
         return totals_by_group(sizes, body)
 
     def head_keys(self, archs: Sequence[Arch]) -> npt.NDArray[np.int64]:
-        """Nothing: there is one arch."""
+        """Zeros (N, 1): there is only one arch."""
         return np.zeros((len(archs), 1), dtype=np.int64)
 
     @property
