@@ -8,6 +8,7 @@ from nas_transfer.data.drawing import draw_texts
 from nas_transfer.space import SUPERNET
 from nas_transfer.supernet.cost import Cost, linear_cost
 from nas_transfer.supernet.layers import Layers
+from nas_transfer.supernet.networks import build_body
 from nas_transfer.tasks.base import Task
 from nas_transfer.tasks.deployment import Deployed, DeployedNetwork
 from nas_transfer.tasks.prediction import Prediction
@@ -33,7 +34,7 @@ class GradesTask(Task):
         table, arch = settings.table, settings.arch  # one arch, or SUPERNET
         channels = table.feature_channels(table.space.arch_or_largest(arch))[-1]
         layers = Layers(elastic=arch is SUPERNET, eps=table.batch_norm_eps)
-        super().__init__(settings, Grader(table.build_body(arch), channels, settings.num_classes - 1, layers))
+        super().__init__(settings, Grader(build_body(table, arch), channels, settings.num_classes - 1, layers))
         self.image_size = image_size
         self.distance = MeanMetric()
 

@@ -23,6 +23,7 @@ from nas_transfer.runs.atomic import write_json
 from nas_transfer.search.statistics import kendall_tau
 from nas_transfer.space import Arch
 from nas_transfer.supernet.layers import fold_batch_norms
+from nas_transfer.supernet.networks import latency_pieces
 from nas_transfer.supernet.protocol import SupernetTable
 from nas_transfer.tasks.base import Task
 
@@ -84,7 +85,7 @@ class LatencyTable:
         """The sum over the blocks of an arch's body at an input size (H, W), milliseconds a batch."""
         known = len(self.times)
         total = 0.0
-        for piece in table.pieces(arch, input_size):
+        for piece in latency_pieces(table, arch, input_size):
             if piece.key not in self.times:
                 module = piece.build().eval().to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
                 fold_batch_norms(module)

@@ -18,6 +18,7 @@ from nas_transfer.runs import Ancestor, files
 from nas_transfer.runs.atomic import replacing
 from nas_transfer.space import SUPERNET, ArchOrSupernet, SearchSpace
 from nas_transfer.supernet.importing import import_supernet, package_file
+from nas_transfer.supernet.networks import build_body
 from nas_transfer.supernet.ops import copy_slices
 from nas_transfer.supernet.preprocessing import Preprocessing
 from nas_transfer.supernet.protocol import SupernetTable
@@ -199,7 +200,7 @@ def inherit(task: Task, checkpoint: Checkpoint) -> list[str]:
     same_task = checkpoint.task == type(task).__name__
     if checkpoint.arch is None and task.arch is not SUPERNET:
         if not same_task:
-            body = task.table.build_body()
+            body = build_body(task.table)
             _fill(body.state_dict(keep_vars=True), checkpoint.body, checkpoint)
             copy_slices(body, task.body)
             return _rest_names(task)

@@ -29,6 +29,7 @@ from nas_transfer.stages import export
 from nas_transfer.stages.common.evaluation import load_trained
 from nas_transfer.stages.common.training import train
 from nas_transfer.supernet.layers import fold_batch_norms
+from nas_transfer.supernet.networks import build_body
 from nas_transfer.supernet.protocol import SupernetTable
 from nas_transfer.tasks.coco_metrics import evaluate_coco
 from nas_transfer.tasks.deployment import Deployed, DeployedBody, Run
@@ -43,7 +44,7 @@ def body_of(table: SupernetTable) -> DeployedBody:
     """A random arch's body with statistics as after training."""
     torch.manual_seed(0)
     body = DeployedBody(
-        Normalise(table.preprocessing), table.build_body(table.space.sample(np.random.default_rng(1)))
+        Normalise(table.preprocessing), build_body(table, table.space.sample(np.random.default_rng(1)))
     ).eval()
     for module in body.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
