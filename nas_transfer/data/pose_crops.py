@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from nas_transfer.errors import ConfigError
+from nas_transfer.data.augmentation import PoseAugmentation
 
 BODY_SHIFT_PROBABILITY = 0.3  # of RandomBBoxTransform in mmpose, whose rates these are
 ROTATION_PROBABILITY = 0.5
@@ -89,60 +89,34 @@ def cut(image: torch.Tensor, to_image: np.ndarray, input_size: tuple[int, int]) 
     return torch.from_numpy(np.array(moved)).permute(2, 0, 1).contiguous()
 
 
-class PoseAugmentation:
+class CropAugmentation:
     """Flip, half body, shift, scale and rotation of a crop, drawn from torch's default generator.
 
     Args:
-        flip: probability of a horizontal flip.
-        half_body: probability of cropping the upper or lower body alone where enough of both is labelled
-            (Wang et al. 2018, arXiv:1901.00148).
-        shift: largest shift as a share of the crop, in three of ten samples.
-        scale_range: least and greatest factor of the crop's size.
-        rotation: degrees; a normal draw of half this deviation, cut off at it, in half of the samples.
-        lower_body: indices of the keypoints below the hips, these included.
-
-    Raises:
-        ConfigError: a value that cannot be used.
+        augmentation: how much of each.
+        lower_body: indices of the keypoints from the hips down.
     """
 
-    def __init__(
-        self,
-        flip: float,
-        half_body: float,
-        shift: float,
-        scale_range: Sequence[float],
-        rotation: float,
-        lower_body: Sequence[int],
-    ) -> None:
-        for name, value in (("flip", flip), ("half_body", half_body)):
-            if not 0 <= value <= 1:
-                raise ConfigError(f"expected a probability in [0, 1], got {value}: set data.{name}.")
-        if len(scale_range) != 2 or not 0 < scale_range[0] <= scale_range[1]:
-            raise ConfigError(
-                f"expected [low, high] with 0 < low <= high, got {list(scale_range)}: set data.scale_range."
-            )
-        self.flip = flip
-        self.half_body = half_body
-        self.shift = shift
-        self.scale_range = (float(scale_range[0]), float(scale_range[1]))
-        self.rotation = rotation
+    def __init__(self, augmentation: PoseAugmentation, lower_body: Sequence[int]) -> None:
+        self.augmentation = augmentation
         self.lower_body = frozenset(lower_body)
 
     def __call__(self, crop: Crop, keypoints: np.ndarray, input_size: tuple[int, int], padding: float) -> Crop:
         """Another crop of the same person, whose keypoints (K, 3) are x, y, v in the image."""
+        limits = self.augmentation
         draws = torch.rand(8).tolist()
-        if draws[0] < self.half_body:
+        if draws[0] < limits.half_body:
             crop = self._half(crop, keypoints, input_size, padding, upper=draws[1] < 0.5)
-        low, high = self.scale_range
+        low, high = limits.scale_range
         width = crop.width * (low + (high - low) * draws[2])
         centre, rotation = crop.centre, 0.0
         if draws[3] < BODY_SHIFT_PROBABILITY:
             height = crop.width * input_size[0] / input_size[1]
-            moves = (2 * draws[4] - 1) * self.shift * crop.width, (2 * draws[5] - 1) * self.shift * height
+            moves = (2 * draws[4] - 1) * limits.shift * crop.width, (2 * draws[5] - 1) * limits.shift * height
             centre = (centre[0] + moves[0], centre[1] + moves[1])
         if draws[6] < ROTATION_PROBABILITY:
-            rotation = float(torch.randn(()).clamp(-2, 2)) * self.rotation / 2
-        return replace(crop, centre=centre, width=width, rotation=rotation, flipped=draws[7] < self.flip)
+            rotation = float(torch.randn(()).clamp(-2, 2)) * limits.rotation / 2
+        return replace(crop, centre=centre, width=width, rotation=rotation, flipped=draws[7] < limits.flip)
 
     def _half(
         self, crop: Crop, keypoints: np.ndarray, input_size: tuple[int, int], padding: float, upper: bool
