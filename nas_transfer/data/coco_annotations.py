@@ -5,7 +5,7 @@ import io
 import itertools
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict, TypeGuard
@@ -229,7 +229,7 @@ def load_coco(path: Path) -> Record:
     keys = ("images", "annotations", "categories")
     if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in keys):
         given = sorted(content) if isinstance(content, dict) else type(content).__name__
-        raise DataError(f"the lists {', '.join(keys)} must be in {path}, got {given}: convert it to COCO's format.")
+        raise DataError(f"{path} must hold the lists {', '.join(keys)}, got {given}: convert it to COCO's format.")
     for key in keys:
         for record in content[key]:
             if not isinstance(record, dict):
@@ -247,7 +247,7 @@ def _read_categories(path: Path, records: list[Record]) -> tuple[Category, ...]:
     ids = [category.coco_id for category in categories]
     if len(set(ids)) < len(ids):
         twice = next(first for first, second in itertools.pairwise(ids) if first == second)
-        raise DataError(f"each category id may be there once in {path}, got {twice} twice: number the classes.")
+        raise DataError(f"each category id may occur once in {path}, got {twice} twice: number the classes.")
     return categories
 
 
@@ -258,8 +258,7 @@ def _read_images(path: Path, records: list[Record]) -> tuple[ImageEntry, ...]:
         height, width = record.get("height"), record.get("width")
         if not all(isinstance(number, int) for number in (image_id, height, width)) or not isinstance(file_name, str):
             raise DataError(
-                f"every image of {path} needs an integer id, height and width and a file_name, "
-                f"got {str(record)[:200]}."
+                f"every image of {path} needs an integer id, height and width and a file_name, got {str(record)[:200]}."
             )
         entries.append(ImageEntry(record["id"], file_name, record["height"], record["width"]))
     entries.sort()
@@ -267,7 +266,7 @@ def _read_images(path: Path, records: list[Record]) -> tuple[ImageEntry, ...]:
         raise DataError(f"{path} lists no images.")
     for first, second in itertools.pairwise(entries):
         if first.image_id == second.image_id:
-            raise DataError(f"each image id may be there once in {path}, got {first.image_id} twice: number the images.")
+            raise DataError(f"each image id may occur once in {path}, got {first.image_id} twice: number the images.")
     return tuple(entries)
 
 

@@ -81,7 +81,7 @@ def usable_images(paths: Sequence[str | Path], *, skip_broken: bool) -> list[int
         sound = list(pool.map(_decodes, paths))
     broken = [path for path, good in zip(paths, sound, strict=True) if not good]
     if broken and len(broken) == len(paths):
-        raise DataError(f"all {len(paths)} images are broken or missing, the first is {broken[0]}: repair the data set.")
+        raise DataError(f"all {len(paths)} images are broken or missing, the first is {broken[0]}: repair them.")
     if broken:
         shown = ", ".join(str(path) for path in broken[:5])
         logger.warning("left out %d broken or missing of %d images, first: %s", len(broken), len(paths), shown)

@@ -211,7 +211,7 @@ def part_findings(part: str, inventory: Inventory, seen: Sequence[Seen], factor:
     """What is wrong within a part.
 
     Args:
-        factor: gives the factor by which the network resizes an image of some height and width; a side is tiny after it.
+        factor: by which the network resizes an image of this height and width; tiny sides are tiny after it.
     """
     findings = [Finding("broken", part, image.file, image.broken) for image in seen if image.broken]
     findings += [Finding("refused", part, "", sentence) for sentence in inventory.refused]

@@ -226,8 +226,8 @@ def read_boxes(path: Path, file: CocoFile, category_id: int, threshold: float, k
             raise DataError(f"each box of {path} needs image_id, category_id, bbox and score, got {str(record)[:100]}.")
         if record.get("image_id") not in images:
             raise DataError(
-                f"image_id {record.get('image_id')} of {path} is no image of {file.path}: "
-                "the boxes were made for other images."
+                f"{path} has boxes of image_id {record.get('image_id')}, which is no image of {file.path}: "
+                "it was made for other images."
             )
         usable = record["bbox"][2] > 0 and record["bbox"][3] > 0
         if record.get("category_id") == category_id and record["score"] >= threshold and usable:

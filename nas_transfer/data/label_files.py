@@ -40,7 +40,7 @@ def label_table(num_classes: int, class_ids: Sequence[int] | None, ignore_ids: S
     ids = list(range(num_classes)) if class_ids is None else list(class_ids)
     if len(ids) != num_classes:
         raise ConfigError(
-            f"data.class_ids must hold one id for each of the {num_classes} classes in data.class_names, got {len(ids)}."
+            f"data.class_ids must hold an id for each of the {num_classes} classes of data.class_names, got {len(ids)}."
         )
     for key, values in (("class_ids", ids), ("ignore_ids", ignore_ids)):
         outside = [value for value in values if not 0 <= value < NUM_IDS]
@@ -168,7 +168,9 @@ def list_twins(images: Path, labels: Path, image_suffix: str, label_suffix: str)
         )
     stems = [path.stem.removesuffix(image_suffix) for path in paths]
     folders = [labels / path.parent.relative_to(images) for path in paths]
-    return LabelledFiles(paths, [folder / f"{stem}{label_suffix}.png" for folder, stem in zip(folders, stems, strict=True)])
+    return LabelledFiles(
+        paths, [folder / f"{stem}{label_suffix}.png" for folder, stem in zip(folders, stems, strict=True)]
+    )
 
 
 def require_labels(files: LabelledFiles) -> None:

@@ -35,7 +35,12 @@ class LabelledMaps(Dataset[SegmentationSample]):
     """
 
     def __init__(
-        self, files: LabelledFiles, chosen: np.ndarray, table: LabelTable, transform: SegmentationTrain | None, seed: int
+        self,
+        files: LabelledFiles,
+        chosen: np.ndarray,
+        table: LabelTable,
+        transform: SegmentationTrain | None,
+        seed: int,
     ) -> None:
         self.images = np.asarray([str(files.images[position]) for position in chosen], dtype=np.str_)
         self.labels = np.asarray([str(files.labels[position]) for position in chosen], dtype=np.str_)

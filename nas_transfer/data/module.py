@@ -322,7 +322,9 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
         sampler = ResumableBatchSampler(_length(part), batch_size, self.seed, shuffle=False, drop_last=False)
         return self._loader(part, sampler, persistent)
 
-    def _loader(self, part: Dataset[SampleT], sampler: Sampler[list[SampleKey]], persistent: bool) -> DataLoader[BatchT]:
+    def _loader(
+        self, part: Dataset[SampleT], sampler: Sampler[list[SampleKey]], persistent: bool
+    ) -> DataLoader[BatchT]:
         workers = min(self.num_workers, os.cpu_count() or 1, len(sampler))  # type: ignore[arg-type]
         return DataLoader(
             part,

@@ -91,8 +91,8 @@ class PoseSample(TypedDict):
 class PoseBatch(TypedDict):
     """B crops.
 
-    images uint8 (B, 3, H, W); keypoints float32 (B, K, 2); visible float32 (B, K); to_image float64 (B, 2, 3); image_ids
-    and sample_ids int64 (B,); areas and box_scores float32 (B,). See `PoseSample` for their meaning.
+    images uint8 (B, 3, H, W); keypoints float32 (B, K, 2); visible float32 (B, K); to_image float64 (B, 2, 3);
+    image_ids and sample_ids int64 (B,); areas and box_scores float32 (B,). See `PoseSample` for their meaning.
     """
 
     images: torch.Tensor

@@ -78,9 +78,7 @@ class CocoSources:
         if folder is not None and file is not None:
             return CocoPaths(folder, file)
         tried, key = (folders, "images") if folder is None else (files, "annotations")
-        message = (
-            f"no {part} {key} in {root}: tried {', '.join(tried)}: set data.root or data.sources.{part}_{key}."
-        )
+        message = f"no {part} {key} in {root}: tried {', '.join(tried)}: set data.root or data.sources.{part}_{key}."
         raise DataError(message) if images or annotations else MissingPartError(message)
 
 

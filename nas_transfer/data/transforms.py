@@ -16,9 +16,7 @@ Target = dict[str, torch.Tensor]
 DetectionTransform = Callable[[torch.Tensor, Target], tuple[torch.Tensor, Target]]
 
 
-def classification_train(
-    image_size: int, augmentation: ClassificationAugmentation, interpolation: str
-) -> v2.Compose:
+def classification_train(image_size: int, augmentation: ClassificationAugmentation, interpolation: str) -> v2.Compose:
     """Random resized crop, horizontal flip and optional colour jitter: uint8 (3, H, W) -> (3, image_size, image_size).
 
     `interpolation` is ``bilinear`` or ``bicubic``; ConfigError for another.
@@ -82,8 +80,8 @@ class DetectionTrain(nn.Module):
 class RandomZoom(nn.Module):
     """Zoom by a random factor, keeping the image's size: above 1 a random part is cut out, below 1 grey surrounds it.
 
-    It changes the size of objects even though detectors resize each image to a fixed size afterwards (large-scale jitter,
-    arXiv:2012.07177, section 3). `area` is scaled along with the visible part of each box.
+    It changes the size of objects even though detectors resize each image to a fixed size afterwards (large-scale
+    jitter, arXiv:2012.07177, section 3). `area` is scaled along with the visible part of each box.
     """
 
     def __init__(self, low: float, high: float) -> None:
