@@ -168,7 +168,7 @@ def _checked(
     if skip_empty_boxes and is_box(annotation.get("bbox")):
         return None
     raise DataError(
-        f"the box needs an area inside the image for {where}, got {problem}: "
+        f"the box of {where} has no area inside its image, got {problem}: "
         "correct it, or leave annotations without area out with data.skip_empty_boxes=true."
     )
 
@@ -322,7 +322,7 @@ def _complete(annotation: Record, image: ImageEntry, where: str, need_masks: boo
         complete["segmentation"] = segmentation
     elif need_masks:
         raise DataError(
-            f"polygons or an RLE of the size of the image are needed as the segmentation of {where}, got {problem}: "
+            f"the segmentation of {where} must be polygons or an RLE of the size of the image, got {problem}: "
             "add masks, or choose a task that needs boxes only."
         )
     return complete

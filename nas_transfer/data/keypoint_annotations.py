@@ -110,8 +110,8 @@ def _complete(annotation: Record, length: int, path: Path) -> Record:
     if not isinstance(keypoints, list) or len(keypoints) != length:
         count = len(keypoints) if isinstance(keypoints, list) else repr(keypoints)
         raise DataError(
-            f"{length} numbers, x, y and v of {length // 3} keypoints, are needed for {where_is(path, annotation)}, "
-            f"got {count}: correct it, or the keypoint names of the category."
+            f"the keypoints of {where_is(path, annotation)} must be {length} numbers, x, y and v of {length // 3} "
+            f"keypoints, got {count}: correct it, or the keypoint names of the category."
         )
     if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in keypoints):
         raise DataError(f"the keypoints of {where_is(path, annotation)} are not all numbers: correct it.")

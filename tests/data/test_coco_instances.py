@@ -143,7 +143,10 @@ def set_annotation(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
     [
         (set_annotation("category_id", 99), r"category_id of annotation 1 of .*train2017\.json .*\[3, 7\], got 99"),
         (set_annotation("image_id", 99), r"image_id of annotation 1 of .*train2017\.json .*got 99"),
-        (set_annotation("bbox", [1, 1, 0, 5]), r"annotation 1 of .*train2017\.json, got width 0 and height 5"),
+        (
+            set_annotation("bbox", [1, 1, 0, 5]),
+            r"the box of annotation 1 of .*train2017\.json has no area .*got width 0 and height 5",
+        ),
         (set_annotation("bbox", [1, 1, 5, -2]), "got width 5 and height -2"),
         (set_annotation("bbox", [90, 1, 5, 5]), "in an image of 32x24"),
         (set_annotation("bbox", [1, 1, float("nan"), 5]), "instead of four numbers"),
@@ -151,10 +154,13 @@ def set_annotation(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
         (set_annotation("segmentation", []), "segmentation of annotation 1 of .*got none"),
         (set_annotation("segmentation", [[1, 1, 2, 2]]), "no polygon of three points"),
         (set_annotation("segmentation", {"size": [3, 3], "counts": [9]}), r"size \[3, 3\] for an image of height 24"),
-        (lambda content: content.pop("categories"), r"lists images, annotations, categories in .*got \['annotations'"),
+        (
+            lambda content: content.pop("categories"),
+            r"2017\.json must hold the lists images, annotations, categories, got \['annotations'",
+        ),
         (lambda content: content["images"][2].pop("width"), r"integer id, height and width .*'id': 12"),
-        (lambda content: content["images"].append(content["images"][0]), "image id once .* got 10 twice"),
-        (lambda content: content["categories"][0].update(id=3), "category id once .* got 3 twice"),
+        (lambda content: content["images"].append(content["images"][0]), "image id may occur once .* got 10 twice"),
+        (lambda content: content["categories"][0].update(id=3), "category id may occur once .* got 3 twice"),
         (lambda content: content["categories"][0].update(name="eight"), r"same categories, got 'eight' and 'seven'"),
         (lambda content: content["images"][0].update(file_name="no.png"), r"no such image: .*train2017.no\.png"),
     ],

@@ -213,7 +213,8 @@ def test_a_box_file_that_does_not_fit_is_refused(root: Path, boxes: Any, expecte
         ({"sigmas": [0.1]}, "data.body.sigmas"), ({"flip_pairs": [[0, 7]]}, "data.body.flip_pairs"),
         ({"flip_pairs": [[0, 1], [1, 2]]}, "data.body.flip_pairs"), ({"names": ["a"]}, "data.body.names"),
         ({"lower_body": ["tail"]}, "data.body.lower_body"),
-        ({"scale_range": [2.0, 1.0]}, "data.augmentation.scale_range"), ({"flip": 1.5}, "data.augmentation.flip"), ({"input_size": [32]}, "data.input_size"),
+        ({"scale_range": [2.0, 1.0]}, "data.augmentation.scale_range"), ({"flip": 1.5}, "data.augmentation.flip"),
+        ({"input_size": [32]}, "data.input_size"),
     ],
 )  # fmt: skip
 def test_a_value_that_cannot_be_used_is_named(root: Path, changes: dict[str, Any], named: str) -> None:
