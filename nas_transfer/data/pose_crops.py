@@ -1,7 +1,7 @@
-"""Person crops: the exact affine map between a crop and its image, and the augmentation of that map.
+"""Crops of persons: the exact affine map between a crop and its image, and the augmentation of that map.
 
-Positions are in the pixel-index frame: the centre of the top-left pixel is (0, 0). A box's corners, and what PIL
-computes with, are in the pixel-area frame, half a pixel further: the centre of that pixel is (0.5, 0.5).
+Positions are in the pixel-index frame, where the centre of the top-left pixel is (0, 0). Corners of boxes and
+coordinates of PIL are in the pixel-area frame, where that centre is (0.5, 0.5).
 """
 
 import math
@@ -14,7 +14,7 @@ from PIL import Image
 
 from nas_transfer.data.augmentation import PoseAugmentation
 
-BODY_SHIFT_PROBABILITY = 0.3  # of RandomBBoxTransform in mmpose, whose rates these are
+BODY_SHIFT_PROBABILITY = 0.3  # this rate and the next are those of RandomBBoxTransform in mmpose
 ROTATION_PROBABILITY = 0.5
 HALF_BODY_LEAST_TOTAL = 9
 HALF_BODY_LEAST_PART = 3
@@ -27,9 +27,9 @@ class Crop:
 
     Args:
         centre: (x, y) in the pixel-area frame of the image.
-        width: of the rectangle in image pixels; its height follows from the input's aspect ratio.
+        width: of the rectangle in pixels of the image; its height follows from the aspect ratio of the input.
         rotation: clockwise in the image, degrees.
-        flipped: mirrored left to right after all else.
+        flipped: whether the result is mirrored left to right.
     """
 
     centre: tuple[float, float]
@@ -43,7 +43,7 @@ class Crop:
         scale = self.width / width
         turn = math.radians(self.rotation)
         linear = scale * np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
-        # The crop's centre, (W - 1) / 2 in its index frame, falls on `centre` - 0.5 in the image's.
+        # The centre of the crop, (W - 1) / 2 in its index frame, is at `centre` - 0.5 in that of the image.
         middle = np.array([(width - 1) / 2, (height - 1) / 2])
         offset = np.array(self.centre) - 0.5 - linear @ middle
         if self.flipped:  # x becomes W - 1 - x
@@ -53,28 +53,28 @@ class Crop:
 
 
 def box_crop(box: Sequence[float], input_size: tuple[int, int], padding: float) -> Crop:
-    """The crop of a box [x, y, width, height]: widened or heightened to the input's aspect ratio, then padded."""
+    """The crop of a box [x, y, width, height]: extended to the aspect ratio of the input, then padded."""
     x, y, width, height = box
     aspect = input_size[1] / input_size[0]
     return Crop((x + width / 2, y + height / 2), max(width, height * aspect) * padding, 0.0, False)
 
 
 def inverse(matrix: np.ndarray) -> np.ndarray:
-    """The affine map (2, 3) back."""
+    """The inverse of an affine map (2, 3)."""
     linear = np.linalg.inv(matrix[:, :2])
     return np.concatenate([linear, -linear @ matrix[:, 2:]], 1)
 
 
 def move(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Points (..., 2) through an affine map (2, 3): float64."""
+    """Apply an affine map (2, 3) to points (..., 2): float64."""
     return points @ matrix[:, :2].T + matrix[:, 2]
 
 
 def cut(image: torch.Tensor, to_image: np.ndarray, input_size: tuple[int, int]) -> torch.Tensor:
-    """The crop's pixels: uint8 (3, H, W) of the image to (3, h, w), bilinear, black outside of the image.
+    """Cut the pixels of a crop, uint8 (3, h, w), out of an image, uint8 (3, H, W); black outside of the image.
 
-    An image that is shrunk to less than half is first averaged over squares of pixels, which keeps the map exact and
-    prevents aliasing.
+    Pixels are interpolated bilinearly. An image that is shrunk to less than half is first averaged over squares of
+    pixels, which keeps the map exact and prevents aliasing.
     """
     pixels = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
     linear = to_image[:, :2]

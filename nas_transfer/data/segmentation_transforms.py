@@ -10,17 +10,17 @@ from torchvision.transforms.v2 import functional
 from nas_transfer.data.augmentation import SegmentationAugmentation
 from nas_transfer.errors import ConfigError
 
-IGNORE_LABEL = 255  # pixels that neither train nor score
+IGNORE_LABEL = 255  # of pixels that are neither trained nor scored
 
-_PADDING = 114  # grey, as `transforms.RandomZoom` pads
+_PADDING = 114  # the grey with which `transforms.RandomZoom` pads
 _CROP_DRAWS = 10  # mmsegmentation's RandomCrop
 
 
 class SegmentationTrain(nn.Module):
-    """Random scale, random crop in which no class prevails, horizontal flip and photometric distortion.
+    """Random scale, random crop without a dominant class, horizontal flip and photometric distortion.
 
-    The recipe that Cityscapes and ADE20K networks are trained with (mmsegmentation's). Everything is drawn from torch's
-    default generator, so that `seeded_call` makes it repeatable.
+    This is mmsegmentation's recipe for Cityscapes and ADE20K. All draws are from torch's default generator, so that
+    `seeded_call` makes them repeatable.
 
     The factor is drawn uniformly from `scale_range`. Crops are drawn again, up to ten times, until the most frequent
     class covers less than `max_class_share` of the labelled pixels and at least two classes are in the crop.
@@ -58,7 +58,7 @@ class SegmentationTrain(nn.Module):
         factor = low + (high - low) * float(torch.rand(()))
         size = [max(1, round(side * factor)) for side in labels.shape]
         image = functional.resize(image, size, interpolation=v2.InterpolationMode.BILINEAR, antialias=True)
-        # Both resizings take pixels as squares, so that they are aligned; plain "nearest" would be off by half of one.
+        # Both modes treat pixels as squares, so image and labels are aligned; plain "nearest" is off by half a pixel.
         nearest = v2.InterpolationMode.NEAREST_EXACT
         labels = functional.resize(labels[None], size, interpolation=nearest, antialias=False)[0]
         below, after = (max(0, crop - side) for crop, side in zip(self.crop_size, size, strict=True))
@@ -90,9 +90,9 @@ class SegmentationTrain(nn.Module):
 def distort_colours(image: torch.Tensor) -> torch.Tensor:
     """SSD's photometric distortion (Liu et al. 2016, arXiv:1512.02325) of an image uint8 (3, H, W).
 
-    Each with probability 0.5: brightness (up to 32 of 255 are added), contrast (times 0.5 to 1.5), saturation (0.5 to
-    1.5) and hue (up to 18 of 360 degrees); contrast comes first or last. SSD's contrast multiplies the pixels, which is
-    what torchvision calls brightness.
+    Each with probability 0.5: brightness (plus or minus up to 32 of 255), contrast (times 0.5 to 1.5), saturation (0.5
+    to 1.5) and hue (up to 18 of 360 degrees); contrast comes first or last. SSD's contrast multiplies the pixels, which
+    torchvision calls brightness.
     """
     used = (torch.rand(4) < 0.5).tolist()
     contrast_first = bool(torch.rand(()) < 0.5)
