@@ -86,7 +86,7 @@ class CocoFile:
     num_skipped: int
 
     def ground_truth(self, positions: Iterable[int]) -> COCO:
-        """The images at these positions (crowds included) as a pycocotools object, which prints nothing."""
+        """The images at these positions as a pycocotools object, crowds included; prints nothing."""
         chosen = list(positions)
         coco = COCO()
         coco.dataset = {

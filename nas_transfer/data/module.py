@@ -267,7 +267,7 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
         return len(self._epoch_sampler(rank=0, world_size=world_size))
 
     def train_dataloader(self) -> DataLoader[BatchT]:
-        """Shuffled, augmented batches of this rank; their order is `self.train_sampler`'s."""
+        """Shuffled, augmented batches of this rank, in the order of `self.train_sampler`."""
         trainer = self.trainer
         rank, world_size = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
         self.train_sampler = self._epoch_sampler(rank, world_size)
@@ -286,7 +286,7 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
         )
 
     def val_dataloader(self) -> DataLoader[BatchT]:
-        """The quoted split in its order on disk, every image once."""
+        """The quoted split in the order on disk, every image once."""
         return self._in_order(self.require_parts().val, self.batch_size, persistent=True)
 
     def search_dataloader(self) -> DataLoader[BatchT]:
@@ -295,11 +295,15 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
         return self._in_order(search, self.batch_size, persistent=True)
 
     def calibration_dataloader(self, num_images: int, batch_size: int, draw: int = 0) -> DataLoader[BatchT]:
-        """The first `num_images` of train minus the search split in a fixed seeded order, evaluation transform.
+        """Images of train minus the search split, evaluation transform, for the statistics of BatchNorm.
 
-        Another `draw` gives others, as far as there are more.
-        For BatchNorm statistics. Gives all images when there are fewer. The last batch may be smaller, but a last
-        image is never alone, for a globally pooled branch has no variance on it: the batches are then larger by one.
+        The last batch may be smaller. It never has one image alone, of which a globally pooled branch has no variance:
+        all batches are then larger by one.
+
+        Args:
+            num_images: taken from the start of a fixed seeded order; all images if there are fewer.
+            batch_size: images per batch.
+            draw: another one gives another order, hence other images where train has more.
         """
         images = self._from_train(self.require_parts().calibration, "calibrate on")
         seed = stable_seed(self.seed, "calibration", *([draw] if draw else []))
@@ -333,13 +337,13 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
             collate_fn=self.collate,
             persistent_workers=persistent and workers > 0,
             pin_memory=torch.cuda.is_available(),
-            # Its own generator: otherwise starting an iteration draws from the global one, and resuming would differ.
+            # Without a generator, starting an iteration would draw from the global one, and a resumed run would differ.
             generator=torch.Generator().manual_seed(stable_seed(self.seed, "workers")),
         )
 
 
 class _KeyedSubset(Subset[SampleT]):
-    """A subset whose samples are asked for by `SampleKey`."""
+    """A subset that takes a `SampleKey`."""
 
     def __getitem__(self, key: SampleKey) -> SampleT:  # type: ignore[override]
         return self.dataset[SampleKey(self.indices[key.index], key.epoch)]

@@ -233,6 +233,16 @@ def test_evaluation_works_without_train(coco_root: Path, coco_data: Builder) -> 
             use()
 
 
+def test_the_inventory_of_a_set_without_train_is_that_of_val_unless_train_was_named(
+    coco_root: Path, coco_data: Builder
+) -> None:
+    assert list(coco_data(coco_root).inventories()) == ["train", "val"]
+    shutil.rmtree(coco_root / "train2017")
+    assert list(coco_data(coco_root).inventories()) == ["val"]
+    with pytest.raises(DataError, match="tried train2017:"):
+        coco_data(coco_root, train_images="train2017").inventories()
+
+
 def test_broken_images_are_left_out_of_the_ground_truth_too(coco_root: Path, coco_data: Builder) -> None:
     path = coco_root / "val2017" / "1.png"
     path.write_bytes(path.read_bytes()[:300])

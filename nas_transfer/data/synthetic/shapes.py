@@ -37,7 +37,7 @@ MIN_VISIBLE = 0.3  # objects of which a smaller share is visible are drawn but n
 
 @dataclass(frozen=True)
 class Scene:
-    """A drawn image, uint8 (H, W, 3), with the visible pixels, bool (N, H, W), and labels of its N annotated objects."""
+    """A drawn image, uint8 (H, W, 3), with the visible pixels, bool (N, H, W), and labels of its N objects."""
 
     pixels: np.ndarray
     masks: np.ndarray
