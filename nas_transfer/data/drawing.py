@@ -1,8 +1,8 @@
 """Pictures of samples with their annotations, for people: boxes, masks, keypoints, label maps.
 
-The functions `torchvision.utils.draw_*` give worse pictures: outlines reach a pixel too far to the right and down,
-names of boxes are hard to read, a mask replaces the one below it instead of mixing with it, and all keypoints of a person
-have one colour instead of one per side of the body.
+The functions `torchvision.utils.draw_*` do less: outlines of boxes reach a pixel too far to the right and down, a mask
+replaces the one below it instead of mixing with it, and all keypoints of a person have one colour instead of one per
+side of the body.
 """
 
 from __future__ import annotations
