@@ -21,6 +21,7 @@ from nas_transfer.data.coco_annotations import CocoFile, ImageEntry
 from nas_transfer.data.drawing import overlay_side, with_legend
 from nas_transfer.data.images import image_files
 from nas_transfer.data.keypoint_annotations import read_boxes
+from nas_transfer.data.samples import DetectedBox, ScoredBox
 from nas_transfer.errors import ConfigError, DataError
 from nas_transfer.runs import files as run_files
 from nas_transfer.runs.atomic import write_json
@@ -33,7 +34,7 @@ from nas_transfer.tasks.prediction import Prediction
 
 logger = logging.getLogger(__name__)
 
-Boxes = dict[int, list[dict[str, Any]]]
+Boxes = dict[int, list[DetectedBox]]
 
 
 def run(cfg: DictConfig, folder: Path) -> None:
@@ -94,7 +95,7 @@ def _find_boxes(cfg: DictConfig, task: Task, data: Any, root: Path, files: Seque
     images = tuple(ImageEntry(number, name, 0, 0) for number, name in enumerate(files, start=1))
     listed = CocoFile(root, (), images, (), 0)
     found: Boxes = defaultdict(list)
-    for record in read_boxes(Path(cfg.boxes), listed, data.vocabulary.ids[0], data.box_threshold, "boxes"):
+    for record in read_boxes(Path(cfg.boxes), listed, data.vocabulary.ids[0], data.sources.box_threshold, "boxes"):
         number = record["image_id"]
         if record.get("file_name", files[number - 1]) != files[number - 1]:
             raise DataError(
@@ -120,7 +121,7 @@ def _predict_all(
         except DataError as error:
             broken.append(str(error))
             continue
-        whole = [{"bbox": [0.0, 0.0, float(image.shape[2]), float(image.shape[1])], "score": 1.0}]
+        whole: list[ScoredBox] = [{"bbox": [0.0, 0.0, float(image.shape[2]), float(image.shape[1])], "score": 1.0}]
         persons = whole if boxes is None else boxes[number]
         if not persons:
             continue

@@ -96,8 +96,8 @@ def test_planted_defects_of_a_detection_set_are_found_by_name(
     result = checked(cfg, tmp_path)
     assert {finding["name"] for finding in found(result, "broken")} == {truncated.name, missing.name}
     assert [finding["text"].split(" of /")[0] for finding in found(result, "refused")] == [
-        "expected a box with an area inside the image for annotation 7003",
-        "expected the category_id of annotation 7004",
+        "the box of annotation 7003",
+        "the category_id of annotation 7004",
     ]
     assert {(f["part"], f["name"]) for f in found(result, "empty class")} >= {("train", "unicorn"), ("val", "unicorn")}
     assert [f["text"] for f in found(result, "leak")] == [f"{files['val'][0].name} of val is {copied.name} of train"]

@@ -29,7 +29,7 @@ from tests.test_cli import run
 BASE = ["num_threads=1", "seed=1", "calibration_images=8", "trainer.enable_progress_bar=false", "data.draw.num_val=6"]
 TASKS = {
     "shapes_cls": ["data.draw.num_train=60", "data.draw.image_size=48", "data.image_size=48", "data.batch_size=10",
-                   "data.search_fraction=0.3", "search.frozen={resolution: 48}"],
+                   "data.split.search_fraction=0.3", "search.frozen={resolution: 48}"],
     "shapes_det": ["data.draw.num_train=24", "data.draw.image_size=64", "task.build.detector.min_size=64",
                    "task.build.detector.max_size=80", "data.batch_size=4"],
     "shapes_insseg": ["data.draw.num_train=24", "data.draw.image_size=64", "task.build.detector.min_size=64",
@@ -140,7 +140,7 @@ def test_real_files_are_searched_from_imagenet_weights(
     command = [
         "stage=proxy", f"task={task}", f"data.root={sample_data(data)}", f"run_dir={tmp_path}/run", "name=mine",
         "proxy.rungs=[1]", "proxy.warmup_steps=1", "search.trials=2", "calibration_images=4", "data.batch_size=2",
-        "data.search_fraction=0.02", "num_threads=1", *overrides,
+        "data.split.search_fraction=0.02", "num_threads=1", *overrides,
     ]  # fmt: skip
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = compose("config", command, return_hydra_config=True)

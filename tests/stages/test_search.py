@@ -32,8 +32,8 @@ from tests.test_cli import run, sentence
 
 CLASSIFY = [
     "task=shapes_cls", "data.draw.num_train=60", "data.draw.num_val=12", "data.draw.image_size=48",
-    "data.batch_size=10", "data.image_size=48", "data.search_fraction=0.3", "calibration_images=12", "num_threads=1",
-    "seed=1",
+    "data.batch_size=10", "data.image_size=48", "data.split.search_fraction=0.3", "calibration_images=12",
+    "num_threads=1", "seed=1",
 ]  # fmt: skip
 SEARCH = ["stage=search", "search.frozen={resolution: 48}", "search.ask_batch=10", "search.sampler.num_random=10"]
 

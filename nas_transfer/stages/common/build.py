@@ -14,7 +14,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback
 
 from nas_transfer.arch_files import resolve_arch
@@ -134,8 +134,8 @@ def make_data(cfg: DictConfig, arch: ArchOrSupernet, preprocessing: Preprocessin
     arch trains on all of train.
     """
     options = {key: value for key, value in cfg.data.items() if key != "preview"}
-    if options["hold_out_search"] is None:
-        options["hold_out_search"] = arch is SUPERNET
+    if options["split"]["hold_out_search"] is None:
+        options["split"] = OmegaConf.merge(options["split"], {"hold_out_search": arch is SUPERNET})
     if "interpolation" in options and options["interpolation"] is None:
         options["interpolation"] = preprocessing.interpolation
     data = instantiate(options)
