@@ -1,11 +1,13 @@
-"""What goes with exported files, for the people who get them."""
+"""The record of an export and its model card, for the people who receive the files."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import asdict, dataclass
 
-from nas_transfer.tasks.deployment import Deployed
+from nas_transfer.runs.result import Result
+from nas_transfer.tasks.checkpoint import Parent
+from nas_transfer.tasks.deployed import Deployed
 
 ONNX_EXAMPLE = """\
 import numpy as np, onnxruntime
@@ -29,44 +31,69 @@ for stride, features in zip((4, 8, 16, 32), maps):
 """
 
 
-def model_card(result: Mapping[str, Any], data: str, channels: Mapping[str, int], deployed: Deployed) -> str:
-    """``model_card.md``.
+@dataclass(frozen=True)
+class ExportRecord:
+    """What an export measured.
+
+    Attributes:
+        difference: of each ONNX file from torch: see `largest_difference` and `unmatched_share`.
+        score_torch: the score of the network run by torch.
+        latency_ms: the median of one image on the CPU, by engine.
+        latency_size: (H, W) of this image.
+        threads: of the CPU.
+        provenance: the files that the weights descend from, oldest first.
+    """
+
+    difference: dict[str, float]
+    score_torch: float
+    latency_ms: dict[str, float]
+    latency_size: list[int]
+    threads: int
+    provenance: list[Parent]
+
+    def to_dict(self) -> dict[str, object]:
+        """The plain mapping that ``result.json`` holds."""
+        return asdict(self)
+
+
+def model_card(result: Result, export: ExportRecord, data: str, channels: Mapping[str, int], deployed: Deployed) -> str:
+    """Write ``model_card.md``.
 
     Args:
-        result: of the export.
-        data: where the scored images lie.
-        channels: of the body's maps by name.
+        result: of the export, whose score is that of onnxruntime.
+        export: what was measured.
+        data: the folder of the scored images.
+        channels: of the maps of the body, by name.
         deployed: the whole network.
     """
-    costs, export = result["costs"], result["export"]
+    costs = result.costs
+    score = 0.0 if result.score is None else result.score
     height, width = costs["input_size"]
     resize = f".resize(({width}, {height}))" if not deployed.one_image else ""
     also = "" if deployed.one_image else " and `model.pt2`"
     lines = [
-        f"# {result['task']}",
+        f"# {result.task}",
         "",
-        f"- Score: {result['score_key']} {100 * result['score']:.2f} % on the validation split of {data} "
-        f"(onnxruntime; torch {100 * export['score_torch']:.2f} %)",
+        f"- Score: {result.score_key} {100 * score:.2f} % on the validation split of {data} "
+        f"(onnxruntime; torch {100 * export.score_torch:.2f} %)",
         f"- Costs at {height}x{width}, {costs['num_classes']} {costs['classes_are']}: "
         f"{costs['macs']['total'] / 1e6:.1f} M multiply-accumulates, {costs['params']['total'] / 1e6:.2f} M parameters",
-        f"- Latency of one image of {'x'.join(map(str, export['latency_size']))}, "
-        + ", ".join(f"{engine} {value:.1f} ms" for engine, value in export["latency_ms"].items())
-        + f" ({export['threads']} threads of the CPU that exported it)",
+        f"- Latency of one image of {'x'.join(map(str, export.latency_size))}, "
+        + ", ".join(f"{engine} {value:.1f} ms" for engine, value in export.latency_ms.items())
+        + f" ({export.threads} threads of the CPU that exported it)",
         "- Difference of ONNX from torch: "
-        + ", ".join(
-            f"{name} {value:.1e} of the {_whole(name, deployed)}" for name, value in export["difference"].items()
-        ),
+        + ", ".join(f"{name} {value:.1e} of the {_whole(name, deployed)}" for name, value in export.difference.items()),
         f"- Input: {deployed.takes}, float32, values 0-255, named `images`",
         f"- Outputs of `model.onnx`{also}: {', '.join(f'`{name}`' for name in deployed.outputs)}",
         "- Outputs of `body.onnx` and `body.pt2`: "
         + ", ".join(f"`{name}` ({width} channels)" for name, width in channels.items()),
         "- Arch: `arch.yaml`; tensors: `weights.safetensors` (as trained; in the other files BatchNorms are folded)",
-        f"- Made with seed {result['seed']}, "
-        + ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
+        f"- Made with seed {result.seed}, "
+        + ", ".join(f"{name} {version}" for name, version in result.versions.items()),
         "",
         "## Where the weights come from",
         "",
-        *(_parent(parent) for parent in export["provenance"]),
+        *(_parent(parent) for parent in export.provenance),
         "",
         "## How to load it",
         "",
@@ -74,7 +101,7 @@ def model_card(result: Mapping[str, Any], data: str, channels: Mapping[str, int]
         ONNX_EXAMPLE.format(resize=resize).rstrip(),
         "```",
         "",
-        "The body alone, for a detector of torchvision's or anything that takes feature maps:",
+        "The body alone, for a detector of torchvision or any other network that takes feature maps:",
         "",
         "```python",
         TORCH_EXAMPLE.rstrip(),
@@ -84,11 +111,11 @@ def model_card(result: Mapping[str, Any], data: str, channels: Mapping[str, int]
 
 
 def _whole(name: str, deployed: Deployed) -> str:
-    """What a file's difference is a share of."""
+    """What the difference of a file is a share of."""
     return "detections" if deployed.one_image and name.startswith("model") else "largest output"
 
 
-def _parent(parent: Mapping[str, Any]) -> str:
-    licence = parent.get("licence") or "that of what it started from, and yours"
+def _parent(parent: Parent) -> str:
+    licence = parent["licence"] or "that of the weights it started from, and yours"
     made = parent["stage"] or parent["format"]
     return f"- {parent['file']} ({made}; licence: {licence}; sha256 {parent['sha256'][:16]})"
