@@ -23,7 +23,7 @@ from nas_transfer.errors import ConfigError, NasTransferError
 from nas_transfer.stages.common.run_directory import log_to
 
 if TYPE_CHECKING:
-    from nas_transfer.search.loop import Job
+    from nas_transfer.runs import Job
 
 TARGET = "hydra_plugins.nas_transfer.ArchSweeper"
 
@@ -73,7 +73,7 @@ class ArchSweeper(Sweeper):
             [*self.arguments, f"search.job='{job.path}'", f"hydra.sweep.subdir=jobs/{job.path.stem}"] for job in jobs
         ]
         try:
-            returns = list(self.launch_jobs(batch, initial_job_idx=min(jobs[0].numbers, default=0)))
+            returns = list(self.launch_jobs(batch, initial_job_idx=min(jobs[0].trials, default=0)))
         except NasTransferError:
             raise
         except Exception as error:  # submitit raises for all jobs when one of them died: the files tell which

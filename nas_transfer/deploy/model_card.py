@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 
-from nas_transfer.runs.result import Result
-from nas_transfer.tasks.checkpoint import Parent
+from nas_transfer.runs import Ancestor, Result
 from nas_transfer.tasks.deployed import Deployed
 
 ONNX_EXAMPLE = """\
@@ -31,53 +29,28 @@ for stride, features in zip((4, 8, 16, 32), maps):
 """
 
 
-@dataclass(frozen=True)
-class ExportRecord:
-    """What an export measured.
-
-    Attributes:
-        difference: of each ONNX file from torch: see `largest_difference` and `unmatched_share`.
-        score_torch: the score of the network run by torch.
-        latency_ms: the median of one image on the CPU, by engine.
-        latency_size: (H, W) of this image.
-        threads: of the CPU.
-        provenance: the files that the weights descend from, oldest first.
-    """
-
-    difference: dict[str, float]
-    score_torch: float
-    latency_ms: dict[str, float]
-    latency_size: list[int]
-    threads: int
-    provenance: list[Parent]
-
-    def to_dict(self) -> dict[str, object]:
-        """The plain mapping that ``result.json`` holds."""
-        return asdict(self)
-
-
-def model_card(result: Result, export: ExportRecord, data: str, channels: Mapping[str, int], deployed: Deployed) -> str:
-    """Write ``model_card.md``.
+def model_card(result: Result, data: str, channels: Mapping[str, int], deployed: Deployed) -> str:
+    """Write the text of ``model_card.md``.
 
     Args:
         result: of the export, whose score is that of onnxruntime.
-        export: what was measured.
         data: the folder of the scored images.
         channels: of the maps of the body, by name.
         deployed: the whole network.
     """
-    costs = result.costs
-    score = 0.0 if result.score is None else result.score
-    height, width = costs["input_size"]
+    costs, export = result.costs, result.export
+    if export is None or result.score is None:
+        raise ValueError("a model card needs the result of an export, got that of another stage")
+    height, width = costs.input_size
     resize = f".resize(({width}, {height}))" if not deployed.one_image else ""
     also = "" if deployed.one_image else " and `model.pt2`"
     lines = [
         f"# {result.task}",
         "",
-        f"- Score: {result.score_key} {100 * score:.2f} % on the validation split of {data} "
+        f"- Score: {result.score_key} {100 * result.score:.2f} % on the validation split of {data} "
         f"(onnxruntime; torch {100 * export.score_torch:.2f} %)",
-        f"- Costs at {height}x{width}, {costs['num_classes']} {costs['classes_are']}: "
-        f"{costs['macs']['total'] / 1e6:.1f} M multiply-accumulates, {costs['params']['total'] / 1e6:.2f} M parameters",
+        f"- Costs at {height}x{width}, {costs.num_classes} {costs.classes_are}: "
+        f"{costs.macs['total'] / 1e6:.1f} M multiply-accumulates, {costs.params['total'] / 1e6:.2f} M parameters",
         f"- Latency of one image of {'x'.join(map(str, export.latency_size))}, "
         + ", ".join(f"{engine} {value:.1f} ms" for engine, value in export.latency_ms.items())
         + f" ({export.threads} threads of the CPU that exported it)",
@@ -93,7 +66,7 @@ def model_card(result: Result, export: ExportRecord, data: str, channels: Mappin
         "",
         "## Where the weights come from",
         "",
-        *(_parent(parent) for parent in export.provenance),
+        *(_parent(parent) for parent in result.provenance),
         "",
         "## How to load it",
         "",
@@ -115,7 +88,7 @@ def _whole(name: str, deployed: Deployed) -> str:
     return "detections" if deployed.one_image and name.startswith("model") else "largest output"
 
 
-def _parent(parent: Parent) -> str:
-    licence = parent["licence"] or "that of the weights it started from, and yours"
-    made = parent["stage"] or parent["format"]
-    return f"- {parent['file']} ({made}; licence: {licence}; sha256 {parent['sha256'][:16]})"
+def _parent(parent: Ancestor) -> str:
+    licence = parent.licence or "that of the weights it started from, and yours"
+    made = parent.stage or parent.format
+    return f"- {parent.file} ({made}; licence: {licence}; sha256 {parent.sha256[:16]})"

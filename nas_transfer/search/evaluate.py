@@ -17,10 +17,9 @@ import torch
 from pycocotools.coco import COCO
 
 from nas_transfer.errors import NasTransferError
+from nas_transfer.runs import Evaluation, Outcome
 from nas_transfer.search.objectives.base import Objective, TrialSubnet
 from nas_transfer.search.problem import Limit
-from nas_transfer.search.study import Outcome
-from nas_transfer.search.work import Work
 from nas_transfer.space import Arch
 from nas_transfer.supernet.layers import fold_batch_norms
 from nas_transfer.tasks.task import Task
@@ -37,7 +36,7 @@ class CandidateEvaluator:
 
     Args:
         supernet: a task that holds all weights, on its device; never changed.
-        calibration: gives for each `Work.repeat` batches of train for BatchNorm statistics, evaluation transform.
+        calibration: gives for each `Evaluation.repeat` batches of train for BatchNorm statistics, evaluation transform.
         search: batches of the search split.
         ground_truth: of the search split.
         objectives: by name, in order.
@@ -58,7 +57,7 @@ class CandidateEvaluator:
         limits: Mapping[str, Limit],
         cache_bytes: int,
         precision: str,
-        train: Callable[[Task, Work], int] | None = None,
+        train: Callable[[Task, Evaluation], int] | None = None,
     ) -> None:
         self.supernet = supernet
         self.train = train
@@ -74,7 +73,7 @@ class CandidateEvaluator:
         self.search = cached(search, cache_bytes - size_of(self.calibration))
         self._prepared: dict[tuple[int, int], tuple[Iterable[Batch], Iterable[Batch]]] = {}
 
-    def evaluate(self, work: Work) -> Outcome:
+    def evaluate(self, evaluation: Evaluation) -> Outcome:
         """The values of a candidate, or why it has none.
 
         Whatever goes wrong in one candidate is its outcome; only what no candidate could survive is raised.
@@ -84,12 +83,12 @@ class CandidateEvaluator:
         """
         start, images, training = time.monotonic(), self.images, self.training_seconds
         try:
-            outcome = self._evaluate(work)
+            outcome = self._evaluate(evaluation)
         except NasTransferError:
             raise
         except Exception as error:  # a defect of one candidate, torch.OutOfMemoryError too: the search goes on
-            logger.exception("arch %s failed", work.arch.short_id())
-            outcome = Outcome.failed(f"{type(error).__name__}: {error}")
+            logger.exception("%s failed", evaluation)
+            outcome = Outcome.failed(evaluation.trial, evaluation.arch, f"{type(error).__name__}: {error}")
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
         return replace(
@@ -97,34 +96,37 @@ class CandidateEvaluator:
             device=self.supernet.device.type, images=self.images - images,
         )  # fmt: skip
 
-    def _evaluate(self, work: Work) -> Outcome:
-        subnet = _TrialSubnet(self, work)
+    def _evaluate(self, evaluation: Evaluation) -> Outcome:
+        subnet = _TrialSubnet(self, evaluation)
+        unscored = Outcome(evaluation.trial, evaluation.arch)
         values: dict[str, float] = {}
         for name, objective in self._in_order():
             values[name] = float(objective.measure(subnet))
             limit = self.limits.get(name)
             if limit is not None and not limit.allows(values[name]):
-                return Outcome({}, f"{name} {values[name]:g} is outside search.constraints.{name}", left_out=True)
+                reason = f"{name} {values[name]:g} is outside search.constraints.{name}"
+                return replace(unscored, reason=reason, left_out=True)
         wrong = [name for name, value in values.items() if not math.isfinite(value)]
         if wrong:
-            return Outcome.failed(f"expected a number for {wrong[0]}, got {values[wrong[0]]}")
-        return Outcome({name: values[name] for name in self.objectives}, metrics=subnet.metrics)
+            reason = f"expected a number for {wrong[0]}, got {values[wrong[0]]}"
+            return Outcome.failed(evaluation.trial, evaluation.arch, reason)
+        return replace(unscored, values={name: values[name] for name in self.objectives}, metrics=subnet.metrics)
 
     def _in_order(self) -> Sequence[tuple[str, Objective]]:
         return sorted(self.objectives.items(), key=lambda item: not item[1].measured_first)
 
-    def extract(self, work: Work) -> Task:
+    def extract(self, evaluation: Evaluation) -> Task:
         """The candidate's network with recalibrated statistics, in eval mode, BatchNorms folded as for deployment.
 
         A copy of its own that is trained first if the evaluator trains: what one candidate learns no other one sees.
         """
-        arch = work.arch
+        arch = self.supernet.table.space.from_dict(evaluation.arch)
         subnet = self.supernet.extract(arch)
         if self.train is not None:
             start = time.monotonic()
-            self.images += self.train(subnet, work)
+            self.images += self.train(subnet, evaluation)
             self.training_seconds += time.monotonic() - start
-        self._draw_again(work.repeat)
+        self._draw_again(evaluation.repeat)
         for module in subnet.network.modules():
             if hasattr(module, "inplace"):
                 module.inplace = True  # activations: no gradient needs their input
@@ -173,20 +175,20 @@ class CandidateEvaluator:
 class _TrialSubnet(TrialSubnet):
     """Builds the network when an objective first needs it, and scores it once."""
 
-    def __init__(self, evaluator: CandidateEvaluator, work: Work) -> None:
-        self.work = work
-        self.evaluator = evaluator
+    def __init__(self, evaluator: CandidateEvaluator, evaluation: Evaluation) -> None:
+        self.evaluation, self.evaluator = evaluation, evaluator
+        self._arch = evaluator.supernet.table.space.from_dict(evaluation.arch)
         self.metrics: dict[str, float] = {}
         self._task: Task | None = None
 
     @property
     def arch(self) -> Arch:
-        return self.work.arch
+        return self._arch
 
     @property
     def task(self) -> Task:
         if self._task is None:
-            self._task = self.evaluator.extract(self.work)
+            self._task = self.evaluator.extract(self.evaluation)
         return self._task
 
     def score(self) -> Mapping[str, float]:

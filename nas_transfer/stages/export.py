@@ -25,10 +25,11 @@ from nas_transfer.deploy.engines import (
     unmatched_share,
     write_engines,
 )
-from nas_transfer.deploy.model_card import ExportRecord, model_card
+from nas_transfer.deploy.model_card import model_card
 from nas_transfer.deploy.modules import DeployedBody, run_by
 from nas_transfer.errors import ConfigError, RunError
-from nas_transfer.runs.result import Result
+from nas_transfer.runs import ExportSummary, Result, files
+from nas_transfer.runs.atomic import write_text
 from nas_transfer.search.latency_table import pass_times
 from nas_transfer.stages.common.build import set_threads
 from nas_transfer.stages.common.evaluation import load_trained
@@ -42,7 +43,6 @@ from nas_transfer.tasks.task import Task
 
 logger = logging.getLogger(__name__)
 
-BODY, MODEL = "body.onnx", "model.onnx"
 WARMUP, REPEATS = 5, 30
 
 
@@ -61,7 +61,7 @@ def run(cfg: DictConfig, folder: Path) -> Result:
     if task.is_supernet:
         raise ConfigError("expected one arch of a supernet to export, got arch=supernet: max, min, a name or a file")
     task.to("cpu")
-    unchecked = folder / "unchecked"
+    unchecked = folder / files.UNCHECKED_FOLDER
     shutil.rmtree(unchecked, ignore_errors=True)
     unchecked.mkdir(parents=True)
     try:
@@ -79,28 +79,29 @@ def _export(cfg: DictConfig, task: Task, data: Any, checkpoint: Checkpoint, fold
     fold_batch_norms(task.eval().network)
     images = _real_images(data, cfg.stage.compared_images)
     body = DeployedBody(Normalise(task.table.preprocessing), copy.deepcopy(task.body).requires_grad_(True)).eval()
-    parts = {BODY: Deployed(body, body.outputs), MODEL: task.deployed()}
+    parts = {files.BODY: Deployed(body, body.outputs), files.MODEL: task.deployed()}
     differences = {name: _checked(deployed, images, folder / name, cfg) for name, deployed in parts.items()}
     engines = {
-        "torch": run_torch(parts[MODEL].module.eval()),
-        "onnxruntime": run_onnx(folder / MODEL, cfg.num_threads),
+        "torch": run_torch(parts[files.MODEL].module.eval()),
+        "onnxruntime": run_onnx(folder / files.MODEL, cfg.num_threads),
     }
     metrics = {name: _score(task, data, engine) for name, engine in engines.items()}
     scores = {name: own[task.score_key] for name, own in metrics.items()}
-    size = _timed_size(task, parts[MODEL])
+    size = _timed_size(task, parts[files.MODEL])
     times = {name: _latency(engine, size) for name, engine in engines.items()}
     for name in engines:
         at = "x".join(map(str, size))
         print(f"{name:<12} {task.score_key} {100 * scores[name]:.2f} %, {times[name]:.2f} ms at {at}")
     if not abs(scores["torch"] - scores["onnxruntime"]) <= cfg.stage.max_score_difference:
         raise RunError(
-            f"expected {MODEL} to score within stage.max_score_difference={cfg.stage.max_score_difference:g} of "
+            f"expected {files.MODEL} to score within stage.max_score_difference={cfg.stage.max_score_difference:g} of "
             f"torch's {scores['torch']:.4f}, got {scores['onnxruntime']:.4f}: nothing was exported"
         )
-    export = ExportRecord(differences, scores["torch"], times, list(size), cfg.num_threads, checkpoint.lineage())
-    result = replace(make_result(cfg, task, metrics["onnxruntime"]), export=export.to_dict())
+    export = ExportSummary(differences, scores["torch"], times, size, cfg.num_threads)
+    result = make_result(cfg, task, metrics["onnxruntime"], provenance=checkpoint.lineage())
+    result = replace(result, export=export)
     channels = dict(zip(body.outputs, task.table.feature_channels(task.require_subnet()), strict=True))
-    (folder / "model_card.md").write_text(model_card(result, export, str(cfg.data.root), channels, parts[MODEL]))
+    write_text(folder / files.MODEL_CARD, model_card(result, str(cfg.data.root), channels, parts[files.MODEL]))
     return result
 
 
@@ -109,14 +110,14 @@ def _write_weights(task: Task, checkpoint: Checkpoint, folder: Path) -> None:
     from safetensors.torch import save_file
 
     arch = task.require_subnet().to_dict()
-    (folder / "arch.yaml").write_text(yaml.safe_dump(arch, sort_keys=False, default_flow_style=None))
+    write_text(folder / files.ARCH, yaml.safe_dump(arch, sort_keys=False, default_flow_style=None))
     metadata = {
         "space": task.table.space.name, "arch": json.dumps(arch), "task": task.kind.name,
         "num_classes": str(task.settings.num_classes), "preprocessing": json.dumps(asdict(task.table.preprocessing)),
-        "provenance": json.dumps(checkpoint.lineage()),
+        "provenance": json.dumps([asdict(ancestor) for ancestor in checkpoint.lineage()]),
     }  # fmt: skip
     tensors = {name: tensor.contiguous() for name, tensor in task.network.state_dict().items()}
-    save_file(tensors, folder / "weights.safetensors", metadata)
+    save_file(tensors, folder / files.TENSORS, metadata)
 
 
 def _real_images(data: Any, count: int) -> list[Tensor]:

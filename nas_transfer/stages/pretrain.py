@@ -7,7 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from nas_transfer.errors import ConfigError
-from nas_transfer.runs.result import Result
+from nas_transfer.runs import Result
 from nas_transfer.stages.common.training import train
 
 CLASSIFICATION = "nas_transfer.tasks.classification."

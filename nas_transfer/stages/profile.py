@@ -10,14 +10,13 @@ from omegaconf import DictConfig
 
 from nas_transfer.data.drawing import contact_sheet
 from nas_transfer.errors import ConfigError
-from nas_transfer.runs.result import Result
+from nas_transfer.runs import Result, files
 from nas_transfer.search.latency_table import LatencyTable, check_table, device_name
 from nas_transfer.space import SUPERNET, Arch
 from nas_transfer.stages.common.build import build_arch, build_data, build_table, build_task, set_threads
 from nas_transfer.stages.common.results import make_result
 from nas_transfer.supernet.protocol import SupernetTable
 
-PREVIEW_FILE = "preview.png"
 LEAST_ARCHS = 4
 BATCH_SIZE, WARMUP, REPEATS = 1, 3, 15
 
@@ -35,7 +34,7 @@ def run(cfg: DictConfig, folder: Path) -> Result:
         for module in cost.modules:
             print(f"{part + ' ' + module.name:<20}{module.macs / 1e6:14.3f}{module.params / 1e6:14.4f}")
     if cfg.data.preview:
-        _draw_preview(cfg, arch, folder / PREVIEW_FILE)
+        _draw_preview(cfg, arch, folder / files.PREVIEW)
     if cfg.latency:
         _check_latencies(cfg, table)
     return make_result(cfg, task, {})

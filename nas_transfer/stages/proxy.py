@@ -18,10 +18,9 @@ from omegaconf import DictConfig
 
 from nas_transfer.data.randomness import stable_seed
 from nas_transfer.errors import ConfigError
-from nas_transfer.runs.result import write_json_atomically
+from nas_transfer.runs import Evaluation, Spent, files
 from nas_transfer.search.evaluate import CandidateEvaluator
 from nas_transfer.search.halving import Rungs
-from nas_transfer.search.work import Spent, Work, state_file, write_spent
 from nas_transfer.space import SUPERNET
 from nas_transfer.stages.common.build import (
     LastCheckpoint,
@@ -66,17 +65,19 @@ class ProxyTraining:
     data: Any
     last: int
 
-    def __call__(self, subnet: Task, work: Work) -> int:
-        """Train a copy as its work says; returns how many images it saw."""
-        if work.steps == work.after:
+    def __call__(self, subnet: Task, evaluation: Evaluation) -> int:
+        """Train a subnet as its evaluation says; returns how many images it saw."""
+        if evaluation.steps == evaluation.after:
             return 0
-        seed = stable_seed(self.cfg.seed, "repeat", work.repeat) if work.repeat else self.cfg.seed
-        settings = replace(self.settings(max(work.steps, self.last)), seed=seed)
+        seed = stable_seed(self.cfg.seed, "repeat", evaluation.repeat) if evaluation.repeat else self.cfg.seed
+        settings = replace(self.settings(max(evaluation.steps, self.last)), seed=seed)
         folder = Path(self.cfg.run_dir)
-        before = state_file(folder, work.number, work.after) if work.after else None
-        kept = state_file(folder, work.number, work.steps) if work.keep else None
+        before = files.state_file(folder, evaluation.trial, evaluation.after) if evaluation.after else None
+        kept = files.state_file(folder, evaluation.trial, evaluation.steps) if evaluation.keep else None
         module = TaskModule(subnet, settings)
-        return self.train(module, work.steps, before=before, after=work.after, kept=kept, repeat=work.repeat)
+        return self.train(
+            module, evaluation.steps, before=before, after=evaluation.after, kept=kept, repeat=evaluation.repeat
+        )
 
     def settings(self, total_steps: int) -> TrainingSettings:
         """How a task is trained whose learning rate runs over so many steps."""
@@ -91,7 +92,7 @@ class ProxyTraining:
         Args:
             before: the state to go on from, made after `after` steps.
             kept: where to keep the state.
-            repeat: see `Work`.
+            repeat: see `Evaluation`.
         """
         device, batches = module.task.device, module.settings.recipe.accumulate
         # Longer than the training, which the trainer ends: Lightning goes on with no epoch that has come to its end.
@@ -128,7 +129,7 @@ def build_proxy_evaluator(cfg: DictConfig) -> CandidateEvaluator:
     temporary = file.with_name(f".{file.name}")
     spent = _make_warm_start(cfg, table, checkpoint, training, temporary)
     evaluator = _evaluator(cfg, table, temporary, training)
-    write_spent(file, _timed(evaluator, min(TIMED_STEPS, last), spent), write_json_atomically)
+    _timed(evaluator, min(TIMED_STEPS, last), spent).write(file.parent)
     temporary.rename(file)
     return evaluator
 
@@ -157,13 +158,15 @@ def _make_warm_start(
     save_checkpoint(
         file, task, parent=checkpoint, metrics={}, versions={}, stage=cfg.stage.name, config_sha256=config_sha256(cfg)
     )
-    return spent
+    return replace(spent, provenance=checkpoint.lineage())
 
 
 def _timed(evaluator: CandidateEvaluator, steps: int, spent: Spent) -> Spent:
     """What was spent, with the smallest and the largest arch trained for a few steps and scored, and then dropped."""
     space = evaluator.supernet.table.space
-    outcomes = [evaluator.evaluate(Work(-1, arch, "", steps)) for arch in (space.smallest(), space.largest())]
+    outcomes = [
+        evaluator.evaluate(Evaluation(-1, arch.to_dict(), steps=steps)) for arch in (space.smallest(), space.largest())
+    ]
     return replace(
         spent,
         seconds=spent.seconds + sum(outcome.seconds for outcome in outcomes),

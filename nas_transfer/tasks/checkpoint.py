@@ -5,18 +5,19 @@ The file holds tensors and plain values only: reading one never unpickles an obj
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TypedDict
 
 import torch
 from torch import Tensor
 
 from nas_transfer.errors import WeightsError
+from nas_transfer.runs import Ancestor, files
+from nas_transfer.runs.atomic import replacing
 from nas_transfer.space import SUPERNET, ArchOrSupernet, SearchSpace
 from nas_transfer.supernet.importing import import_supernet, package_file
+from nas_transfer.supernet.networks import build_body
 from nas_transfer.supernet.ops import copy_slices
 from nas_transfer.supernet.preprocessing import Preprocessing
 from nas_transfer.supernet.protocol import SupernetTable
@@ -26,22 +27,6 @@ from nas_transfer.tasks.task import Task
 
 FORMAT = "nas_transfer/3"
 NATIVE, AUTO = "native", "auto"
-WEIGHTS_FILE = "weights.pt"
-
-
-class Parent(TypedDict):
-    """A file of weights that others descend from.
-
-    `stage`, `task` and `config_sha256` are those of its training, and `licence` that of public weights.
-    """
-
-    file: str
-    sha256: str
-    format: str
-    licence: str
-    stage: str
-    task: str
-    config_sha256: str
 
 
 @dataclass(frozen=True)
@@ -82,15 +67,14 @@ class Checkpoint:
     versions: dict[str, str] = field(default_factory=dict)
     stage: str = ""
     config_sha256: str = ""
-    provenance: list[Parent] = field(default_factory=list)
+    provenance: tuple[Ancestor, ...] = ()
 
-    def lineage(self) -> list[Parent]:
+    def lineage(self) -> tuple[Ancestor, ...]:
         """The provenance of weights that are trained from this file: its own, and the file itself with its hash."""
-        own: Parent = {
-            "file": str(self.path), "sha256": file_sha256(self.path), "format": self.format, "licence": self.licence,
-            "stage": self.stage, "task": self.task, "config_sha256": self.config_sha256,
-        }  # fmt: skip
-        return [*self.provenance, own]
+        itself = Ancestor(
+            str(self.path), file_sha256(self.path), self.format, self.licence, self.stage, self.task, self.config_sha256
+        )
+        return (*self.provenance, itself)
 
     def is_of_kind(self, task: Task) -> bool:
         """Whether neck and head mean the same in a task: it is of the kind of the task that trained them."""
@@ -120,11 +104,10 @@ def save_checkpoint(
         "versions": dict(versions),
         "stage": stage,
         "config_sha256": config_sha256,
-        "provenance": [] if parent is None else parent.lineage(),
+        "provenance": [] if parent is None else [asdict(ancestor) for ancestor in parent.lineage()],
     }
-    temporary = path.with_suffix(".tmp")
-    torch.save(content, temporary)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        torch.save(content, temporary)
 
 
 def load_checkpoint(weights: str, table: SupernetTable, weights_format: str = AUTO) -> Checkpoint:
@@ -142,7 +125,7 @@ def load_checkpoint(weights: str, table: SupernetTable, weights_format: str = AU
     path = Path(weights)
     if not path.exists():
         path = package_file(weights) or path
-    file = path / WEIGHTS_FILE if path.is_dir() else path
+    file = path / files.WEIGHTS if path.is_dir() else path
     content = read_file(file)
     if not (isinstance(content, dict) and "format" in content):
         if weights_format == NATIVE:
@@ -156,6 +139,7 @@ def load_checkpoint(weights: str, table: SupernetTable, weights_format: str = AU
         raise WeightsError(f"expected tensors of the layout {weights_format}, got {file} of this program's own format")
     try:
         content["preprocessing"] = Preprocessing(**content["preprocessing"])
+        content["provenance"] = tuple(Ancestor(**ancestor) for ancestor in content["provenance"])
         checkpoint = Checkpoint(path=file, **content)
     except (KeyError, TypeError) as error:
         raise WeightsError(f"expected all entries of the format {FORMAT} in {file}, got an error: {error}") from error
@@ -219,7 +203,7 @@ def inherit(task: Task, checkpoint: Checkpoint) -> list[str]:
     same_task = checkpoint.is_of_kind(task)
     if checkpoint.arch is None and task.arch is not SUPERNET:
         if not same_task:
-            body = task.table.build_body()
+            body = build_body(task.table)
             _fill(body.state_dict(keep_vars=True), checkpoint.body, checkpoint)
             copy_slices(body, task.body)
             return _rest_names(task)

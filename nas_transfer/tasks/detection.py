@@ -24,14 +24,15 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from typing_extensions import Self
 
 from nas_transfer.data.drawing import Picture, draw_instances
-from nas_transfer.data.module import Vocabulary
+from nas_transfer.data.parts import Vocabulary
+from nas_transfer.data.samples import DetectionBatch
 from nas_transfer.errors import ConfigError
 from nas_transfer.space import SUPERNET, Arch
 from nas_transfer.supernet.cost import Cost, ModuleCost, convolution_cost, linear_cost, strided_size
+from nas_transfer.supernet.networks import build_body
 from nas_transfer.supernet.ops import ElasticConv2d
 from nas_transfer.supernet.preprocessing import Preprocessing
 from nas_transfer.supernet.protocol import TAP_STRIDES
-from nas_transfer.tasks.batches import DetectionBatch
 from nas_transfer.tasks.coco_metrics import paste_mask, to_coco_results
 from nas_transfer.tasks.deployed import Deployed
 from nas_transfer.tasks.kind import TaskKind
@@ -274,7 +275,7 @@ def detector_arguments(settings: TaskSettings, sizes: DetectorSize) -> DetectorA
     table, arch = settings.table, settings.arch
     channels = table.feature_channels(table.space.arch_or_largest(arch))
     return {
-        "backbone": PyramidBackbone(table.build_body(arch), channels, sizes.fpn_channels, elastic=arch is SUPERNET),
+        "backbone": PyramidBackbone(build_body(table, arch), channels, sizes.fpn_channels, elastic=arch is SUPERNET),
         "min_size": sizes.min_size,
         "max_size": sizes.max_size,
         "image_mean": list(table.preprocessing.mean),

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from nas_transfer.data.drawing import Picture, draw_persons
-from nas_transfer.data.module import Vocabulary
+from nas_transfer.data.parts import Vocabulary
+from nas_transfer.data.samples import PoseBatch
 from nas_transfer.errors import ConfigError
 from nas_transfer.space import SUPERNET, Arch
 from nas_transfer.supernet.cost import Cost, ModuleCost, convolution_cost, strided_size
 from nas_transfer.supernet.layers import Layers
-from nas_transfer.tasks.batches import PoseBatch
+from nas_transfer.supernet.networks import build_body
 from nas_transfer.tasks.coco_metrics import Persons, to_coco_keypoints
 from nas_transfer.tasks.deployed import TOP_STRIDE, Deployed, DeployedNetwork
 from nas_transfer.tasks.heatmaps import decode_heatmaps, encode_heatmaps, mirror_heatmaps
@@ -128,7 +129,7 @@ class PoseTask(Task[PoseBatch, Tensor]):
         table, arch = settings.table, settings.arch
         channels = table.feature_channels(table.space.arch_or_largest(arch))[-1]
         layers = Layers(elastic=arch is SUPERNET, eps=table.batch_norm_eps)
-        super().__init__(settings, PoseNetwork(table.build_body(arch), channels, settings.num_classes, head, layers))
+        super().__init__(settings, PoseNetwork(build_body(table, arch), channels, settings.num_classes, head, layers))
         self.head = head
         self.crop_size = (int(input_size[0]), int(input_size[1]))
         self.category_id = category_id

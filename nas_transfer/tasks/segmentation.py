@@ -15,13 +15,14 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from typing_extensions import Self
 
 from nas_transfer.data.drawing import Picture, draw_label_map
-from nas_transfer.data.module import Vocabulary
+from nas_transfer.data.parts import Vocabulary
+from nas_transfer.data.samples import SegmentationBatch
 from nas_transfer.data.segmentation_transforms import IGNORE_LABEL
 from nas_transfer.errors import ConfigError
 from nas_transfer.space import SUPERNET, Arch
 from nas_transfer.supernet.cost import Cost
 from nas_transfer.supernet.layers import Layers
-from nas_transfer.tasks.batches import SegmentationBatch
+from nas_transfer.supernet.networks import build_body
 from nas_transfer.tasks.deeplab import DeepLab, DeepLabSize, deeplab_cost
 from nas_transfer.tasks.deployed import Deployed, DeployedNetwork
 from nas_transfer.tasks.kind import TaskKind
@@ -90,7 +91,7 @@ class SegmentationTask(Task[SegmentationBatch, Tensor]):
         table, arch, num_classes = settings.table, settings.arch, settings.num_classes
         channels = table.feature_channels(table.space.arch_or_largest(arch))
         layers = Layers(elastic=arch is SUPERNET, eps=table.batch_norm_eps)
-        super().__init__(settings, DeepLab(table.build_body(arch), channels, num_classes, head, layers))
+        super().__init__(settings, DeepLab(build_body(table, arch), channels, num_classes, head, layers))
         self.head = head
         self.evaluation = evaluation
         self.crop_size = (int(input_size[0]), int(input_size[1]))

@@ -51,11 +51,11 @@ def test_a_run_leaves_its_preprocessing_metrics_versions_and_ancestors(table: Su
     first = load_checkpoint(str(save(classifier(table), tmp_path / "first", public)), table)
     second = load_checkpoint(str(save(classifier(table), tmp_path / "second", first)), table)
     assert (second.preprocessing, second.metrics, second.versions) == (BGR, {"top1": 0.5}, {"torch": "2"})
-    assert [parent["file"] for parent in second.provenance] == [str(public.path), str(first.path)]
-    assert [parent["sha256"] for parent in second.provenance] == [file_sha256(public.path), file_sha256(first.path)]
-    assert "Apache-2.0" in second.provenance[0]["licence"]
-    assert second.provenance[0]["format"] == "efficientnet_lite"
-    assert second.provenance[1]["config_sha256"] == "c0ffee"
+    assert [parent.file for parent in second.provenance] == [str(public.path), str(first.path)]
+    assert [parent.sha256 for parent in second.provenance] == [file_sha256(public.path), file_sha256(first.path)]
+    assert "Apache-2.0" in second.provenance[0].licence
+    assert second.provenance[0].format == "efficientnet_lite"
+    assert second.provenance[1].config_sha256 == "c0ffee"
 
 
 def test_the_file_is_read_by_torch_without_unpickling_an_object(table: SupernetTable, tmp_path: Path) -> None:

@@ -14,13 +14,15 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback
 
 from nas_transfer.arch_files import resolve_arch
 from nas_transfer.data.randomness import stable_seed
 from nas_transfer.errors import ConfigError
 from nas_transfer.paths import conf_dir
+from nas_transfer.runs import files
+from nas_transfer.runs.atomic import replacing
 from nas_transfer.space import SUPERNET, ArchOrSupernet, SearchSpace
 from nas_transfer.stages.common.progress import ProgressLog
 from nas_transfer.supernet.preprocessing import Preprocessing
@@ -29,8 +31,6 @@ from nas_transfer.tasks.checkpoint import Checkpoint, load_checkpoint
 from nas_transfer.tasks.task import Task, TaskSettings
 from nas_transfer.tasks.training import TrainingSettings
 
-CHECKPOINTS = "checkpoints"
-LAST = "last.ckpt"
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 LENGTH_KEYS = ("max_steps", "max_epochs", "check_val_every_n_epoch", "limit_train_batches")
 """Trainer keys that this program turns into the length of its one stream of batches."""
@@ -60,10 +60,11 @@ class LastCheckpoint(Callback):
         if step == self.saved_step or step % self.every_n_steps:
             return
         self.saved_step = step
-        temporary = self.path.with_suffix(".tmp")
-        trainer.save_checkpoint(temporary, weights_only=False)
-        if trainer.is_global_zero:
-            os.replace(temporary, self.path)
+        if not trainer.is_global_zero:
+            trainer.save_checkpoint(self.path, weights_only=False)  # takes part, and writes nothing
+            return
+        with replacing(self.path) as temporary:
+            trainer.save_checkpoint(temporary, weights_only=False)
 
 
 def set_threads(cfg: DictConfig) -> None:
@@ -133,8 +134,8 @@ def make_data(cfg: DictConfig, arch: ArchOrSupernet, preprocessing: Preprocessin
     arch trains on all of train.
     """
     options = {key: value for key, value in cfg.data.items() if key != "preview"}
-    if options["hold_out_search"] is None:
-        options["hold_out_search"] = arch is SUPERNET
+    if options["split"]["hold_out_search"] is None:
+        options["split"] = OmegaConf.merge(options["split"], {"hold_out_search": arch is SUPERNET})
     if "interpolation" in options and options["interpolation"] is None:
         options["interpolation"] = preprocessing.interpolation
     data = instantiate(options)
@@ -180,11 +181,11 @@ def build_trainer(cfg: DictConfig, folder: Path) -> pl.Trainer:
     if cfg.ema_decay is not None:
         callbacks.append(pl.callbacks.EMAWeightAveraging(decay=cfg.ema_decay))
     # Last, so that a step's checkpoint holds what the others did after that step.
-    callbacks.append(LastCheckpoint(folder / CHECKPOINTS / LAST, cfg.checkpoint_every_n_steps))
-    loggers: list[Any] = [pl.loggers.CSVLogger(str(folder), name="logs")]
+    callbacks.append(LastCheckpoint(folder / files.LAST_CHECKPOINT, cfg.checkpoint_every_n_steps))
+    loggers: list[Any] = [pl.loggers.CSVLogger(str(folder), name=files.LOGS_FOLDER)]
     if cfg.tensorboard:
         try:
-            loggers.append(pl.loggers.TensorBoardLogger(str(folder), name="tensorboard"))
+            loggers.append(pl.loggers.TensorBoardLogger(str(folder), name=files.TENSORBOARD_FOLDER))
         except ModuleNotFoundError as error:
             raise ConfigError("expected TensorBoard for tensorboard=true, got none: pip install tensorboard") from error
     return instantiate(

@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
 
 from nas_transfer.errors import ConfigError, RunError
-from nas_transfer.runs.result import RESULT_FILE, RUN_FILE, write_json_atomically
+from nas_transfer.runs import Manifest, Result, files, read_manifest, read_result
 
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")  # all 0 or unset in the process that writes
 SHOWN_ONLY = {
@@ -93,10 +94,9 @@ class RunDirectory:
 
     folder: Path
 
-    def result(self) -> dict[str, Any] | None:
+    def result(self) -> Result | None:
         """What a finished run wrote, None before that."""
-        path = self.folder / RESULT_FILE
-        return json.loads(path.read_text()) if path.is_file() else None
+        return read_result(self.folder)
 
 
 def open_run(cfg: DictConfig, hydra_cfg: DictConfig) -> RunDirectory:
@@ -116,37 +116,31 @@ def open_run(cfg: DictConfig, hydra_cfg: DictConfig) -> RunDirectory:
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()  # Hydra made it before anything could be checked
         raise
-    path = folder / RUN_FILE
-    if path.is_file():
-        _check_same(folder, json.loads(path.read_text()).get("config", {}), own, cfg.resume)
+    manifest = read_manifest(folder)
+    if manifest is not None:
+        _check_same(folder, manifest.config, own, cfg.resume)
         return RunDirectory(folder)
     if not _is_main_process():
         return RunDirectory(folder)
-    if (folder / RESULT_FILE).exists():
-        raise RunError(f"expected {RUN_FILE} beside {RESULT_FILE} in {folder}, got none: choose another name=...")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / ".hydra").mkdir(exist_ok=True)
-    OmegaConf.save(cfg, folder / ".hydra" / "config.yaml")
-    OmegaConf.save(hydra_cfg, folder / ".hydra" / "hydra.yaml")
-    OmegaConf.save(hydra_cfg.overrides.task, folder / ".hydra" / "overrides.yaml")
-    content = {
-        "config_sha256": config_sha256(cfg),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": sys.argv[1:],
-        "config": own,
-    }
-    write_json_atomically(path, content)
+    if (folder / files.RESULT).exists():
+        raise RunError(f"expected {files.RUN} beside {files.RESULT} in {folder}, got none: choose another name=...")
+    (folder / files.HYDRA_FOLDER).mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(cfg, folder / files.CONFIG)
+    OmegaConf.save(hydra_cfg, folder / files.HYDRA_CONFIG)
+    OmegaConf.save(hydra_cfg.overrides.task, folder / files.OVERRIDES)
+    started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    Manifest(config_sha256(cfg), started, tuple(sys.argv[1:]), own).write(folder)
     return RunDirectory(folder)
 
 
 def log_to(folder: Path) -> None:
     """Append this process's log to ``log.txt`` in the run's folder; done once the folder is known to be the run's."""
-    handler = logging.FileHandler(folder / "log.txt")
+    handler = logging.FileHandler(folder / files.LOG)
     handler.setFormatter(logging.Formatter("[%(asctime)s][%(name)s] %(message)s"))
     logging.getLogger().addHandler(handler)
 
 
-def _check_same(folder: Path, theirs: dict[str, Any], own: dict[str, Any], resume: str) -> None:
+def _check_same(folder: Path, theirs: Mapping[str, object], own: dict[str, Any], resume: str) -> None:
     for key in sorted(set(theirs) | set(own)):
         if theirs.get(key) != own.get(key):
             raise RunError(

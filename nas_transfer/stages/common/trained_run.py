@@ -9,6 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from nas_transfer.errors import ConfigError
+from nas_transfer.runs import files
 
 OWN_GROUPS = ("task", "supernet", "data", "seed")
 """Configuration that a network cannot be had without, as it was trained."""
@@ -17,7 +18,7 @@ OWN_GROUPS = ("task", "supernet", "data", "seed")
 def trained_config(weights: str | None) -> DictConfig | None:
     """The configuration of the run whose folder, or file in it, this is; None for other weights."""
     place = Path(str(weights))
-    file = (place if place.is_dir() else place.parent) / ".hydra" / "config.yaml"
+    file = (place if place.is_dir() else place.parent) / files.CONFIG
     if weights is None or not file.is_file():
         return None
     return cast(DictConfig, OmegaConf.load(file))

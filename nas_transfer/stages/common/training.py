@@ -15,11 +15,9 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 
 from nas_transfer.errors import ConfigError
-from nas_transfer.runs.result import Result
+from nas_transfer.runs import Result, files
 from nas_transfer.space import SUPERNET
 from nas_transfer.stages.common.build import (
-    CHECKPOINTS,
-    LAST,
     build_arch,
     build_data,
     build_task,
@@ -31,7 +29,6 @@ from nas_transfer.stages.common.build import (
 from nas_transfer.stages.common.evaluation import evaluate_task
 from nas_transfer.stages.common.results import make_result, write_predictions
 from nas_transfer.tasks.checkpoint import (
-    WEIGHTS_FILE,
     Checkpoint,
     inherit,
     save_checkpoint,
@@ -72,7 +69,7 @@ def train(cfg: DictConfig, folder: Path) -> Result | None:
         "the supernet" if arch is SUPERNET else f"arch {arch.short_id()}",
         table.name, data.num_train_images, total_steps, total_steps / steps_per_epoch, steps_per_epoch,
     )  # fmt: skip
-    last = folder / CHECKPOINTS / LAST
+    last = folder / files.LAST_CHECKPOINT
     if last.exists():
         logger.info("resuming from %s", last)
     trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
@@ -83,10 +80,10 @@ def train(cfg: DictConfig, folder: Path) -> Result | None:
     images = num_batches * data.batch_size * trainer.world_size
     result = make_result(
         cfg, task, metrics, seconds=seconds, images_seen=images, devices=trainer.world_size,
-        samples_digest=module.samples_digest,
+        samples_digest=module.samples_digest, provenance=() if parent is None else parent.lineage(),
     )  # fmt: skip
     save_checkpoint(
-        folder / WEIGHTS_FILE, task, parent=parent, metrics=metrics, versions=result.versions,
+        folder / files.WEIGHTS, task, parent=parent, metrics=metrics, versions=result.versions,
         stage=result.stage, config_sha256=result.config_sha256,
     )  # fmt: skip
     write_predictions(cfg, folder, task, data)
