@@ -44,9 +44,7 @@ class GradesTask(Task):
     def forward_batch(self, batch):
         return self.network(self.normalise(batch["images"]))
 
-    def losses(
-        self, batch, *, regularise, teacher
-    ):  # teacher: of the largest arch of this step
+    def losses(self, batch, *, regularise, teacher):  # teacher: of the largest arch of this step
         grades = self.forward_batch(batch)
         losses = {"grades": F.mse_loss(grades, batch["labels"].to(grades.dtype))}
         if teacher is not None:
