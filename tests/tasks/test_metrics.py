@@ -31,7 +31,8 @@ def detections(image_id: int) -> dict[str, torch.Tensor]:
     count = 0 if image_id == 12 else 3
     return {
         "boxes": random_boxes(generator, count), "labels": torch.randint(1, 4, (count,), generator=generator),
-        "scores": torch.rand(count, generator=generator), "masks": 0.4 + 0.6 * torch.rand(count, 1, 28, 28, generator=generator),
+        "scores": torch.rand(count, generator=generator),
+        "masks": 0.4 + 0.6 * torch.rand(count, 1, 28, 28, generator=generator),
     }  # fmt: skip
 
 
