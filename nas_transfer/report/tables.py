@@ -240,7 +240,7 @@ def unit_of(name: str, score_key: str = "score") -> str:
     """An objective's name with its unit."""
     if name == SCORE:
         return f"{score_key} (%)"
-    return {"macs": "MACs (M)", "params": "params (M)", "latency_ms": "latency (ms)", "memory_mb": "memory (MiB)"}.get(
+    return {"macs": "MACs (M)", "params": "params (M)", "latency_ms": "latency (ms)", "memory_mib": "memory (MiB)"}.get(
         name, name
     )
 
