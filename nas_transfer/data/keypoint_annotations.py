@@ -35,12 +35,23 @@ class Body:
         flip_pairs: indices of left and right twins; None for those of the category, else left_x with right_x.
         sigmas: a third of the tolerance of each keypoint in OKS; None for those of the category, else COCO's by name.
         lower_body: names of the keypoints from the hips down; None for hips, knees, ankles and feet by name.
+
+    Raises:
+        ConfigError: a flip pair that is not two indices, or a sigma of 0 or less.
     """
 
     names: Sequence[str] | None
     flip_pairs: Sequence[Sequence[int]] | None
     sigmas: Sequence[float] | None
     lower_body: Sequence[str] | None
+
+    def __post_init__(self) -> None:
+        for pair in self.flip_pairs or ():
+            if len(pair) != 2:
+                raise ConfigError(f"data.body.flip_pairs must be pairs of two indices, got {list(pair)}.")
+        for sigma in self.sigmas or ():
+            if not sigma > 0:
+                raise ConfigError(f"data.body.sigmas must be above 0, got {sigma}.")
 
 
 @dataclass(frozen=True)

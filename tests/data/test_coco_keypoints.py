@@ -210,7 +210,10 @@ def test_a_box_file_that_does_not_fit_is_refused(root: Path, boxes: Any, expecte
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"sigmas": [0.1]}, "data.body.sigmas"), ({"flip_pairs": [[0, 7]]}, "data.body.flip_pairs"),
+        ({"sigmas": [0.1]}, "data.body.sigmas must be 4 numbers"),
+        ({"sigmas": [0.1, 0, 0.1, 0.1]}, "data.body.sigmas must be above 0, got 0"),
+        ({"flip_pairs": [[0, 1, 2]]}, "data.body.flip_pairs must be pairs of two"),
+        ({"flip_pairs": [[0, 7]]}, "data.body.flip_pairs"),
         ({"flip_pairs": [[0, 1], [1, 2]]}, "data.body.flip_pairs"), ({"names": ["a"]}, "data.body.names"),
         ({"lower_body": ["tail"]}, "data.body.lower_body"),
         ({"scale_range": [2.0, 1.0]}, "data.augmentation.scale_range"), ({"flip": 1.5}, "data.augmentation.flip"),
