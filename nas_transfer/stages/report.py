@@ -18,8 +18,8 @@ def run(cfg: DictConfig, folder: Path) -> None:
     Raises:
         ConfigError: `runs_in` is no list of folders and patterns, or there is no run in any of them.
     """
-    folders, without = find_runs(places_of(cfg), own=folder)
-    report, runs = make_report(folders, without)
+    folders, without_runs = find_runs(places_of(cfg), exclude=folder)
+    report, runs = make_report(folders, without_runs)
     for path in write_report(folder, report, runs):
         print(path)
     unusable = 0 if report.problems is None else len(report.problems.rows)
