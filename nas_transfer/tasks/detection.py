@@ -322,7 +322,7 @@ def detector_costs(
     """The costs of the detector behind the body for one image, by part: ``neck`` and ``head``.
 
     Args:
-        channels: widths of the body's maps at strides 4, 8, 16, 32.
+        channels: widths of the maps of the body at strides 4, 8, 16, 32.
         input_size: (H, W) of the resized image, without torchvision's padding to a multiple of 32.
         num_classes: without background.
         sizes: of the detector; the box head runs on `proposals_test` proposals.

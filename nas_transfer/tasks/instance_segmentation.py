@@ -115,7 +115,7 @@ class _UnpastedMasks(GeneralizedRCNNTransform):
             return result
         masks = [output.pop("masks") for output in result]
         resized = super().postprocess(result, image_shapes, original_image_sizes)
-        return [output | {"masks": own} for output, own in zip(resized, masks, strict=True)]
+        return [output | {"masks": unpasted} for output, unpasted in zip(resized, masks, strict=True)]
 
 
 def mask_head_cost(sizes: MaskDetectorSize, num_classes: int) -> Cost:

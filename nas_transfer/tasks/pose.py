@@ -186,16 +186,16 @@ class PoseTask(Task[PoseBatch, Tensor]):
 
     def predict_image(self, batch: PoseBatch, image_id: int, vocabulary: Vocabulary) -> Prediction:
         """Persons without duplicates in ``predictions.json``."""
-        found = self.predict_persons({**batch, "image_ids": torch.full_like(batch["image_ids"], image_id)})
-        persons = to_coco_keypoints(found, self.category_id, self.sigmas, self.head.oks_threshold)
+        persons = self.predict_persons({**batch, "image_ids": torch.full_like(batch["image_ids"], image_id)})
+        results = to_coco_keypoints(persons, self.category_id, self.sigmas, self.head.oks_threshold)
 
         def draw(image: Tensor, threshold: float, side: int) -> Picture:
-            rows = [torch.tensor(person["keypoints"]).reshape(-1, 3) for person in persons]
+            rows = [torch.tensor(person["keypoints"]).reshape(-1, 3) for person in results]
             sure = [(row[:, 2] >= threshold).tolist() for row in rows]
             points = [row[:, :2] for row in rows]
             return draw_persons(image, points, sure, vocabulary.edges, vocabulary.flip_pairs, side)
 
-        return Prediction({"predictions.json": persons}, draw)
+        return Prediction({"predictions.json": results}, draw)
 
     def predict_persons(self, batch: PoseBatch) -> Persons:
         """The persons of a batch. The score of a person is that of its box times the mean of its sure keypoints."""

@@ -232,8 +232,8 @@ def slide(network: Callable[[Tensor], Tensor], image: Tensor, evaluation: Segmen
 def scores_of(confusion: Tensor, class_names: Sequence[str]) -> dict[str, float]:
     """The metrics of a confusion matrix (C, C) with true classes in rows, as fractions; none if all is unlabelled."""
     counts = confusion.double()
-    hits, truth, found = counts.diagonal(), counts.sum(1), counts.sum(0)
-    union = truth + found - hits
+    hits, truth, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
+    union = truth + predicted - hits
     if union.sum() == 0:
         return {}
     seen, labelled = union > 0, truth > 0
