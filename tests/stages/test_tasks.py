@@ -150,7 +150,7 @@ def real_arguments(name: str, folder: Path) -> list[str]:
         cityscapes_of_camvid(folder / "data")
         return ["task=cityscapes_seg", *crop]
     root = f"data.root={sample_data(name.partition(' ')[0])}"
-    joints = [f"data.{p}_annotations=annotations/person_keypoints_{p}_coco17.json" for p in ("train", "val")]
+    joints = [f"data.sources.{p}_annotations=annotations/person_keypoints_{p}_coco17.json" for p in ("train", "val")]
     names = f"data.class_names=[{','.join(CAMVID)}]"
     pose = ["task=coco_pose", "data.input_size=[64,64]", "data.batch_size=8", root]
     return {
