@@ -31,7 +31,7 @@ from nas_transfer.search.evaluate import CandidateEvaluator
 from nas_transfer.space import Arch
 from nas_transfer.stages.common.candidates import build_evaluator
 from nas_transfer.stages.common.training import train
-from nas_transfer.tasks.base import Task
+from nas_transfer.tasks.task import Task
 
 NUM_CALIBRATION = 500
 WAYS = ("ours", "straightforward")

@@ -9,7 +9,7 @@ from nas_transfer.runs.texts import duration
 NONE = "—"
 SECONDS_PER_DAY = 86400
 UNITS = {
-    "macs": "MACs (M)", "params": "params (M)", "latency_ms": "latency (ms)", "memory_mb": "memory (MiB)",
+    "macs": "MACs (M)", "params": "params (M)", "latency_ms": "latency (ms)", "memory_mib": "memory (MiB)",
 }  # fmt: skip
 """Objectives with their units."""
 

@@ -12,6 +12,7 @@ from nas_transfer.stages.common.build import build_trainer, set_threads
 from nas_transfer.stages.common.evaluation import evaluate_task, load_trained
 from nas_transfer.stages.common.results import make_result, write_predictions
 from nas_transfer.stages.common.trained_run import changes_since
+from nas_transfer.tasks.training import ScoringModule
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ def run(cfg: DictConfig, folder: Path) -> Result | None:
         logger.warning("%s", difference)
     task, data, checkpoint = load_trained(cfg)
     trainer = build_trainer(cfg, folder)
-    metrics = evaluate_task(cfg, task, data, trainer)
+    metrics = evaluate_task(cfg, ScoringModule(task), data, trainer)
     if not trainer.is_global_zero:
         return None
     write_predictions(cfg, folder, task, data)

@@ -25,12 +25,11 @@ from nas_transfer.data.samples import DetectedBox, ScoredBox
 from nas_transfer.errors import ConfigError, DataError
 from nas_transfer.runs import files as run_files
 from nas_transfer.runs.atomic import write_json
-from nas_transfer.space import SUPERNET
 from nas_transfer.stages.common.build import set_threads
 from nas_transfer.stages.common.evaluation import load_trained
 from nas_transfer.stages.common.trained_run import trained_config, with_the_runs_own
-from nas_transfer.tasks.base import Task
 from nas_transfer.tasks.prediction import Prediction
+from nas_transfer.tasks.task import Task
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +53,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
             "its .hydra/config.yaml says what the network is"
         )
     task, data, _ = load_trained(with_the_runs_own(cfg))
-    if task.arch is SUPERNET:
+    if task.is_supernet:
         raise ConfigError("expected one arch to predict with, got arch=supernet: use max, min, a name or a file")
     boxes = _find_boxes(cfg, task, data, root, files)
     for name in (run_files.OVERLAYS_FOLDER, run_files.LABELS_FOLDER):
@@ -84,14 +83,13 @@ def _find_images(place: Path) -> tuple[Path, list[str]]:
 
 
 def _find_boxes(cfg: DictConfig, task: Task, data: Any, root: Path, files: Sequence[str]) -> Boxes | None:
-    """The persons of each image by its number; None where a pose task takes each image for one, or for other tasks."""
-    for_pose = task.classes_are == "keypoints"
+    """The persons of each image by its number; None if a pose task takes each image for one, and for other tasks."""
     if cfg.boxes is None:
-        if for_pose:
+        if task.takes_boxes:
             logger.info("no boxes=...: each image is taken for one person")
         return None
-    if not for_pose:
-        raise ConfigError(f"expected boxes for a pose task alone, got boxes={cfg.boxes} for {type(task).__name__}")
+    if not task.takes_boxes:
+        raise ConfigError(f"expected boxes for a pose task alone, got boxes={cfg.boxes} for a {task.kind.name} task")
     images = tuple(ImageEntry(number, name, 0, 0) for number, name in enumerate(files, start=1))
     listed = CocoFile(root, (), images, (), 0)
     found: Boxes = defaultdict(list)
@@ -125,11 +123,11 @@ def _predict_all(
         persons = whole if boxes is None else boxes[number]
         if not persons:
             continue
-        batch = task.transfer_batch_to_device(data.prediction_batch(image, persons), task.device, 0)
+        batch = task.on_device(data.prediction_batch(image, persons))
         with torch.inference_mode():
             prediction = task.predict_image(batch, number, data.vocabulary)
         for file, own in prediction.rows.items():
-            rows[file] += [{"image_id": number, "file_name": name} | row for row in own]
+            rows[file] += [{"image_id": number, "file_name": name, **row} for row in own]
         target = Path(name) if stems[Path(name).with_suffix("")] > 1 else Path(name).with_suffix("")
         _write_pictures(prediction, image, cfg.score_threshold, folder, target)
     return rows, broken

@@ -27,7 +27,7 @@ def run(cfg: DictConfig, folder: Path) -> Result:
     arch = build_arch(cfg, table.space)
     if arch is SUPERNET:
         raise ConfigError("expected one arch to profile, got arch=supernet: use max, min, a name or a file")
-    task = build_task(cfg, table, arch, None, total_steps=0)
+    task = build_task(cfg, table, arch, None)
     height, width = task.input_size(arch)
     print(f"{'module':<20}{'MACs (M)':>14}{'params (M)':>14}   at {height}x{width}")
     for part, cost in task.costs(arch).items():

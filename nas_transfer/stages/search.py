@@ -47,7 +47,7 @@ from nas_transfer.stages.common.results import cost_report, make_result
 from nas_transfer.stages.common.run_directory import log_to, open_run
 from nas_transfer.stages.common.slurm_jobs import wait_for_jobs
 from nas_transfer.stages.common.trust import Rescored, check_trust, rescore, validate_proxy
-from nas_transfer.tasks.base import Task
+from nas_transfer.tasks.task import Task
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ class _Search:
             self.task = build_task(cfg, table, SUPERNET, data)
         self.objectives = {str(name): instantiate(objective) for name, objective in cfg.search.objectives.items()}
         self.trade_off = trade_off_of(cfg, self.objectives)
-        schedule = schedule_of(cfg, data.batch_size * self.task.recipe.accumulate)
+        schedule = schedule_of(cfg, data.batch_size * cfg.task.recipe.accumulate)
         check_trust(cfg, schedule.rungs.steps[-1])
         self.problem = make_problem(cfg, self.task, self.objectives)
         rng = np.random.default_rng(cfg.seed)

@@ -8,8 +8,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import nas_transfer.cli  # noqa: F401  registers the resolvers
 from nas_transfer.paths import conf_dir
-from nas_transfer.stages.common.build import build_arch, build_table, build_task
-from nas_transfer.tasks.base import Task
+from nas_transfer.stages.common.build import build_arch, build_table, build_task, build_training_settings
+from nas_transfer.tasks.task import Task
 
 DETECTION = "faster_rcnn_fpn_1x_coco"
 POSE = "topdown_256x192_coco"
@@ -85,12 +85,8 @@ def test_a_preset_trains_with_the_recipes_total_batch_and_another_one_moves_the_
     cfg = composed(f"experiment=bignas_600m_{kind}", "data.root=somewhere")
     assert (cfg.trainer.devices, cfg.trainer.sync_batchnorm, cfg.task.recipe.drop_path) == (8, True, 0.2)
     assert cfg.trainer.devices * cfg.data.batch_size * cfg.task.recipe.accumulate == total_batch
-    table = build_table(cfg)
-    with torch.device("meta"):
-        tasks = [
-            build_task(cfg, table, table.space.smallest(), None, 10, batch) for batch in (total_batch, total_batch // 8)
-        ]
-    assert [task.recipe.lr for task in tasks] == pytest.approx([rate, rate / 8])
+    settings = [build_training_settings(cfg, 10, batch) for batch in (total_batch, total_batch // 8)]
+    assert [own.recipe.lr for own in settings] == pytest.approx([rate, rate / 8])
 
 
 def test_the_command_line_wins_over_an_experiment() -> None:

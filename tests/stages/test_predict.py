@@ -22,7 +22,7 @@ from nas_transfer.stages.common.evaluation import load_trained
 from nas_transfer.stages.common.training import train
 from nas_transfer.stages.evaluate import run as evaluate
 from nas_transfer.stages.predict import run as predict
-from nas_transfer.tasks.base import Task
+from nas_transfer.tasks.task import Task
 
 TINY = {
     "shapes_cls": ["trainer.max_steps=2"],

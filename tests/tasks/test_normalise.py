@@ -11,7 +11,7 @@ from torch import Tensor
 from nas_transfer.paths import conf_dir
 from nas_transfer.stages.common.build import build_table, build_task
 from nas_transfer.supernet.preprocessing import Preprocessing
-from nas_transfer.tasks.base import Task
+from nas_transfer.tasks.task import Task
 
 PREPROCESSINGS = [
     Preprocessing((10, 20, 30), (2, 3, 4), channel_order="bgr"),

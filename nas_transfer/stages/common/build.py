@@ -27,9 +27,9 @@ from nas_transfer.space import SUPERNET, ArchOrSupernet, SearchSpace
 from nas_transfer.stages.common.progress import ProgressLog
 from nas_transfer.supernet.preprocessing import Preprocessing
 from nas_transfer.supernet.protocol import SupernetTable
-from nas_transfer.tasks.base import Task, TaskSettings
 from nas_transfer.tasks.checkpoint import Checkpoint, load_checkpoint
-from nas_transfer.tasks.recipe import Recipe
+from nas_transfer.tasks.task import Task, TaskSettings
+from nas_transfer.tasks.training import TrainingSettings
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 LENGTH_KEYS = ("max_steps", "max_epochs", "check_val_every_n_epoch", "limit_train_batches")
@@ -143,28 +143,17 @@ def make_data(cfg: DictConfig, arch: ArchOrSupernet, preprocessing: Preprocessin
     return data
 
 
-def build_task(
-    cfg: DictConfig,
-    table: SupernetTable,
-    arch: ArchOrSupernet,
-    data: Any,
-    total_steps: int = 0,
-    total_batch: int | None = None,
-) -> Task:
-    """The task with new weights, drawn from the seed; the last two matter to training alone."""
-    task = cfg.task
-    recipe: Recipe = instantiate(task.recipe)
-    settings = TaskSettings(
-        table=table,
-        arch=arch,
-        num_classes=task.cost_classes if data is None else data.num_classes,
-        recipe=recipe if total_batch is None else recipe.for_total_batch(total_batch),
-        sampling=instantiate(task.sampling),
-        seed=cfg.seed,
-        total_steps=total_steps,
-    )
+def build_training_settings(cfg: DictConfig, total_steps: int, total_batch: int) -> TrainingSettings:
+    """How a task is trained for so many steps of a total batch of so many images."""
+    recipe = instantiate(cfg.task.recipe).for_total_batch(total_batch)
+    return TrainingSettings(recipe, instantiate(cfg.task.sampling), cfg.seed, total_steps)
+
+
+def build_task(cfg: DictConfig, table: SupernetTable, arch: ArchOrSupernet, data: Any) -> Task:
+    """The task with new weights, drawn from the seed."""
+    settings = TaskSettings(table, arch, cfg.task.cost_classes if data is None else data.num_classes)
     torch.manual_seed(stable_seed(cfg.seed, "weights"))
-    built = instantiate(task.build)(settings, **({} if data is None else data.task_arguments()))
+    built = instantiate(cfg.task.build)(settings, **({} if data is None else data.task_arguments()))
     built.ground_truth = None if data is None else data.val_ground_truth
     return built
 

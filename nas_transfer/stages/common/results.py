@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from nas_transfer.data.drawing import TILE, contact_sheet
@@ -16,7 +17,7 @@ from nas_transfer.runs import SECONDS_PER_HOUR, Ancestor, Costs, Result, files
 from nas_transfer.runs.atomic import write_json
 from nas_transfer.space import SUPERNET, Arch
 from nas_transfer.stages.common.run_directory import config_sha256
-from nas_transfer.tasks.base import Task
+from nas_transfer.tasks.task import Task
 
 LEAST_SCORE_DRAWN = 0.5  # as by stage=predict
 
@@ -29,6 +30,7 @@ def make_result(
     seconds: float = 0.0,
     devices: int = 1,
     images_seen: int = 0,
+    samples_digest: str = "",
     provenance: tuple[Ancestor, ...] = (),
 ) -> Result:
     """The result of a stage; a supernet's costs are those of its largest arch."""
@@ -45,8 +47,8 @@ def make_result(
         devices=devices,
         gpu_hours=devices * seconds / SECONDS_PER_HOUR if on_accelerator else 0.0,
         images_seen=images_seen,
-        passes_per_image=1 if task.arch is not SUPERNET else task.sampling.archs_per_step,
-        samples_digest=task.samples_digest,
+        passes_per_image=instantiate(cfg.task.sampling).archs_per_step if task.is_supernet else 1,
+        samples_digest=samples_digest,
         seed=cfg.seed,
         config_sha256=config_sha256(cfg),
         provenance=provenance,
@@ -65,7 +67,7 @@ def cost_report(task: Task, arch: Arch) -> Costs:
         params_checkpoint=checkpoint,
         input_size=task.input_size(arch),
         num_classes=task.settings.num_classes,
-        classes_are=task.classes_are,
+        classes_are=task.kind.classes_are,
     )
 
 
@@ -77,7 +79,7 @@ def write_predictions(cfg: DictConfig, folder: Path, task: Task, data: Any) -> N
     """
     for name, records in task.predictions.items():
         write_json(folder / f"{name}.json", records)
-    if task.arch is not SUPERNET:
+    if not task.is_supernet:
         _draw_samples(cfg.sample_predictions, folder / files.SAMPLES_FOLDER, task, data)
 
 
@@ -86,7 +88,7 @@ def _draw_samples(count: int, folder: Path, task: Task, data: Any) -> None:
     task.eval()
     for place in np.linspace(0, len(val) - 1, min(count, len(val))).round().astype(int).tolist():
         sample = val[SampleKey(place, 0)]
-        batch = task.transfer_batch_to_device(data.collate([data.in_own_frame(sample)]), task.device, 0)
+        batch = task.on_device(data.collate([data.in_own_frame(sample)]))
         with torch.inference_mode():
             prediction = task.predict_image(batch, sample["sample_id"], data.vocabulary)
         shown = data.draw_sample(sample), prediction.draw(sample["image"], LEAST_SCORE_DRAWN, TILE)
