@@ -1,4 +1,4 @@
-"""Look a data set through and time the recipe on it, before hours are spent."""
+"""Validate a dataset and estimate the training time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import statistics
 import sys
 import time
 from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,7 @@ from rich.progress import track
 from nas_transfer.data.check_text import PROBLEMS, check_text
 from nas_transfer.data.inspection import Inventory, Seen, leaks, part_findings, see_all, summarise
 from nas_transfer.errors import NasTransferError
-from nas_transfer.runs import files
-from nas_transfer.runs.atomic import write_json
+from nas_transfer.runs import Check, TrainingEstimate, files
 from nas_transfer.space import ArchOrSupernet
 from nas_transfer.stages.common.build import (
     build_arch,
@@ -69,23 +67,26 @@ def run(cfg: DictConfig, folder: Path) -> None:
     seen = {part: _see(cfg, part, inventory) for part, inventory in inventories.items()}
     findings = [finding for part in seen for finding in part_findings(part, inventories[part], seen[part], factor)]
     findings += leaks(seen)
-    content: dict[str, Any] = {
-        "task": cfg.task.name,
-        "root": str(data.root),
-        "parts": {part: summarise(inventories[part], seen[part]) for part in seen},
-        "counts": dict(Counter(finding.kind for finding in findings)),
-        "num_problems": sum(finding.kind in PROBLEMS for finding in findings),
-        "findings": [asdict(finding) for finding in findings],
-        "seconds": time.monotonic() - start,
-    }
-    broken = content["counts"].get("broken", 0)
-    if broken and not cfg.data.skip_broken:
-        reason = f"{broken} files are broken: repair or remove them, or set data.skip_broken=true"
-        content["training"] = {"skipped": reason}
+    counts = Counter(finding.kind for finding in findings)
+    seconds = time.monotonic() - start
+    training: TrainingEstimate | str
+    if counts["broken"] and not cfg.data.skip_broken:
+        training = f"{counts['broken']} files are broken: repair or remove them, or set data.skip_broken=true"
     else:
-        content["training"] = _training(cfg, table, parent, arch)
-    write_json(folder / files.CHECK, content)
-    print(check_text(content))
+        training = _training(cfg, table, parent, arch)
+    check = Check(
+        task=cfg.task.name,
+        root=str(data.root),
+        parts={part: summarise(inventories[part], seen[part]) for part in seen},
+        counts=dict(counts),
+        num_problems=sum(finding.kind in PROBLEMS for finding in findings),
+        findings=tuple(findings),
+        seconds=seconds,
+        training=None if isinstance(training, str) else training,
+        not_timed=training if isinstance(training, str) else "",
+    )
+    check.write(folder)
+    print(check_text(check))
     print(f"all of it: {folder / files.CHECK}")
 
 
@@ -102,15 +103,17 @@ def _see(cfg: DictConfig, part: str, inventory: Inventory) -> list[Seen]:
     )
 
 
-def _training(cfg: DictConfig, table: SupernetTable, parent: Checkpoint | None, arch: ArchOrSupernet) -> dict[str, Any]:
-    """What training takes, or under ``skipped`` why it fails here, which leaves that unknown."""
+def _training(
+    cfg: DictConfig, table: SupernetTable, parent: Checkpoint | None, arch: ArchOrSupernet
+) -> TrainingEstimate | str:
+    """How long training takes, or why that is unknown: training fails here."""
     try:
         return _timed_training(cfg, table, parent, arch)
     except (NasTransferError, torch.OutOfMemoryError) as error:
-        return {"skipped": _sentence(error)}
+        return _sentence(error)
     except RuntimeError as error:
         logger.warning("training failed", exc_info=True)
-        return {"skipped": _sentence(error)}
+        return _sentence(error)
 
 
 def _sentence(error: Exception) -> str:
@@ -143,7 +146,7 @@ class StepTimes(Callback):
 
 def _timed_training(
     cfg: DictConfig, table: SupernetTable, parent: Checkpoint | None, arch: ArchOrSupernet
-) -> dict[str, Any]:
+) -> TrainingEstimate:
     """Train a few steps on one device as the training stage would, and extrapolate to the whole run."""
     cfg = copy.deepcopy(cfg)
     cfg.trainer.devices, cfg.trainer.num_nodes, cfg.trainer.strategy = 1, 1, "auto"
@@ -165,17 +168,17 @@ def _timed_training(
     settings = build_training_settings(cfg, total, data.batch_size * accumulate)
     trainer.fit(TaskModule(task, settings).train(), datamodule=data)
     seconds = statistics.median(times.seconds)  # other work on the machine disturbs single steps
-    return {
-        "device": torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads",
-        "arch": str(cfg.arch),
-        "batch": data.batch_size * accumulate,
-        "step_seconds": seconds,
-        "steps_timed": len(times.seconds),
-        "steps": total,
-        "epochs": total / epoch,
-        "hours": seconds * total / 3600,
-        "peak_memory_gb": (torch.cuda.max_memory_reserved() if on_gpu else _peak_bytes()) / 1e9,
-    }
+    return TrainingEstimate(
+        device=torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads",
+        arch=str(cfg.arch),
+        batch=data.batch_size * accumulate,
+        step_seconds=seconds,
+        steps_timed=len(times.seconds),
+        steps=total,
+        epochs=total / epoch,
+        hours=seconds * total / 3600,
+        peak_memory_gb=(torch.cuda.max_memory_reserved() if on_gpu else _peak_bytes()) / 1e9,
+    )
 
 
 def _peak_bytes() -> int:
