@@ -24,8 +24,9 @@ from omegaconf.errors import OmegaConfBaseException
 from nas_transfer.errors import ConfigError, NasTransferError
 from nas_transfer.paths import conf_dir
 from nas_transfer.runs.result import RESULT_FILE, write_json_atomically
-from nas_transfer.stages.common.run_directory import log_to, open_run, run_name
-from nas_transfer.stages.common.trained_run import trained_task
+from nas_transfer.stages.common.run_directory import log_to
+from nas_transfer.stages.config.entry import begin_run, run_name
+from nas_transfer.stages.config.trained import trained_task
 from nas_transfer.sweeper import register
 
 EXIT_BAD_INPUT = 2
@@ -55,7 +56,7 @@ def _run_stage(cfg: DictConfig) -> float | None:
         hydra.utils.get_method(cfg.stage.run)(cfg, Path(cfg.run_dir))
         return None
     _refuse_relaunching_in_a_sweep(cfg)
-    run = open_run(cfg, cast(DictConfig, HydraConfig.get()))
+    _, run = begin_run(cfg, cast(DictConfig, HydraConfig.get()), imports=False)
     log_to(run.folder)
     result = run.result()
     if result is None:

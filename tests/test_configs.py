@@ -35,8 +35,7 @@ def targets(node: Any) -> Iterator[dict[str, Any]]:
 
 def bind(node: dict[str, Any]) -> None:
     """Bind a node's keys to its target's signature: TypeError for a missing or an unknown one."""
-    not_theirs = {"preview"}  # of data: the profile stage's own
-    arguments = {key: value for key, value in node.items() if not key.startswith("_") and key not in not_theirs}
+    arguments = {key: value for key, value in node.items() if not key.startswith("_")}
     signature = inspect.signature(get_object(node["_target_"]))
     if node.get("_partial_"):
         signature.bind_partial(**arguments)

@@ -8,21 +8,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
 
 from nas_transfer.data.drawing import TILE, contact_sheet
+from nas_transfer.data.module import DownstreamData
 from nas_transfer.data.sampler import SampleKey
 from nas_transfer.report.collect import SAMPLES_FOLDER
 from nas_transfer.runs.result import SECONDS_PER_HOUR, Result, write_json_atomically
 from nas_transfer.space import SUPERNET, Arch
-from nas_transfer.stages.common.run_directory import config_sha256
+from nas_transfer.stages.config.base import TaskRunConfig
 from nas_transfer.tasks.base import Task
 
 LEAST_SCORE_DRAWN = 0.5  # as by stage=predict
 
 
 def make_result(
-    cfg: DictConfig,
+    config: TaskRunConfig,
     task: Task,
     metrics: dict[str, float],
     *,
@@ -33,8 +33,8 @@ def make_result(
     """The result of a stage; a supernet's costs are those of its largest arch."""
     on_accelerator = task.device.type != "cpu"
     return Result(
-        stage=cfg.stage.name,
-        task=cfg.task.name,
+        stage=config.stage.name,
+        task=config.task.name,
         arch=None if task.arch is SUPERNET else task.arch.to_dict(),
         score_key=task.score_key,
         score=metrics.get(task.score_key),
@@ -46,8 +46,8 @@ def make_result(
         images_seen=images_seen,
         passes_per_image=1 if task.arch is not SUPERNET else task.sampling.archs_per_step,
         samples_digest=task.samples_digest,
-        seed=cfg.seed,
-        config_sha256=config_sha256(cfg),
+        seed=config.seed,
+        config_sha256=config.config_sha256,
     )
 
 
@@ -68,19 +68,19 @@ def cost_report(task: Task, arch: Arch) -> dict[str, Any]:
     }
 
 
-def write_predictions(cfg: DictConfig, folder: Path, task: Task, data: Any) -> None:
+def write_predictions(num_samples: int, folder: Path, task: Task, data: DownstreamData) -> None:
     """Write the last evaluation's predictions in COCO's result format, for a task that makes such, and draw some.
 
-    `SAMPLES_FOLDER` shows `cfg.sample_predictions` images, spread over the validation split, as they are annotated and
+    `SAMPLES_FOLDER` shows `num_samples` images, spread over the validation split, as they are annotated and
     as a subnet sees them.
     """
     for name, records in task.predictions.items():
         write_json_atomically(folder / f"{name}.json", records)
     if task.arch is not SUPERNET:
-        _draw_samples(cfg.sample_predictions, folder / SAMPLES_FOLDER, task, data)
+        _draw_samples(num_samples, folder / SAMPLES_FOLDER, task, data)
 
 
-def _draw_samples(count: int, folder: Path, task: Task, data: Any) -> None:
+def _draw_samples(count: int, folder: Path, task: Task, data: DownstreamData) -> None:
     val = data.require_parts().val
     task.eval()
     for place in np.linspace(0, len(val) - 1, min(count, len(val))).round().astype(int).tolist():
