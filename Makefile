@@ -47,6 +47,9 @@ lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+docs: $(READY)  ## build the documentation in docs/_build/html; warnings are errors
+	$(BIN)/python -m sphinx -W --keep-going -q -d docs/_build/doctrees docs docs/_build/html
+
 bench: $(READY)  ## time the supernet against static subnets, candidate evaluation, costs
 	$(BIN)/python scripts/bench_supernet.py
 	$(BIN)/python scripts/bench_evaluate.py
@@ -55,4 +58,4 @@ bench: $(READY)  ## time the supernet against static subnets, candidate evaluati
 wheel: $(READY)  ## build dist/*.whl, which holds conf/ too
 	$(BIN)/python -m build --wheel --no-isolation
 
-.PHONY: help demo demo-a demo-bc test fast lint bench wheel
+.PHONY: help demo demo-a demo-bc test fast lint docs bench wheel

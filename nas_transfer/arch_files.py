@@ -1,4 +1,4 @@
-"""The arch that a command line names: a reserved word, an arch file, or the name of one in a folder; no torch."""
+"""Resolve the value of ``arch`` on the command line: a reserved word, an arch file, or the name of one in a folder."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ SMALLEST = "min"
 
 
 def resolve_arch(text: str, space: SearchSpace, arch_folders: Sequence[Path]) -> ArchOrSupernet:
-    """The arch that a command line names.
+    """The arch that a text selects.
 
     Args:
-        text: ``supernet``, ``max``, ``min``, the path of an existing .yaml or .json file, or a name that stands for
-            ``<folder>/<name>.yaml`` (or .yml, .json) in the first folder that has it.
+        text: ``supernet``, ``max``, ``min``, the path of an existing .yaml, .yml or .json file, or a name that stands
+            for ``<name>.yaml`` (or .yml, .json) in the first folder that contains such a file.
         space: the space that the arch must belong to.
-        arch_folders: where named archs are looked up, in order.
+        arch_folders: searched for named archs, in order.
 
     Returns:
         `SUPERNET` for ``supernet``, otherwise the arch.
 
     Raises:
-        ArchError: nothing of that name or path, an unreadable file, another space, or values outside the space.
+        ArchError: there is no arch of that name or path, the file cannot be read, or the arch is not in the space.
     """
     if text == SUPERNET.value:
         return SUPERNET
@@ -44,7 +44,7 @@ def resolve_arch(text: str, space: SearchSpace, arch_folders: Sequence[Path]) ->
         mapping = json.loads(content) if path.suffix == ".json" else yaml.safe_load(content)
     except (OSError, ValueError, yaml.YAMLError) as err:
         reason = " ".join(str(err).split())
-        raise ArchError(f"expected a readable arch file, got {path}, which cannot be read: {reason}") from err
+        raise ArchError(f"cannot read the arch file {path}: {reason}") from err
     try:
         return space.from_dict(mapping)
     except ArchError as err:
@@ -65,13 +65,13 @@ def _find_arch_file(text: str, arch_folders: Sequence[Path]) -> Path:
     nearest = difflib.get_close_matches(path.stem, known, n=5, cutoff=0.5)
     folders = ", ".join(str(folder) for folder in arch_folders) or "no folder"
     raise ArchError(
-        f"expected 'supernet', 'max', 'min', the path of a .yaml or .json file, or the name of an arch in {folders}, "
-        f"got {text!r}: try {' or '.join(nearest or known)}"
+        f"expected arch to be 'supernet', 'max', 'min', an existing .yaml or .json file, or the name of an arch in "
+        f"{folders}, got {text!r}: try {' or '.join(nearest or known)}"
     )
 
 
 def known_arch_names(arch_folders: Sequence[Path]) -> list[str]:
-    """The names of all arch files in these folders, sorted; folders that do not exist are skipped."""
+    """The names of all arch files in these folders, sorted; missing folders are skipped."""
     return sorted(
         {
             path.stem

@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nas_transfer.errors import ConfigError, NasTransferError
 from nas_transfer.paths import conf_dir
-from nas_transfer.runs.result import RESULT_FILE, write_json_atomically
+from nas_transfer.runs import ArchContent, Result, files
 from nas_transfer.stages.common.run_directory import log_to
 from nas_transfer.stages.config.entry import begin_run, run_name
 from nas_transfer.stages.config.trained import trained_task
@@ -60,15 +60,14 @@ def _run_stage(cfg: DictConfig) -> float | None:
     log_to(run.folder)
     result = run.result()
     if result is None:
-        content = hydra.utils.get_method(cfg.stage.run)(cfg, run.folder)
-        if content is None:  # a rank that does not write
+        result = hydra.utils.get_method(cfg.stage.run)(cfg, run.folder)
+        if result is None:  # a rank that does not write, or a stage without a result
             return None
-        write_json_atomically(run.folder / RESULT_FILE, content.to_dict())
-        result = content.to_dict()
+        result.write(run.folder)
     else:
-        logger.info("already finished: %s", run.folder / RESULT_FILE)
+        logger.info("already finished: %s", run.folder / files.RESULT)
     print(summary(result, run.folder))
-    return result["score"]
+    return result.score
 
 
 def _refuse_relaunching_in_a_sweep(cfg: DictConfig) -> None:
@@ -161,34 +160,27 @@ def _known_keys() -> list[str]:
     return keys
 
 
-def summary(result: dict[str, Any], folder: Path) -> str:
+def summary(result: Result, folder: Path) -> str:
     """A run's result for a person: score, metrics in percent, costs with their input size."""
-    lines = [f"{result['stage']} {result['task']}: {folder}"]
-    arch = result["arch"]
-    lines.append(f"  arch          {'supernet' if arch is None else _short(arch)}")
-    if result["score"] is not None:
-        lines.append(f"  {result['score_key']:<13} {100 * result['score']:.2f} %")
-    metrics = {key: value for key, value in result["metrics"].items() if key != result["score_key"]}
+    lines = [f"{result.stage} {result.task}: {folder}"]
+    lines.append(f"  arch          {'supernet' if result.arch is None else _short(result.arch)}")
+    if result.score is not None:
+        lines.append(f"  {result.score_key:<13} {100 * result.score:.2f} %")
+    metrics = {name: value for name, value in result.metrics.items() if name != result.score_key}
     if metrics:
-        lines.append(
-            "  metrics       " + ", ".join(f"{key} {100 * value:.2f}" for key, value in metrics.items()) + " (%)"
-        )
-    costs = result["costs"]
-    size = "x".join(str(side) for side in costs["input_size"])
-    counted = f"{costs['num_classes']} {costs['classes_are']}"
-    for unit, scale in (("macs", 1e6), ("params", 1e6)):
-        parts = ", ".join(f"{part} {value / scale:.3f}" for part, value in costs[unit].items())
-        lines.append(f"  {unit:<13} {parts} (M, at {size}, {counted})")
-    lines.append(
-        f"  checkpoint    {costs['params_checkpoint'] / 1e6:.3f} M params with the shortcuts that are never used"
-    )
-    if result["images_seen"]:
-        rate = result["images_seen"] / max(result["seconds"], 1e-9)
-        lines.append(
-            f"  training      {result['images_seen']} images in {result['seconds']:.0f} s, {rate:.1f} images/s"
-        )
+        texts = (f"{name} {100 * value:.2f}" for name, value in metrics.items())
+        lines.append(f"  metrics       {', '.join(texts)} (%)")
+    costs = result.costs
+    counted = f"{costs.num_classes} {costs.classes_are}"
+    for unit, by_part in (("macs", costs.macs), ("params", costs.params)):
+        parts = ", ".join(f"{part} {value / 1e6:.3f}" for part, value in by_part.items())
+        lines.append(f"  {unit:<13} {parts} (M, at {costs.size}, {counted})")
+    lines.append(f"  checkpoint    {costs.params_checkpoint / 1e6:.3f} M params with the shortcuts that are never used")
+    if result.images_seen:
+        rate = result.images_seen / max(result.seconds, 1e-9)
+        lines.append(f"  training      {result.images_seen} images in {result.seconds:.0f} s, {rate:.1f} images/s")
     return "\n".join(lines)
 
 
-def _short(arch: dict[str, Any]) -> str:
+def _short(arch: ArchContent) -> str:
     return " ".join(f"{key}={value}".replace(", ", ",") for key, value in arch.items())

@@ -1,8 +1,8 @@
 """Search spaces and archs: the finite choices, one point among them, and the moves between points.
 
 A `SearchSpace` is an ordered list of `Gene`s with integer choices; an `Arch` holds one value per gene. Both are frozen,
-hashable and free of torch, so that an arch can be drawn, costed, stored and compared without building a network.
-Every random draw comes from a `numpy.random.Generator` that the caller passes in.
+hashable and free of torch, so that an arch can be drawn, stored and compared, and its cost computed, without building a
+network. Every random draw comes from a `numpy.random.Generator` that the caller passes in.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -28,13 +28,13 @@ class Gene:
     """One finite integer choice, such as the depth of a stage.
 
     Args:
-        name: ``"<group>"`` for a gene that stands alone (``"resolution"``) or ``"<group>.<where>"`` (``"width.mb1"``).
+        name: ``"<group>"`` for a gene on its own (``"resolution"``) or ``"<group>.<where>"`` (``"width.mb1"``).
         choices: the allowed values, ascending and without repetition.
-        needs: (name, least value) of another gene below which this one means nothing, such as the kernel size of a
-            block that the depth drops; it then has its first choice.
+        needs: (name, minimum) of another gene: below that minimum this gene has no effect, like the kernel size of a
+            block that the depth drops, and is fixed to its first choice. None if the gene always has an effect.
 
     Raises:
-        ConfigError: the name is empty, or the choices are not ascending positive or zero integers.
+        ConfigError: the name is malformed, or the choices are not ascending integers of at least 0.
     """
 
     name: str
@@ -61,23 +61,29 @@ class Gene:
 
 
 class Supernet(Enum):
-    """The type of `SUPERNET`."""
+    """The type of `SUPERNET`, its only member."""
 
     SUPERNET = "supernet"
 
 
 SUPERNET: Final = Supernet.SUPERNET
-"""Stands where an arch could stand and means all archs at once, which share their weights."""
+"""Used in place of an arch to select the supernet, in which all archs share their weights."""
 
 
 @dataclass(frozen=True)
 class Arch:
     """One point of a search space: a value for every gene, in the order of the space's genes.
 
-    It is built by a `SearchSpace`, which checks the values; the constructor only checks that names and values pair up.
+    Archs are made by a `SearchSpace`, which checks the values; the constructor only compares the numbers of names and
+    values.
+
+    Args:
+        space: name of the space.
+        names: names of all genes.
+        values: their values.
 
     Raises:
-        ArchError: names and values differ in length.
+        ArchError: names and values differ in number.
     """
 
     space: str
@@ -92,14 +98,14 @@ class Arch:
             )
 
     def __getitem__(self, name: str) -> int:
-        """The value of one gene; an unknown name raises KeyError."""
+        """The value of one gene; raises KeyError for an unknown name."""
         try:
             return self.values[self.names.index(name)]
         except ValueError:
             raise KeyError(name) from None
 
     def group(self, group: str) -> tuple[int, ...]:
-        """The values of a group's genes in order, e.g. all widths; an unknown group raises KeyError."""
+        """The values of a group's genes in order, e.g. all widths; raises KeyError for an unknown group."""
         prefix = group + "."
         values = tuple(
             value
@@ -110,50 +116,48 @@ class Arch:
             raise KeyError(group)
         return values
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The JSON form: ``{"space": .., "resolution": 192, "width": [..], "depth": [..], ..}``.
 
-        Groups come in the order of the genes; a gene without a dot is a number, a group is the list of its values.
-        `SearchSpace.from_dict` is the inverse.
+        Groups are in the order of the genes. A gene without a dot in its name is a number, a group the list of its
+        genes' values. `SearchSpace.from_dict` is the inverse.
         """
-        mapping: dict[str, Any] = {"space": self.space}
-        for name, value in zip(self.names, self.values, strict=True):
+        mapping: dict[str, object] = {"space": self.space}
+        for name in self.names:
             group, dot, _ = name.partition(".")
-            if dot:
-                mapping.setdefault(group, []).append(value)
-            else:
-                mapping[group] = value
+            if group not in mapping:
+                mapping[group] = list(self.group(group)) if dot else self[name]
         return mapping
 
     def short_id(self) -> str:
-        """Eight hexadecimal digits that name this arch in file names, logs and reports."""
+        """Eight hexadecimal digits that identify this arch in file names, logs and reports."""
         return short_id(self.to_dict())
 
 
-def short_id(arch: Mapping[str, Any]) -> str:
-    """`Arch.short_id` of an arch's dict form, whose space need not be known."""
+def short_id(arch: Mapping[str, object]) -> str:
+    """`Arch.short_id` of the dict form of an arch, without its space."""
     text = json.dumps(arch, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 ArchOrSupernet: TypeAlias = Arch | Supernet
-"""A single arch, or `SUPERNET` for all of them."""
+"""A single arch, or `SUPERNET`."""
 
 
 @dataclass(frozen=True)
 class SearchSpace:
     """An ordered list of genes with the moves that a search needs.
 
-    `frozen`, where a method takes it, maps gene names to values that the result must have. It never changes how many
-    random numbers are drawn, so that freezing one gene leaves the draws of the others as they were.
+    Methods with the parameter `frozen` take gene names and the values that the result must have for them. Freezing a
+    gene does not change how many random numbers are drawn, so the draws of the other genes stay the same.
 
     Args:
-        name: names the space in arch files and error messages.
-        genes: at least one, with unique names; the genes of one group stand next to each other.
+        name: of the space, in arch files and error messages.
+        genes: at least one, with unique names; the genes of a group must be adjacent.
 
     Raises:
-        ConfigError: no genes, a repeated name, a scattered group, a group that is also a gene, or a gene that needs one
-            that there is not or that itself needs another.
+        ConfigError: there are no genes, a name is repeated, a group's genes are not adjacent, a group is also a gene,
+            or a gene needs a gene that does not exist or itself needs another.
     """
 
     name: str
@@ -162,25 +166,28 @@ class SearchSpace:
     def __post_init__(self) -> None:
         object.__setattr__(self, "genes", tuple(self.genes))
         if not self.name or not self.genes:
-            raise ConfigError(f"expected a space with a name and genes, got name {self.name!r} and {self.genes!r}")
+            raise ConfigError(f"a space needs a name and at least one gene, got {self.name!r} and {self.genes!r}")
         names = [gene.name for gene in self.genes]
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
-            raise ConfigError(f"expected unique gene names in space '{self.name}', got {repeated} more than once")
+            raise ConfigError(f"gene names must be unique in space '{self.name}', got {repeated} more than once")
         seen: list[str] = []
         for gene in self.genes:
             if seen and gene.group == seen[-1] and "." in gene.name and gene.group not in names:
                 continue
             if gene.group in seen or gene.group == "space":
                 raise ConfigError(
-                    f"expected the genes of a group side by side, in a group that is neither a gene itself nor called "
-                    f"'space', got gene '{gene.name}' in space '{self.name}'"
+                    f"gene '{gene.name}' does not fit into space '{self.name}': the genes of a group must be adjacent, "
+                    "and a group must not be a gene as well or be called 'space'"
                 )
             seen.append(gene.group)
         free = {gene.name for gene in self.genes if gene.needs is None}
         for gene in self.genes:
             if gene.needs is not None and gene.needs[0] not in free:
-                raise ConfigError(f"expected gene '{gene.name}' to need a gene of the space, got '{gene.needs[0]}'")
+                raise ConfigError(
+                    f"expected gene '{gene.name}' to need a gene of space '{self.name}' that needs no other, "
+                    f"got '{gene.needs[0]}'"
+                )
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -189,11 +196,11 @@ class SearchSpace:
 
     @cached_property
     def size(self) -> int:
-        """How many archs the space holds: a Python integer, since it exceeds 64 bits easily."""
+        """The number of archs, a Python integer, since it easily exceeds 64 bits."""
         return self.count({})
 
     def count(self, frozen: Mapping[str, int]) -> int:
-        """How many archs have these values of the `frozen` genes."""
+        """The number of archs with these values of the `frozen` genes."""
         dependents: dict[str, list[Gene]] = {}
         for gene in self.genes:
             if gene.needs is not None and gene.name not in frozen:
@@ -203,19 +210,19 @@ class SearchSpace:
             if gene.needs is not None:
                 continue
             values = (frozen[gene.name],) if gene.name in frozen else gene.choices
-            own = dependents.get(gene.name, [])
+            dependent = dependents.get(gene.name, [])
             total *= sum(
-                math.prod([len(other.choices) for other in own if other.needs and value >= other.needs[1]])
+                math.prod([len(other.choices) for other in dependent if other.needs and value >= other.needs[1]])
                 for value in values
             )
         return total
 
     @cached_property
     def _needs(self) -> tuple[tuple[int, int, int], ...]:
-        """(place, place of the gene that it needs, least value) of the genes that need another."""
+        """(index, index of the gene that it needs, minimum) of the genes that need another."""
         return tuple(
-            (place, self._positions[gene.needs[0]], gene.needs[1])
-            for place, gene in enumerate(self.genes)
+            (index, self._positions[gene.needs[0]], gene.needs[1])
+            for index, gene in enumerate(self.genes)
             if gene.needs is not None
         )
 
@@ -236,11 +243,11 @@ class SearchSpace:
         return self.arch([gene.choices[-1] for gene in self.genes])
 
     def arch_or_largest(self, arch: ArchOrSupernet) -> Arch:
-        """The arch itself, or the largest arch for the supernet, whose layers have its sizes."""
+        """The arch itself, or, for `SUPERNET`, the largest arch, which has the sizes of the supernet's layers."""
         return self.largest() if arch is SUPERNET else arch
 
     def sample(self, rng: np.random.Generator, frozen: Mapping[str, int] | None = None) -> Arch:
-        """Draw every gene uniformly and independently; raises ArchError for a `frozen` outside the space."""
+        """Draw every gene uniformly and independently; raises ArchError if `frozen` is not in the space."""
         return self.arch(self._freeze(self._draw(rng), frozen))
 
     def mutate(
@@ -248,10 +255,10 @@ class SearchSpace:
     ) -> Arch:
         """Redraw each gene with the given probability, uniformly among all its choices (DetNAS, AttentiveNAS).
 
-        The redrawn value may be the old one, so the result may equal `arch`: the caller tells repeated archs apart.
+        A redrawn gene may keep its value, so the result may equal `arch`.
 
         Raises:
-            ArchError: `arch` or `frozen` lies outside the space.
+            ArchError: `arch` or `frozen` is not in the space.
             ConfigError: the probability is not in 0-1.
         """
         if not 0.0 <= probability <= 1.0:
@@ -259,26 +266,30 @@ class SearchSpace:
         self.validate(arch)
         redraw = rng.random(len(self.genes)) < probability
         drawn = self._draw(rng)
-        for place, needed, least in self._needs:  # what meant nothing so far has no value to keep
-            redraw[place] = redraw[place] or arch.values[needed] < least
+        for index, needed, minimum in self._needs:  # a gene that had no effect has no value to keep
+            redraw[index] = redraw[index] or arch.values[needed] < minimum
         values = [new if change else old for new, change, old in zip(drawn, redraw, arch.values, strict=True)]
         return self.arch(self._freeze(values, frozen))
 
     def crossover(self, first: Arch, second: Arch, rng: np.random.Generator) -> Arch:
-        """Take each gene from either parent with equal odds (uniform crossover); raises ArchError for a stranger."""
+        """Take each gene from either parent with equal probability (uniform crossover).
+
+        Raises:
+            ArchError: a parent is not in the space.
+        """
         self.validate(first)
         self.validate(second)
         from_first = rng.random(len(self.genes)) < 0.5
         return self.arch([a if take else b for a, b, take in zip(first.values, second.values, from_first, strict=True)])
 
     def encode(self, arch: Arch) -> npt.NDArray[np.int64]:
-        """The index of each gene's value among its choices, int64 (G,); raises ArchError for a foreign arch."""
+        """The index of each gene's value among its choices, int64 (G,); raises ArchError outside the space."""
         self.validate(arch)
         indices = [gene.choices.index(value) for gene, value in zip(self.genes, arch.values, strict=True)]
         return np.array(indices, dtype=np.int64)
 
-    def decode(self, indices: Sequence[int] | npt.NDArray[np.integer[Any]]) -> Arch:
-        """The arch with these choice indices (G,), the inverse of `encode`; raises ArchError outside the choices."""
+    def decode(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> Arch:
+        """The arch with these choice indices (G,), the inverse of `encode`; raises ArchError for invalid indices."""
         if len(indices) != len(self.genes):
             raise ArchError(f"expected {len(self.genes)} choice indices for space '{self.name}', got {len(indices)}")
         values: list[int] = []
@@ -292,7 +303,7 @@ class SearchSpace:
         return self.arch(values)
 
     def validate(self, arch: Arch) -> None:
-        """Check that `arch` is a point of this space; raises ArchError naming the first gene that is not."""
+        """Check that `arch` is a point of this space; raises ArchError naming the first gene that does not fit."""
         if arch.space != self.name:
             raise ArchError(f"expected an arch of space '{self.name}', got one of space '{arch.space}'")
         if arch.names is not self.names and arch.names != self.names:
@@ -302,22 +313,24 @@ class SearchSpace:
             if value not in gene.choices:
                 raise ArchError(self._value_message(gene, value))
         if self._needs and self._canonical(arch.values) != arch.values:
-            raise ArchError(f"expected the first choice of every gene that means nothing here, got {arch.values}")
+            raise ArchError(
+                f"expected the first choice of every gene that has no effect in this arch, got {arch.values}"
+            )
 
     def arch(self, values: Sequence[int]) -> Arch:
-        """The arch with these values, one of each gene's choices; genes that mean nothing get their first choice."""
+        """The arch with these values, one for each gene; genes without effect are set to their first choice."""
         return Arch(self.name, self.names, self._canonical(values))
 
     def is_active(self, arch: Arch, gene: Gene) -> bool:
-        """Whether a gene of this space means anything in `arch`."""
+        """Whether a gene of this space has an effect in `arch`."""
         return gene.needs is None or arch[gene.needs[0]] >= gene.needs[1]
 
-    def from_dict(self, mapping: Mapping[str, Any]) -> Arch:
-        """The arch of a JSON or YAML mapping, the inverse of `Arch.to_dict`; its key ``space`` may be left out.
+    def from_dict(self, mapping: Mapping[str, object]) -> Arch:
+        """The arch of a JSON or YAML mapping, the inverse of `Arch.to_dict`; its key ``space`` is optional.
 
         Raises:
-            ArchError: another space, a missing, surplus or misspelt group, a group of the wrong length, or a value
-                that is not among the choices; the message names the gene, the value and what is allowed.
+            ArchError: the arch is of another space, a group is missing, unknown or of the wrong length, or a value is
+                not among the choices; the message names the gene, the value and the choices.
         """
         if not isinstance(mapping, Mapping):
             raise ArchError(f"expected a mapping of gene groups for space '{self.name}', got {type(mapping).__name__}")
@@ -342,21 +355,23 @@ class SearchSpace:
             values.extend(self._group_values(group, genes, mapping[group]))
         return self.arch(values)
 
-    def _group_values(self, group: str, genes: list[Gene], given: Any) -> list[int]:
-        listed = "." in genes[0].name
-        if listed and (not isinstance(given, Sequence) or isinstance(given, str) or len(given) != len(genes)):
+    def _group_values(self, group: str, genes: list[Gene], given: object) -> list[int]:
+        if "." not in genes[0].name:
+            return [self._checked_value(genes[0], given)]
+        if not isinstance(given, Sequence) or isinstance(given, str) or len(given) != len(genes):
             where = [gene.name.partition(".")[2] for gene in genes]
             raise ArchError(
                 f"expected a list of {len(genes)} values for '{group}' of space '{self.name}', "
-                f"one each for {where}, got {given!r}"
+                f"one for each of {where}, got {given!r}"
             )
-        given_values = list(given) if listed else [given]
-        for gene, value in zip(genes, given_values, strict=True):
-            if not _is_integer(value) or value not in gene.choices:
-                raise ArchError(self._value_message(gene, value))
-        return [int(value) for value in given_values]
+        return [self._checked_value(gene, value) for gene, value in zip(genes, given, strict=True)]
 
-    def _value_message(self, gene: Gene, value: Any) -> str:
+    def _checked_value(self, gene: Gene, value: object) -> int:
+        if not _is_integer(value) or value not in gene.choices:
+            raise ArchError(self._value_message(gene, value))
+        return int(value)
+
+    def _value_message(self, gene: Gene, value: object) -> str:
         return f"expected one of {list(gene.choices)} for gene '{gene.name}' of space '{self.name}', got {value!r}"
 
     def _draw(self, rng: np.random.Generator) -> list[int]:
@@ -371,20 +386,18 @@ class SearchSpace:
                 raise ArchError(
                     f"expected the name of a gene of space '{self.name}' to freeze, got '{name}': try one of {nearest}"
                 )
-            if not _is_integer(value) or value not in self.genes[position].choices:
-                raise ArchError(self._value_message(self.genes[position], value))
-            values[position] = int(value)
+            values[position] = self._checked_value(self.genes[position], value)
         return values
 
     def _canonical(self, values: Sequence[int]) -> tuple[int, ...]:
         if not self._needs:
             return tuple(values)
         fixed = list(values)
-        for place, needed, least in self._needs:
-            if values[needed] < least:
-                fixed[place] = self.genes[place].choices[0]
+        for index, needed, minimum in self._needs:
+            if values[needed] < minimum:
+                fixed[index] = self.genes[index].choices[0]
         return tuple(fixed)
 
 
-def _is_integer(value: Any) -> bool:
+def _is_integer(value: object) -> TypeGuard[int]:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)

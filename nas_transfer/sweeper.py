@@ -25,7 +25,8 @@ from nas_transfer.stages.config.entry import begin_run
 from nas_transfer.stages.config.search import SearchConfig
 
 if TYPE_CHECKING:
-    from nas_transfer.search.loop import Job, Launch
+    from nas_transfer.runs import Job
+    from nas_transfer.search.loop import Launch
 
 TARGET = "hydra_plugins.nas_transfer.ArchSweeper"
 
@@ -73,7 +74,7 @@ class ArchSweeper(Sweeper):
             [*self.arguments, f"search.job='{job.path}'", f"hydra.sweep.subdir=jobs/{job.path.stem}"] for job in jobs
         ]
         try:
-            returns = list(self.launch_jobs(batch, initial_job_idx=min(jobs[0].numbers, default=0)))
+            returns = list(self.launch_jobs(batch, initial_job_idx=min(jobs[0].trials, default=0)))
         except NasTransferError:
             raise
         except Exception as error:  # submitit raises for all jobs when one of them died: the files tell which

@@ -1,7 +1,7 @@
-"""Seconds to compute the costs of many archs at once: python scripts/bench_costs.py
+"""Time how long it takes to compute the costs of many archs at once: python scripts/bench_costs.py
 
-For classification each arch is counted at its own resolution, for detection at 800 x 1333 with neck and heads. The
-first call fills the caches, the second finds them full; some archs are then counted one by one to compare.
+Classification uses each arch's own resolution, detection 800 x 1333 with neck and heads. The first call fills the
+caches and the second uses them; for comparison, the costs of some archs are then computed one by one.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from nas_transfer.stages.config.entry import read_config
 
 
 def main() -> None:
+    """Run the benchmark and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--archs", type=int, default=10_000)
     options = parser.parse_args()
@@ -48,7 +49,7 @@ def main() -> None:
                 totals.macs[number],
                 totals.params[number],
             ):
-                raise SystemExit(f"arch {arch.short_id()} costs something else one by one")
+                raise SystemExit(f"the costs of arch {arch.short_id()} differ between both ways of computing them")
         single = (time.perf_counter() - start) * len(archs) / len(few)
         print(f"{supernet:<14} {name:<10} {seconds[0]:.3f}  {seconds[1]:.3f}  {single:.2f}")
 

@@ -26,8 +26,8 @@ from omegaconf import DictConfig
 
 import nas_transfer.cli  # noqa: F401  registers the resolvers
 from nas_transfer.paths import conf_dir
+from nas_transfer.runs import Evaluation
 from nas_transfer.search.evaluate import CandidateEvaluator
-from nas_transfer.search.work import Work
 from nas_transfer.space import Arch
 from nas_transfer.stages.common.candidates import build_evaluator
 from nas_transfer.stages.config.entry import read_config
@@ -105,7 +105,7 @@ def timed(options: argparse.Namespace) -> dict[str, object]:
     archs = [space.smallest(), space.largest(), *(space.sample(rng) for _ in range(options.candidates - 2))]
 
     def evaluate(arch: Arch) -> float:
-        return evaluator.evaluate(Work(0, arch, "")).values["score"] if ours else plain(evaluator, arch)
+        return evaluator.evaluate(Evaluation(0, arch.to_dict())).values["score"] if ours else plain(evaluator, arch)
 
     evaluate(space.smallest())  # what is only done once
     seconds, scores = [], []

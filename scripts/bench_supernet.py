@@ -1,10 +1,11 @@
-"""Time a sandwich step of the supernet against the same four archs as extracted static channels_last modules.
+"""Compare the time of a supernet's sandwich step with that of the same four archs as static channels_last modules.
 
     python scripts/bench_supernet.py [--supernet bignas] [--batch 16] [--size 128] [--rounds 5] [--threads 2]
 
-Both sides run forward and backward of the same archs (largest, two random, smallest) on the same images, alternating
-within one process, so that a drift of the machine's speed hits both. Prints seconds (medians), the ratio of each round
-and multiply-accumulates a second (forward plus backward counted as three forwards). Takes about a minute on two cores.
+Both sides run forward and backward passes of the same archs (largest, two random, smallest) on the same images. They
+alternate within one process, so that a change of the machine's speed affects both. Prints median seconds, the ratio of
+each round and multiply-accumulates per second (a forward and a backward pass count as three forward passes). Takes
+about a minute on two cores.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 
 from nas_transfer.paths import conf_dir
 from nas_transfer.space import Arch
+from nas_transfer.supernet.networks import build_body, build_classifier
 from nas_transfer.supernet.protocol import SupernetTable
 
 
@@ -34,7 +36,7 @@ def load_table(name: str) -> SupernetTable:
 
 
 def sandwich_seconds(networks: list[tuple[nn.Module, nn.Module, Arch | None]], images: Tensor, labels: Tensor) -> float:
-    """Seconds for a forward and backward of each (body, classifier, arch to activate or None), gradients added up."""
+    """Seconds for a forward and a backward pass of each (body, classifier, arch to activate or None)."""
     for body, classifier, _ in networks:
         body.zero_grad(set_to_none=True)
         classifier.zero_grad(set_to_none=True)
@@ -48,7 +50,7 @@ def sandwich_seconds(networks: list[tuple[nn.Module, nn.Module, Arch | None]], i
 
 
 def main() -> None:
-    """Run the comparison and print it."""
+    """Run the comparison and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--supernet", default="bignas")
     parser.add_argument("--batch", type=int, default=16)
@@ -62,8 +64,8 @@ def main() -> None:
     generator = np.random.default_rng(0)
     space = table.space
     archs = [space.largest(), space.sample(generator), space.sample(generator), space.smallest()]
-    body = table.build_body().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    classifier = table.build_classifier(1000).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    body = build_body(table).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    classifier = build_classifier(table, 1000).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     elastic = [(body, classifier, arch) for arch in archs]
     static = [
         (

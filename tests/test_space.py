@@ -107,7 +107,7 @@ class TestSpace:
         with pytest.raises(ArchError, match="first choice"):
             space.validate(Arch("dropping", space.names, (1, 3, 5, 3)))
 
-    def test_what_begins_to_mean_something_is_drawn_anew(self) -> None:
+    def test_a_gene_that_gains_an_effect_is_drawn_anew(self) -> None:
         kernel = Gene("kernel.a", (3, 5), ("depth.a", 2))
         space = SearchSpace("dropping", (Gene("depth.a", (1, 2)), kernel))
         generator = rng()
@@ -244,7 +244,7 @@ class TestDictForm:
             ({"space": "bignas"}, "'toy', got one of space 'bignas'"),
         ],
     )
-    def test_what_does_not_fit_is_named(self, space, change, message) -> None:
+    def test_a_mapping_that_does_not_fit_is_refused_by_name(self, space, change, message) -> None:
         with pytest.raises(ArchError, match=message):
             space.from_dict({**space.smallest().to_dict(), **change})
 

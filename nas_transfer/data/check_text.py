@@ -1,28 +1,30 @@
-"""The text of `stage=check`: what is in a data set, and what is wrong with it."""
+"""The text that `stage=check` prints: what is in a data set, and what is wrong with it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nas_transfer.data.inspection import PartSummary
+
 PROBLEMS = {
-    "broken": "broken, missing or ill-matched files",
+    "broken": "broken, missing or mismatched files",
     "refused": "annotations that training refuses",
     "empty class": "classes that a part does not have",
-    "leak": "images of val that are in train too",
+    "leak": "images of val that are also in train",
 }
 NOTES = {
-    "repeated": "images that are there more than once",
+    "repeated": "images that occur more than once",
     "outside": "boxes that leave their image",
     "tiny": "boxes of less than 4 pixels a side at the input size",
 }
-"""What findings are called, by kind; only the first kinds count as problems."""
+"""Titles of findings by kind; those of `PROBLEMS` alone count as problems."""
 NOTES_SHOWN = 5
 MOST_CLASSES = 40
 
 
 def check_text(content: Mapping[str, Any]) -> str:
-    """A check's content as lines for a person: all problems, the first notes of each kind."""
+    """The content of a check as lines for people: all problems, and the first notes of each kind."""
     lines = [
         f"{content['task']} on {content['root']}, read in {content['seconds']:.0f} s; ranges: least - median - most"
     ]
@@ -38,31 +40,33 @@ def check_text(content: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _part_lines(part: str, summary: Mapping[str, Any]) -> list[str]:
+def _part_lines(part: str, summary: PartSummary) -> list[str]:
     broken = f", {summary['broken']} of them broken" if summary["broken"] else ""
     lines = [f"{part}: {summary['images']} images{broken}"]
     if "width" in summary:
-        lines.append(f"  width {_spread(summary['width'])}, height {_spread(summary['height'])} pixels")
+        lines.append(f"  width {_range(summary['width'])}, height {_range(summary['height'])} pixels")
     objects = summary.get("objects")
     if objects:
         lines.append(
-            f"  {objects['count']} objects, {_spread(objects['an_image'])} an image, "
+            f"  {objects['count']} objects, {_range(objects['an_image'])} per image, "
             f"{objects['images_without']} images without; "
             f"{objects['small']} small (below 32x32), {objects['medium']} medium, {objects['large']} large (from 96x96)"
         )
         if objects.get("keypoints_a_person"):
-            lines.append(f"  labelled keypoints a person: {_spread(objects['keypoints_a_person'])}")
+            lines.append(f"  labelled keypoints per person: {_range(objects['keypoints_a_person'])}")
     if "ignored_share" in summary:
         lines.append(f"  {summary['ignored_share']:.2%} of the pixels are ignored")
     return lines
 
 
-def _spread(values: Sequence[float]) -> str:
+def _range(values: Sequence[float] | None) -> str:
+    if values is None:
+        return "-"
     least, middle, most = values
     return f"{least:g}" if least == most else f"{least:g} - {middle:g} - {most:g}"
 
 
-def _class_table(parts: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _class_table(parts: Mapping[str, PartSummary]) -> list[str]:
     """Images with each class, and objects or pixels of it, in each part."""
     tables = {part: summary["classes"] for part, summary in parts.items() if "classes" in summary}
     if not tables:
@@ -80,22 +84,22 @@ def _class_table(parts: Mapping[str, Mapping[str, Any]]) -> list[str]:
             cells += f"{entry['images']:>14}{value:>14}"
         lines.append(f"{name:<{width}}{cells}")
     if len(names) > MOST_CLASSES:
-        lines.append(f"... and {len(names) - MOST_CLASSES} classes more")
+        lines.append(f"... and {len(names) - MOST_CLASSES} more classes")
     return lines
 
 
 def _finding_lines(kind: str, title: str, findings: Sequence[Mapping[str, str]], shown: int | None) -> list[str]:
-    own = [finding for finding in findings if finding["kind"] == kind]
-    if not own:
+    of_kind = [finding for finding in findings if finding["kind"] == kind]
+    if not of_kind:
         return []
-    lines = [f"{len(own)} {title}:"]
-    if kind == "empty class":  # a line a part, for there may be dozens
-        for part in dict.fromkeys(finding["part"] for finding in own):
-            lines.append(f"  {part}: " + ", ".join(finding["name"] for finding in own if finding["part"] == part))
+    lines = [f"{len(of_kind)} {title}:"]
+    if kind == "empty class":  # one line per part, since there may be dozens
+        for part in dict.fromkeys(finding["part"] for finding in of_kind):
+            lines.append(f"  {part}: " + ", ".join(finding["name"] for finding in of_kind if finding["part"] == part))
         return lines
-    lines += [f"  {finding['part']}: {finding['text']}" for finding in own[:shown]]
-    if shown is not None and len(own) > shown:
-        lines.append(f"  ... and {len(own) - shown} more")
+    lines += [f"  {finding['part']}: {finding['text']}" for finding in of_kind[:shown]]
+    if shown is not None and len(of_kind) > shown:
+        lines.append(f"  ... and {len(of_kind) - shown} more")
     return lines
 
 
@@ -105,7 +109,7 @@ def _training_line(training: Mapping[str, Any]) -> str:
     hours = training["hours"]
     whole = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
     return (
-        f"training arch={training['arch']} on one {training['device']}: {training['step_seconds']:.2f} s a step of "
+        f"training arch={training['arch']} on one {training['device']}: {training['step_seconds']:.2f} s per step of "
         f"{training['batch']} images, {whole} for {training['steps']} steps ({training['epochs']:.1f} epochs) without "
-        f"scoring, by {training['steps_timed']} steps' median; {training['peak_memory_gb']:.1f} GB of memory at most"
+        f"scoring, from the median of {training['steps_timed']} steps; peak memory {training['peak_memory_gb']:.1f} GB"
     )

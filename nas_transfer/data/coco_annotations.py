@@ -5,10 +5,10 @@ import io
 import itertools
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict, TypeGuard
 
 import numpy as np
 import torch
@@ -18,7 +18,36 @@ from pycocotools.coco import COCO
 from nas_transfer.data.images import read_image
 from nas_transfer.errors import DataError
 
-Record = dict[str, Any]  # one JSON object of the file
+Record = dict[str, Any]  # one JSON object of the file, unchecked
+
+
+class RunLengths(TypedDict):
+    """A mask in COCO's run-length encoding: its height and width, and the runs or their compressed text."""
+
+    size: list[int]
+    counts: list[int] | str
+
+
+Segmentation = list[list[float]] | RunLengths
+
+
+class BoxAnnotation(TypedDict):
+    """A checked annotation: what the evaluation of pycocotools reads; bbox is [x, y, width, height] in pixels."""
+
+    id: int
+    image_id: int
+    category_id: int
+    bbox: list[float]
+    area: float
+    iscrowd: int
+
+
+class CocoAnnotation(BoxAnnotation, total=False):
+    """Also what only some files have."""
+
+    segmentation: Segmentation
+    keypoints: list[float]
+    num_keypoints: int
 
 
 class Category(NamedTuple):
@@ -45,19 +74,19 @@ class CocoFile:
         path: where it came from.
         categories: sorted by COCO id.
         images: sorted by image id.
-        annotations: per image, in the file's order, with all keys that pycocotools' evaluation reads: id (unique, never
-            0, which it takes for "unmatched"), image_id, category_id, bbox, area, iscrowd and, if given, segmentation.
+        annotations: per image, in the order of the file; ids are unique and never 0, which pycocotools takes for
+            "unmatched".
         num_skipped: annotations without area that were left out.
     """
 
     path: Path
     categories: tuple[Category, ...]
     images: tuple[ImageEntry, ...]
-    annotations: tuple[tuple[Record, ...], ...]
+    annotations: tuple[tuple[CocoAnnotation, ...], ...]
     num_skipped: int
 
     def ground_truth(self, positions: Iterable[int]) -> COCO:
-        """The images at these positions (crowds included) as a pycocotools object, which prints nothing."""
+        """The images at these positions as a pycocotools object, crowds included; prints nothing."""
         chosen = list(positions)
         coco = COCO()
         coco.dataset = {
@@ -74,35 +103,6 @@ class CocoFile:
         return coco
 
 
-class PartPaths(NamedTuple):
-    """Where a part's images and its annotation file are."""
-
-    images: Path
-    annotations: Path
-
-
-def find_part(
-    root: Path, part: str, images: str | None, annotations: str | None, kinds: Sequence[str]
-) -> PartPaths | DataError:
-    """Where a part (train or val) is, or the error that lists where it was looked for.
-
-    Args:
-        images, annotations: relative to `root`; None for COCO's own names and then the same without the year.
-        kinds: what annotation files are called before the part's name, e.g. ("instances",).
-    """
-    folders = [images] if images else [f"{part}2017", part, f"images/{part}2017", f"images/{part}"]
-    names = [f"{kind}_{part}{year}.json" for kind in kinds for year in ("2017", "")]
-    files = [annotations] if annotations else [f"annotations/{name}" for name in names]
-    folder = next((root / name for name in folders if (root / name).is_dir()), None)
-    file = next((root / name for name in files if (root / name).is_file()), None)
-    if folder is not None and file is not None:
-        return PartPaths(folder, file)
-    looked_for, key = (folders, "images") if folder is None else (files, "annotations")
-    return DataError(
-        f"expected the {part} {key} in {root}, got none of {', '.join(looked_for)}: set data.root or data.{part}_{key}."
-    )
-
-
 def read_coco(path: Path, *, need_masks: bool, skip_empty_boxes: bool, refused: list[str] | None = None) -> CocoFile:
     """Read and check a COCO instances file.
 
@@ -110,7 +110,7 @@ def read_coco(path: Path, *, need_masks: bool, skip_empty_boxes: bool, refused: 
         path: the JSON file.
         need_masks: every annotation must have a segmentation.
         skip_empty_boxes: leave annotations without area out (COCO's own train2017 has two, ids 918 and 2206849).
-        refused: collects a sentence for each annotation that cannot be used, which is left out instead of raised.
+        refused: collects a sentence for each annotation that cannot be used, instead of raising it.
 
     Raises:
         DataError: no JSON, not COCO, an unknown category or image, a box without area, a missing or unusable
@@ -128,7 +128,7 @@ def check_coco(
     images = _read_images(path, content["images"])
     position_of_image: dict[int | None, int] = {image.image_id: position for position, image in enumerate(images)}
     category_ids = {category.coco_id for category in categories}
-    per_image: list[list[Record]] = [[] for _ in images]
+    per_image: list[list[CocoAnnotation]] = [[] for _ in images]
     num_skipped = 0
     for annotation in content["annotations"]:
         where = where_is(path, annotation)
@@ -136,7 +136,7 @@ def check_coco(
         try:
             if position is None:
                 raise DataError(
-                    f"expected the image_id of {where} to be one of the file's {len(images)} images, "
+                    f"the image_id of {where} is none of the {len(images)} images of the file, "
                     f"got {annotation.get('image_id')!r}: remove the annotation or list its image."
                 )
             complete = _checked(annotation, images[position], where, category_ids, need_masks, skip_empty_boxes)
@@ -155,11 +155,11 @@ def check_coco(
 
 def _checked(
     annotation: Record, image: ImageEntry, where: str, category_ids: set[int], need_masks: bool, skip_empty_boxes: bool
-) -> Record | None:
-    """An annotation with all keys, None for one without area that is to be left out; DataError for an unusable one."""
+) -> CocoAnnotation | None:
+    """An annotation with all keys, None for one without area to be left out; DataError for an unusable one."""
     if _integer(annotation.get("category_id")) not in category_ids:
         raise DataError(
-            f"expected the category_id of {where} to be one of the file's categories {sorted(category_ids)[:10]}, "
+            f"the category_id of {where} is none of the categories of the file, {sorted(category_ids)[:10]}, "
             f"got {annotation.get('category_id')!r}: correct it or list the category."
         )
     problem = _box_problem(annotation.get("bbox"), image)
@@ -168,8 +168,8 @@ def _checked(
     if skip_empty_boxes and is_box(annotation.get("bbox")):
         return None
     raise DataError(
-        f"expected a box with an area inside the image for {where}, got {problem}: "
-        "correct it, or leave such annotations out with data.skip_empty_boxes=true."
+        f"the box of {where} has no area inside its image, got {problem}: "
+        "correct it, or leave annotations without area out with data.skip_empty_boxes=true."
     )
 
 
@@ -179,21 +179,21 @@ def read_listed(folder: Path, entry: ImageEntry) -> torch.Tensor:
     image = read_image(path, follow_exif=False)
     if tuple(image.shape[-2:]) != (entry.height, entry.width):
         raise DataError(
-            f"expected {path} to be {entry.width}x{entry.height} as its annotation file says, "
-            f"got {image.shape[-1]}x{image.shape[-2]}: correct the file (annotations refer to the stored pixels, "
+            f"the annotation file says that {path} is {entry.width}x{entry.height}, but the image is "
+            f"{image.shape[-1]}x{image.shape[-2]}: correct the file (annotations refer to the stored pixels, "
             "not to the EXIF orientation)."
         )
     return image
 
 
 def require_same_categories(train: CocoFile, val: CocoFile) -> None:
-    """Raises DataError, naming the first category that differs, unless both files have the same ids and names."""
+    """Raise DataError for the first category that differs in its id or name between both files."""
     if train.categories == val.categories:
         return
     first, second = dict(train.categories), dict(val.categories)
     differing = min(key for key in {**first, **second} if first.get(key) != second.get(key))
     raise DataError(
-        f"expected {train.path} and {val.path} to have the same categories, "
+        f"{train.path} and {val.path} must have the same categories, "
         f"got {first.get(differing)!r} and {second.get(differing)!r} for id {differing}: make them agree."
     )
 
@@ -206,7 +206,7 @@ def clip_box(box: list[float], image: ImageEntry) -> np.ndarray:
     return np.clip(corners, 0, limits)
 
 
-def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
+def decode_mask(segmentation: Segmentation, height: int, width: int) -> np.ndarray:
     """Rasterise polygons or an RLE (compressed or not), as pycocotools does: uint8 (height, width) of 0 and 1.
 
     Polygons of fewer than three points are ignored: pycocotools would take two points for a box.
@@ -225,29 +225,29 @@ def load_coco(path: Path) -> Record:
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError) as err:
-        raise DataError(f"expected a COCO annotation file at {path}, got no readable JSON ({err}).") from err
+        raise DataError(f"{path} cannot be read as JSON ({err}): give a COCO annotation file.") from err
     keys = ("images", "annotations", "categories")
     if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in keys):
-        found = sorted(content) if isinstance(content, dict) else type(content).__name__
-        raise DataError(f"expected the lists {', '.join(keys)} in {path}, got {found}: convert it to COCO instances.")
+        given = sorted(content) if isinstance(content, dict) else type(content).__name__
+        raise DataError(f"{path} must hold the lists {', '.join(keys)}, got {given}: convert it to COCO's format.")
     for key in keys:
         for record in content[key]:
             if not isinstance(record, dict):
-                raise DataError(f"expected JSON objects in {key!r} of {path}, got {record!r}: see the COCO format.")
+                raise DataError(f"{key!r} of {path} must hold JSON objects, got {record!r}: see COCO's format.")
     return content
 
 
 def _read_categories(path: Path, records: list[Record]) -> tuple[Category, ...]:
     for record in records:
         if not isinstance(record.get("id"), int) or not isinstance(record.get("name"), str):
-            raise DataError(f"expected an integer id and a name for every category of {path}, got {record!r}.")
+            raise DataError(f"every category of {path} needs an integer id and a name, got {record!r}.")
     categories = tuple(sorted(Category(record["id"], record["name"]) for record in records))
     if not categories:
-        raise DataError(f"expected at least one category in {path}, got none: list the classes.")
+        raise DataError(f"{path} has no categories: list the classes.")
     ids = [category.coco_id for category in categories]
     if len(set(ids)) < len(ids):
         twice = next(first for first, second in itertools.pairwise(ids) if first == second)
-        raise DataError(f"expected each category id once in {path}, got {twice} twice: number the classes.")
+        raise DataError(f"each category id may occur once in {path}, got {twice} twice: number the classes.")
     return categories
 
 
@@ -258,29 +258,28 @@ def _read_images(path: Path, records: list[Record]) -> tuple[ImageEntry, ...]:
         height, width = record.get("height"), record.get("width")
         if not all(isinstance(number, int) for number in (image_id, height, width)) or not isinstance(file_name, str):
             raise DataError(
-                f"expected an integer id, height and width and a file_name for every image of {path}, "
-                f"got {str(record)[:200]}."
+                f"every image of {path} needs an integer id, height and width and a file_name, got {str(record)[:200]}."
             )
         entries.append(ImageEntry(record["id"], file_name, record["height"], record["width"]))
     entries.sort()
     if not entries:
-        raise DataError(f"expected at least one image in {path}, got none.")
+        raise DataError(f"{path} lists no images.")
     for first, second in itertools.pairwise(entries):
         if first.image_id == second.image_id:
-            raise DataError(f"expected each image id once in {path}, got {first.image_id} twice: number the images.")
+            raise DataError(f"each image id may occur once in {path}, got {first.image_id} twice: number the images.")
     return tuple(entries)
 
 
 def where_is(path: Path, annotation: Record) -> str:
-    """Names an annotation in an error."""
+    """The name of an annotation in an error message."""
     return f"annotation {annotation.get('id', '(without id)')} of {path}"
 
 
-def _integer(value: Any) -> int | None:
+def _integer(value: object) -> int | None:
     return value if isinstance(value, int) else None
 
 
-def is_box(box: Any) -> bool:
+def is_box(box: object) -> TypeGuard[list[float]]:
     """Whether this is four finite numbers."""
     return (
         isinstance(box, list)
@@ -289,7 +288,7 @@ def is_box(box: Any) -> bool:
     )
 
 
-def _box_problem(box: Any, image: ImageEntry) -> str:
+def _box_problem(box: object, image: ImageEntry) -> str:
     """What is wrong with a box, or an empty string."""
     if not is_box(box):
         return f"{box!r} instead of four numbers x, y, width, height"
@@ -301,32 +300,35 @@ def _box_problem(box: Any, image: ImageEntry) -> str:
     return ""
 
 
-def _complete(annotation: Record, image: ImageEntry, where: str, need_masks: bool) -> Record:
-    """The keys that training and pycocotools need, with what custom files often leave out."""
+def _complete(annotation: Record, image: ImageEntry, where: str, need_masks: bool) -> CocoAnnotation:
+    """The keys that training and pycocotools need, those that custom files often leave out included."""
     box = [float(number) for number in annotation["bbox"]]
     area = annotation.get("area")
-    complete: Record = {
-        "id": annotation.get("id"),
+    complete: CocoAnnotation = {
+        "id": annotation["id"] if isinstance(annotation.get("id"), int) else 0,  # numbered by `_number`
         "image_id": image.image_id,
         "category_id": annotation["category_id"],
         "bbox": box,
         "area": float(area) if isinstance(area, (int, float)) else box[2] * box[3],
         "iscrowd": int(bool(annotation.get("iscrowd", 0))),
     }
-    complete |= {key: annotation[key] for key in ("keypoints", "num_keypoints") if key in annotation}
-    segmentation = annotation.get("segmentation")
+    if "keypoints" in annotation:
+        complete["keypoints"] = annotation["keypoints"]
+    if "num_keypoints" in annotation:
+        complete["num_keypoints"] = annotation["num_keypoints"]
+    segmentation: Any = annotation.get("segmentation")
     problem = _mask_problem(segmentation, image)
     if not problem:
         complete["segmentation"] = segmentation
     elif need_masks:
         raise DataError(
-            f"expected polygons or an RLE of the image's size as the segmentation of {where}, got {problem}: "
+            f"the segmentation of {where} must be polygons or an RLE of the size of the image, got {problem}: "
             "add masks, or choose a task that needs boxes only."
         )
     return complete
 
 
-def _mask_problem(segmentation: Any, image: ImageEntry) -> str:
+def _mask_problem(segmentation: object, image: ImageEntry) -> str:
     """What is wrong with a segmentation, or an empty string."""
     if isinstance(segmentation, dict):
         size, counts = segmentation.get("size"), segmentation.get("counts")
@@ -344,10 +346,10 @@ def _mask_problem(segmentation: Any, image: ImageEntry) -> str:
     return "" if any(len(polygon) >= 6 for polygon in segmentation) else "no polygon of three points or more"
 
 
-def _number(per_image: list[list[Record]]) -> None:
-    """Number annotations anew where ids are missing, doubled or 0: pycocotools would lose or mismatch them."""
+def _number(per_image: list[list[CocoAnnotation]]) -> None:
+    """Renumber annotations where ids are missing, doubled or 0: pycocotools would lose or mismatch them."""
     records = [record for records in per_image for record in records]
-    ids = {record["id"] for record in records if isinstance(record["id"], int)}
+    ids = {record["id"] for record in records}
     if len(ids) == len(records) and 0 not in ids:
         return
     for number, record in enumerate(records, start=1):

@@ -1,4 +1,9 @@
-"""Pictures of samples with their annotations, for people to look at: boxes, masks, keypoints, label maps."""
+"""Pictures of samples with their annotations, for people: boxes, masks, keypoints, label maps.
+
+The functions `torchvision.utils.draw_*` do less: outlines of boxes reach a pixel too far to the right and down, a mask
+replaces the one below it instead of mixing with it, and all keypoints of a person have one colour instead of one per
+side of the body.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +38,7 @@ class Picture:
     Attributes:
         image: RGB, the longer side `TILE` or as asked for.
         caption: one line below it.
-        legend: the meaning of its colours.
+        legend: what its colours mean.
     """
 
     image: Image.Image
@@ -42,13 +47,13 @@ class Picture:
 
 
 def class_colour(label: int) -> Colour:
-    """A colour for a class, far from those of its neighbours."""
+    """A colour for a class, clearly different from those of the classes before and after it."""
     red, green, blue = colorsys.hsv_to_rgb(label * GOLDEN % 1, 0.75 if label % 2 else 0.95, 0.95 if label % 3 else 0.75)
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def fit(image: torch.Tensor, side: int = TILE) -> tuple[Image.Image, float]:
-    """An image, uint8 (3, H, W), scaled so that its longer side is `side`, and the factor."""
+    """Resize an image, uint8 (3, H, W), to a longer side of `side` pixels; also returns the factor."""
     height, width = image.shape[1:]
     factor = side / max(height, width)
     picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
@@ -56,12 +61,12 @@ def fit(image: torch.Tensor, side: int = TILE) -> tuple[Image.Image, float]:
 
 
 def overlay_side(image: torch.Tensor) -> int:
-    """The longer side at which a picture of its own shows an image: its own within bounds, to keep texts legible."""
+    """The longer side of a picture that stands alone: that of the image, within bounds that keep texts legible."""
     return min(max(*image.shape[1:], LEAST_OVERLAY), MOST_OVERLAY)
 
 
 def draw_class(image: torch.Tensor, name: str) -> Picture:
-    """An image with its class below."""
+    """An image with its class in the caption."""
     return Picture(fit(image)[0], name)
 
 
@@ -83,12 +88,12 @@ def draw_instances(
     scores: Sequence[float] | None = None,
     side: int = TILE,
 ) -> Picture:
-    """An image with boxes (N, 4) xyxy in its pixels, each with its class, and masks uint8 (N, H, W) below them.
+    """An image with boxes (N, 4) xyxy in its pixels, each with its class, over masks uint8 (N, H, W).
 
     Args:
-        labels: of the N objects, places in `names`.
+        labels: of the N objects, indices into `names`.
         scores: of the N objects, written beside their classes.
-        side: of the picture, the longer one.
+        side: longer side of the picture in pixels.
     """
     picture, factor = fit(image, side)
     texts = [names[label] for label in labels]
@@ -113,7 +118,7 @@ def draw_keypoints(
     edges: Iterable[tuple[int, int]],
     flip_pairs: Iterable[tuple[int, int]],
 ) -> Picture:
-    """An image with the labelled ones of its keypoints (K, 2), x and y in its pixel-index frame, coloured by side."""
+    """An image with its visible keypoints (K, 2), x and y in its pixel-index frame, coloured by side of the body."""
     picture, factor = fit(image)
     _draw_body(ImageDraw.Draw(picture), factor, keypoints, visible, edges, flip_pairs)
     legend = {"left": LEFT, "right": RIGHT, "neither": MIDDLE}
@@ -128,7 +133,7 @@ def draw_persons(
     flip_pairs: Sequence[tuple[int, int]],
     side: int = TILE,
 ) -> Picture:
-    """An image with the keypoints (K, 2) of several persons, as `draw_keypoints` draws those of one."""
+    """The same as `draw_keypoints` for several persons."""
     picture, factor = fit(image, side)
     for keypoints, seen in zip(persons, visible, strict=True):
         _draw_body(ImageDraw.Draw(picture), factor, keypoints, seen, edges, flip_pairs)
@@ -143,32 +148,32 @@ def _draw_body(
     edges: Iterable[tuple[int, int]],
     flip_pairs: Iterable[tuple[int, int]],
 ) -> None:
-    places = [tuple(((value + 0.5) * factor - 0.5) for value in point) for point in keypoints.tolist()]
-    colours = [MIDDLE] * len(places)
+    points = [tuple(((value + 0.5) * factor - 0.5) for value in point) for point in keypoints.tolist()]
+    colours = [MIDDLE] * len(points)
     for left, right in flip_pairs:
         colours[left], colours[right] = LEFT, RIGHT
     for start, end in edges:
         if visible[start] and visible[end]:
             colour = colours[start] if colours[start] == colours[end] else MIDDLE
-            painter.line([places[start], places[end]], fill=colour, width=2)  # type: ignore[list-item]
-    for (x, y), colour, seen in zip(places, colours, visible, strict=True):
+            painter.line([points[start], points[end]], fill=colour, width=2)  # type: ignore[list-item]
+    for (x, y), colour, seen in zip(points, colours, visible, strict=True):
         if seen:
             painter.ellipse([x - 4, y - 4, x + 4, y + 4], fill=colour, outline=(0, 0, 0))
 
 
 def draw_label_map(image: torch.Tensor, labels: torch.Tensor, names: Sequence[str], side: int = TILE) -> Picture:
-    """An image under its label map (H, W), places in `names`; other labels, which are ignored, show the image alone."""
+    """An image under its label map (H, W) of indices into `names`; other labels are ignored and not tinted."""
     picture, factor = fit(image, side)
-    found = [int(label) for label in labels.unique() if label < len(names)]
-    for label in found:
+    present = [int(label) for label in labels.unique() if label < len(names)]
+    for label in present:
         picture = _tint(picture, (labels == label).numpy(), class_colour(label), factor)
     share = float((labels >= len(names)).float().mean())
-    legend = {names[label]: class_colour(label) for label in found}
-    return Picture(picture, f"{len(found)} classes, {share:.0%} ignored", legend)
+    legend = {names[label]: class_colour(label) for label in present}
+    return Picture(picture, f"{len(present)} classes, {share:.0%} ignored", legend)
 
 
 def contact_sheet(pictures: Sequence[Picture]) -> Image.Image:
-    """All pictures in rows, each with its caption, and below them what the colours mean."""
+    """All pictures in rows, each with its caption, above a legend of the colours."""
     columns = max(1, math.ceil(math.sqrt(len(pictures))))
     rows = [pictures[start : start + columns] for start in range(0, len(pictures), columns)]
     legend = {name: colour for picture in pictures for name, colour in picture.legend.items()}
@@ -189,7 +194,7 @@ def contact_sheet(pictures: Sequence[Picture]) -> Image.Image:
 
 
 def with_legend(picture: Picture) -> Image.Image:
-    """A picture that stands alone, with what its colours mean below it, if it says so."""
+    """A picture that stands alone, above its legend if it has one."""
     if not picture.legend:
         return picture.image
     width, height = picture.image.size
@@ -224,13 +229,13 @@ def _filter(factor: float) -> Image.Resampling:
 
 
 def _tint(picture: Image.Image, mask: np.ndarray, colour: Colour, factor: float) -> Image.Image:
-    """Mix a colour into the picture where the mask (H, W), in the sample's pixels, is set."""
+    """Mix a colour into the picture where the mask (H, W), in pixels of the sample, is set."""
     opacity = Image.fromarray(mask.astype(np.uint8) * round(255 * MASK_OPACITY))
     fitted = opacity.resize(_scaled((mask.shape[1], mask.shape[0]), factor), _filter(factor))
     return Image.composite(Image.new("RGB", picture.size, colour), picture, fitted)
 
 
-def _text(painter: ImageDraw.ImageDraw, place: tuple[float, float], text: str) -> None:
+def _text(painter: ImageDraw.ImageDraw, corner: tuple[float, float], text: str) -> None:
     font = ImageFont.load_default()
-    painter.rectangle(painter.textbbox(place, text, font=font), fill=(0, 0, 0))
-    painter.text(place, text, fill=(255, 255, 255), font=font)
+    painter.rectangle(painter.textbbox(corner, text, font=font), fill=(0, 0, 0))
+    painter.text(corner, text, fill=(255, 255, 255), font=font)

@@ -1,4 +1,4 @@
-"""Image files: reading one as an RGB tensor, and finding those that are missing or broken."""
+"""Image files: reading one as an RGB tensor, and finding missing and broken ones."""
 
 import logging
 import os
@@ -26,8 +26,8 @@ def read_image(path: str | Path, *, follow_exif: bool) -> torch.Tensor:
 
     Args:
         path: any format that PIL reads; grey, palette, CMYK and 16-bit images are converted, alpha is ignored.
-        follow_exif: turn the image as its EXIF orientation says. False where annotations hold pixel positions: COCO's
-            refer to the stored pixels.
+        follow_exif: turn the image as its EXIF orientation says. False where annotations hold pixel positions: those of
+            COCO refer to the stored pixels.
 
     Returns:
         uint8 (3, H, W).
@@ -40,10 +40,10 @@ def read_image(path: str | Path, *, follow_exif: bool) -> torch.Tensor:
             turned = ImageOps.exif_transpose(image) if follow_exif else image
             pixels = np.array(_to_rgb(turned), dtype=np.uint8)  # (H, W, 3)
     except FileNotFoundError as err:
-        raise DataError(f"expected an image at {path}, got no such file: complete the data set.") from err
+        raise DataError(f"no such image: {path}: complete the data set.") from err
     except UNREADABLE as err:
         raise DataError(
-            f"expected a readable image at {path}, got a broken or truncated file ({err}): "
+            f"{path} is a broken or truncated image ({err}): "
             "replace it, or leave broken images out with data.skip_broken=true."
         ) from err
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
@@ -59,12 +59,12 @@ def image_files(folder: Path) -> list[str]:
     )
 
 
-def usable_images(paths: Sequence[Path], *, skip_broken: bool) -> list[int]:
-    """Positions of the images that can be used, checked once before training.
+def usable_images(paths: Sequence[str | Path], *, skip_broken: bool) -> list[int]:
+    """Positions of the images that can be used, for a check before training.
 
     With `skip_broken` every file is decoded (JPEGs at an eighth of their size) and missing or broken ones are left out,
-    counted and logged. Without it only their existence is checked, by listing each folder once; a truncated file shows
-    when it is read (`read_image`).
+    counted and logged. Without it only their existence is checked, by listing each folder once; `read_image` raises for
+    a truncated file.
 
     Raises:
         DataError: without `skip_broken`, the first missing file by name; with it, when no image is left.
@@ -73,7 +73,7 @@ def usable_images(paths: Sequence[Path], *, skip_broken: bool) -> list[int]:
         missing = first_missing(paths)
         if missing is not None:
             raise DataError(
-                f"expected an image at {paths[missing]}, got no such file: complete the data set, "
+                f"no such image: {paths[missing]}: complete the data set, "
                 "or leave missing images out with data.skip_broken=true."
             )
         return list(range(len(paths)))
@@ -81,7 +81,7 @@ def usable_images(paths: Sequence[Path], *, skip_broken: bool) -> list[int]:
         sound = list(pool.map(_decodes, paths))
     broken = [path for path, good in zip(paths, sound, strict=True) if not good]
     if broken and len(broken) == len(paths):
-        raise DataError(f"expected readable images, got {len(paths)} broken or missing ones, the first is {broken[0]}.")
+        raise DataError(f"all {len(paths)} images are broken or missing, the first is {broken[0]}: repair them.")
     if broken:
         shown = ", ".join(str(path) for path in broken[:5])
         logger.warning("left out %d broken or missing of %d images, first: %s", len(broken), len(paths), shown)
@@ -97,19 +97,19 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def first_missing(paths: Sequence[Path]) -> int | None:
-    """The position of the first path without a file, None if all are there; each folder is listed once."""
-    listed: dict[Path, set[str]] = {}
+def first_missing(paths: Sequence[str | Path]) -> int | None:
+    """The position of the first path without a file, None if all exist; each folder is listed once."""
+    listed: dict[str, set[str]] = {}
     for position, path in enumerate(paths):
-        folder = path.parent
+        folder, name = os.path.split(path)
         if folder not in listed:
-            listed[folder] = set(os.listdir(folder)) if folder.is_dir() else set()
-        if path.name not in listed[folder]:
+            listed[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        if name not in listed[folder]:
             return position
     return None
 
 
-def _decodes(path: Path) -> bool:
+def _decodes(path: str | Path) -> bool:
     try:
         with Image.open(path) as image:
             image.draft("RGB", (image.width // 8, image.height // 8))

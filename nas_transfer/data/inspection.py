@@ -1,6 +1,7 @@
-"""What is in a data set on disk, image by image: decoded once, counted, and what is wrong with it by name.
+"""Validate a data set on disk: decode every image once, count what is in it, and name what is wrong with it.
 
-Each layout hands over an `Inventory` a part, made from the annotations that training reads; nothing is parsed twice.
+Each layout gives an `Inventory` of each part, made from the annotations that training reads. `check_text` formats the
+result for people.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -19,13 +20,12 @@ import torch
 from nas_transfer.errors import DataError
 
 SMALL_BELOW, LARGE_FROM = 32**2, 96**2
-"""Bounds of COCO's area classes, pixels at the image's own size."""
+"""Bounds of COCO's area classes, in pixels of the stored image."""
 TINY_SIDE = 4
-"""Pixels at the network's input size below which a side of a box is hardly a cell of the finest map."""
+"""Shortest side of a box in pixels at the input size of the network: one cell of the finest feature map."""
 OUTSIDE_BY = 1
-"""Pixels by which a box may leave its image: annotation tools round."""
+"""Pixels by which a box may leave its image, since annotation tools round."""
 
-Found = TypeVar("Found")
 Factor = Callable[[int, int], float]
 
 
@@ -34,12 +34,12 @@ class Contents:
     """What the annotations say of one image.
 
     Attributes:
-        labels: places in `Inventory.class_names`, int64 (N,): of each object, of each labelled keypoint, of the image,
-            or of each class of a label map.
-        boxes: of the objects, x, y, width, height in pixels as the file has them, float64 (N, 4); None without.
-        areas: of the objects, of their masks where these are read, pixels, float64 (N,).
-        keypoints: labelled ones of each person, int64 (N,); None without.
-        pixels: of each class of a label map and, last, of what is ignored, int64 (C + 1,); None without.
+        labels: indices into `Inventory.class_names`, int64 (N,): of each object, of each labelled keypoint, of the
+            image, or of each class of a label map.
+        boxes: of the objects, x, y, width, height in pixels as in the file, float64 (N, 4); None for other layouts.
+        areas: of the objects in pixels, of their masks where these are read, float64 (N,).
+        keypoints: number of labelled keypoints of each person, int64 (N,); None for other layouts.
+        pixels: number of each class of a label map and, last, of ignored ones, int64 (C + 1,); None for other layouts.
     """
 
     labels: np.ndarray
@@ -56,7 +56,7 @@ class Inventory:
     Attributes:
         class_names: of the classes, or of the keypoints.
         files: names of the images.
-        look: reads the image of a position, uint8 (3, H, W), and its contents; DataError for a broken one.
+        look: reads the image at a position, uint8 (3, H, W), and its contents; DataError for a broken one.
         refused: a sentence for each annotation that training would refuse.
     """
 
@@ -68,7 +68,7 @@ class Inventory:
 
 @dataclass(frozen=True)
 class Seen:
-    """What is kept of an image that was read: its size, a hash of its pixels and its contents, or what is wrong."""
+    """What is kept of an image: its size, a hash of its pixels and its contents; `broken` says why it has none."""
 
     file: str
     height: int = 0
@@ -80,7 +80,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong: of what kind, in which part, with which file or class, and in words."""
+    """One thing that is wrong: its kind, the part, the file or class, and a sentence."""
 
     kind: str
     part: str
@@ -88,20 +88,51 @@ class Finding:
     text: str
 
 
-def found_parts(find: Callable[[str], Found | DataError], given: Mapping[str, Sequence[Any]]) -> dict[str, Found]:
-    """Train and val as far as they are on disk.
+class ClassSummary(TypedDict):
+    """Images with a class, and how often it is there in all."""
 
-    Raises:
-        DataError: there is no val part, or a train part was named and is not there.
-    """
-    found: dict[str, Found] = {}
-    for part in ("train", "val"):
-        paths = find(part)
-        if not isinstance(paths, DataError):
-            found[part] = paths
-        elif part == "val" or any(given[part]):
-            raise paths
-    return found
+    images: int
+    count: int
+
+
+class LabelSummary(ClassSummary, total=False):
+    """Also the share of the pixels of label maps."""
+
+    pixel_share: float
+
+
+class ObjectSummary(TypedDict):
+    """The objects of a part; ranges are minimum, median and maximum."""
+
+    count: int
+    an_image: list[float] | None
+    images_without: int
+    small: int
+    medium: int
+    large: int
+
+
+class PersonSummary(ObjectSummary, total=False):
+    """Also the labelled keypoints of each person."""
+
+    keypoints_a_person: list[float] | None
+
+
+class ImageSummary(TypedDict):
+    """How many images a part has."""
+
+    images: int
+    broken: int
+
+
+class PartSummary(ImageSummary, total=False):
+    """A part in numbers; what the layout does not have is left out."""
+
+    width: list[float] | None
+    height: list[float] | None
+    classes: dict[str, LabelSummary]
+    objects: PersonSummary
+    ignored_share: float
 
 
 def see_all(inventory: Inventory, threads: int) -> Iterator[Seen]:
@@ -122,10 +153,10 @@ def _see(inventory: Inventory, position: int) -> Seen:
     return Seen(file, height, width, digest.digest(), contents)
 
 
-def summarise(inventory: Inventory, seen: Sequence[Seen]) -> dict[str, Any]:
-    """A part in figures, ready for JSON: images, sizes, classes and, where there are such, objects and pixels."""
+def summarise(inventory: Inventory, seen: Sequence[Seen]) -> PartSummary:
+    """A part in numbers, ready for JSON: images, sizes, classes and, where the layout has them, objects and pixels."""
     read = [image for image in seen if not image.broken]
-    summary: dict[str, Any] = {"images": len(seen), "broken": len(seen) - len(read)}
+    summary: PartSummary = {"images": len(seen), "broken": len(seen) - len(read)}
     if not read:
         return summary
     summary["width"] = _spread([image.width for image in read])
@@ -135,26 +166,25 @@ def summarise(inventory: Inventory, seen: Sequence[Seen]) -> dict[str, Any]:
         summary["objects"] = _objects(read)
     if read[0].contents.pixels is not None:
         pixels = np.sum([image.contents.pixels for image in read], axis=0)
-        for place, name in enumerate(inventory.class_names):
-            summary["classes"][name]["pixel_share"] = float(pixels[place] / pixels.sum())
+        for label, name in enumerate(inventory.class_names):
+            summary["classes"][name]["pixel_share"] = float(pixels[label] / pixels.sum())
         summary["ignored_share"] = float(pixels[-1] / pixels.sum())
     return summary
 
 
-def _classes(names: Sequence[str], read: Sequence[Seen]) -> dict[str, dict[str, Any]]:
-    """Images with each class, and how often it is there in all."""
+def _classes(names: Sequence[str], read: Sequence[Seen]) -> dict[str, LabelSummary]:
     images, times = Counter[int](), Counter[int]()
     for image in read:
         labels = image.contents.labels.tolist()
         times.update(labels)
         images.update(set(labels))
-    return {name: {"images": images[place], "count": times[place]} for place, name in enumerate(names)}
+    return {name: {"images": images[label], "count": times[label]} for label, name in enumerate(names)}
 
 
-def _objects(read: Sequence[Seen]) -> dict[str, Any]:
+def _objects(read: Sequence[Seen]) -> PersonSummary:
     counts = [len(_array(image.contents.boxes)) for image in read]
     areas = np.concatenate([_array(image.contents.areas) for image in read])
-    found: dict[str, Any] = {
+    summary: PersonSummary = {
         "count": sum(counts),
         "an_image": _spread(counts),
         "images_without": sum(count == 0 for count in counts),
@@ -163,12 +193,12 @@ def _objects(read: Sequence[Seen]) -> dict[str, Any]:
         "large": int((areas >= LARGE_FROM).sum()),
     }
     if read[0].contents.keypoints is not None:
-        found["keypoints_a_person"] = _spread(np.concatenate([_array(image.contents.keypoints) for image in read]))
-    return found
+        summary["keypoints_a_person"] = _spread(np.concatenate([_array(image.contents.keypoints) for image in read]))
+    return summary
 
 
 def _array(values: np.ndarray | None) -> np.ndarray:
-    assert values is not None  # a layout gives its fields for every image or for none
+    assert values is not None  # a layout gives a field for every image or for none
     return values
 
 
@@ -181,13 +211,13 @@ def part_findings(part: str, inventory: Inventory, seen: Sequence[Seen], factor:
     """What is wrong within a part.
 
     Args:
-        factor: from an image's height and width to the network's scale of it, on which a side counts as tiny.
+        factor: by which the network resizes an image of this height and width; tiny sides are tiny after it.
     """
     findings = [Finding("broken", part, image.file, image.broken) for image in seen if image.broken]
     findings += [Finding("refused", part, "", sentence) for sentence in inventory.refused]
-    present = {int(label) for image in seen for label in image.contents.labels}
-    for place, name in enumerate(inventory.class_names):
-        if place not in present:
+    present = {int(number) for image in seen for number in image.contents.labels}
+    for label, name in enumerate(inventory.class_names):
+        if label not in present:
             findings.append(Finding("empty class", part, name, f"{name}: not once in {part}"))
     for image in seen:
         if image.contents.boxes is not None:

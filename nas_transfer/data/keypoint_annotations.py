@@ -1,4 +1,4 @@
-"""COCO keypoint annotation files, and what a body's keypoint names say: sides, tolerances, halves; box files."""
+"""COCO keypoint files, box files, and what the names of keypoints say: sides, tolerances, upper and lower body."""
 
 import json
 import logging
@@ -7,11 +7,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from nas_transfer.data.coco_annotations import CocoFile, Record, check_coco, is_box, load_coco, where_is
+from nas_transfer.data.samples import DetectedBox
 from nas_transfer.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -20,21 +20,49 @@ SIGMAS = {
     "nose": 0.026, "eye": 0.025, "ear": 0.035, "shoulder": 0.079, "elbow": 0.072, "wrist": 0.062, "hip": 0.107,
     "knee": 0.087, "ankle": 0.089, "neck": 0.079, "head": 0.079,
 }  # fmt: skip
-"""A third of each body part's tolerance: COCO's, and CrowdPose's for neck and head."""
+"""A third of the tolerance of each body part: COCO's, and CrowdPose's for neck and head."""
 OTHER_SIGMA = 0.05
 LOWER_BODY = ("hip", "knee", "ankle", "foot", "toe", "heel")
 SIDES = (("left_", "right_"), ("l_", "r_"), ("_left", "_right"), ("_l", "_r"))
 
 
 @dataclass(frozen=True)
+class Body:
+    """What the keypoints are, where the file does not say it or is to be overruled: the values under `data.body`.
+
+    Attributes:
+        names: of the keypoints, in the order of the file; None for those of the category in the file.
+        flip_pairs: indices of left and right twins; None for those of the category, else left_x with right_x.
+        sigmas: a third of the tolerance of each keypoint in OKS; None for those of the category, else COCO's by name.
+        lower_body: names of the keypoints from the hips down; None for hips, knees, ankles and feet by name.
+
+    Raises:
+        ConfigError: a flip pair that is not two indices, or a sigma of 0 or less.
+    """
+
+    names: Sequence[str] | None
+    flip_pairs: Sequence[Sequence[int]] | None
+    sigmas: Sequence[float] | None
+    lower_body: Sequence[str] | None
+
+    def __post_init__(self) -> None:
+        for pair in self.flip_pairs or ():
+            if len(pair) != 2:
+                raise ConfigError(f"data.body.flip_pairs must be pairs of two indices, got {list(pair)}.")
+        for sigma in self.sigmas or ():
+            if not sigma > 0:
+                raise ConfigError(f"data.body.sigmas must be above 0, got {sigma}.")
+
+
+@dataclass(frozen=True)
 class Skeleton:
-    """What a person's keypoints are.
+    """What the keypoints of a person are.
 
     Attributes:
         names: of the K keypoints.
         flip_pairs: indices of left and right twins, which a mirrored image exchanges.
         sigmas: of the object keypoint similarity, one a keypoint.
-        lower_body: indices of hips and what is below.
+        lower_body: indices of the keypoints from the hips down.
         edges: indices of the two ends of each limb, for drawings.
     """
 
@@ -56,9 +84,10 @@ class KeypointFile:
 def read_keypoints(path: Path, refused: list[str] | None = None) -> KeypointFile:
     """Read and check a COCO keypoint file; annotations of other categories are left out.
 
-    Where `refused` is given, it collects a sentence for each person that cannot be used instead of raising it.
+    A missing or empty box becomes the extent of the labelled keypoints; a person without either is left out.
 
-    A box that is missing or empty becomes the extent of the labelled keypoints; a person without either is left out.
+    Args:
+        refused: collects a sentence for each person that cannot be used, instead of raising it.
 
     Raises:
         DataError: what `read_coco` refuses, not one category with keypoints, or a keypoint list of another length.
@@ -66,10 +95,10 @@ def read_keypoints(path: Path, refused: list[str] | None = None) -> KeypointFile
     content = load_coco(path)
     having = [category for category in content["categories"] if category.get("keypoints")]
     if len(having) != 1:
-        found = ", ".join(str(category.get("name")) for category in having) or "none"
+        names = ", ".join(str(category.get("name")) for category in having) or "none"
         raise DataError(
-            f"expected one category with a list of keypoint names in {path}, got {found}: "
-            "give a person_keypoints file, data.train_annotations and data.val_annotations."
+            f"{path} must have one category with a list of keypoint names, got {names}: "
+            "set data.sources.train_annotations and data.sources.val_annotations to person_keypoints files."
         )
     category = having[0]
     length = 3 * len(category["keypoints"])
@@ -92,11 +121,11 @@ def _complete(annotation: Record, length: int, path: Path) -> Record:
     if not isinstance(keypoints, list) or len(keypoints) != length:
         count = len(keypoints) if isinstance(keypoints, list) else repr(keypoints)
         raise DataError(
-            f"expected {length} numbers, x, y and v of {length // 3} keypoints, for {where_is(path, annotation)}, "
-            f"got {count}: correct it, or the category's keypoint names."
+            f"the keypoints of {where_is(path, annotation)} must be {length} numbers, x, y and v of {length // 3} "
+            f"keypoints, got {count}: correct it, or the keypoint names of the category."
         )
     if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in keypoints):
-        raise DataError(f"expected numbers as keypoints of {where_is(path, annotation)}, got others: correct it.")
+        raise DataError(f"the keypoints of {where_is(path, annotation)} are not all numbers: correct it.")
     points = np.asarray(keypoints, dtype=np.float64).reshape(-1, 3)
     labelled = points[points[:, 2] > 0, :2]
     box = annotation.get("bbox")
@@ -109,48 +138,45 @@ def _complete(annotation: Record, length: int, path: Path) -> Record:
     return annotation | {"keypoints": keypoints, "num_keypoints": len(labelled), "bbox": box}
 
 
-def read_skeleton(
-    category: Record,
-    names: Sequence[str] | None,
-    flip_pairs: Sequence[Sequence[int]] | None,
-    sigmas: Sequence[float] | None,
-    lower_body: Sequence[str] | None,
-) -> Skeleton:
-    """A skeleton from the configuration, where given, else from the file's category, else from the names.
+def read_skeleton(category: Record, body: Body) -> Skeleton:
+    """A skeleton from the configuration, where given, else from the category of the file, else from the names.
 
     Raises:
         ConfigError: a list of another length, or an index or a name that is none of the keypoints'.
     """
-    own = tuple(str(name) for name in (names or category["keypoints"]))
+    names = tuple(str(name) for name in (body.names or category["keypoints"]))
     count = len(category["keypoints"])
-    if len(own) != count:
-        raise ConfigError(f"expected {count} keypoint names as in the file, got {len(own)}: set data.keypoint_names.")
-    pairs = flip_pairs if flip_pairs is not None else category.get("flip_pairs") or side_pairs(own)
-    chosen = tuple((int(pair[0]), int(pair[1])) for pair in pairs)
-    if sorted(index for pair in chosen for index in pair) != sorted(
-        {index for pair in chosen for index in pair}
-    ) or any(not 0 <= index < count for pair in chosen for index in pair):
+    if len(names) != count:
+        raise ConfigError(f"data.body.names must name the {count} keypoints of the file, got {len(names)} names.")
+    pairs = body.flip_pairs if body.flip_pairs is not None else category.get("flip_pairs") or side_pairs(names)
+    flip_pairs = tuple((int(pair[0]), int(pair[1])) for pair in pairs)
+    indices = [index for pair in flip_pairs for index in pair]
+    if len(set(indices)) < len(indices) or any(not 0 <= index < count for index in indices):
         raise ConfigError(
-            f"expected pairs of different indices in 0..{count - 1}, got {list(chosen)}: set data.flip_pairs."
+            f"data.body.flip_pairs must be pairs of different indices in 0..{count - 1}, got {list(flip_pairs)}."
         )
-    tolerances = tuple(sigmas if sigmas is not None else category.get("sigmas") or part_sigmas(own))
-    if len(tolerances) != count or any(not value > 0 for value in tolerances):
-        raise ConfigError(f"expected {count} sigmas above 0, got {list(tolerances)}: set data.sigmas.")
-    if lower_body is None:
-        lower = tuple(k for k, name in enumerate(own) if any(part in name.lower() for part in LOWER_BODY))
-    else:
-        unknown = [name for name in lower_body if name not in own]
-        if unknown:
-            raise ConfigError(f"expected names of keypoints, got {unknown[0]}: set data.lower_body.")
-        lower = tuple(own.index(name) for name in lower_body)
-    return Skeleton(own, chosen, tuple(float(value) for value in tolerances), lower, _edges(category, count))
+    sigmas = tuple(body.sigmas if body.sigmas is not None else category.get("sigmas") or part_sigmas(names))
+    if len(sigmas) != count or any(not value > 0 for value in sigmas):
+        raise ConfigError(f"data.body.sigmas must be {count} numbers above 0, got {list(sigmas)}.")
+    lower_body = _lower_body(names, body.lower_body)
+    return Skeleton(names, flip_pairs, tuple(float(value) for value in sigmas), lower_body, _edges(category, count))
+
+
+def _lower_body(names: tuple[str, ...], given: Sequence[str] | None) -> tuple[int, ...]:
+    """Indices of the keypoints that are given, else of those whose name says that they lie below the waist."""
+    if given is None:
+        return tuple(k for k, name in enumerate(names) if any(part in name.lower() for part in LOWER_BODY))
+    unknown = [name for name in given if name not in names]
+    if unknown:
+        raise ConfigError(f"data.body.lower_body must name keypoints of the file, got {unknown[0]}.")
+    return tuple(names.index(name) for name in given)
 
 
 def _edges(category: Record, count: int) -> tuple[tuple[int, int], ...]:
-    """The category's skeleton, whose indices begin at 1, as far as it makes sense: only drawings depend on it."""
+    """The usable limbs of the category's skeleton, whose indices begin at 1; only drawings depend on them."""
     skeleton = category.get("skeleton")
-    places = [limb for limb in skeleton if isinstance(limb, list)] if isinstance(skeleton, list) else []
-    pairs = [(limb[0] - 1, limb[1] - 1) for limb in places if len(limb) == 2 and all(type(end) is int for end in limb)]
+    limbs = [limb for limb in skeleton if isinstance(limb, list)] if isinstance(skeleton, list) else []
+    pairs = [(limb[0] - 1, limb[1] - 1) for limb in limbs if len(limb) == 2 and all(type(end) is int for end in limb)]
     return tuple(pair for pair in pairs if all(0 <= end < count for end in pair))
 
 
@@ -171,51 +197,55 @@ def side_pairs(names: Sequence[str]) -> list[tuple[int, int]]:
 
 def part_sigmas(names: Sequence[str]) -> list[float]:
     """A sigma for each name by the body part in it; others get 0.05, and a warning says so."""
-    found = []
+    sigmas = []
     unknown = []
     for name in names:
         words = set(re.split(r"[^a-z]+", name.lower()))
         part = next((part for part in SIGMAS if part in words), None)
-        found.append(SIGMAS[part] if part else OTHER_SIGMA)
+        sigmas.append(SIGMAS[part] if part else OTHER_SIGMA)
         if part is None:
             unknown.append(name)
     if unknown:
         logger.warning(
-            "no published tolerance for %s: sigma %s is taken, and AP depends on it (data.sigmas)",
+            "no published tolerance for %s: using sigma %s, on which AP depends; set data.body.sigmas",
             ", ".join(unknown), OTHER_SIGMA,
         )  # fmt: skip
-    return found
+    return sigmas
 
 
-def read_boxes(path: Path, file: CocoFile, category_id: int, threshold: float, key: str) -> list[Record]:
-    """A detector's boxes in COCO's result format, of one category and at least `threshold` in score.
+def read_boxes(path: Path, file: CocoFile, category_id: int, threshold: float, key: str) -> list[DetectedBox]:
+    """The boxes of a detector in COCO's result format, of one category and at least `threshold` in score.
+
+    Args:
+        file: the annotations, for their images.
+        key: the configuration key that named `path`, for error messages.
 
     Raises:
         DataError: no list of such records, an image that the annotations do not list, or no box of the category.
     """
     try:
-        content: Any = json.loads(path.read_bytes())
+        content: object = json.loads(path.read_bytes())
     except (OSError, ValueError) as err:
-        raise DataError(f"expected a detector's boxes at {path}, got no readable JSON ({err}): set {key}.") from err
+        raise DataError(f"{path} cannot be read as JSON ({err}): set {key} to the boxes of a detector.") from err
     images = {image.image_id for image in file.images}
     if not isinstance(content, list):
-        raise DataError(f"expected a list of boxes in {path}, got {type(content).__name__}: see COCO's result format.")
-    boxes = []
+        raise DataError(f"{path} must hold a list of boxes, got {type(content).__name__}: see COCO's result format.")
+    boxes: list[DetectedBox] = []
     for record in content:
         scored = isinstance(record, dict) and isinstance(record.get("score"), int | float)
         if not scored or not is_box(record.get("bbox")):
-            raise DataError(f"expected image_id, category_id, bbox and score in {path}, got {str(record)[:100]}.")
+            raise DataError(f"each box of {path} needs image_id, category_id, bbox and score, got {str(record)[:100]}.")
         if record.get("image_id") not in images:
             raise DataError(
-                f"expected boxes of the images of {file.path} in {path}, got image_id {record.get('image_id')}: "
-                "the file was made for other images."
+                f"{path} has boxes of image_id {record.get('image_id')}, which is no image of {file.path}: "
+                "it was made for other images."
             )
         usable = record["bbox"][2] > 0 and record["bbox"][3] > 0
         if record.get("category_id") == category_id and record["score"] >= threshold and usable:
             boxes.append(record)
     if not boxes:
         raise DataError(
-            f"expected boxes of category {category_id} with a score of at least {threshold} in {path}, got none: "
-            f"give another file as {key}, or train with a lower data.box_threshold."
+            f"no boxes of category {category_id} with a score of at least {threshold} in {path}: "
+            f"set {key} to another file, or train with a lower data.sources.box_threshold."
         )
     return boxes

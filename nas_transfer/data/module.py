@@ -1,101 +1,241 @@
-"""What all data layouts share: which part feeds which loader, in which order, with which workers."""
+"""What all data layouts share: finding parts, cutting the search split, and the loaders with their order."""
 
 import itertools
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Generic, TypeVar
 
+import numpy as np
 import torch
+from pycocotools.coco import COCO
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from nas_transfer.data.drawing import Picture
-from nas_transfer.data.images import read_image
+from nas_transfer.data.images import read_image, usable_images
 from nas_transfer.data.inspection import Inventory
+from nas_transfer.data.parts import AnnotatedPart, Parts, SampleT, Vocabulary
 from nas_transfer.data.randomness import stable_seed
 from nas_transfer.data.sampler import ResumableBatchSampler, SampleKey, StreamBatchSampler
+from nas_transfer.data.samples import ScoredBox
+from nas_transfer.data.sources import MissingPartError, PartName
+from nas_transfer.data.split import Split, search_split
 from nas_transfer.errors import ConfigError, DataError
 
-Sample = dict[str, Any]
-Batch = dict[str, Any]
-Record = dict[str, Any]
+PART_NAMES: tuple[PartName, ...] = ("train", "val")
+
+Annotation = TypeVar("Annotation", bound=AnnotatedPart)
+BatchT = TypeVar("BatchT", bound=Mapping[str, object])
 Draw = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Vocabulary:
-    """What the numbers that a network predicts stand for.
+@dataclass(kw_only=True, eq=False, repr=False)
+class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
+    """The loaders over train, its search split and val of one data set.
 
-    Attributes:
-        names: of the classes, or of the keypoints.
-        ids: of the classes in the annotation or label files; of keypoints, that of their one category.
-        edges: pairs of keypoints between which a limb is drawn.
-        flip_pairs: indices of left and right keypoints.
-    """
-
-    names: tuple[str, ...]
-    ids: tuple[int, ...]
-    edges: tuple[tuple[int, int], ...] = ()
-    flip_pairs: tuple[tuple[int, int], ...] = ()
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The data sets behind the four loaders; each takes a `SampleKey` and returns one sample.
-
-    Attributes:
-        val: the quoted split, evaluation transform.
-        train: what is trained on, training transform; None when the data set has no train part.
-        calibration: train minus the search split, evaluation transform.
-        search: the search split, evaluation transform.
-        train_groups: one number per training image; a batch holds one group as far as possible.
-        train_missing: why there is no train part: a sentence for the user.
-    """
-
-    val: Dataset[Sample]
-    train: Dataset[Sample] | None = None
-    calibration: Dataset[Sample] | None = None
-    search: Dataset[Sample] | None = None
-    train_groups: Sequence[int] | None = None
-    train_missing: str = ""
-
-
-class DownstreamData(LightningDataModule):
-    """Loaders over the `Parts` that a layout's `setup` puts into `self.parts`.
+    A layout is a subclass with its own fields and with the hooks `read_part`, `describe`, `dataset`, `inventory`,
+    `collate`, `draw_sample` and `prediction_batch`; it overrides `usable`, `trainable`, `require_same_kind`,
+    `ground_truth` and `batch_groups` where it differs.
 
     A trainer must be built with `use_distributed_sampler=False`: training batches are split over ranks here, and the
     other loaders give every rank the whole part. `stream` makes `train_dataloader` a single stream of batches over as
-    many epochs as a run is long, which starts at the trainer's own step: a resumed run goes on at its batch.
+    many epochs as a run is long, which starts at the trainer's own step: a resumed run continues at its batch.
+
+    Attributes:
+        root: the folder of the data set.
+        batch_size: samples per device.
+        num_workers: data loading processes per device; 0 loads in the training process.
+        seed: of the order, the augmentation and the search split.
+        skip_broken: decode every file in `setup` and leave broken ones out.
+        split: how train is divided.
+        draw: draws an embedded data set into a folder; None for files that are there already.
+
+    Raises:
+        ConfigError: a negative number of workers.
     """
 
-    parts: Parts | None
-    train_sampler: ResumableBatchSampler
+    root: Path
+    batch_size: int
+    num_workers: int
+    seed: int
+    skip_broken: bool
+    split: Split
+    draw: Draw | None
 
-    def __init__(
-        self,
-        root: str,
-        batch_size: int,
-        num_workers: int,
-        seed: int,
-        collate: Callable[[list[Sample]], Batch],
-        draw: Draw | None,
-    ) -> None:
+    def __post_init__(self) -> None:
         super().__init__()
-        if num_workers < 0:
-            raise ConfigError(f"expected num_workers >= 0, got {num_workers}.")
-        self.root = Path(root).expanduser()
-        self.batch_size = batch_size
-        self.num_workers = num_workers
-        self.seed = seed
-        self.collate = collate
-        self.draw = draw
-        self.parts = None
+        if self.num_workers < 0:
+            raise ConfigError(f"num_workers must be at least 0, got {self.num_workers}.")
+        self.root = Path(self.root).expanduser()  # configurations hold text
+        self.parts: Parts[SampleT] | None = None
+        self.train_sampler: ResumableBatchSampler
         self._stream_batches: int | None = None
         self._first_epoch = 0
         self._batches_per_step = 1
+
+    @abstractmethod
+    def read_part(self, part: PartName, refused: list[str] | None = None) -> Annotation:
+        """Find the files of a part and check its annotations.
+
+        Args:
+            refused: collects a sentence for each annotation that training refuses, instead of raising it; nothing else
+                is left out then.
+
+        Raises:
+            MissingPartError: the part is not on disk, and no key names its files.
+            DataError: files that were named and are not there, or annotations that cannot be used.
+        """
+
+    @abstractmethod
+    def describe(self, val: Annotation) -> Vocabulary:
+        """The meaning of predictions; called once in `setup`, before any data set is made."""
+
+    @abstractmethod
+    def dataset(self, annotation: Annotation, chosen: np.ndarray, *, training: bool) -> Dataset[SampleT]:
+        """The samples of the images at the positions `chosen`, int64, with the training or evaluation transform."""
+
+    @abstractmethod
+    def inventory(self, annotation: Annotation, refused: Sequence[str]) -> Inventory:
+        """All images of a part for `stage=check`, with what `read_part` refused."""
+
+    @staticmethod
+    @abstractmethod
+    def collate(samples: list[SampleT]) -> BatchT:
+        """Samples as a batch."""
+
+    @abstractmethod
+    def draw_sample(self, sample: SampleT) -> Picture:
+        """A picture of a sample with its annotations, for people to check them."""
+
+    @abstractmethod
+    def prediction_batch(self, image: torch.Tensor, boxes: Sequence[ScoredBox]) -> BatchT:
+        """An image from `read` as a batch without annotations; `boxes` are the persons that a pose task reads."""
+
+    def usable(self, annotation: Annotation) -> np.ndarray:
+        """Positions of the images that can be used, int64; DataError for a missing file without `skip_broken`."""
+        return np.asarray(usable_images(annotation.image_paths, skip_broken=self.skip_broken), dtype=np.int64)
+
+    def trainable(self, annotation: Annotation, usable: np.ndarray) -> np.ndarray:
+        """Positions, of these usable ones, of the images that are trained on, int64; DataError for none."""
+        return usable
+
+    def require_same_kind(self, train: Annotation, val: Annotation) -> None:
+        """Raise DataError unless both parts have the same classes."""
+
+    def ground_truth(self, annotation: Annotation, chosen: np.ndarray) -> COCO | None:
+        """What pycocotools scores the images at the positions `chosen` against; None for metrics without it."""
+        return None
+
+    def batch_groups(self, annotation: Annotation, chosen: np.ndarray) -> Sequence[int] | None:
+        """A number per training image, such that a batch holds one number as far as possible; None for any batches."""
+        return None
+
+    def task_arguments(self) -> dict[str, object]:
+        """What the constructor of a task needs to know of the data beside the number of classes."""
+        return {}
+
+    def in_own_frame(self, sample: SampleT) -> SampleT:
+        """The sample such that its prediction stays in the pixels of the sample, where it is a crop."""
+        return sample
+
+    def read(self, path: Path) -> torch.Tensor:
+        """An image that is no part of the data set, as evaluation reads its own: uint8 (3, H, W)."""
+        return read_image(path, follow_exif=False)
+
+    def prepare_data(self) -> None:
+        """Draw the embedded data set into `root`, if there is one to draw and it is not there yet."""
+        if self.draw is not None:
+            self.draw(str(self.root))
+
+    def setup(self, stage: str = "fit") -> None:
+        """Find and check the parts and cut the search split, once.
+
+        Raises:
+            DataError: a part that cannot be used, or no val part.
+            ConfigError: a value that does not fit the files.
+        """
+        if self.parts is not None:
+            return
+        val = self.read_part("val")
+        vocabulary = self.describe(val)
+        usable = self.usable(val)
+        quoted = self.dataset(val, usable, training=False)
+        parts: Parts[SampleT] = Parts(vocabulary, quoted, self.ground_truth(val, usable))
+        try:
+            train = self.read_part("train")
+        except MissingPartError as missing:
+            self.parts = replace(parts, train_missing=str(missing))
+        else:
+            self.require_same_kind(train, val)
+            self.parts = self._with_train(parts, train)
+
+    def _with_train(self, parts: Parts[SampleT], train: Annotation) -> Parts[SampleT]:
+        usable = self.usable(train)
+        trainable = self.trainable(train, usable)
+        # Over all images, broken ones included: a broken image does not move the split.
+        train_part, search_part = search_split(train.num_images, self.split.search_fraction, self.seed)
+        outside_search = np.intersect1d(train_part, trainable)
+        trained = outside_search if self.split.hold_out_search else trainable
+        search = np.intersect1d(search_part, usable)
+        return replace(
+            parts,
+            train=self.dataset(train, trained, training=True),
+            calibration=self.dataset(train, outside_search, training=False),
+            search=self.dataset(train, search, training=False),
+            search_ground_truth=self.ground_truth(train, search),
+            train_groups=self.batch_groups(train, trained),
+        )
+
+    def inventories(self) -> dict[str, Inventory]:
+        """All of train (the search split included) and val as they are on disk, whatever is broken; needs no `setup`.
+
+        Raises:
+            DataError: a part or an annotation file that cannot be found or read at all.
+        """
+        inventories: dict[str, Inventory] = {}
+        for part in PART_NAMES:
+            refused: list[str] = []
+            try:
+                annotation = self.read_part(part, refused)
+            except MissingPartError:
+                if part == "val":
+                    raise
+                continue
+            inventories[part] = self.inventory(annotation, refused)
+        return inventories
+
+    def require_parts(self) -> Parts[SampleT]:
+        """The data sets; `setup` is run if it has not been."""
+        if self.parts is None:
+            self.setup("fit")
+        assert self.parts is not None  # setup fills it or raises
+        return self.parts
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The meaning of predictions."""
+        return self.require_parts().vocabulary
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes C, without background; of keypoints K for a pose task."""
+        return len(self.vocabulary.names)
+
+    @property
+    def val_ground_truth(self) -> COCO | None:
+        """pycocotools ground truth of exactly the images of `val_dataloader`; None for layouts without it."""
+        return self.require_parts().val_ground_truth
+
+    @property
+    def search_ground_truth(self) -> COCO | None:
+        """The same of `search_dataloader`; DataError without a train part."""
+        parts = self.require_parts()
+        if parts.search is None:
+            raise DataError(parts.train_missing)
+        return parts.search_ground_truth
 
     def stream(self, num_batches: int, batches_per_step: int, first_epoch: int = 0) -> None:
         """Make `train_dataloader` one stream of `num_batches` batches, `batches_per_step` to a training step.
@@ -105,52 +245,6 @@ class DownstreamData(LightningDataModule):
         self._stream_batches = num_batches
         self._first_epoch = first_epoch
         self._batches_per_step = batches_per_step
-
-    @property
-    def val_ground_truth(self) -> Any:
-        """What the metric needs to know of the validation split beside its batches; None for most layouts."""
-        return None
-
-    @property
-    def search_ground_truth(self) -> Any:
-        """The same of the search split."""
-        return None
-
-    def task_arguments(self) -> dict[str, Any]:
-        """What a task's constructor needs to know of the data beside the number of classes."""
-        return {}
-
-    @abstractmethod
-    def draw_sample(self, sample: Sample) -> Picture:
-        """A picture of a sample with its annotations, for people to check them."""
-
-    def in_own_frame(self, sample: Sample) -> Sample:
-        """The sample, with what is predicted of it left in the crop's own pixels where it is a crop."""
-        return sample
-
-    @property
-    @abstractmethod
-    def vocabulary(self) -> Vocabulary:
-        """The meaning of predictions."""
-
-    @abstractmethod
-    def inventories(self) -> dict[str, Inventory]:
-        """All of train (the search split included) and val as they are on disk, whatever is broken; needs no `setup`.
-
-        Raises:
-            DataError: a part or an annotation file that cannot be found or read at all.
-        """
-
-    def read(self, path: Path) -> torch.Tensor:
-        """An image that is no part of the data set, as evaluation reads its own: uint8 (3, H, W)."""
-        return read_image(path, follow_exif=False)
-
-    def prediction_batch(self, image: torch.Tensor, boxes: Sequence[Record]) -> Batch:
-        """One image that `read` gave, as a batch of `val_dataloader` without annotations.
-
-        `boxes` are the persons that a pose task looks at: bbox [x, y, width, height] and score.
-        """
-        return {"images": [image]}
 
     def preview(self, count: int) -> list[Picture]:
         """Pictures of the first `count` samples that training sees, augmented as there; all samples if there are fewer.
@@ -162,19 +256,6 @@ class DownstreamData(LightningDataModule):
         keys = itertools.chain.from_iterable(self._epoch_sampler(rank=0, world_size=1))
         return [self.draw_sample(train[key]) for key in itertools.islice(keys, count)]  # type: ignore[index]
 
-    def prepare_data(self) -> None:
-        """Draw the embedded data set into `root`, if this is one and it is not there yet."""
-        if self.draw is not None:
-            self.draw(str(self.root))
-
-    def require_parts(self) -> Parts:
-        """The data sets; `setup` is run if it has not been."""
-        if self.parts is None:
-            self.setup("fit")
-        if self.parts is None:
-            raise ConfigError(f"expected {type(self).__name__}.setup to fill `parts`, got None.")
-        return self.parts
-
     @property
     def num_train_images(self) -> int:
         """Images that an epoch of `train_dataloader` draws from, on all ranks together; 0 without a train part."""
@@ -185,8 +266,8 @@ class DownstreamData(LightningDataModule):
         """Training batches that each of `world_size` ranks gets from one pass over the data; DataError without any."""
         return len(self._epoch_sampler(rank=0, world_size=world_size))
 
-    def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled, augmented batches of this rank; their order is `self.train_sampler`'s."""
+    def train_dataloader(self) -> DataLoader[BatchT]:
+        """Shuffled, augmented batches of this rank, in the order of `self.train_sampler`."""
         trainer = self.trainer
         rank, world_size = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
         self.train_sampler = self._epoch_sampler(rank, world_size)
@@ -204,21 +285,25 @@ class DownstreamData(LightningDataModule):
             images, self.batch_size, self.seed, groups=groups, rank=rank, world_size=world_size
         )
 
-    def val_dataloader(self) -> DataLoader[Batch]:
-        """The quoted split in its order on disk, every image once."""
+    def val_dataloader(self) -> DataLoader[BatchT]:
+        """The quoted split in the order on disk, every image once."""
         return self._in_order(self.require_parts().val, self.batch_size, persistent=True)
 
-    def search_dataloader(self) -> DataLoader[Batch]:
+    def search_dataloader(self) -> DataLoader[BatchT]:
         """The search split with the evaluation transform, every image once; it does not depend on `hold_out_search`."""
         search = self._from_train(self.require_parts().search, "search on")
         return self._in_order(search, self.batch_size, persistent=True)
 
-    def calibration_dataloader(self, num_images: int, batch_size: int, draw: int = 0) -> DataLoader[Batch]:
-        """The first `num_images` of train minus the search split in a fixed seeded order, evaluation transform.
+    def calibration_dataloader(self, num_images: int, batch_size: int, draw: int = 0) -> DataLoader[BatchT]:
+        """Images of train minus the search split, evaluation transform, for the statistics of BatchNorm.
 
-        Another `draw` gives others, as far as there are more.
-        For BatchNorm statistics. Gives all images when there are fewer. The last batch may be smaller, but a last
-        image is never alone, for a globally pooled branch has no variance on it: the batches are then larger by one.
+        The last batch may be smaller. It never has one image alone, of which a globally pooled branch has no variance:
+        all batches are then larger by one.
+
+        Args:
+            num_images: taken from the start of a fixed seeded order; all images if there are fewer.
+            batch_size: images per batch.
+            draw: another one gives another order, hence other images where train has more.
         """
         images = self._from_train(self.require_parts().calibration, "calibrate on")
         seed = stable_seed(self.seed, "calibration", *([draw] if draw else []))
@@ -228,21 +313,22 @@ class DownstreamData(LightningDataModule):
             batch_size += 1
         return self._in_order(_KeyedSubset(images, chosen), batch_size, persistent=False)
 
-    def _from_train(self, part: Dataset[Sample] | None, purpose: str) -> Dataset[Sample]:
+    def _from_train(self, part: Dataset[SampleT] | None, purpose: str) -> Dataset[SampleT]:
         if part is None:
             raise DataError(self.require_parts().train_missing)
         if _length(part) == 0:
             raise DataError(
-                f"expected images to {purpose} in {self.root}, got none: "
-                "add training images or change data.search_fraction."
+                f"no images to {purpose} in {self.root}: add training images or change data.split.search_fraction."
             )
         return part
 
-    def _in_order(self, part: Dataset[Sample], batch_size: int, persistent: bool) -> DataLoader[Batch]:
+    def _in_order(self, part: Dataset[SampleT], batch_size: int, persistent: bool) -> DataLoader[BatchT]:
         sampler = ResumableBatchSampler(_length(part), batch_size, self.seed, shuffle=False, drop_last=False)
         return self._loader(part, sampler, persistent)
 
-    def _loader(self, part: Dataset[Sample], sampler: Sampler[list[SampleKey]], persistent: bool) -> DataLoader[Batch]:
+    def _loader(
+        self, part: Dataset[SampleT], sampler: Sampler[list[SampleKey]], persistent: bool
+    ) -> DataLoader[BatchT]:
         workers = min(self.num_workers, os.cpu_count() or 1, len(sampler))  # type: ignore[arg-type]
         return DataLoader(
             part,
@@ -251,20 +337,20 @@ class DownstreamData(LightningDataModule):
             collate_fn=self.collate,
             persistent_workers=persistent and workers > 0,
             pin_memory=torch.cuda.is_available(),
-            # Its own generator: otherwise starting an iteration draws from the global one, and resuming would differ.
+            # Without a generator, starting an iteration would draw from the global one, and a resumed run would differ.
             generator=torch.Generator().manual_seed(stable_seed(self.seed, "workers")),
         )
 
 
-class _KeyedSubset(Subset[Sample]):
-    """A subset whose samples are asked for by `SampleKey`."""
+class _KeyedSubset(Subset[SampleT]):
+    """A subset that takes a `SampleKey`."""
 
-    def __getitem__(self, key: SampleKey) -> Sample:  # type: ignore[override]
+    def __getitem__(self, key: SampleKey) -> SampleT:  # type: ignore[override]
         return self.dataset[SampleKey(self.indices[key.index], key.epoch)]
 
-    def __getitems__(self, keys: list[SampleKey]) -> list[Sample]:  # type: ignore[override]
+    def __getitems__(self, keys: list[SampleKey]) -> list[SampleT]:  # type: ignore[override]
         return [self[key] for key in keys]
 
 
-def _length(part: Dataset[Sample]) -> int:
+def _length(part: Dataset[SampleT]) -> int:
     return len(part)  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
-"""Person crops: the exact affine map between a crop and its image, and the augmentation of that map.
+"""Crops of persons: the exact affine map between a crop and its image, and the augmentation of that map.
 
-Positions are in the pixel-index frame: the centre of the top-left pixel is (0, 0). A box's corners, and what PIL
-computes with, are in the pixel-area frame, half a pixel further: the centre of that pixel is (0.5, 0.5).
+Positions are in the pixel-index frame, where the centre of the top-left pixel is (0, 0). Corners of boxes and
+coordinates of PIL are in the pixel-area frame, where that centre is (0.5, 0.5).
 """
 
 import math
@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from nas_transfer.errors import ConfigError
+from nas_transfer.data.augmentation import PoseAugmentation
 
-BODY_SHIFT_PROBABILITY = 0.3  # of RandomBBoxTransform in mmpose, whose rates these are
+BODY_SHIFT_PROBABILITY = 0.3  # this rate and the next are those of RandomBBoxTransform in mmpose
 ROTATION_PROBABILITY = 0.5
 HALF_BODY_LEAST_TOTAL = 9
 HALF_BODY_LEAST_PART = 3
@@ -27,9 +27,9 @@ class Crop:
 
     Args:
         centre: (x, y) in the pixel-area frame of the image.
-        width: of the rectangle in image pixels; its height follows from the input's aspect ratio.
+        width: of the rectangle in pixels of the image; its height follows from the aspect ratio of the input.
         rotation: clockwise in the image, degrees.
-        flipped: mirrored left to right after all else.
+        flipped: whether the result is mirrored left to right.
     """
 
     centre: tuple[float, float]
@@ -43,7 +43,7 @@ class Crop:
         scale = self.width / width
         turn = math.radians(self.rotation)
         linear = scale * np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
-        # The crop's centre, (W - 1) / 2 in its index frame, falls on `centre` - 0.5 in the image's.
+        # The centre of the crop, (W - 1) / 2 in its index frame, is at `centre` - 0.5 in that of the image.
         middle = np.array([(width - 1) / 2, (height - 1) / 2])
         offset = np.array(self.centre) - 0.5 - linear @ middle
         if self.flipped:  # x becomes W - 1 - x
@@ -53,28 +53,28 @@ class Crop:
 
 
 def box_crop(box: Sequence[float], input_size: tuple[int, int], padding: float) -> Crop:
-    """The crop of a box [x, y, width, height]: widened or heightened to the input's aspect ratio, then padded."""
+    """The crop of a box [x, y, width, height]: extended to the aspect ratio of the input, then padded."""
     x, y, width, height = box
     aspect = input_size[1] / input_size[0]
     return Crop((x + width / 2, y + height / 2), max(width, height * aspect) * padding, 0.0, False)
 
 
 def inverse(matrix: np.ndarray) -> np.ndarray:
-    """The affine map (2, 3) back."""
+    """The inverse of an affine map (2, 3)."""
     linear = np.linalg.inv(matrix[:, :2])
     return np.concatenate([linear, -linear @ matrix[:, 2:]], 1)
 
 
 def move(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Points (..., 2) through an affine map (2, 3): float64."""
+    """Apply an affine map (2, 3) to points (..., 2): float64."""
     return points @ matrix[:, :2].T + matrix[:, 2]
 
 
 def cut(image: torch.Tensor, to_image: np.ndarray, input_size: tuple[int, int]) -> torch.Tensor:
-    """The crop's pixels: uint8 (3, H, W) of the image to (3, h, w), bilinear, black outside of the image.
+    """Cut the pixels of a crop, uint8 (3, h, w), out of an image, uint8 (3, H, W); black outside of the image.
 
-    An image that is shrunk to less than half is first averaged over squares of pixels, which keeps the map exact and
-    prevents aliasing.
+    Pixels are interpolated bilinearly. An image that is shrunk to less than half is first averaged over squares of
+    pixels, which keeps the map exact and prevents aliasing.
     """
     pixels = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
     linear = to_image[:, :2]
@@ -89,60 +89,34 @@ def cut(image: torch.Tensor, to_image: np.ndarray, input_size: tuple[int, int]) 
     return torch.from_numpy(np.array(moved)).permute(2, 0, 1).contiguous()
 
 
-class PoseAugmentation:
+class CropAugmentation:
     """Flip, half body, shift, scale and rotation of a crop, drawn from torch's default generator.
 
     Args:
-        flip: probability of a horizontal flip.
-        half_body: probability of cropping the upper or lower body alone where enough of both is labelled
-            (Wang et al. 2018, arXiv:1901.00148).
-        shift: largest shift as a share of the crop, in three of ten samples.
-        scale_range: least and greatest factor of the crop's size.
-        rotation: degrees; a normal draw of half this deviation, cut off at it, in half of the samples.
-        lower_body: indices of the keypoints below the hips, these included.
-
-    Raises:
-        ConfigError: a value that cannot be used.
+        augmentation: how much of each.
+        lower_body: indices of the keypoints from the hips down.
     """
 
-    def __init__(
-        self,
-        flip: float,
-        half_body: float,
-        shift: float,
-        scale_range: Sequence[float],
-        rotation: float,
-        lower_body: Sequence[int],
-    ) -> None:
-        for name, value in (("flip", flip), ("half_body", half_body)):
-            if not 0 <= value <= 1:
-                raise ConfigError(f"expected a probability in [0, 1], got {value}: set data.{name}.")
-        if len(scale_range) != 2 or not 0 < scale_range[0] <= scale_range[1]:
-            raise ConfigError(
-                f"expected [low, high] with 0 < low <= high, got {list(scale_range)}: set data.scale_range."
-            )
-        self.flip = flip
-        self.half_body = half_body
-        self.shift = shift
-        self.scale_range = (float(scale_range[0]), float(scale_range[1]))
-        self.rotation = rotation
+    def __init__(self, augmentation: PoseAugmentation, lower_body: Sequence[int]) -> None:
+        self.augmentation = augmentation
         self.lower_body = frozenset(lower_body)
 
     def __call__(self, crop: Crop, keypoints: np.ndarray, input_size: tuple[int, int], padding: float) -> Crop:
         """Another crop of the same person, whose keypoints (K, 3) are x, y, v in the image."""
+        limits = self.augmentation
         draws = torch.rand(8).tolist()
-        if draws[0] < self.half_body:
+        if draws[0] < limits.half_body:
             crop = self._half(crop, keypoints, input_size, padding, upper=draws[1] < 0.5)
-        low, high = self.scale_range
+        low, high = limits.scale_range
         width = crop.width * (low + (high - low) * draws[2])
         centre, rotation = crop.centre, 0.0
         if draws[3] < BODY_SHIFT_PROBABILITY:
             height = crop.width * input_size[0] / input_size[1]
-            moves = (2 * draws[4] - 1) * self.shift * crop.width, (2 * draws[5] - 1) * self.shift * height
+            moves = (2 * draws[4] - 1) * limits.shift * crop.width, (2 * draws[5] - 1) * limits.shift * height
             centre = (centre[0] + moves[0], centre[1] + moves[1])
         if draws[6] < ROTATION_PROBABILITY:
-            rotation = float(torch.randn(()).clamp(-2, 2)) * self.rotation / 2
-        return replace(crop, centre=centre, width=width, rotation=rotation, flipped=draws[7] < self.flip)
+            rotation = float(torch.randn(()).clamp(-2, 2)) * limits.rotation / 2
+        return replace(crop, centre=centre, width=width, rotation=rotation, flipped=draws[7] < limits.flip)
 
     def _half(
         self, crop: Crop, keypoints: np.ndarray, input_size: tuple[int, int], padding: float, upper: bool

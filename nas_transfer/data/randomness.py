@@ -1,4 +1,4 @@
-"""Every random draw of the data part is a pure function of a few named numbers: they become seeds here."""
+"""Seeds for the random draws of data sets, each a pure function of a few named numbers."""
 
 import hashlib
 from collections.abc import Callable
@@ -19,11 +19,11 @@ def stable_seed(*parts: int | str) -> int:
 
 
 def seeded_call(function: Callable[..., Result], seed: int, epoch: int, sample_id: int, *inputs: object) -> Result:
-    """Call `function(*inputs)` so that its torch draws depend on (seed, epoch, sample_id) alone.
+    """Call `function(*inputs)` such that its torch draws depend on (seed, epoch, sample_id) alone.
 
-    The caller's random state is restored afterwards, so that a data loader without workers leaves dropout and proposal
-    sampling as they would be with workers. Only the CPU generator is seeded: `torch.manual_seed` would reseed the
-    accelerator's too, which `fork_rng(devices=[])` does not restore.
+    The random state of the caller is restored afterwards, so that dropout and proposal sampling do not depend on the
+    number of workers. Only the CPU generator is seeded: `torch.manual_seed` would also reseed that of the accelerator,
+    which `fork_rng(devices=[])` does not restore.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(stable_seed(seed, epoch, sample_id))

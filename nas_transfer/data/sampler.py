@@ -1,4 +1,4 @@
-"""Which samples make up which batch: reproducible, resumable at any batch, and split over ranks."""
+"""Samplers of batches: reproducible, resumable at any batch, and split over ranks."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -11,21 +11,21 @@ from nas_transfer.errors import ConfigError, DataError
 
 
 class SampleKey(NamedTuple):
-    """What a data set is asked for: the sample's position and the epoch that its augmentation is drawn for."""
+    """The key of a sample: its position in the data set, and the epoch for which its augmentation is drawn."""
 
-    index: int  # type: ignore[assignment]  # hides tuple.index, which a key has no use for
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
     epoch: int
 
 
 class ResumableBatchSampler(torch.utils.data.Sampler[list[SampleKey]]):
-    """Batches of `SampleKey`s whose order is a pure function of (seed, epoch), to be given as `batch_sampler`.
+    """A `batch_sampler` that gives batches of `SampleKey`s, whose order is a pure function of (seed, epoch).
 
     All ranks compute the same list of batches and each takes every `world_size`-th: batches of different ranks share no
-    sample, and all ranks get equally many. A data set smaller than `batch_size * world_size` gives smaller batches, so
-    that each rank has at least one.
+    sample, and all ranks get the same number. A data set smaller than `batch_size * world_size` gives smaller batches,
+    so that each rank has at least one.
 
-    With `groups` (one number per sample, for instance landscape or portrait) a batch holds samples of one group; the
-    leftovers of all groups make mixed batches, so that only the very last partial batch is lost to `drop_last`.
+    With `groups` (one number per sample, for instance landscape or portrait) a batch holds samples of one group. The
+    leftovers of all groups make mixed batches, so that `drop_last` drops only one partial batch in all.
     """
 
     def __init__(
@@ -42,16 +42,18 @@ class ResumableBatchSampler(torch.utils.data.Sampler[list[SampleKey]]):
     ) -> None:
         """Raises ConfigError for an impossible batch size or rank, DataError for fewer samples than ranks."""
         if batch_size < 1:
-            raise ConfigError(f"expected a batch size of at least 1, got {batch_size}: set data.batch_size.")
+            raise ConfigError(f"data.batch_size must be at least 1, got batch size {batch_size}.")
         if not 0 <= rank < world_size:
-            raise ConfigError(f"expected a rank in 0..{world_size - 1}, got {rank}: check the launcher's settings.")
+            raise ConfigError(
+                f"a rank must lie in 0..{world_size - 1}, got {rank}: check the settings of the launcher."
+            )
         if num_samples < world_size:
             raise DataError(
-                f"expected at least one sample for each of the {world_size} processes, got {num_samples}: "
+                f"at least one sample is needed for each of the {world_size} processes, got {num_samples}: "
                 "use fewer devices or more data."
             )
         if groups is not None and len(groups) != num_samples:
-            raise ConfigError(f"expected one group per sample, got {len(groups)} groups for {num_samples} samples.")
+            raise ConfigError(f"one group per sample is needed, got {len(groups)} groups for {num_samples} samples.")
         self.num_samples = num_samples
         self.batch_size = min(batch_size, num_samples // world_size)
         self.seed = seed
@@ -64,27 +66,27 @@ class ResumableBatchSampler(torch.utils.data.Sampler[list[SampleKey]]):
         self.start_batch = 0
 
     def set_position(self, epoch: int, start_batch: int) -> None:
-        """Let the next iteration be that of `epoch`, from this rank's batch `start_batch` on (0 = the whole epoch)."""
+        """Make the next iteration that of `epoch`, from batch `start_batch` of this rank on; 0 is the whole epoch."""
         if epoch < 0 or not 0 <= start_batch <= len(self):
             raise ConfigError(
-                f"expected an epoch >= 0 and a start batch in 0..{len(self)}, got {epoch} and {start_batch}: the data "
-                "set, the batch size or the number of devices differs from the run that is resumed."
+                f"the epoch must be at least 0 and the start batch in 0..{len(self)}, got {epoch} and {start_batch}: "
+                "the data set, the batch size or the number of devices differs from that of the resumed run."
             )
         self.epoch = epoch
         self.start_batch = start_batch
 
     def __len__(self) -> int:
-        """Batches of one full epoch for each rank: the same in all epochs, and whatever `start_batch` is."""
+        """Batches of one full epoch for each rank: the same in all epochs, and independent of `start_batch`."""
         batches = self.num_samples // self.batch_size if self.drop_last else -(-self.num_samples // self.batch_size)
         return batches // self.world_size
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         epoch = self.epoch  # read now, not when the first batch is fetched
-        own = self._epoch_batches(epoch)[self.rank :: self.world_size][: len(self)]
-        return iter([[SampleKey(int(index), epoch) for index in batch] for batch in own[self.start_batch :]])
+        of_rank = self._epoch_batches(epoch)[self.rank :: self.world_size][: len(self)]
+        return iter([[SampleKey(int(index), epoch) for index in batch] for batch in of_rank[self.start_batch :]])
 
     def _epoch_batches(self, epoch: int) -> list[np.ndarray]:
-        """All ranks' batches of one epoch, each an int64 array of sample positions."""
+        """The batches of all ranks in one epoch, each an int64 array of sample positions."""
         rng = np.random.default_rng(stable_seed(self.seed, "order", epoch))
         order = rng.permutation(self.num_samples) if self.shuffle else np.arange(self.num_samples)
         size = self.batch_size
@@ -109,13 +111,13 @@ class ResumableBatchSampler(torch.utils.data.Sampler[list[SampleKey]]):
 
 
 class StreamBatchSampler(torch.utils.data.Sampler[list[SampleKey]]):
-    """The batches of epoch after epoch as one finite stream that can be entered anywhere.
+    """The batches of one epoch after another as a finite stream that can start at any batch.
 
     Args:
-        epochs: gives the batches of each epoch; its position is set by the stream.
-        num_batches: length of the whole stream, whatever `start`.
-        start: the stream's batch at which the iteration begins.
-        first_epoch: the number of the stream's first epoch.
+        epochs: gives the batches of each epoch; the stream sets its position.
+        num_batches: length of the whole stream, whatever `start` is.
+        start: the batch of the stream at which the iteration begins.
+        first_epoch: the number of the first epoch in the stream.
     """
 
     def __init__(self, epochs: ResumableBatchSampler, num_batches: int, start: int, first_epoch: int = 0) -> None:
@@ -125,7 +127,7 @@ class StreamBatchSampler(torch.utils.data.Sampler[list[SampleKey]]):
         self.first_epoch = first_epoch
 
     def __len__(self) -> int:
-        """Batches of the whole stream: Lightning counts a resumed run's on from `start`."""
+        """Batches of the whole stream: Lightning counts those of a resumed run from `start` on."""
         return self.num_batches
 
     def __iter__(self) -> Iterator[list[SampleKey]]:

@@ -7,76 +7,58 @@ from torch import nn
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
+from nas_transfer.data.augmentation import SegmentationAugmentation
 from nas_transfer.errors import ConfigError
 
-IGNORE_LABEL = 255  # pixels that neither train nor score
+IGNORE_LABEL = 255  # of pixels that are neither trained nor scored
 
-_PADDING = 114  # grey, as `transforms.RandomZoom` pads
+_PADDING = 114  # the grey with which `transforms.RandomZoom` pads
 _CROP_DRAWS = 10  # mmsegmentation's RandomCrop
 
 
 class SegmentationTrain(nn.Module):
-    """Random scale, random crop in which no class prevails, horizontal flip and photometric distortion.
+    """Random scale, random crop without a dominant class, horizontal flip and photometric distortion.
 
-    The recipe that Cityscapes and ADE20K networks are trained with (mmsegmentation's). Everything is drawn from torch's
-    default generator, so that `seeded_call` makes it repeatable.
+    This is mmsegmentation's recipe for Cityscapes and ADE20K. All draws are from torch's default generator, so that
+    `seeded_call` makes them repeatable.
+
+    The factor is drawn uniformly from `scale_range`. Crops are drawn again, up to ten times, until the most frequent
+    class covers less than `max_class_share` of the labelled pixels and at least two classes are in the crop.
 
     Args:
-        crop_size: height and width of what comes out, in pixels; the scaled image is padded bottom and right to it.
-        scale_range: the least and the greatest factor, drawn uniformly.
-        max_class_share: crops are drawn again, up to ten times, until the most frequent class covers less than this
-            share of the labelled pixels and at least two classes are in sight; 1 takes the first crop.
-        flip: probability of a horizontal flip.
-        photometric: whether to distort colours (`distort_colours`).
+        crop_size: height and width of the result in pixels; a smaller scaled image is padded bottom and right to it.
+        augmentation: of each image.
 
     Raises:
-        ConfigError: a value that cannot be used.
+        ConfigError: a crop size that is not two positive numbers.
     """
 
-    def __init__(
-        self,
-        crop_size: Sequence[int],
-        scale_range: Sequence[float],
-        max_class_share: float,
-        flip: float,
-        photometric: bool,
-    ) -> None:
+    def __init__(self, crop_size: Sequence[int], augmentation: SegmentationAugmentation) -> None:
         super().__init__()
         if len(crop_size) != 2 or min(crop_size) < 1:
-            raise ConfigError(f"expected [height, width] in pixels, got {list(crop_size)}: set data.crop_size.")
-        if len(scale_range) != 2 or not 0 < scale_range[0] <= scale_range[1]:
-            raise ConfigError(
-                f"expected [low, high] with 0 < low <= high, got {list(scale_range)}: set data.scale_range."
-            )
-        if not 0 < max_class_share <= 1:
-            raise ConfigError(f"expected a share in (0, 1], got {max_class_share}: set data.max_class_share.")
-        if not 0 <= flip <= 1:
-            raise ConfigError(f"expected a probability in [0, 1], got {flip}: set data.flip.")
+            raise ConfigError(f"data.crop_size must be [height, width] in pixels, got {list(crop_size)}.")
         self.crop_size = (int(crop_size[0]), int(crop_size[1]))
-        self.scale_range = (float(scale_range[0]), float(scale_range[1]))
-        self.max_class_share = max_class_share
-        self.flip = flip
-        self.photometric = photometric
+        self.augmentation = augmentation
 
     def forward(self, image: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Image uint8 (3, H, W) and labels uint8 (H, W) to the same at `crop_size`."""
         height, width = self.crop_size
         image, labels = self._scale(image, labels)
-        top, left = self._place_crop(labels)
+        top, left = self._choose_crop(labels)
         image, labels = (part[..., top : top + height, left : left + width] for part in (image, labels))
-        if torch.rand(()) < self.flip:
+        if torch.rand(()) < self.augmentation.flip:
             image, labels = functional.horizontal_flip(image), functional.horizontal_flip(labels)
-        if self.photometric:
+        if self.augmentation.photometric:
             image = distort_colours(image)
         return image.contiguous(), labels.contiguous()
 
     def _scale(self, image: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Scale both by one factor, then pad them to at least the crop's size."""
-        low, high = self.scale_range
+        low, high = self.augmentation.scale_range
         factor = low + (high - low) * float(torch.rand(()))
         size = [max(1, round(side * factor)) for side in labels.shape]
         image = functional.resize(image, size, interpolation=v2.InterpolationMode.BILINEAR, antialias=True)
-        # Both resizings take pixels as squares, so that they are aligned; plain "nearest" would be off by half of one.
+        # Both modes treat pixels as squares, so image and labels are aligned; plain "nearest" is off by half a pixel.
         nearest = v2.InterpolationMode.NEAREST_EXACT
         labels = functional.resize(labels[None], size, interpolation=nearest, antialias=False)[0]
         below, after = (max(0, crop - side) for crop, side in zip(self.crop_size, size, strict=True))
@@ -86,7 +68,7 @@ class SegmentationTrain(nn.Module):
             labels = functional.pad(labels[None], border, fill=IGNORE_LABEL)[0]
         return image, labels
 
-    def _place_crop(self, labels: torch.Tensor) -> tuple[int, int]:
+    def _choose_crop(self, labels: torch.Tensor) -> tuple[int, int]:
         """Top and left of a crop that `max_class_share` allows, or of the last one tried."""
         height, width = self.crop_size
         slack = (labels.shape[0] - height, labels.shape[1] - width)
@@ -98,19 +80,19 @@ class SegmentationTrain(nn.Module):
         return top, left
 
     def _is_mixed(self, labels: torch.Tensor) -> bool:
-        if self.max_class_share == 1:
+        if self.augmentation.max_class_share == 1:
             return True
         pixels = torch.bincount(labels.flatten(), minlength=IGNORE_LABEL + 1)[:IGNORE_LABEL]
-        most = int(pixels.max())
-        return int((pixels > 0).sum()) > 1 and most < self.max_class_share * int(pixels.sum())
+        most_frequent = int(pixels.max())
+        return int((pixels > 0).sum()) > 1 and most_frequent < self.augmentation.max_class_share * int(pixels.sum())
 
 
 def distort_colours(image: torch.Tensor) -> torch.Tensor:
     """SSD's photometric distortion (Liu et al. 2016, arXiv:1512.02325) of an image uint8 (3, H, W).
 
-    Each with probability 0.5: brightness (up to 32 of 255 are added), contrast (times 0.5 to 1.5), saturation (0.5 to
-    1.5) and hue (up to 18 of 360 degrees); contrast comes first or last. SSD's contrast multiplies the pixels, which is
-    what torchvision calls brightness.
+    Each with probability 0.5: brightness (plus or minus up to 32 of 255), contrast (times 0.5 to 1.5), saturation (0.5
+    to 1.5) and hue (up to 18 of 360 degrees); contrast comes first or last. SSD's contrast multiplies the pixels, which
+    torchvision calls brightness.
     """
     used = (torch.rand(4) < 0.5).tolist()
     contrast_first = bool(torch.rand(()) < 0.5)

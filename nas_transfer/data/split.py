@@ -1,6 +1,7 @@
-"""The search split: the part of train on which archs are compared, so that the quoted split is never searched on."""
+"""The search split: the part of train on which archs are compared, so that no search ever sees the quoted split."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -8,10 +9,29 @@ from nas_transfer.data.randomness import stable_seed
 from nas_transfer.errors import ConfigError
 
 
+@dataclass(frozen=True)
+class Split:
+    """How train is divided: the values under `data.split`.
+
+    Attributes:
+        search_fraction: share of the images of train for the search, in [0, 1).
+        hold_out_search: train on train minus the search split instead of on all of train.
+
+    Raises:
+        ConfigError: a fraction outside [0, 1).
+    """
+
+    search_fraction: float
+    hold_out_search: bool
+
+    def __post_init__(self) -> None:
+        _require_fraction(self.search_fraction)
+
+
 def search_split(
     num_images: int, fraction: float, seed: int, groups: Sequence[int] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cut the images of train into those for training and those for the search.
+    """Divide the images of train into those for training and those for the search.
 
     Args:
         num_images: images in train, in an order that does not change between runs.
@@ -26,10 +46,9 @@ def search_split(
     Raises:
         ConfigError: a fraction outside [0, 1), or not one group per image.
     """
-    if not 0 <= fraction < 1:
-        raise ConfigError(f"expected a search fraction in [0, 1), got {fraction}: set data.search_fraction.")
+    _require_fraction(fraction)
     if groups is not None and len(groups) != num_images:
-        raise ConfigError(f"expected one group per image, got {len(groups)} groups for {num_images} images.")
+        raise ConfigError(f"one group per image is needed, got {len(groups)} groups for {num_images} images.")
     units, unit_of_image = np.unique(np.arange(num_images) if groups is None else groups, return_inverse=True)
     num_search = round(fraction * len(units))
     if fraction > 0:
@@ -37,3 +56,8 @@ def search_split(
     chosen = np.random.default_rng(stable_seed(seed, "search split")).permutation(len(units))[:num_search]
     in_search = np.isin(unit_of_image, chosen)
     return np.flatnonzero(~in_search), np.flatnonzero(in_search)
+
+
+def _require_fraction(fraction: float) -> None:
+    if not 0 <= fraction < 1:
+        raise ConfigError(f"data.split.search_fraction must lie in [0, 1), got {fraction}.")

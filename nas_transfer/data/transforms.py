@@ -1,4 +1,4 @@
-"""Augmentation and evaluation transforms on uint8 images; the tasks normalise, the data part never does."""
+"""Augmentation and evaluation transforms on uint8 images; tasks normalise, data modules never do."""
 
 import math
 from collections.abc import Callable
@@ -9,31 +9,28 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
+from nas_transfer.data.augmentation import ClassificationAugmentation, DetectionAugmentation
 from nas_transfer.errors import ConfigError
 
 Target = dict[str, torch.Tensor]
 DetectionTransform = Callable[[torch.Tensor, Target], tuple[torch.Tensor, Target]]
 
 
-def classification_train(image_size: int, min_crop_scale: float, color_jitter: float, interpolation: str) -> v2.Compose:
+def classification_train(image_size: int, augmentation: ClassificationAugmentation, interpolation: str) -> v2.Compose:
     """Random resized crop, horizontal flip and optional colour jitter: uint8 (3, H, W) -> (3, image_size, image_size).
 
-    Args:
-        min_crop_scale: smallest share of the image's area that a crop covers, in (0, 1]; lower is stronger.
-        color_jitter: see `colour_jitter`.
-        interpolation: ``bilinear`` or ``bicubic``.
+    `interpolation` is ``bilinear`` or ``bicubic``; ConfigError for another.
     """
-    if not 0 < min_crop_scale <= 1:
-        raise ConfigError(f"expected a crop scale in (0, 1], got {min_crop_scale}: set data.min_crop_scale.")
     mode = interpolation_mode(interpolation)
-    crop = v2.RandomResizedCrop(image_size, scale=(min_crop_scale, 1.0), interpolation=mode, antialias=True)
-    return v2.Compose([crop, v2.RandomHorizontalFlip(), *colour_jitter(color_jitter)])
+    scale = (augmentation.min_crop_scale, 1.0)
+    crop = v2.RandomResizedCrop(image_size, scale=scale, interpolation=mode, antialias=True)
+    return v2.Compose([crop, v2.RandomHorizontalFlip(), *colour_jitter(augmentation.color_jitter)])
 
 
 def classification_eval(image_size: int, crop_ratio: float, interpolation: str) -> v2.Compose:
     """Resize the short side to `image_size / crop_ratio`, then cut out the centre: uint8 (3, H, W)."""
     if not 0 < crop_ratio <= 1:
-        raise ConfigError(f"expected a crop ratio in (0, 1], got {crop_ratio}: set data.crop_ratio.")
+        raise ConfigError(f"data.crop_ratio must lie in (0, 1], got {crop_ratio}.")
     short_side = round(image_size / crop_ratio)
     resize = v2.Resize(short_side, interpolation=interpolation_mode(interpolation), antialias=True)
     return v2.Compose([resize, v2.CenterCrop(image_size)])
@@ -42,34 +39,26 @@ def classification_eval(image_size: int, crop_ratio: float, interpolation: str) 
 def interpolation_mode(name: str) -> v2.InterpolationMode:
     """``bilinear`` or ``bicubic`` as torchvision names it; ConfigError for another."""
     if name not in ("bilinear", "bicubic"):
-        raise ConfigError(f"expected bilinear or bicubic, got {name}: set data.interpolation.")
+        raise ConfigError(f"data.interpolation must be bilinear or bicubic, got {name}.")
     return v2.InterpolationMode(name)
 
 
 def colour_jitter(strength: float) -> list[nn.Module]:
     """Brightness, contrast and saturation from 1 -/+ strength, hue from -/+ strength / 10; empty at strength 0."""
-    if not 0 <= strength <= 1:
-        raise ConfigError(f"expected a colour jitter strength in [0, 1], got {strength}.")
     return [v2.ColorJitter(strength, strength, strength, hue=strength / 10)] if strength > 0 else []
 
 
 class DetectionTrain(nn.Module):
-    """Horizontal flip, optional scale jitter and colour jitter of an image together with its boxes and masks.
+    """Horizontal flip, optional zoom (`RandomZoom`) and colour jitter of an image with its boxes and masks."""
 
-    Args:
-        flip: probability of a horizontal flip.
-        photometric: strength of the colour jitter (`colour_jitter`).
-        scale_jitter: the least and the greatest zoom (`RandomZoom`), or None.
-    """
-
-    def __init__(self, flip: float, photometric: float, scale_jitter: tuple[float, float] | None) -> None:
+    def __init__(self, augmentation: DetectionAugmentation) -> None:
         super().__init__()
-        zoom = [] if scale_jitter is None else [RandomZoom(*scale_jitter)]
+        zoom = [] if augmentation.scale_jitter is None else [RandomZoom(*augmentation.scale_jitter)]
         self.pipeline = v2.Compose(
             [
                 *zoom,
-                v2.RandomHorizontalFlip(flip),
-                *colour_jitter(photometric),
+                v2.RandomHorizontalFlip(augmentation.flip),
+                *colour_jitter(augmentation.photometric),
                 v2.ClampBoundingBoxes(),
                 v2.SanitizeBoundingBoxes(labels_getter=_per_instance),  # under a pixel wide: no use for training
             ]
@@ -91,14 +80,12 @@ class DetectionTrain(nn.Module):
 class RandomZoom(nn.Module):
     """Zoom by a random factor, keeping the image's size: above 1 a random part is cut out, below 1 grey surrounds it.
 
-    It changes objects' size even though detectors resize each image to a fixed size afterwards (large-scale jitter,
-    arXiv:2012.07177, section 3). `area` is scaled along with the visible part of each box.
+    It changes the size of objects even though detectors resize each image to a fixed size afterwards (large-scale
+    jitter, arXiv:2012.07177, section 3). `area` is scaled along with the visible part of each box.
     """
 
     def __init__(self, low: float, high: float) -> None:
         super().__init__()
-        if not 0 < low <= high:
-            raise ConfigError(f"expected scale jitter as two numbers 0 < low <= high, got {low} and {high}.")
         self.low = low
         self.high = high
 
@@ -108,8 +95,8 @@ class RandomZoom(nn.Module):
         draws = torch.rand(3)
         zoom = math.exp(math.log(self.low) + float(draws[0]) * math.log(self.high / self.low))
         size = [max(1, round(height * zoom)), max(1, round(width * zoom))]
-        top, above, below = _place(size[0], height, float(draws[1]))
-        left, before, after = _place(size[1], width, float(draws[2]))
+        top, above, below = _crop_and_pad(size[0], height, float(draws[1]))
+        left, before, after = _crop_and_pad(size[1], width, float(draws[2]))
         area_before = _box_area(target["boxes"])
 
         def move(tensor: torch.Tensor, fill: float) -> torch.Tensor:
@@ -125,8 +112,8 @@ class RandomZoom(nn.Module):
         return move(image, 114), moved
 
 
-def _place(resized: int, original: int, draw: float) -> tuple[int, int, int]:
-    """Where a side of `resized` pixels goes in one of `original` pixels: (cut before, padded before, padded after)."""
+def _crop_and_pad(resized: int, original: int, draw: float) -> tuple[int, int, int]:
+    """How a side of `resized` pixels becomes one of `original` pixels: (cut before, padded before, padded after)."""
     slack = abs(resized - original)
     offset = min(int(draw * (slack + 1)), slack)
     return (offset, 0, 0) if resized >= original else (0, offset, slack - offset)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
+from nas_transfer.runs import Ancestor, Result
 from nas_transfer.tasks.deployment import Deployed
 
 ONNX_EXAMPLE = """\
@@ -29,7 +29,7 @@ for stride, features in zip((4, 8, 16, 32), maps):
 """
 
 
-def model_card(result: Mapping[str, Any], data: str, channels: Mapping[str, int], deployed: Deployed) -> str:
+def model_card(result: Result, data: str, channels: Mapping[str, int], deployed: Deployed) -> str:
     """``model_card.md``.
 
     Args:
@@ -38,35 +38,35 @@ def model_card(result: Mapping[str, Any], data: str, channels: Mapping[str, int]
         channels: of the body's maps by name.
         deployed: the whole network.
     """
-    costs, export = result["costs"], result["export"]
-    height, width = costs["input_size"]
+    costs, export = result.costs, result.export
+    if export is None or result.score is None:
+        raise ValueError("a model card needs the result of an export")
+    height, width = costs.input_size
     resize = f".resize(({width}, {height}))" if not deployed.one_image else ""
     also = "" if deployed.one_image else " and `model.pt2`"
     lines = [
-        f"# {result['task']}",
+        f"# {result.task}",
         "",
-        f"- Score: {result['score_key']} {100 * result['score']:.2f} % on the validation split of {data} "
-        f"(onnxruntime; torch {100 * export['score_torch']:.2f} %)",
-        f"- Costs at {height}x{width}, {costs['num_classes']} {costs['classes_are']}: "
-        f"{costs['macs']['total'] / 1e6:.1f} M multiply-accumulates, {costs['params']['total'] / 1e6:.2f} M parameters",
-        f"- Latency of one image of {'x'.join(map(str, export['latency_size']))}, "
-        + ", ".join(f"{engine} {value:.1f} ms" for engine, value in export["latency_ms"].items())
-        + f" ({export['threads']} threads of the CPU that exported it)",
+        f"- Score: {result.score_key} {100 * result.score:.2f} % on the validation split of {data} "
+        f"(onnxruntime; torch {100 * export.score_torch:.2f} %)",
+        f"- Costs at {height}x{width}, {costs.num_classes} {costs.classes_are}: "
+        f"{costs.macs['total'] / 1e6:.1f} M multiply-accumulates, {costs.params['total'] / 1e6:.2f} M parameters",
+        f"- Latency of one image of {'x'.join(map(str, export.latency_size))}, "
+        + ", ".join(f"{engine} {value:.1f} ms" for engine, value in export.latency_ms.items())
+        + f" ({export.threads} threads of the CPU that exported it)",
         "- Difference of ONNX from torch: "
-        + ", ".join(
-            f"{name} {value:.1e} of the {_whole(name, deployed)}" for name, value in export["difference"].items()
-        ),
+        + ", ".join(f"{name} {value:.1e} of the {_whole(name, deployed)}" for name, value in export.difference.items()),
         f"- Input: {deployed.takes}, float32, values 0-255, named `images`",
         f"- Outputs of `model.onnx`{also}: {', '.join(f'`{name}`' for name in deployed.outputs)}",
         "- Outputs of `body.onnx` and `body.pt2`: "
         + ", ".join(f"`{name}` ({width} channels)" for name, width in channels.items()),
         "- Arch: `arch.yaml`; tensors: `weights.safetensors` (as trained; in the other files BatchNorms are folded)",
-        f"- Made with seed {result['seed']}, "
-        + ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
+        f"- Made with seed {result.seed}, "
+        + ", ".join(f"{name} {version}" for name, version in result.versions.items()),
         "",
         "## Where the weights come from",
         "",
-        *(_parent(parent) for parent in export["provenance"]),
+        *(_parent(parent) for parent in result.provenance),
         "",
         "## How to load it",
         "",
@@ -88,7 +88,7 @@ def _whole(name: str, deployed: Deployed) -> str:
     return "detections" if deployed.one_image and name.startswith("model") else "largest output"
 
 
-def _parent(parent: Mapping[str, Any]) -> str:
-    licence = parent.get("licence") or "that of what it started from, and yours"
-    made = parent["stage"] or parent["format"]
-    return f"- {parent['file']} ({made}; licence: {licence}; sha256 {parent['sha256'][:16]})"
+def _parent(parent: Ancestor) -> str:
+    licence = parent.licence or "that of what it started from, and yours"
+    made = parent.stage or parent.format
+    return f"- {parent.file} ({made}; licence: {licence}; sha256 {parent.sha256[:16]})"

@@ -1,1 +1,76 @@
-"""The run folder: the names of its files, and records that are read and written in one place."""
+"""The run folder: the names of its files, and records that are written and read in one place.
+
+Every record is a frozen dataclass with ``write(folder)`` and a ``read_...`` function; its file holds a format version.
+Nothing here imports torch, numpy or Hydra.
+"""
+
+from nas_transfer.runs import files
+from nas_transfer.runs.check import Check, Finding, TrainingEstimate, read_check
+from nas_transfer.runs.costs import SECONDS_PER_HOUR, Ancestor, ArchContent, Costs, Usage
+from nas_transfer.runs.fronts import (
+    CONFIDENCE,
+    Direction,
+    Front,
+    PredictorQuality,
+    RankQuality,
+    Repeats,
+    Trial,
+    Validation,
+    read_front,
+    read_validation,
+)
+from nas_transfer.runs.manifest import Manifest, read_manifest
+from nas_transfer.runs.result import ExportSummary, Result, SearchSummary, read_result
+from nas_transfer.runs.trials import (
+    Evaluation,
+    Job,
+    Outcome,
+    Spent,
+    read_job,
+    read_outcome,
+    read_spent,
+    read_started,
+    usage_in,
+    write_job,
+    write_started,
+)
+
+__all__ = [
+    "CONFIDENCE",
+    "SECONDS_PER_HOUR",
+    "Ancestor",
+    "ArchContent",
+    "Check",
+    "Costs",
+    "Direction",
+    "Evaluation",
+    "ExportSummary",
+    "Finding",
+    "Front",
+    "Job",
+    "Manifest",
+    "Outcome",
+    "PredictorQuality",
+    "RankQuality",
+    "Repeats",
+    "Result",
+    "SearchSummary",
+    "Spent",
+    "TrainingEstimate",
+    "Trial",
+    "Usage",
+    "Validation",
+    "files",
+    "read_check",
+    "read_front",
+    "read_job",
+    "read_manifest",
+    "read_outcome",
+    "read_result",
+    "read_spent",
+    "read_started",
+    "read_validation",
+    "usage_in",
+    "write_job",
+    "write_started",
+]

@@ -2,28 +2,64 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from importlib import metadata
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-PACKAGES = (
-    "nas-transfer",
-    "torch",
-    "torchvision",
-    "pytorch-lightning",
-    "hydra-core",
-    "torchmetrics",
-    "pycocotools",
-    "numpy",
-    "optuna",
-)
-RESULT_FILE, RUN_FILE = "result.json", "run.json"
-SECONDS_PER_HOUR = 3600
+from nas_transfer.runs import files
+from nas_transfer.runs.costs import Ancestor, ArchContent, Costs, Usage
+from nas_transfer.runs.fronts import Direction, Validation
+from nas_transfer.runs.reading import read_record, write_record
+from nas_transfer.runs.versions import git_revision, versions
+
+RESULT_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class SearchSummary:
+    """A search in figures.
+
+    Attributes:
+        trials, failed, left_out: numbers of trials.
+        front: trials on the front.
+        hypervolume: share of the box that the front dominates, None where it is undefined.
+        ends: where the box ends, by objective.
+        picked: number of the picked trial.
+        objectives: whether each is maximised or minimised.
+        spent: what preparation, trials, validation and repeats used.
+        validation: of the scores of short trainings, None without one.
+    """
+
+    trials: int
+    failed: int
+    left_out: int
+    front: int
+    hypervolume: float | None
+    ends: Mapping[str, float]
+    picked: int
+    objectives: Mapping[str, Direction]
+    spent: Mapping[str, Usage]
+    validation: Validation | None = None
+
+
+@dataclass(frozen=True)
+class ExportSummary:
+    """An export in figures.
+
+    Attributes:
+        difference: of ONNX from torch by file: of the largest output, or the share of detections without a match.
+        score_torch: the score with torch's network, as a fraction; the run's own score is onnxruntime's.
+        latency_ms: of one image by engine.
+        latency_size: (H, W) at which it was measured.
+        threads: of the CPU.
+    """
+
+    difference: Mapping[str, float]
+    score_torch: float
+    latency_ms: Mapping[str, float]
+    latency_size: tuple[int, int]
+    threads: int
 
 
 @dataclass(frozen=True)
@@ -36,26 +72,27 @@ class Result:
         score_key: the metric that searches maximise.
         score: its value, None for a stage that scores nothing.
         metrics: all of the task's metrics.
-        costs: macs and params by part and in total, the input size (H, W) and the classes they are stated for.
-        seconds: wall time of the stage's work, interruptions left out.
-        devices: processes that trained, one a device.
+        costs: of the arch, or of the supernet's largest arch.
+        seconds: wall time of the stage's work, without interruptions.
+        devices: processes that trained, one for each device.
         gpu_hours: seconds x devices on an accelerator, 0 on CPUs.
         images_seen: images loaded for training; a sandwich runs each through several archs (`passes_per_image`).
-        samples_digest: hash over the ids of the training samples in their order, empty without training.
         passes_per_image: archs that each image was run through.
-        search: of a search: numbers of trials, the front's size and hypervolume, the picked trial.
-        export: of an export: differences between engines, latencies, and what the weights descend from.
-        versions, git, seed, config_sha256: to make it again.
+        samples_digest: hash over the ids of the training samples in their order, empty without training.
+        seed, config_sha256, versions, git: to reproduce the run.
+        provenance: files that its weights descend from, oldest first.
+        search: of a search alone.
+        export: of an export alone.
         status: ``finished``; an unfinished run has no result.
     """
 
     stage: str
     task: str
-    arch: dict[str, Any] | None
+    arch: ArchContent | None
     score_key: str | None
     score: float | None
-    metrics: dict[str, float]
-    costs: dict[str, Any]
+    metrics: Mapping[str, float]
+    costs: Costs
     seconds: float
     devices: int
     gpu_hours: float
@@ -64,57 +101,19 @@ class Result:
     samples_digest: str
     seed: int
     config_sha256: str
-    search: dict[str, Any] | None = None
-    export: dict[str, Any] | None = None
-    versions: dict[str, str] = field(default_factory=lambda: versions())
+    provenance: tuple[Ancestor, ...] = ()
+    search: SearchSummary | None = None
+    export: ExportSummary | None = None
+    versions: Mapping[str, str] = field(default_factory=versions)
     git: str | None = field(default_factory=lambda: git_revision(Path(__file__).parent))
-    status: str = "finished"
+    status: Literal["finished"] = "finished"
 
-    def to_dict(self) -> dict[str, Any]:
-        """The plain mapping that is written."""
-        return asdict(self)
-
-
-def write_json_atomically(path: Path, content: Mapping[str, Any] | list[Any]) -> None:
-    """Write JSON so that the file is either the old one or the whole new one.
-
-    Raises:
-        ValueError: a number is NaN or infinite, which JSON does not know.
-    """
-    text = json.dumps(content, indent=1, allow_nan=False)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w") as stream:
-        stream.write(text + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
+    def write(self, folder: Path) -> None:
+        """Write ``result.json`` into a run folder."""
+        write_record(folder / files.RESULT, self, RESULT_FORMAT)
 
 
-def versions() -> dict[str, str]:
-    """Installed versions of the packages that decide a result, without importing them."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
-def git_revision(folder: Path) -> str | None:
-    """Short commit hash of a checkout that tracks `folder`, with ``-dirty`` after local changes; else None.
-
-    A package that is installed below somebody else's checkout has no revision: theirs is not ours.
-    """
-    if not _git(folder, "ls-files", "."):
-        return None
-    return _git(folder, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    command = ["git", "-C", str(folder), *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() or None
+def read_result(folder: Path) -> Result | None:
+    """The result of a finished run, None for an unfinished one; RunError if the file cannot be used."""
+    path = folder / files.RESULT
+    return read_record(path, Result, RESULT_FORMAT) if path.is_file() else None

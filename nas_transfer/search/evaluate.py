@@ -16,10 +16,9 @@ from typing import Any
 import torch
 
 from nas_transfer.errors import NasTransferError
+from nas_transfer.runs import Evaluation, Outcome
 from nas_transfer.search.objectives.base import Candidate, Objective
 from nas_transfer.search.problem import Limit
-from nas_transfer.search.study import Outcome
-from nas_transfer.search.work import Work
 from nas_transfer.space import Arch
 from nas_transfer.supernet.layers import fold_batch_norms
 from nas_transfer.tasks.base import Batch, Task
@@ -34,7 +33,7 @@ class CandidateEvaluator:
 
     Args:
         supernet: a task that holds all weights, on its device; never changed.
-        calibration: gives for each `Work.repeat` batches of train for BatchNorm statistics, evaluation transform.
+        calibration: gives for each `Evaluation.repeat` batches of train for BatchNorm statistics, evaluation transform.
         search: batches of the search split.
         ground_truth: of the search split.
         objectives: by name, in order.
@@ -55,7 +54,7 @@ class CandidateEvaluator:
         limits: Mapping[str, Limit],
         cache_bytes: int,
         precision: str,
-        train: Callable[[Task, Work], int] | None = None,
+        train: Callable[[Task, Evaluation], int] | None = None,
     ) -> None:
         self.supernet = supernet
         self.train = train
@@ -71,7 +70,7 @@ class CandidateEvaluator:
         self.search = cached(search, cache_bytes - size_of(self.calibration))
         self._prepared: dict[tuple[int, int], tuple[Iterable[Batch], Iterable[Batch]]] = {}
 
-    def evaluate(self, work: Work) -> Outcome:
+    def evaluate(self, evaluation: Evaluation) -> Outcome:
         """The values of a candidate, or why it has none.
 
         Whatever goes wrong in one candidate is its outcome; only what no candidate could survive is raised.
@@ -81,12 +80,12 @@ class CandidateEvaluator:
         """
         start, images, training = time.monotonic(), self.images, self.training_seconds
         try:
-            outcome = self._evaluate(work)
+            outcome = self._evaluate(evaluation)
         except NasTransferError:
             raise
         except Exception as error:  # a defect of one candidate, torch.OutOfMemoryError too: the search goes on
-            logger.exception("arch %s failed", work.arch.short_id())
-            outcome = Outcome.failed(f"{type(error).__name__}: {error}")
+            logger.exception("%s failed", evaluation)
+            outcome = Outcome.failed(evaluation.trial, evaluation.arch, f"{type(error).__name__}: {error}")
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
         return replace(
@@ -94,34 +93,37 @@ class CandidateEvaluator:
             device=self.supernet.device.type, images=self.images - images,
         )  # fmt: skip
 
-    def _evaluate(self, work: Work) -> Outcome:
-        candidate = _Scored(self, work)
+    def _evaluate(self, evaluation: Evaluation) -> Outcome:
+        candidate = _Scored(self, evaluation)
+        unscored = Outcome(evaluation.trial, evaluation.arch)
         values: dict[str, float] = {}
         for name, objective in self._in_order():
             values[name] = float(objective.measure(candidate))
             limit = self.limits.get(name)
             if limit is not None and not limit.allows(values[name]):
-                return Outcome({}, f"{name} {values[name]:g} is outside search.constraints.{name}", left_out=True)
+                reason = f"{name} {values[name]:g} is outside search.constraints.{name}"
+                return replace(unscored, reason=reason, left_out=True)
         wrong = [name for name, value in values.items() if not math.isfinite(value)]
         if wrong:
-            return Outcome.failed(f"expected a number for {wrong[0]}, got {values[wrong[0]]}")
-        return Outcome({name: values[name] for name in self.objectives}, metrics=candidate.metrics)
+            reason = f"expected a number for {wrong[0]}, got {values[wrong[0]]}"
+            return Outcome.failed(evaluation.trial, evaluation.arch, reason)
+        return replace(unscored, values={name: values[name] for name in self.objectives}, metrics=candidate.metrics)
 
     def _in_order(self) -> Sequence[tuple[str, Objective]]:
         return sorted(self.objectives.items(), key=lambda item: not item[1].measured_first)
 
-    def extract(self, work: Work) -> Task:
+    def extract(self, evaluation: Evaluation) -> Task:
         """The candidate's network with recalibrated statistics, in eval mode, BatchNorms folded as for deployment.
 
         A copy of its own that is trained first if the evaluator trains: what one candidate learns no other one sees.
         """
-        arch = work.arch
+        arch = self.supernet.table.space.from_dict(evaluation.arch)
         subnet = self.supernet.extract(arch)
         if self.train is not None:
             start = time.monotonic()
-            self.images += self.train(subnet, work)
+            self.images += self.train(subnet, evaluation)
             self.training_seconds += time.monotonic() - start
-        self._draw_again(work.repeat)
+        self._draw_again(evaluation.repeat)
         for module in subnet.network.modules():
             if hasattr(module, "inplace"):
                 module.inplace = True  # activations: no gradient needs their input
@@ -170,16 +172,16 @@ class CandidateEvaluator:
 class _Scored(Candidate):
     """A candidate whose network is built when an objective looks at it, and scored once."""
 
-    def __init__(self, evaluator: CandidateEvaluator, work: Work) -> None:
-        self.arch, self.work = work.arch, work
-        self.evaluator = evaluator
+    def __init__(self, evaluator: CandidateEvaluator, evaluation: Evaluation) -> None:
+        self.arch = evaluator.supernet.table.space.from_dict(evaluation.arch)
+        self.evaluation, self.evaluator = evaluation, evaluator
         self.metrics: dict[str, float] = {}
         self._subnet: Task | None = None
 
     @property
     def subnet(self) -> Task:  # type: ignore[override]
         if self._subnet is None:
-            self._subnet = self.evaluator.extract(self.work)
+            self._subnet = self.evaluator.extract(self.evaluation)
         return self._subnet
 
     def score(self) -> Mapping[str, float]:  # type: ignore[override]

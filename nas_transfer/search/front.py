@@ -3,53 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
 
 from nas_transfer.errors import ConfigError
+from nas_transfer.runs import Costs, Direction, Front, Trial, files
+from nas_transfer.runs.atomic import write_text
 from nas_transfer.search.pareto import highest_trade_off, hypervolume, knee, non_dominated
 from nas_transfer.search.statistics import Rescored
-from nas_transfer.search.study import Trial, signs
+from nas_transfer.search.study import signs
 
-FRONT_FILE = "front.json"
-ARCHS = "archs"
 RULES = ("best", "knee", "high_trade_off", "trade_off")
 
 
-@dataclass(frozen=True)
-class Front:
-    """The non-dominated trials of a study, best first objective first.
-
-    Attributes:
-        names: of the objectives.
-        directions: ``maximize`` or ``minimize``, as long.
-        trials: the members.
-    """
-
-    names: tuple[str, ...]
-    directions: tuple[str, ...]
-    trials: tuple[Trial, ...]
-
-    @property
-    def points(self) -> np.ndarray:
-        """(N, M), minimised."""
-        return np.asarray([trial.values for trial in self.trials]).reshape(-1, len(self.names)) * signs(self.directions)
+def points_of(front: Front) -> np.ndarray:
+    """The values of a front's trials (N, M), minimised."""
+    return minimised(front.trials, front.objectives)
 
 
-def front_of(trials: Sequence[Trial], directions: Mapping[str, str]) -> Front:
-    """The front of all told trials; of trials with equal values the first one."""
-    names, kinds = tuple(directions), tuple(directions.values())
+def minimised(trials: Sequence[Trial], objectives: Mapping[str, Direction]) -> np.ndarray:
+    """The values of trials (N, M) with those of maximised objectives negated."""
+    values = np.asarray([[trial.values[name] for name in objectives] for trial in trials])
+    return values.reshape(-1, len(objectives)) * signs(objectives.values())
+
+
+def front_of(trials: Sequence[Trial], objectives: Mapping[str, Direction]) -> Front:
+    """The front of all trials with values; of trials with equal values the first one."""
     if not trials:
-        return Front(names, kinds, ())
-    points = np.asarray([trial.values for trial in trials]) * signs(kinds)
+        return Front(dict(objectives), ())
+    points = minimised(trials, objectives)
     kept: dict[tuple[float, ...], Trial] = {}
     for index in np.flatnonzero(non_dominated(points)):
         kept.setdefault(tuple(points[index]), trials[index])
-    return Front(names, kinds, tuple(trial for _, trial in sorted(kept.items(), key=lambda item: item[0])))
+    return Front(dict(objectives), tuple(trial for _, trial in sorted(kept.items(), key=lambda item: item[0])))
 
 
 @dataclass(frozen=True)
@@ -87,11 +76,10 @@ class TradeOff:
         Raises:
             ConfigError: a score above `max_score_key`, which is then on another scale; the cost is maximised.
         """
-        values = np.asarray([trial.values for trial in front.trials]).reshape(-1, len(front.names))
-        place = front.names.index(self.second)
-        if front.directions[place] != "minimize":
+        if front.objectives[self.second] != "minimize":
             raise ConfigError(f"expected search.trade_off.second to be minimised, got {self.second}")
-        scores, costs = values[:, front.names.index("score")], values[:, place]
+        scores = np.asarray([trial.values["score"] for trial in front.trials])
+        costs = np.asarray([trial.values[self.second] for trial in front.trials])
         if len(scores) and scores.max() > self.max_score_key:
             raise ConfigError(
                 f"expected scores up to search.trade_off.max_score_key={self.max_score_key:g}, got {scores.max():g}: "
@@ -121,22 +109,21 @@ def pick(front: Front, rule: str | None, under: Mapping[str, float], trade_off: 
     for name, cap in under.items():
         if name not in front.names:
             raise ConfigError(f"expected pick_under of {', '.join(front.names)}, got {name}")
-        place = front.names.index(name)
-        sign = signs(front.directions)[place]
-        within = [trial for trial in inside if sign * trial.values[place] <= sign * cap]
+        sign = signs([front.objectives[name]])[0]
+        within = [trial for trial in inside if sign * trial.values[name] <= sign * cap]
         if not within:
-            nearest = min((trial.values[place] for trial in inside), key=lambda value: sign * value, default=None)
+            nearest = min((trial.values[name] for trial in inside), key=lambda value: sign * value, default=None)
             raise ConfigError(f"expected a member of the front with {name} within {cap:g}, the nearest has {nearest}")
         inside = within
     if not inside:
         raise ConfigError("expected a trial with values to pick from, got none: every candidate failed or was left out")
-    kept = Front(front.names, front.directions, tuple(inside))
+    points = minimised(inside, front.objectives)
     if rule == "trade_off" and trade_off is not None:
         worth = dict(zip((trial.number for trial in front.trials), trade_off.worths(front), strict=True))
         return min(inside, key=lambda trial: worth[trial.number])
     if rule == "best" or len(front.names) == 1:
-        return inside[int(kept.points[:, 0].argmin())]
-    return inside[(knee if rule == "knee" else highest_trade_off)(kept.points)]
+        return inside[int(points[:, 0].argmin())]
+    return inside[(knee if rule == "knee" else highest_trade_off)(points)]
 
 
 def share_of_hypervolume(points: np.ndarray, ideal: np.ndarray, reference: np.ndarray) -> float:
@@ -145,45 +132,43 @@ def share_of_hypervolume(points: np.ndarray, ideal: np.ndarray, reference: np.nd
 
 
 def write_front(
-    folder: Path, front: Front, picked: Trial | None, costs_of: Callable[[Trial], dict[str, Any]],
-    write: Callable[[Path, dict[str, Any]], None], rescored: Rescored | None = None,
-) -> None:  # fmt: skip
-    """Write ``front.json`` and an arch file for each member, ready for ``arch=``, under the trial's number.
+    folder: Path, front: Front, costs_of: Callable[[Trial], Costs], rescored: Rescored | None = None
+) -> Front:
+    """Write ``front.json`` and an arch file for each trial on the front, ready for ``arch=``.
 
     Args:
-        costs_of: a trial's costs with the input size that they are stated for.
-        write: writes JSON to a path at once or not at all.
-        rescored: the members' scores from other seeds.
+        costs_of: computes a trial's costs.
+        rescored: the trials' scores from other seeds.
+
+    Returns:
+        The front as it was written, with costs, files and scores from other seeds.
     """
-    (folder / ARCHS).mkdir(exist_ok=True)
-    kept = {f"trial_{trial.number}.yaml" for trial in front.trials}
-    for path in (folder / ARCHS).glob("trial_*.yaml"):
-        if path.name not in kept:
+    (folder / files.ARCHS_FOLDER).mkdir(exist_ok=True)
+    kept = {files.arch_file(trial.number) for trial in front.trials}
+    for path in (folder / files.ARCHS_FOLDER).glob("trial_*.yaml"):
+        if f"{files.ARCHS_FOLDER}/{path.name}" not in kept:
             path.unlink()
-    members = []
+    trials = []
     for trial in front.trials:
-        values = dict(zip(front.names, trial.values, strict=True))
-        path = folder / ARCHS / f"trial_{trial.number}.yaml"
-        path.write_text(_arch_file(trial, values))
-        members.append(
-            {
-                "trial": trial.number, "values": values, "metrics": dict(trial.metrics), "costs": costs_of(trial),
-                "arch": trial.arch.to_dict(), "file": f"{ARCHS}/{path.name}",
-            }
-            | ({} if rescored is None else rescored.to_dict(trial.number))
-        )  # fmt: skip
+        file = files.arch_file(trial.number)
+        write_text(folder / file, _arch_file(trial))
+        trial = replace(trial, costs=costs_of(trial), file=file)
+        if rescored is not None:
+            trial = replace(
+                trial,
+                repeats=rescored.repeats_of(trial.number),
+                indistinguishable_from=rescored.indistinguishable_from(trial.number),
+            )
+        trials.append(trial)
+    picked = front.trial(front.picked)
     if picked is not None:
-        values = dict(zip(front.names, picked.values, strict=True))
-        (folder / ARCHS / "picked.yaml").write_text(_arch_file(picked, values))
-    content = {
-        "objectives": dict(zip(front.names, front.directions, strict=True)),
-        "picked": None if picked is None else picked.number,
-        "front": members,
-    }
-    write(folder / FRONT_FILE, content)
+        write_text(folder / files.PICKED_ARCH, _arch_file(picked))
+    written = replace(front, trials=tuple(trials))
+    written.write(folder)
+    return written
 
 
-def _arch_file(trial: Trial, values: Mapping[str, float]) -> str:
-    found = ", ".join(f"{name} {value:.6g}" for name, value in values.items())
-    text = yaml.safe_dump(trial.arch.to_dict(), sort_keys=False, default_flow_style=None, width=200)
-    return f"# Trial {trial.number} of a search: {found} (scores on the search split).\n{text}"
+def _arch_file(trial: Trial) -> str:
+    values = ", ".join(f"{name} {value:.6g}" for name, value in trial.values.items())
+    text = yaml.safe_dump(dict(trial.arch), sort_keys=False, default_flow_style=None, width=200)
+    return f"# Trial {trial.number} of a search: {values} (scores on the search split).\n{text}"

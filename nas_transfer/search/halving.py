@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
 from nas_transfer.errors import ConfigError
+from nas_transfer.runs import Direction, Outcome
 from nas_transfer.search.pareto import by_rank
-from nas_transfer.search.study import Outcome, signs
+from nas_transfer.search.study import signs
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Rungs:
             self.keep**rung * (high - low) for rung, (low, high) in enumerate(pairwise((0, *self.steps)), start=0)
         )
 
-    def survivors(self, outcomes: Mapping[int, Outcome], directions: Mapping[str, str]) -> set[int]:
+    def survivors(self, outcomes: Mapping[int, Outcome], directions: Mapping[str, Direction]) -> set[int]:
         """The trials that go on, of those with values.
 
         Args:
@@ -68,7 +69,7 @@ class Rungs:
         if not scored:
             return set()
         values = np.asarray([[outcomes[number].values[name] for name in directions] for number in scored])
-        order = by_rank(values * signs(list(directions.values())))
+        order = by_rank(values * signs(directions.values()))
         return {scored[place] for place in order[: math.ceil(self.keep * len(scored))]}
 
 
@@ -76,15 +77,4 @@ def dropped(outcome: Outcome, steps: int) -> Outcome:
     """What becomes of a candidate that is not trained beyond `steps`."""
     shown = ", ".join(f"{name} {value:.6g}" for name, value in outcome.values.items())
     reason = f"not among the best of its batch after {steps} training steps: {shown}"
-    return Outcome({}, reason, left_out=True, metrics=outcome.metrics)
-
-
-def with_costs_of(outcome: Outcome, all_of_it: Sequence[Outcome]) -> Outcome:
-    """An outcome with what all works of its trial cost together."""
-    return Outcome(
-        outcome.values, outcome.reason, outcome.left_out, outcome.metrics,
-        seconds=sum(part.seconds for part in all_of_it),
-        training_seconds=sum(part.training_seconds for part in all_of_it),
-        device=all_of_it[-1].device if all_of_it else outcome.device,
-        images=sum(part.images for part in all_of_it),
-    )  # fmt: skip
+    return Outcome(outcome.trial, outcome.arch, reason=reason, left_out=True, metrics=outcome.metrics)

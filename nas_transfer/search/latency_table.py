@@ -19,9 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nas_transfer.runs.atomic import write_json
 from nas_transfer.search.statistics import kendall_tau
 from nas_transfer.space import Arch
 from nas_transfer.supernet.layers import fold_batch_norms
+from nas_transfer.supernet.networks import latency_pieces
 from nas_transfer.supernet.protocol import SupernetTable
 from nas_transfer.tasks.base import Task
 
@@ -83,7 +85,7 @@ class LatencyTable:
         """The sum over the blocks of an arch's body at an input size (H, W), milliseconds a batch."""
         known = len(self.times)
         total = 0.0
-        for piece in table.pieces(arch, input_size):
+        for piece in latency_pieces(table, arch, input_size):
             if piece.key not in self.times:
                 module = piece.build().eval().to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
                 fold_batch_norms(module)
@@ -96,10 +98,7 @@ class LatencyTable:
         return total
 
     def _save(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self.times, indent=1))
-        temporary.replace(self.path)
+        write_json(self.path, self.times)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The loop of a search: ask a batch, have it evaluated somewhere, tell it in trial order, go on where it was killed.
 
-Archs travel to the evaluating processes and outcomes come back as files (`nas_transfer.search.work`).
+Archs travel to the evaluating processes and outcomes come back as files (`nas_transfer.runs.trials`).
 """
 
 from __future__ import annotations
@@ -12,27 +12,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nas_transfer.errors import ConfigError, RunError
-from nas_transfer.search.halving import Rungs, dropped, with_costs_of
-from nas_transfer.search.study import Outcome, Study
-from nas_transfer.search.work import (
-    JOBS,
-    STATES,
-    TRIALS,
-    Job,
-    Spent,
-    Work,
-    Write,
-    read_outcome,
-    read_spent,
-    trial_file,
-    write_job,
-    write_outcome,
-)
+from nas_transfer.runs import ArchContent, Evaluation, Job, Outcome, Spent, files, read_outcome, read_spent, write_job
+from nas_transfer.search.halving import Rungs, dropped
+from nas_transfer.search.study import Study
 from nas_transfer.space import Arch
 
 logger = logging.getLogger(__name__)
-
-PREPARATION = "prepare.json"
 
 Launch = Callable[[Sequence[Job]], Sequence[str | None]]
 """Runs jobs to their end; returns for each why it failed, None if it did not."""
@@ -118,19 +103,16 @@ class SearchLoop:
         folder: of the run.
         schedule: trials, batches, jobs.
         launch: evaluates jobs.
-        write: writes JSON to a path at once or not at all.
         after_batch: called after each batch.
     """
 
     def __init__(
-        self, study: Study, folder: Path, schedule: Schedule, launch: Launch, write: Write,
-        after_batch: Callable[[], None],
-    ) -> None:  # fmt: skip
+        self, study: Study, folder: Path, schedule: Schedule, launch: Launch, after_batch: Callable[[], None]
+    ) -> None:
         self.study = study
         self.folder = folder
         self.schedule = schedule
         self.launch = launch
-        self.write = write
         self.after_batch = after_batch
         self.prepared = Spent()
 
@@ -141,10 +123,10 @@ class SearchLoop:
             RunError: the job did not write it.
         """
         if not file.is_file():
-            reason = self.launch([write_job(self.folder / JOBS / PREPARATION, [], self.write)])[0]
+            reason = self.launch([write_job(self.folder / files.JOBS_FOLDER / files.PREPARATION_JOB, [])])[0]
             if not file.is_file():
                 raise RunError(f"expected {file} from the search's first job, got none: {reason or 'it left no file'}")
-        self.prepared = read_spent(file)
+        self.prepared = read_spent(self.folder)
 
     def run(self) -> None:
         """Go on to the end.
@@ -165,10 +147,9 @@ class SearchLoop:
                     )
                 return
             reasons = self._evaluate(batch)
-            for number, _ in batch:
-                outcome = read_outcome(self.folder / trial_file(number))
-                self.study.tell(number, outcome or Outcome.failed(reasons.get(number) or "its job left no result"))
-            shutil.rmtree(self.folder / STATES, ignore_errors=True)
+            for number, arch in batch:
+                self.study.tell(self._outcome(number, arch, files.trial_file(number), reasons))
+            shutil.rmtree(self.folder / files.STATES_FOLDER, ignore_errors=True)
             self.after_batch()
             failures = self.study.failures_in_a_row()
             if failures > self.schedule.max_failures:
@@ -195,64 +176,68 @@ class SearchLoop:
     def _evaluate(self, batch: Sequence[tuple[int, Arch]]) -> dict[int, str]:
         """Have all trials without an outcome evaluated, rung by rung; reasons of failed jobs by trial."""
         rungs = self.schedule.rungs
-        works = [Work(number, arch, trial_file(number), rungs.steps[-1]) for number, arch in batch]
+        evaluations = [
+            Evaluation(number, arch.to_dict(), files.trial_file(number), rungs.steps[-1]) for number, arch in batch
+        ]
         if len(rungs.steps) == 1:
-            return self.do(works)
-        if all((self.folder / work.file).is_file() for work in works):
+            return self.do(evaluations)
+        if all((self.folder / evaluation.file).is_file() for evaluation in evaluations):
             return {}  # cut off while the batch was told: a part of it would have other survivors
         reasons: dict[int, str] = {}
         before = 0
         for rung, steps in enumerate(rungs.steps):
             last = rung == len(rungs.steps) - 1
             todo = [
-                replace(work, file=_rung_file(work.number, steps), steps=steps, after=before, keep=not last)
-                for work in works
+                replace(
+                    evaluation, file=files.rung_file(evaluation.trial, steps), steps=steps, after=before, keep=not last
+                )
+                for evaluation in evaluations
             ]
             reasons |= self.do(todo)
-            outcomes = {work.number: self._outcome(work, reasons) for work in todo}
-            going_on = set() if last else rungs.survivors(outcomes, self.study.directions)
-            for work in works:
-                if work.number not in going_on:
-                    self._end(work, steps, outcomes[work.number], last)
-            works = [work for work in works if work.number in going_on]
+            outcomes = {each.trial: self._outcome(each.trial, each.arch, each.file, reasons) for each in todo}
+            survivors = set() if last else rungs.survivors(outcomes, self.study.directions)
+            for evaluation in evaluations:
+                if evaluation.trial not in survivors:
+                    self._end(evaluation, steps, outcomes[evaluation.trial], last)
+            evaluations = [evaluation for evaluation in evaluations if evaluation.trial in survivors]
             before = steps
         return reasons
 
-    def _outcome(self, work: Work, reasons: Mapping[int, str]) -> Outcome:
-        found = read_outcome(self.folder / work.file)
-        return found or Outcome.failed(reasons.get(work.number) or "its job left no result")
+    def _outcome(self, trial: int, arch: Arch | ArchContent, file: str, reasons: Mapping[int, str]) -> Outcome:
+        content = arch.to_dict() if isinstance(arch, Arch) else arch
+        try:
+            outcome = read_outcome(self.folder / file)
+        except RunError as error:
+            return Outcome.failed(trial, content, str(error))
+        return outcome or Outcome.failed(trial, content, reasons.get(trial) or "its job left no result")
 
-    def _end(self, work: Work, steps: int, outcome: Outcome, last: bool) -> None:
-        """Write the outcome of a trial that ends at the rung of so many steps, with all that it cost, once."""
-        if (self.folder / work.file).is_file():
+    def _end(self, evaluation: Evaluation, steps: int, outcome: Outcome, last: bool) -> None:
+        """Write the outcome of a trial that ends at the rung of so many steps, with all that it used, once."""
+        if (self.folder / evaluation.file).is_file():
             return
-        parts = [
-            read_outcome(self.folder / _rung_file(work.number, each))
+        rungs = [
+            read_outcome(self.folder / files.rung_file(evaluation.trial, each))
             for each in self.schedule.rungs.steps
             if each <= steps
         ]
         ended = outcome if last or outcome.reason is not None else dropped(outcome, steps)
-        ended = with_costs_of(ended, [part for part in parts if part is not None])
-        write_outcome(self.folder / work.file, ended, self.write)
+        ended = ended.with_usage_of([rung for rung in rungs if rung is not None])
+        ended.write(self.folder / evaluation.file)
 
-    def do(self, works: Sequence[Work]) -> dict[int, str]:
-        """Have works without an outcome done; reasons of failed jobs by trial."""
-        waiting = [work for work in works if not (self.folder / work.file).is_file()]
+    def do(self, evaluations: Sequence[Evaluation]) -> dict[int, str]:
+        """Have evaluations without an outcome done; reasons of failed jobs by trial."""
+        waiting = [evaluation for evaluation in evaluations if not (self.folder / evaluation.file).is_file()]
         count = self.schedule.trials_per_job
         jobs = [
-            write_job(self.folder / JOBS / _job_file(part[0]), part, self.write)
+            write_job(self.folder / files.JOBS_FOLDER / _job_file(part[0]), part)
             for part in (waiting[start : start + count] for start in range(0, len(waiting), count))
         ]
         if not jobs:
             return {}
         failed = zip(jobs, self.launch(jobs), strict=True)
-        return {number: reason for job, reason in failed if reason is not None for number in job.numbers}
+        return {number: reason for job, reason in failed if reason is not None for number in job.trials}
 
 
-def _rung_file(number: int, steps: int) -> str:
-    return f"rungs/{number}.{steps}.json"
-
-
-def _job_file(first: Work) -> str:
+def _job_file(first: Evaluation) -> str:
     folder, name = first.file.split("/")
-    return name if folder == TRIALS else f"{folder}-{name}"
+    return name if folder == files.TRIALS_FOLDER else f"{folder}-{name}"

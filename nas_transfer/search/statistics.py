@@ -5,43 +5,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import kendalltau, spearmanr
 from scipy.stats import t as student
 
+from nas_transfer.runs import CONFIDENCE, RankQuality, Repeats
+
 BOOTSTRAPS = 200
-CONFIDENCE = 95
-
-
-@dataclass(frozen=True)
-class RankQuality:
-    """How well predictions rank archs that they were not fitted on.
-
-    Attributes:
-        tau, rho: Kendall's and Spearman's rank correlation.
-        low, high: of tau, 95 % of bootstrap resamples of the archs (Efron 1979) lie between.
-        count: archs.
-    """
-
-    tau: float
-    rho: float
-    low: float
-    high: float
-    count: int
-
-    @property
-    def better_than_chance(self) -> bool:
-        """Whether the interval of tau lies above 0."""
-        return self.low > 0
-
-    def __str__(self) -> str:
-        return (
-            f"Kendall's tau {self.tau:.2f} ({CONFIDENCE} % interval {self.low:.2f} to {self.high:.2f}), "
-            f"Spearman's rho {self.rho:.2f}, {self.count} archs"
-        )
 
 
 def rank_quality(values: npt.NDArray[np.float64], predicted: npt.NDArray[np.float64], seed: int) -> RankQuality:
@@ -123,18 +95,18 @@ class Rescored:
         scores = 100 * np.asarray(self.scores[number])
         return f"{scores.mean():.2f} ± {scores.std(ddof=1):.2f}"
 
-    def to_dict(self, number: int) -> dict[str, Any]:
-        """What ``front.json`` holds of a member."""
+    def repeats_of(self, number: int) -> Repeats:
+        """A trial's scores with their mean and standard deviation."""
         scores = np.asarray(self.scores[number])
-        alike = [
+        return Repeats(tuple(scores.tolist()), float(scores.mean()), float(scores.std(ddof=1)))
+
+    def indistinguishable_from(self, number: int) -> tuple[int, ...]:
+        """The trial's neighbours on the front that these scores cannot tell it from."""
+        return tuple(
             pair[0] if pair[1] == number else pair[1]
             for pair, difference in self.neighbours().items()
             if number in pair and not difference.certain
-        ]
-        return {
-            "repeats": {"scores": scores.tolist(), "mean": scores.mean(), "std": scores.std(ddof=1)},
-            "cannot_be_told_from": alike,
-        }
+        )
 
     def __str__(self) -> str:
         pairs = self.neighbours()

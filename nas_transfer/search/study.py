@@ -6,9 +6,8 @@ import fcntl
 import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,54 +17,13 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from nas_transfer.errors import ConfigError, RunError
+from nas_transfer.runs import Direction, Outcome, Trial, files
 from nas_transfer.search.samplers.base import arch_of, ask
 from nas_transfer.space import Arch, SearchSpace
 
 STUDY_NAME = "search"
-JOURNAL_FILE = "study.journal"
-LOCK_FILE = "study.lock"
 REASON = "reason"
 """User attribute of a trial that failed or was left out: why."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one candidate.
-
-    Attributes:
-        values: of the objectives by name, in their own units; empty if it failed.
-        reason: why it has no values, None if it has.
-        left_out: it was not scored because it breaks a limit on something that has to be measured.
-        metrics: all of the task's metrics.
-        seconds: of its evaluation.
-        training_seconds: of these, those of its training.
-        device: kind of device that evaluated it: ``cpu`` or ``cuda``.
-        images: that it was trained on before it was scored, repetitions included.
-    """
-
-    values: Mapping[str, float]
-    reason: str | None = None
-    left_out: bool = False
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
-    training_seconds: float = 0.0
-    device: str = "cpu"
-    images: int = 0
-
-    @classmethod
-    def failed(cls, reason: str, seconds: float = 0.0) -> Outcome:
-        """A candidate without values."""
-        return cls({}, " ".join(reason.split())[:500], seconds=seconds)
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A told trial: its number, its arch, and the values of the objectives in the study's order."""
-
-    number: int
-    arch: Arch
-    values: tuple[float, ...]
-    metrics: Mapping[str, float]
 
 
 @contextmanager
@@ -75,7 +33,7 @@ def study_lock(folder: Path) -> Iterator[None]:
     Raises:
         RunError: another process holds it.
     """
-    with (folder / LOCK_FILE).open("w") as stream:
+    with (folder / files.STUDY_LOCK).open("w") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -101,8 +59,9 @@ class Study:
     """
 
     def __init__(
-        self, folder: Path, storage: str | None, space: SearchSpace, directions: Mapping[str, str], sampler: BaseSampler
-    ) -> None:
+        self, folder: Path, storage: str | None, space: SearchSpace, directions: Mapping[str, Direction],
+        sampler: BaseSampler,
+    ) -> None:  # fmt: skip
         if not directions:
             raise ConfigError("expected at least one objective, got none: objective=[score,macs]")
         for name, direction in directions.items():
@@ -113,7 +72,7 @@ class Study:
         self.directions = dict(directions)
         self._study = optuna.create_study(
             study_name=STUDY_NAME if storage is None else f"{STUDY_NAME}-{folder.name}",
-            storage=_journal(folder / JOURNAL_FILE) if storage is None else _database(storage),
+            storage=_journal(folder / files.STUDY) if storage is None else _database(storage),
             directions=[StudyDirection[direction.upper()] for direction in directions.values()],
             sampler=sampler,
             load_if_exists=True,
@@ -157,9 +116,9 @@ class Study:
                 internal = distribution.to_internal_repr(params[name])
                 storage.set_trial_param(trial._trial_id, name, internal, distribution)
 
-    def tell(self, number: int, outcome: Outcome) -> None:
+    def tell(self, outcome: Outcome) -> None:
         """Finish a trial; a value that is no finite number makes it a failed one, never a bad score."""
-        trial = optuna.trial.Trial(self._study, self._trials()[number]._trial_id)
+        trial = optuna.trial.Trial(self._study, self._trials()[outcome.trial]._trial_id)
         reason = outcome.reason
         values = [outcome.values.get(name, math.nan) for name in self.directions]
         if reason is None and not all(math.isfinite(value) for value in values):
@@ -179,8 +138,8 @@ class Study:
         return [
             Trial(
                 trial.number,
-                arch_of(self.space, trial.params),
-                tuple(trial.values),
+                arch_of(self.space, trial.params).to_dict(),
+                dict(zip(self.directions, trial.values, strict=True)),
                 trial.user_attrs.get("metrics", {}),
             )
             for trial in self._trials()
@@ -216,7 +175,7 @@ class Study:
         return count
 
 
-def signs(directions: Sequence[str]) -> list[float]:
+def signs(directions: Iterable[Direction]) -> list[float]:
     """The factors that turn values into minimised ones."""
     return [-1.0 if direction == "maximize" else 1.0 for direction in directions]
 

@@ -23,7 +23,8 @@ from rich.progress import track
 from nas_transfer.data.check_text import PROBLEMS, check_text
 from nas_transfer.data.inspection import Inventory, Seen, leaks, part_findings, see_all, summarise
 from nas_transfer.errors import NasTransferError
-from nas_transfer.runs.result import write_json_atomically
+from nas_transfer.runs import files
+from nas_transfer.runs.atomic import write_json
 from nas_transfer.space import ArchOrSupernet
 from nas_transfer.stages.common.build import (
     build_arch,
@@ -43,7 +44,6 @@ from nas_transfer.tasks.checkpoint import Checkpoint, inherit
 
 logger = logging.getLogger(__name__)
 
-CHECK_FILE = "check.json"
 WARMUP_STEPS, LEAST_STEPS, MOST_STEPS = 2, 2, 20
 """Steps that are not timed, and how many are at least and at most."""
 ENOUGH_SECONDS = 15.0
@@ -84,9 +84,9 @@ def run(cfg: DictConfig, folder: Path) -> None:
         content["training"] = {"skipped": reason}
     else:
         content["training"] = _training(config, table, parent, arch)
-    write_json_atomically(folder / CHECK_FILE, content)
+    write_json(folder / files.CHECK, content)
     print(check_text(content))
-    print(f"all of it: {folder / CHECK_FILE}")
+    print(f"all of it: {folder / files.CHECK}")
 
 
 def _see(config: CheckConfig, part: str, inventory: Inventory) -> list[Seen]:

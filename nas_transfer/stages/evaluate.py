@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from nas_transfer.runs.result import Result
+from nas_transfer.runs import Result
 from nas_transfer.stages.common.build import build_trainer, set_threads
 from nas_transfer.stages.common.evaluation import evaluate_task, load_trained
 from nas_transfer.stages.common.results import make_result, write_predictions
@@ -29,10 +29,10 @@ def run(cfg: DictConfig, folder: Path) -> Result | None:
     set_threads(config.num_threads)
     for difference in changes_since(cfg):
         logger.warning("%s", difference)
-    task, data, _ = load_trained(config)
+    task, data, checkpoint = load_trained(config)
     trainer = build_trainer(config, folder)
     metrics = evaluate_task(task, data, trainer, config.calibration_images)
     if not trainer.is_global_zero:
         return None
     write_predictions(config.sample_predictions, folder, task, data)
-    return make_result(config, task, metrics, devices=trainer.world_size)
+    return make_result(config, task, metrics, devices=trainer.world_size, provenance=checkpoint.lineage())

@@ -26,7 +26,8 @@ from nas_transfer.deploy.engines import (
 )
 from nas_transfer.deploy.model_card import model_card
 from nas_transfer.errors import ConfigError, RunError
-from nas_transfer.runs.result import Result
+from nas_transfer.runs import ExportSummary, Result, files
+from nas_transfer.runs.atomic import write_text
 from nas_transfer.search.latency_table import pass_times
 from nas_transfer.space import SUPERNET
 from nas_transfer.stages.common.build import set_threads
@@ -43,7 +44,6 @@ from nas_transfer.tasks.normalise import Normalise
 
 logger = logging.getLogger(__name__)
 
-BODY, MODEL = "body.onnx", "model.onnx"
 WARMUP, REPEATS = 5, 30
 
 
@@ -62,7 +62,7 @@ def run(cfg: DictConfig, folder: Path) -> Result:
     if task.arch is SUPERNET:
         raise ConfigError("one arch of a supernet can be exported, got arch=supernet: use max, min, a name or a file")
     task.to("cpu")
-    unchecked = folder / "unchecked"
+    unchecked = folder / files.UNCHECKED_FOLDER
     shutil.rmtree(unchecked, ignore_errors=True)
     unchecked.mkdir(parents=True)
     try:
@@ -81,33 +81,29 @@ def _export(config: ExportConfig, task: Task, data: DownstreamData, checkpoint: 
     fold_batch_norms(task.eval().network)
     images = _real_images(data, config.stage.compared_images)
     body = DeployedBody(Normalise(task.table.preprocessing), copy.deepcopy(task.body).requires_grad_(True)).eval()
-    parts = {BODY: Deployed(body, body.outputs), MODEL: task.deployed()}
+    parts = {files.BODY: Deployed(body, body.outputs), files.MODEL: task.deployed()}
     found = {name: _checked(deployed, images, folder / name, config) for name, deployed in parts.items()}
     engines = {
-        "torch": run_torch(parts[MODEL].module.eval()),
-        "onnxruntime": run_onnx(folder / MODEL, config.num_threads),
+        "torch": run_torch(parts[files.MODEL].module.eval()),
+        "onnxruntime": run_onnx(folder / files.MODEL, config.num_threads),
     }
     metrics = {name: _score(task, data, engine) for name, engine in engines.items()}
     scores = {name: own[task.score_key] for name, own in metrics.items()}
-    size = _timed_size(task, parts[MODEL])
+    size = _timed_size(task, parts[files.MODEL])
     times = {name: _latency(engine, size) for name, engine in engines.items()}
     for name in engines:
         at = "x".join(map(str, size))
         print(f"{name:<12} {task.score_key} {100 * scores[name]:.2f} %, {times[name]:.2f} ms at {at}")
     if not abs(scores["torch"] - scores["onnxruntime"]) <= config.stage.max_score_difference:
         raise RunError(
-            f"{MODEL} must score within stage.max_score_difference={config.stage.max_score_difference:g} of "
+            f"{files.MODEL} must score within stage.max_score_difference={config.stage.max_score_difference:g} of "
             f"torch's {scores['torch']:.4f}, got {scores['onnxruntime']:.4f}: nothing was exported"
         )
-    export = {
-        "difference": found, "score_torch": scores["torch"], "latency_ms": times, "latency_size": list(size),
-        "threads": config.num_threads, "provenance": checkpoint.lineage(),
-    }  # fmt: skip
-    result = replace(make_result(config, task, metrics["onnxruntime"]), export=export)
+    export = ExportSummary(found, scores["torch"], times, size, config.num_threads)
+    result = make_result(config, task, metrics["onnxruntime"], provenance=checkpoint.lineage())
+    result = replace(result, export=export)
     channels = dict(zip(body.outputs, task.table.feature_channels(task.arch), strict=True))
-    (folder / "model_card.md").write_text(
-        model_card(result.to_dict(), str(config.data["root"]), channels, parts[MODEL])
-    )
+    write_text(folder / files.MODEL_CARD, model_card(result, str(config.data["root"]), channels, parts[files.MODEL]))
     return result
 
 
@@ -116,14 +112,14 @@ def _write_weights(task: Task, checkpoint: Checkpoint, folder: Path) -> None:
     from safetensors.torch import save_file
 
     assert task.arch is not SUPERNET
-    (folder / "arch.yaml").write_text(yaml.safe_dump(task.arch.to_dict(), sort_keys=False, default_flow_style=None))
+    write_text(folder / files.ARCH, yaml.safe_dump(task.arch.to_dict(), sort_keys=False, default_flow_style=None))
     metadata = {
         "space": task.table.space.name, "arch": json.dumps(task.arch.to_dict()), "task": type(task).__name__,
         "num_classes": str(task.settings.num_classes), "preprocessing": json.dumps(asdict(task.table.preprocessing)),
-        "provenance": json.dumps(checkpoint.lineage()),
+        "provenance": json.dumps([asdict(ancestor) for ancestor in checkpoint.lineage()]),
     }  # fmt: skip
     tensors = {name: tensor.contiguous() for name, tensor in task.network.state_dict().items()}
-    save_file(tensors, folder / "weights.safetensors", metadata)
+    save_file(tensors, folder / files.TENSORS, metadata)
 
 
 def _real_images(data: DownstreamData, count: int) -> list[Tensor]:

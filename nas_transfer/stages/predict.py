@@ -22,8 +22,10 @@ from nas_transfer.data.drawing import overlay_side, with_legend
 from nas_transfer.data.images import image_files
 from nas_transfer.data.keypoint_annotations import read_boxes
 from nas_transfer.data.module import DownstreamData
+from nas_transfer.data.samples import DetectedBox, ScoredBox
 from nas_transfer.errors import ConfigError, DataError
-from nas_transfer.runs.result import write_json_atomically
+from nas_transfer.runs import files as run_files
+from nas_transfer.runs.atomic import write_json
 from nas_transfer.space import SUPERNET
 from nas_transfer.stages.common.build import set_threads
 from nas_transfer.stages.common.evaluation import load_trained
@@ -35,9 +37,7 @@ from nas_transfer.tasks.prediction import Prediction
 
 logger = logging.getLogger(__name__)
 
-OVERLAYS, LABELS = "overlays", "labels"
-
-Boxes = dict[int, list[dict[str, Any]]]
+Boxes = dict[int, list[DetectedBox]]
 
 
 def run(cfg: DictConfig, folder: Path) -> None:
@@ -59,9 +59,9 @@ def run(cfg: DictConfig, folder: Path) -> None:
     if task.arch is SUPERNET:
         raise ConfigError("stage=predict needs one arch, got arch=supernet: use max, min, a name or a file")
     boxes = _find_boxes(config.boxes, task, data, root, files)
-    for name in (OVERLAYS, LABELS):
+    for name in (run_files.OVERLAYS_FOLDER, run_files.LABELS_FOLDER):
         shutil.rmtree(folder / name, ignore_errors=True)
-    for stale in folder.glob("predictions*.*"):
+    for stale in folder.glob(f"{run_files.PREDICTIONS_PREFIX}*.*"):
         stale.unlink()
     start = time.monotonic()
     rows, broken = _predict_all(config, task, data, root, files, boxes, folder)
@@ -101,7 +101,7 @@ def _find_boxes(
     images = tuple(ImageEntry(number, name, 0, 0) for number, name in enumerate(files, start=1))
     listed = CocoFile(root, (), images, (), 0)
     found: Boxes = defaultdict(list)
-    for record in read_boxes(Path(boxes_file), listed, data.vocabulary.ids[0], data.box_threshold, "boxes"):
+    for record in read_boxes(Path(boxes_file), listed, data.vocabulary.ids[0], data.sources.box_threshold, "boxes"):
         number = record["image_id"]
         if record.get("file_name", files[number - 1]) != files[number - 1]:
             raise DataError(
@@ -133,7 +133,7 @@ def _predict_all(
         except DataError as error:
             broken.append(str(error))
             continue
-        whole = [{"bbox": [0.0, 0.0, float(image.shape[2]), float(image.shape[1])], "score": 1.0}]
+        whole: list[ScoredBox] = [{"bbox": [0.0, 0.0, float(image.shape[2]), float(image.shape[1])], "score": 1.0}]
         persons = whole if boxes is None else boxes[number]
         if not persons:
             continue
@@ -148,18 +148,18 @@ def _predict_all(
 
 
 def _write_pictures(prediction: Prediction, image: torch.Tensor, threshold: float, folder: Path, target: Path) -> None:
-    overlay = folder / OVERLAYS / f"{target}.jpg"
+    overlay = folder / run_files.OVERLAYS_FOLDER / f"{target}.jpg"
     overlay.parent.mkdir(parents=True, exist_ok=True)
     with_legend(prediction.draw(image, threshold, overlay_side(image))).save(overlay, quality=90)
     if prediction.label_ids is not None:
-        labels = folder / LABELS / f"{target}.png"
+        labels = folder / run_files.LABELS_FOLDER / f"{target}.png"
         labels.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(prediction.label_ids).save(labels)
 
 
 def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     if path.suffix == ".json":
-        write_json_atomically(path, rows)
+        write_json(path, rows)
         return
     with path.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, list(rows[0]))

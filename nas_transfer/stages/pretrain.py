@@ -7,7 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from nas_transfer.errors import ConfigError
-from nas_transfer.runs.result import Result
+from nas_transfer.runs import Result
 from nas_transfer.stages.common.training import train
 from nas_transfer.stages.config.entry import read_config
 from nas_transfer.stages.config.factory import TARGET

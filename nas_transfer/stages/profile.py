@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from nas_transfer.data.drawing import contact_sheet
 from nas_transfer.data.module import DownstreamData
 from nas_transfer.errors import ConfigError
-from nas_transfer.runs.result import Result
+from nas_transfer.runs import Result, files
 from nas_transfer.search.latency_table import LatencyTable, check_table, device_name
 from nas_transfer.space import SUPERNET
 from nas_transfer.stages.common.build import build_arch, build_data, build_task, set_threads
@@ -20,7 +20,6 @@ from nas_transfer.stages.config.entry import read_config
 from nas_transfer.stages.config.network import ProfileConfig
 from nas_transfer.supernet.protocol import SupernetTable
 
-PREVIEW_FILE = "preview.png"
 BATCH_SIZE, WARMUP, REPEATS = 1, 3, 15
 
 
@@ -38,7 +37,7 @@ def run(cfg: DictConfig, folder: Path) -> Result:
         for module in cost.modules:
             print(f"{part + ' ' + module.name:<20}{module.macs / 1e6:14.3f}{module.params / 1e6:14.4f}")
     if config.data is not None:
-        _draw_preview(build_data(config.data, arch, table.preprocessing), config.preview, folder / PREVIEW_FILE)
+        _draw_preview(build_data(config.data, arch, table.preprocessing), config.preview, folder / files.PREVIEW)
     if config.latency:
         _check_latencies(config, table)
     return make_result(config, task, {})

@@ -17,9 +17,8 @@ from omegaconf import DictConfig
 
 from nas_transfer.data.module import DownstreamData
 from nas_transfer.data.randomness import stable_seed
-from nas_transfer.runs.result import write_json_atomically
+from nas_transfer.runs import Evaluation, Spent, files
 from nas_transfer.search.evaluate import CandidateEvaluator
-from nas_transfer.search.work import Spent, Work, state_file, write_spent
 from nas_transfer.space import SUPERNET
 from nas_transfer.stages.common.build import LastCheckpoint, build_bare_trainer, build_data, build_task, set_threads
 from nas_transfer.stages.common.candidates import evaluate_job, evaluator_of, supernet_weights
@@ -57,16 +56,18 @@ class ProxyTraining:
     data: DownstreamData
     last: int
 
-    def __call__(self, subnet: Task, work: Work) -> int:
-        """Train a copy as its work says; returns how many images it saw."""
-        if work.steps == work.after:
+    def __call__(self, subnet: Task, evaluation: Evaluation) -> int:
+        """Train a subnet as its evaluation says; returns how many images it saw."""
+        if evaluation.steps == evaluation.after:
             return 0
-        seed = stable_seed(self.config.seed, "repeat", work.repeat) if work.repeat else self.config.seed
-        subnet.settings = replace(subnet.settings, total_steps=max(work.steps, self.last), seed=seed)
+        seed = stable_seed(self.config.seed, "repeat", evaluation.repeat) if evaluation.repeat else self.config.seed
+        subnet.settings = replace(subnet.settings, total_steps=max(evaluation.steps, self.last), seed=seed)
         folder = self.config.folder
-        before = state_file(folder, work.number, work.after) if work.after else None
-        kept = state_file(folder, work.number, work.steps) if work.keep else None
-        return self.train(subnet, work.steps, before=before, after=work.after, kept=kept, repeat=work.repeat)
+        before = files.state_file(folder, evaluation.trial, evaluation.after) if evaluation.after else None
+        kept = files.state_file(folder, evaluation.trial, evaluation.steps) if evaluation.keep else None
+        return self.train(
+            subnet, evaluation.steps, before=before, after=evaluation.after, kept=kept, repeat=evaluation.repeat
+        )
 
     def train(
         self, task: Task, steps: int, *, before: Path | None = None, after: int = 0, kept: Path | None = None,
@@ -77,7 +78,7 @@ class ProxyTraining:
         Args:
             before: the state to go on from, made after `after` steps.
             kept: where to keep the state.
-            repeat: see `Work`.
+            repeat: see `Evaluation`.
         """
         device, batches = task.device, task.recipe.accumulate
         # Longer than the training, which the trainer ends: Lightning goes on with no epoch that has come to its end.
@@ -111,7 +112,7 @@ def build_proxy_evaluator(config: ProxyConfig) -> CandidateEvaluator:
     temporary = file.with_name(f".{file.name}")
     spent = _make_warm_start(config, table, checkpoint, training, temporary)
     evaluator = _evaluator(config, table, temporary, training)
-    write_spent(file, _timed(evaluator, min(TIMED_STEPS, last), spent), write_json_atomically)
+    _timed(evaluator, min(TIMED_STEPS, last), spent).write(file.parent)
     temporary.rename(file)
     return evaluator
 
@@ -146,13 +147,15 @@ def _make_warm_start(
         file, task, parent=checkpoint, metrics={}, versions={}, stage=config.stage.name,
         config_sha256=config.config_sha256,
     )  # fmt: skip
-    return spent
+    return replace(spent, provenance=checkpoint.lineage())
 
 
 def _timed(evaluator: CandidateEvaluator, steps: int, spent: Spent) -> Spent:
     """What was spent, with the smallest and the largest arch trained for a few steps and scored, and then dropped."""
     space = evaluator.supernet.table.space
-    outcomes = [evaluator.evaluate(Work(-1, arch, "", steps)) for arch in (space.smallest(), space.largest())]
+    outcomes = [
+        evaluator.evaluate(Evaluation(-1, arch.to_dict(), steps=steps)) for arch in (space.smallest(), space.largest())
+    ]
     return replace(
         spent,
         seconds=spent.seconds + sum(outcome.seconds for outcome in outcomes),

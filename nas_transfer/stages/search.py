@@ -9,29 +9,40 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from nas_transfer.report.tables import duration
-from nas_transfer.runs.result import RESULT_FILE, SECONDS_PER_HOUR, write_json_atomically
-from nas_transfer.search.front import Front, TradeOff, front_of, pick, share_of_hypervolume, write_front
+from nas_transfer.runs import (
+    SECONDS_PER_HOUR,
+    Costs,
+    Front,
+    SearchSummary,
+    Trial,
+    Usage,
+    Validation,
+    files,
+    read_front,
+    usage_in,
+)
+from nas_transfer.runs.texts import duration
+from nas_transfer.search.front import TradeOff, front_of, pick, points_of, share_of_hypervolume, write_front
 from nas_transfer.search.loop import Launch, SearchLoop
 from nas_transfer.search.objectives.base import ArchCost, Objective
-from nas_transfer.search.problem import Costs, Known, Problem
-from nas_transfer.search.study import Study, Trial, signs, study_lock
-from nas_transfer.search.work import REPEATS, VALIDATION, Usage, usage_in
-from nas_transfer.space import SUPERNET, Arch
+from nas_transfer.search.problem import Costs as ArchCosts
+from nas_transfer.search.problem import Known, Problem
+from nas_transfer.search.samplers.base import ArchSampler
+from nas_transfer.search.study import Study, signs, study_lock
+from nas_transfer.space import SUPERNET, Arch, short_id
 from nas_transfer.stages.common.build import build_data, build_task, set_threads
 from nas_transfer.stages.common.candidates import build_evaluator, evaluate_job
 from nas_transfer.stages.common.limits import limits_of
 from nas_transfer.stages.common.results import cost_report, make_result
 from nas_transfer.stages.common.slurm_jobs import wait_for_jobs
-from nas_transfer.stages.common.trust import Rescored, Validation, rescore, validate_proxy
+from nas_transfer.stages.common.trust import Rescored, rescore, validate_proxy
 from nas_transfer.stages.config.entry import read_config
 from nas_transfer.stages.config.search import ProxyConfig, SearchConfig, SearchKeys
 from nas_transfer.tasks.base import Task
@@ -78,8 +89,9 @@ class _Search:
         self.problem.draw(rng)  # an infeasible constraint ends the search here
         sampler = keys.sampler.build()(problem=self.problem, seed=config.seed)
         directions = {name: objective.direction for name, objective in self.objectives.items()}
+        self.sampler: ArchSampler = sampler
         self.study = Study(folder, keys.storage, table.space, directions, sampler)
-        self.loop = SearchLoop(self.study, folder, schedule, launch, write_json_atomically, self.tell_progress)
+        self.loop = SearchLoop(self.study, folder, schedule, launch, self.tell_progress)
         self.done_before = len(self.study)
 
     def run(self) -> float | None:
@@ -97,13 +109,13 @@ class _Search:
         front = self.front()
         picked = pick(front, self.config.pick, self.config.pick_under or {}, self.trade_off)
         rescored = rescore(self.config, self.loop, front)
-        write_front(self.folder, front, picked, self.costs_of, write_json_atomically, rescored)
+        front = write_front(self.folder, replace(front, picked=picked.number), self.costs_of, rescored)
         validation = None
         if isinstance(self.config, ProxyConfig):
             validation = validate_proxy(self.config, self.loop, front)
         self.write_result(front, picked, validation)
         self.show(front, picked, rescored, validation)
-        return picked.values[0]
+        return picked.values[front.names[0]]
 
     def tell_estimate(self) -> None:
         """Log how long the search will take, from the two candidates that were timed before it."""
@@ -123,12 +135,15 @@ class _Search:
         )  # fmt: skip
 
     def front(self) -> Front:
-        """The current front."""
-        return front_of(self.study.told(), self.study.directions)
+        """The current front, with the predictor that chose the last trials."""
+        predictor = self.sampler.predictor
+        if predictor is None and (self.folder / files.FRONT).is_file():
+            predictor = read_front(self.folder).predictor  # of an earlier start, which asked for the trials
+        return replace(front_of(self.study.told(), self.study.directions), predictor=predictor)
 
-    def costs_of(self, trial: Trial) -> dict[str, Any]:
-        """A trial's costs with their input size."""
-        return cost_report(self.task, trial.arch)
+    def costs_of(self, trial: Trial) -> Costs:
+        """The costs of a trial's arch."""
+        return cost_report(self.task, self.task.table.space.from_dict(trial.arch))
 
     def hypervolume(self, front: Front) -> float | None:
         """The share of the box between the ideal and the reference point that the front dominates.
@@ -145,30 +160,30 @@ class _Search:
         reference = np.asarray([0.0 if factor < 0 else end for factor, end in zip(factors, ends, strict=True)])
         if not (reference > ideal).all():
             return None
-        return share_of_hypervolume(front.points, ideal, reference)
+        return share_of_hypervolume(points_of(front), ideal, reference)
 
     def ends(self, front: Front) -> dict[str, float]:
         """The largest value of each objective, where the box ends."""
-        return {name: self.reference(name, place) for place, name in enumerate(front.names)}
+        return {name: self.reference(name) for name in front.names}
 
-    def reference(self, name: str, place: int) -> float:
+    def reference(self, name: str) -> float:
         """The largest value of an objective, the score's being 1."""
         objective = self.objectives[name]
         if isinstance(objective, ArchCost):
             return float(objective.of_archs(self.task, [self.task.table.space.largest()])[0])
         if not objective.measured_first:
             return 1.0
-        return max(trial.values[place] for trial in self.study.told())
+        return max(trial.values[name] for trial in self.study.told())
 
     def tell_progress(self) -> None:
         """Log where the search is, and write the front so far."""
         front = self.front()
-        write_front(self.folder, front, None, self.costs_of, write_json_atomically)
-        told = self.study.told()
-        if len(told) >= LEAST_TOLD and len({trial.values[0] for trial in told}) == 1:
+        write_front(self.folder, front, self.costs_of)
+        told, first = self.study.told(), front.names[0]
+        if len(told) >= LEAST_TOLD and len({trial.values[first] for trial in told}) == 1:
             logger.warning(
                 "all %d candidates score %g, so that they cannot be ranked: train for longer (%s)",
-                len(told), told[0].values[0],
+                len(told), told[0].values[first],
                 "proxy.warmup_steps, proxy.rungs" if isinstance(self.config, ProxyConfig) else "the supernet",
             )  # fmt: skip
         done, total = len(self.study), self.config.search.trials
@@ -181,7 +196,7 @@ class _Search:
             "%d of %d trials, %d failed, %d left out; front %d, hypervolume %s; best %s; %.2f s a trial, %s left",
             done, total, len(self.study.failures()), self.study.num_left_out(), len(front.trials),
             "none" if volume is None else f"{volume:.4f}",
-            "none" if best is None else f"{front.names[0]} {best.values[0]:.4f} (trial {best.number})",
+            "none" if best is None else f"{first} {best.values[first]:.4f} (trial {best.number})",
             rate, duration(rate * (total - done)),
         )  # fmt: skip
 
@@ -190,12 +205,12 @@ class _Search:
 
         Of repeats and validations all that were ever done count, also those of archs that have left the front.
         """
-        before, study = self.loop.prepared, self.study
+        study = self.study
         return {
-            "preparation": Usage(before.images, before.seconds, 0.0 if before.device == "cpu" else before.seconds),
+            "preparation": self.loop.prepared.usage,
             "trials": Usage(study.images(), study.seconds(), study.seconds(accelerator=True)),
-            "validation": usage_in(self.folder / VALIDATION),
-            "repeats": usage_in(self.folder / REPEATS),
+            "validation": usage_in(self.folder / files.VALIDATION_FOLDER),
+            "repeats": usage_in(self.folder / files.REPEATS_FOLDER),
         }
 
     def write_result(self, front: Front, picked: Trial, validation: Validation | None) -> None:
@@ -203,20 +218,31 @@ class _Search:
         spent = self.spent()
         seconds, images = sum(use.seconds for use in spent.values()), sum(use.images for use in spent.values())
         gpu_seconds = sum(use.gpu_seconds for use in spent.values())
-        result = make_result(self.config, self.task, dict(picked.metrics), seconds=seconds, images_seen=images)
+        result = make_result(
+            self.config,
+            self.task,
+            dict(picked.metrics),
+            seconds=seconds,
+            images_seen=images,
+            provenance=self.loop.prepared.provenance,
+        )
+        summary = SearchSummary(
+            trials=len(self.study),
+            failed=len(self.study.failures()),
+            left_out=self.study.num_left_out(),
+            front=len(front.trials),
+            hypervolume=self.hypervolume(front),
+            ends=self.ends(front),
+            picked=picked.number,
+            objectives=self.study.directions,
+            spent=spent,
+            validation=validation,
+        )
         result = replace(
-            result, arch=picked.arch.to_dict(), costs=self.costs_of(picked),
-            gpu_hours=gpu_seconds / SECONDS_PER_HOUR, passes_per_image=1,
-            search={
-                "trials": len(self.study), "failed": len(self.study.failures()),
-                "left_out": self.study.num_left_out(), "front": len(front.trials),
-                "hypervolume": self.hypervolume(front), "ends": self.ends(front), "picked": picked.number,
-                "objectives": self.study.directions, "images_before": spent["preparation"].images,
-                "spent": {name: asdict(use) for name, use in spent.items()},
-                "validation": None if validation is None else validation.to_dict(),
-            },
+            result, arch=picked.arch, costs=self.costs_of(picked), gpu_hours=gpu_seconds / SECONDS_PER_HOUR,
+            passes_per_image=1, search=summary,
         )  # fmt: skip
-        write_json_atomically(self.folder / RESULT_FILE, result.to_dict())
+        result.write(self.folder)
 
     def show(self, front: Front, picked: Trial, rescored: Rescored | None, validation: Validation | None) -> None:
         """Print the front, the picked trial marked."""
@@ -225,18 +251,16 @@ class _Search:
         print(f"  trial  {heads}{'' if rescored is None else '          again'}   arch")
         for trial in front.trials:
             mark = "*" if trial.number == picked.number else " "
-            values = "".join(
-                f"{_shown(name, value):>16}" for name, value in zip(front.names, trial.values, strict=True)
-            )
+            values = "".join(f"{_shown(name, value):>16}" for name, value in trial.values.items())
             again = "" if rescored is None else f"{rescored.shown(trial.number):>15}"
-            print(f"{mark} {trial.number:5d}  {values}{again}   {trial.arch.short_id()}")
-        size = "x".join(map(str, self.task.input_size(picked.arch)))
+            print(f"{mark} {trial.number:5d}  {values}{again}   {short_id(trial.arch)}")
+        size = "x".join(map(str, self.costs_of(picked).input_size))
         share = self.hypervolume(front)
         volume = "undefined" if share is None else f"{share:.4f}"
         rule = _rule(self.config.pick, self.trade_off)
         print(
             f"  {len(self.study)} trials, {len(self.study.failures())} failed; hypervolume {volume}; "
-            f"picked (*) by {rule}: {self.folder}/archs/picked.yaml (costs at {size})"
+            f"picked (*) by {rule}: {self.folder / files.PICKED_ARCH} (costs at {size})"
         )
         for line in (rescored, validation):
             if line is not None:
@@ -261,7 +285,7 @@ def make_problem(keys: SearchKeys, task: Task, objectives: Mapping[str, Objectiv
     known = {name: objective for name, objective in objectives.items() if isinstance(objective, ArchCost)}
     limits = {name: limit for name, limit in limits_of(keys.constraints).items() if name in known}
 
-    def costs(archs: Sequence[Arch]) -> Costs:
+    def costs(archs: Sequence[Arch]) -> ArchCosts:
         return {name: objective.of_archs(task, archs) for name, objective in known.items()}
 
     factors = signs([objective.direction for objective in objectives.values()])

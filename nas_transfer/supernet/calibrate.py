@@ -1,18 +1,20 @@
-"""BatchNorm statistics of a subnet, measured anew on given batches.
+"""Recalibrate the BatchNorm statistics of a subnet on given batches.
 
 A supernet keeps no usable statistics (see `nas_transfer.supernet.ops.ElasticBatchNorm2d`), so every extracted subnet is
-recalibrated before it is scored. While it is, only the BatchNorms are in training mode (each layer sees features that
-were normalised by their batch's own moments, as in training); dropout and the rest of the network stay in eval mode.
+recalibrated before it is scored. Meanwhile only the BatchNorms are in training mode, so that each layer sees features
+normalised by the moments of their batch, as in training; dropout and the rest of the network stay in eval mode.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+
+Batch = TypeVar("Batch")
 
 
 @dataclass
@@ -36,27 +38,27 @@ class _Moments:
         self.count = total
 
 
-def _take_moments(norm: nn.Module, inputs: tuple[Tensor, ...], own: _Moments) -> None:
-    """Merge what a BatchNorm of momentum 1 has just measured, so that no value is read a second time."""
+def _take_moments(norm: nn.Module, inputs: tuple[Tensor, ...], moments: _Moments) -> None:
+    """Merge the statistics that a BatchNorm with momentum 1 has just computed, without reading its input again."""
     count = inputs[0].numel() // inputs[0].shape[1]
     unbiased: Tensor = norm.running_var  # type: ignore[assignment]
-    own.add(count, norm.running_mean, unbiased * ((count - 1) / count))  # type: ignore[arg-type]
+    moments.add(count, norm.running_mean, unbiased * ((count - 1) / count))  # type: ignore[arg-type]
 
 
-def recalibrate_batch_norm(network: nn.Module, batches: Iterable[Any], forward: Callable[[Any], object]) -> int:
-    """Replace the running statistics of every BatchNorm in `network` by its input's moments over all batches.
+def recalibrate_batch_norm(network: nn.Module, batches: Iterable[Batch], forward: Callable[[Batch], object]) -> int:
+    """Replace the running statistics of every BatchNorm in `network` by the moments of its input over all batches.
 
     Args:
         network: a plain static network; changed in place, its training mode is kept.
         batches: each is passed to `forward`.
-        forward: runs the network on one batch; what it returns is ignored.
+        forward: runs the network on one batch; its result is ignored.
 
     Returns:
-        How many batches were used.
+        The number of batches.
 
-    Every element of every batch weighs the same, so a smaller last batch does not distort the moments. The variance is
-    the population's (divided by n), as training mode normalises: on a single batch, eval mode then equals it exactly.
-    A BatchNorm that no batch reached keeps its statistics.
+    Every element of every batch has the same weight, so a smaller last batch does not distort the moments. The
+    variance is the population variance (divided by n), with which training mode normalises: after a single batch, eval
+    mode gives exactly the outputs of training mode. A BatchNorm that no batch reached keeps its statistics.
 
     Raises:
         ValueError: `batches` is empty.
@@ -67,8 +69,8 @@ def recalibrate_batch_norm(network: nn.Module, batches: Iterable[Any], forward: 
     before = [(norm.running_mean.clone(), norm.running_var.clone()) for norm in norms]  # type: ignore[union-attr]
     moments = [_Moments() for _ in norms]
     hooks = [
-        norm.register_forward_hook(lambda norm, inputs, _, own=own: _take_moments(norm, inputs, own))  # type: ignore[misc]
-        for norm, own in zip(norms, moments, strict=True)
+        norm.register_forward_hook(lambda norm, inputs, _, taken=taken: _take_moments(norm, inputs, taken))  # type: ignore[misc]
+        for norm, taken in zip(norms, moments, strict=True)
     ]
     used = 0
     network.eval()
@@ -87,10 +89,12 @@ def recalibrate_batch_norm(network: nn.Module, batches: Iterable[Any], forward: 
             norm.momentum = momentum
         for module, mode in modes.items():
             module.training = mode
-    for norm, own, kept in zip(norms, moments, before, strict=True):
-        mean, variance = kept if own.mean is None or own.deviation is None else (own.mean, own.deviation / own.count)
+    for norm, taken, kept in zip(norms, moments, before, strict=True):
+        mean, variance = kept
+        if taken.mean is not None and taken.deviation is not None:
+            mean, variance = taken.mean, taken.deviation / taken.count
         norm.running_mean.copy_(mean)  # type: ignore[union-attr]
         norm.running_var.copy_(variance)  # type: ignore[union-attr]
     if not used:
-        raise ValueError("expected at least one batch to recalibrate BatchNorm on, got none")
+        raise ValueError("recalibrating BatchNorm needs at least one batch, got none")
     return used

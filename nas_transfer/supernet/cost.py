@@ -1,15 +1,15 @@
-"""What an arch costs, computed from the arch alone: multiply-accumulates and parameters per module.
+"""The cost of an arch, computed from the arch alone: multiply-accumulates (MACs) and parameters of each module.
 
-Conventions, the ones behind the published numbers of AttentiveNAS and behind this project's tables:
+The conventions are those of the published numbers of AttentiveNAS:
 
-- MACs are those of convolutions and linear layers; bias, normalisation, activation, pooling and resizing count nothing.
-- Parameters are everything trainable: convolution and linear weights, biases, and BatchNorm's weight and bias.
-- A stride-s convolution with kernel k and padding k // 2 maps n pixels to ceil(n / s).
-- AttentiveNAS checkpoints hold a 1x1 shortcut convolution for every block and use it only where the channels differ.
-  The unused ones are `unused_params`: not in `params`, which is what an extracted subnet holds, but in
-  `params_checkpoint`, which is what the AttentiveNAS paper's code reports.
+- Only convolutions and linear layers have MACs; bias, normalisation, activation, pooling and resizing count as 0.
+- All trainable parameters count: weights and biases of convolutions and linear layers, BatchNorm's weight and bias.
+- A convolution of stride s with kernel size k and padding k // 2 maps n pixels to ceil(n / s).
+- AttentiveNAS checkpoints hold a 1x1 shortcut convolution for every block and use it only where the channel counts
+  differ. The unused ones are `unused_params`. They are part of `params_checkpoint`, which the code of the AttentiveNAS
+  paper reports, but not of `params`, which counts what an extracted subnet holds.
 
-A cost without its input size means nothing; whoever prints one prints the size and the list of modules beside it.
+A cost is meaningless without its input size: print both, and the list of the modules that the cost includes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class ModuleCost:
         name: e.g. ``"first_conv"``, ``"mb1.0"`` (stage mb1, block 0), ``"classifier"``.
         macs: multiply-accumulates for one image.
         params: trainable parameters that an extracted subnet holds.
-        unused_params: parameters that a public checkpoint holds beside them and that no forward pass reads.
+        unused_params: further parameters that a public checkpoint holds and that no forward pass reads.
     """
 
     name: str
@@ -44,7 +44,7 @@ class ModuleCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """The costs of several modules, in the order in which an image passes them; costs add up by concatenation."""
+    """The costs of several modules, in the order in which an image passes them. Adding costs joins their modules."""
 
     modules: tuple[ModuleCost, ...]
 
@@ -84,24 +84,24 @@ class CostTotals:
 
 
 def totals_by_group(keys: npt.NDArray[np.int64], cost_of: Callable[[int], tuple[int, int]]) -> CostTotals:
-    """Costs of many archs of which only few differ in what the costs depend on.
+    """Costs of many archs, computed once for each distinct row of what they depend on.
 
     Args:
-        keys: (N, K), equal rows for equal costs.
-        cost_of: MACs and parameters of the arch at a place in 0..N-1; called once for each different row.
+        keys: (N, K); archs with equal rows have equal costs.
+        cost_of: MACs and parameters of the arch with an index in 0..N-1.
     """
-    # Rows as single numbers: sorting those is ten times faster than sorting rows.
+    # Encode each row as a single number: sorting numbers is ten times faster than sorting rows.
     codes = np.zeros(len(keys), dtype=np.int64)
     for column in keys.T:
-        values, places = np.unique(column, return_inverse=True)
-        codes = np.unique(codes * len(values) + places, return_inverse=True)[1]
+        values, indices = np.unique(column, return_inverse=True)
+        codes = np.unique(codes * len(values) + indices, return_inverse=True)[1]
     _, first, group = np.unique(codes, return_index=True, return_inverse=True)
-    costs = np.asarray([cost_of(int(place)) for place in first], dtype=np.int64).reshape(-1, 2)[group]
+    costs = np.asarray([cost_of(int(index)) for index in first], dtype=np.int64).reshape(-1, 2)[group]
     return CostTotals(costs[:, 0], costs[:, 1])
 
 
 def strided_size(size: Size, stride: int) -> Size:
-    """The output size of a convolution with kernel k, padding k // 2 and this stride: ceil(n / stride)."""
+    """The output size of a convolution with kernel size k, padding k // 2 and this stride: ceil(n / stride)."""
     return -(-size[0] // stride), -(-size[1] // stride)
 
 
@@ -116,10 +116,10 @@ def convolution_cost(
     bias: bool = False,
     batch_norm: bool = False,
 ) -> ModuleCost:
-    """The cost of one 2-D convolution with a square kernel, with BatchNorm's two vectors if it follows.
+    """The cost of one 2-D convolution with a square kernel, including a BatchNorm that follows it.
 
     Args:
-        output_size: (H, W) of the map that the convolution produces.
+        output_size: (H, W) of the output.
     """
     weights = out_channels * (in_channels // groups) * kernel_size**2
     vectors = int(bias) + 2 * int(batch_norm)
@@ -127,13 +127,13 @@ def convolution_cost(
 
 
 def linear_cost(name: str, in_features: int, out_features: int, *, bias: bool = True, rows: int = 1) -> ModuleCost:
-    """The cost of one linear layer that is applied to `rows` vectors per image (1000 for a box head's proposals)."""
+    """The cost of one linear layer applied to `rows` vectors per image (1000 for the proposals of a box head)."""
     weights = in_features * out_features
     return ModuleCost(name, weights * rows, weights + int(bias) * out_features)
 
 
 def total_cost(name: str, parts: Iterable[ModuleCost]) -> ModuleCost:
-    """Several parts as one module."""
+    """The sum of several parts as one module."""
     parts = tuple(parts)
     return ModuleCost(
         name,

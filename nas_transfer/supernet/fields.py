@@ -1,21 +1,22 @@
-"""Checks of the values that a supernet's table is read with from YAML."""
+"""Checks of the values that a supernet's table reads from YAML."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
-from typing import Any, TypeVar
+from typing import TypeGuard, TypeVar
 
 from nas_transfer.errors import ConfigError
 
 Record = TypeVar("Record")
+Item = TypeVar("Item")
 
 
-def as_record(value: Any, kind: type[Record], where: str) -> Record:
-    """`value` as a record of `kind`, built from a mapping with its fields (those with a default may be left out).
+def as_record(value: object, kind: type[Record], where: str) -> Record:
+    """`value` as a record of the dataclass `kind`; a mapping must have its fields, except those with a default.
 
     Raises:
-        ConfigError: no mapping, or a missing or unknown field.
+        ConfigError: `value` is not a mapping, or a field is missing or unknown.
     """
     if isinstance(value, kind):
         return value
@@ -32,19 +33,19 @@ def as_record(value: Any, kind: type[Record], where: str) -> Record:
     return kind(**value)
 
 
-def as_tuple(value: Any, where: str) -> tuple[Any, ...]:
-    """A list from YAML as a tuple; raises ConfigError for text or a single value."""
+def as_tuple(value: Sequence[Item], where: str) -> tuple[Item, ...]:
+    """A list from YAML as a tuple; raises ConfigError for a text or a single value."""
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise ConfigError(f"expected a list for {where}, got {value!r}")
     return tuple(value)
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether `value` is an int or float and not a bool."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def check_positive(where: str, values: Sequence[Any]) -> None:
+def check_positive(where: str, values: Sequence[object]) -> None:
     """Raise ConfigError unless `values` are one or more integers above 0."""
     if not values or not all(isinstance(value, int) and not isinstance(value, bool) and value > 0 for value in values):
         raise ConfigError(f"expected integers above 0 for {where}, got {list(values)}")

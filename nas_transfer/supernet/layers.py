@@ -1,4 +1,4 @@
-"""Leaf layers by kind: elastic for a supernet, plain torch for a subnet. Networks are written once, on top of them."""
+"""Layers that are elastic in a supernet and plain torch in a subnet, so that each network is written only once."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Layers:
     """Makes the layers of one network.
 
     Args:
-        elastic: layers that shrink with their input and their active width, or plain ones.
+        elastic: whether the layers can shrink with their input and their active width, or are plain torch layers.
         eps: epsilon of every BatchNorm.
-        same_padding: whether strided convolutions pad as TensorFlow's "same" does; the others cannot differ.
+        same_padding: whether strided convolutions pad as TensorFlow's "same" does; with stride 1 both paddings agree.
     """
 
     elastic: bool
@@ -43,7 +43,7 @@ class Layers:
         self, in_channels: int, out_channels: int, kernel_size: int = 1, stride: int = 1, *,
         depthwise: bool = False, dilation: int = 1, bias: bool = False, transformed_sizes: Sequence[int] = (),
     ) -> nn.Conv2d:  # fmt: skip
-        """A convolution with padding for the size ceil(n / stride); only an elastic one transforms smaller kernels."""
+        """A convolution padded to the output size ceil(n / stride); only elastic ones use `transformed_sizes`."""
         same_padding = self.same_padding and stride > 1
         if self.elastic:
             return ElasticConv2d(
@@ -56,12 +56,12 @@ class Layers:
         return kind(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
 
     def upsampling_conv(self, in_channels: int, out_channels: int) -> nn.ConvTranspose2d:
-        """A 4x4 deconvolution of stride 2 without bias, which doubles height and width."""
+        """A 4x4 transposed convolution of stride 2 without bias, which doubles height and width."""
         kind = ElasticConvTranspose2d if self.elastic else nn.ConvTranspose2d
         return kind(in_channels, out_channels, kernel_size=4, stride=2, padding=1, bias=False)
 
     def norm(self, channels: int) -> nn.BatchNorm2d:
-        """BatchNorm; an elastic one keeps no statistics in training."""
+        """A BatchNorm; an elastic one does not update its running statistics in training."""
         return ElasticBatchNorm2d(channels, self.eps) if self.elastic else nn.BatchNorm2d(channels, eps=self.eps)
 
     def linear(self, in_features: int, out_features: int) -> nn.Linear:
@@ -72,13 +72,13 @@ class Layers:
         self, in_channels: int, out_channels: int, kernel_size: int = 1, stride: int = 1, *,
         activation: str | None, depthwise: bool = False, dilation: int = 1,
     ) -> ConvNormActivation:  # fmt: skip
-        """Convolution, BatchNorm and, unless it is None, an activation."""
+        """A convolution, a BatchNorm and, unless it is None, an activation."""
         conv = self.conv(in_channels, out_channels, kernel_size, stride, depthwise=depthwise, dilation=dilation)
         return ConvNormActivation(conv, self.norm(out_channels), activation)
 
 
 class ConvNormActivation(nn.Module):
-    """Convolution, BatchNorm and, unless it is None, an activation."""
+    """A convolution, a BatchNorm and, unless it is None, an activation."""
 
     def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d, activation: str | None) -> None:
         super().__init__()
@@ -92,10 +92,21 @@ class ConvNormActivation(nn.Module):
         return features if self.activation is None else self.activation(features)
 
 
-def fold_batch_norms(network: nn.Module) -> None:
-    """Fold each BatchNorm of a plain network in eval mode into the convolution before it: the same outputs, faster.
+def initialise(network: nn.Module) -> None:
+    """He initialisation by fan-out for convolutions (He et al. 2015), N(0, 0.01) for linear layers, zero biases."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out")
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.01)
+        if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
 
-    The network is changed in place and of no use for training afterwards.
+
+def fold_batch_norms(network: nn.Module) -> None:
+    """Fold each BatchNorm of a plain network in eval mode into the convolution before it: equal outputs, faster.
+
+    The network is changed in place and cannot be trained afterwards.
     """
     for module in network.modules():
         if isinstance(module, ConvNormActivation):

@@ -3,7 +3,7 @@
 An elastic layer reads its input width from the tensor that it is given; only its output width and kernel size are set.
 A smaller kernel is the centre crop of the larger one (AttentiveNAS, Wang et al. 2021, section 3), or a learned linear
 map of that crop (once-for-all, Cai et al. 2020, section 3.3). Slices are views: the forward pass copies no weight.
-`copy_slices` writes the active slices into a plain static module, which is how every subnet is extracted.
+Every subnet is extracted with `copy_slices`, which writes the active slices into a plain static module.
 """
 
 from __future__ import annotations
@@ -20,19 +20,21 @@ KERNEL_DIMENSIONS = (2, 3)
 
 
 class ElasticConv2d(nn.Conv2d):
-    """A 2-D convolution without bias whose input and output width and kernel size can shrink.
+    """A 2-D convolution whose input and output width and kernel size can shrink.
+
+    The supernet sets `active_out_channels` and `active_kernel_size`, which start at the largest values.
 
     Args:
-        in_channels: the largest input width; the active one is the input tensor's.
-        out_channels: the largest output width. A depthwise convolution follows its input instead.
-        kernel_size: the largest kernel, odd; padding is always half of the active one.
-        depthwise: one filter a channel.
-        dilation: between the kernel's samples; padding is half of the dilated kernel.
-        same_padding: pad as TensorFlow's "same" does (`pad_same`) instead.
-        transformed_sizes: smaller kernel sizes, each of which is a learned linear map of the centre of the next larger
-            one, shared by all channels; starts as the centre itself.
-
-    `active_out_channels` and `active_kernel_size` start at the largest and are set by the supernet.
+        in_channels: the largest input width; the active one is that of the input tensor.
+        out_channels: the largest output width. The output width of a depthwise convolution is its input width.
+        kernel_size: the largest kernel size, odd; the padding is half of the active one.
+        stride: of the convolution.
+        depthwise: whether each channel has a single filter.
+        dilation: distance between the kernel's samples; the padding is half of the dilated kernel.
+        bias: whether there is a bias for each output channel.
+        same_padding: whether to pad as TensorFlow's "same" does (`pad_same`) instead.
+        transformed_sizes: smaller kernel sizes, each a learned linear map of the centre of the next larger kernel. The
+            map is shared by all channels and starts as the identity.
     """
 
     def __init__(
@@ -64,23 +66,23 @@ class ElasticConv2d(nn.Conv2d):
         return F.conv2d(features, weight, bias, self.stride, padding, self.dilation, groups)
 
     def weight_of(self, shape: tuple[int, ...]) -> Tensor:
-        """The weight (out, in, k, k) of an active layer: leading channels, centre-cropped or transformed kernel."""
+        """The weight (out, in, k, k) of the active layer: leading channels, centre-cropped or transformed kernel."""
         size = shape[-1]
-        smaller = sorted((own for own in map(int, self.kernel_transforms) if own >= size), reverse=True)
+        smaller = sorted((step for step in map(int, self.kernel_transforms) if step >= size), reverse=True)
         if not smaller or size == self.kernel_size[0]:
             return shared_slice(self.weight, shape)
         kernel = shared_slice(self.weight, (*shape[:2], smaller[0], smaller[0]))
-        for own in smaller:
-            centre = leading_slice(kernel, (*shape[:2], own, own), "a kernel")
-            kernel = F.linear(centre.flatten(2), self.kernel_transforms[str(own)]).view(*shape[:2], own, own)
+        for step in smaller:
+            centre = leading_slice(kernel, (*shape[:2], step, step), "a kernel")
+            kernel = F.linear(centre.flatten(2), self.kernel_transforms[str(step)]).view(*shape[:2], step, step)
         return kernel
 
 
 class SamePaddingConv2d(nn.Conv2d):
     """A plain convolution without dilation that pads as TensorFlow's "same" does (`pad_same`).
 
-    With `whole_strides`, H and W are taken to be multiples of the stride: the padding is then the same for all sizes,
-    which an exported graph needs.
+    Set `whole_strides` if H and W are always multiples of the stride: the padding is then the same for all sizes, which
+    an exported graph needs.
     """
 
     whole_strides = False
@@ -96,7 +98,7 @@ class SamePaddingConv2d(nn.Conv2d):
 
 
 def pad_same(features: Tensor, kernel_size: int, stride: int) -> Tensor:
-    """Zeros around (B, C, H, W) for an output of ceil(n / stride), the odd one at the end: TensorFlow's "same"."""
+    """Pad (B, C, H, W) with zeros to an output of ceil(n / stride), an odd zero at the end: TensorFlow's "same"."""
     pads = []
     for size in (features.shape[3], features.shape[2]):
         total = max((-(-size // stride) - 1) * stride + kernel_size - size, 0)
@@ -105,31 +107,31 @@ def pad_same(features: Tensor, kernel_size: int, stride: int) -> Tensor:
 
 
 class ElasticConvTranspose2d(nn.ConvTranspose2d):
-    """A deconvolution without bias that follows its input's width; the output width is fixed."""
+    """A transposed convolution without bias whose input width can shrink; the output width is fixed."""
 
     def forward(self, features: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """Map (B, in, H, W) to (B, out, H', W') with the leading in filters."""
+        """Map (B, in, H, W) to (B, out, H', W') with the leading filters."""
         weight = shared_slice(self.weight, (features.shape[1], *self.weight.shape[1:]))
         return F.conv_transpose2d(features, weight, None, self.stride, self.padding)
 
 
 class ElasticLinear(nn.Linear):
-    """A linear layer that follows its input's width; the output width is fixed (B, in) -> (B, out)."""
+    """A linear layer whose input width can shrink; the output width is fixed."""
 
     def forward(self, features: Tensor) -> Tensor:
-        """Map (B, in) to (B, out) with the leading in columns of the weight."""
+        """Map (B, in) to (B, out) with the leading columns of the weight."""
         weight = shared_slice(self.weight, (self.weight.shape[0], features.shape[1]))
         return F.linear(features, weight, self.bias)
 
 
 class ElasticBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm over the leading channels; in training it never touches its running statistics.
+    """BatchNorm over the leading channels that does not update its running statistics in training.
 
-    The statistics of one width are meaningless for another (BigNAS, Yu et al. 2020, section 3.2), so a supernet keeps
-    none: they are written by an importer or by `nas_transfer.supernet.calibrate` on an extracted subnet.
+    The statistics of one width are meaningless for another (BigNAS, Yu et al. 2020, section 3.2). Usable statistics
+    come from imported weights or from `nas_transfer.supernet.calibrate` on an extracted subnet.
 
-    `synchronised` (off at first) makes training statistics those of all ranks' images, on any device: the stock
-    SyncBatchNorm refuses CPU tensors, and its conversion would replace this class.
+    If `synchronised` is set, training normalises with the moments over the images of all ranks, on any device. The
+    stock SyncBatchNorm refuses CPU tensors, and converting modules to it would replace this class.
     """
 
     def __init__(self, num_features: int, eps: float) -> None:
@@ -153,7 +155,7 @@ class ElasticBatchNorm2d(nn.BatchNorm2d):
 
 
 def _synchronised_batch_norm(features: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """Normalise with the moments over all ranks: E[x] and E[(x - E[x])^2], each one differentiable all-reduce."""
+    """Normalise with the moments over all ranks, E[x] and E[(x - E[x])^2], one differentiable all-reduce for each."""
     from torch.distributed.nn.functional import all_reduce
 
     count = torch.tensor([features.numel() / features.shape[1]], dtype=features.dtype, device=features.device)
@@ -167,7 +169,9 @@ def _synchronised_batch_norm(features: Tensor, weight: Tensor, bias: Tensor, eps
 class SqueezeExcite(nn.Module):
     """Squeeze-and-excitation (Hu et al. 2018) with ReLU and hard sigmoid, as MobileNetV3 and AttentiveNAS use it.
 
-    Built from two 1x1 convolutions with bias, static or elastic; the second follows the width of the features.
+    Args:
+        squeeze: 1x1 convolution with bias that reduces the channels.
+        excite: 1x1 convolution with bias that restores them.
     """
 
     def __init__(self, squeeze: nn.Conv2d, excite: nn.Conv2d) -> None:
@@ -176,20 +180,20 @@ class SqueezeExcite(nn.Module):
         self.excite = excite
 
     def forward(self, features: Tensor) -> Tensor:
-        """Scale every channel of (B, C, H, W) by a factor in 0-1 that depends on the whole image."""
+        """Scale each channel of (B, C, H, W) by a factor in 0-1 that depends on the whole image."""
         pooled = features.mean((2, 3), keepdim=True)
         return features * F.hardsigmoid(self.excite(F.relu(self.squeeze(pooled))))
 
 
 def copy_slices(source: nn.Module, target: nn.Module) -> None:
-    """Write into `target`'s parameters and buffers the slices of `source`'s that an active subnet of that size uses.
+    """Copy the slices of `source` that a subnet of the size of `target` uses into `target`'s parameters and buffers.
 
-    Tensors are matched by name. Channel dimensions take the leading slice, kernel dimensions the centre crop, or what
-    the source's kernel transforms make of it.
+    Tensors are matched by name. Channel dimensions take the leading slice. Kernel dimensions take the centre crop, to
+    which the kernel transforms of `source` are applied if it has any.
 
     Raises:
         KeyError: `target` has a tensor that `source` lacks.
-        ValueError: a tensor of `target` is larger than `source`'s.
+        ValueError: a tensor of `target` is larger than that of `source`.
     """
     tensors = source.state_dict(keep_vars=True)
     transformed = {
@@ -206,10 +210,10 @@ def copy_slices(source: nn.Module, target: nn.Module) -> None:
 
 
 class _SharedSlice(torch.autograd.Function):
-    """A slice of a parameter whose gradient is added to that slice of ``parameter.grad`` alone.
+    """A slice of a parameter whose gradient is added to the same slice of ``parameter.grad``.
 
-    Autograd's own slices fill and add a tensor of the whole parameter's size for each dimension that is cut, at each
-    backward pass: about a tenth of a sandwich step's time.
+    The slices of autograd fill and add a tensor of the size of the whole parameter for each dimension that is cut, in
+    each backward pass, which takes about a tenth of the time of a sandwich step.
     """
 
     @staticmethod
@@ -227,10 +231,10 @@ class _SharedSlice(torch.autograd.Function):
 
 
 def shared_slice(parameter: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The part of a parameter that an active subnet uses, as a view: leading channels, centre-cropped kernel.
+    """The part of a parameter that the active subnet uses, as a view: leading channels, centre-cropped kernel.
 
-    The gradient of a leaf goes to ``.grad`` directly, past hooks on the parameter and past `torch.autograd.grad`: the
-    ranks' gradients are exchanged by the task, once a step.
+    The gradient of a leaf is added to ``.grad`` directly. It bypasses hooks on the parameter and `torch.autograd.grad`,
+    so the gradients of all ranks must be reduced explicitly, once for each step.
     """
     if parameter.shape == shape:
         return parameter
@@ -240,7 +244,11 @@ def shared_slice(parameter: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def leading_slice(tensor: Tensor, shape: torch.Size | tuple[int, ...], name: str) -> Tensor:
-    """A view of `tensor` of the given shape: leading channels, centre-cropped kernel; ValueError if it is too small."""
+    """A view of `tensor` with this shape: leading channels, centre-cropped kernel.
+
+    Raises:
+        ValueError: `tensor` is too small; the message names it.
+    """
     if tensor.dim() != len(shape) or any(have < want for have, want in zip(tensor.shape, shape, strict=True)):
         raise ValueError(f"expected '{name}' to hold a slice of shape {tuple(shape)}, got shape {tuple(tensor.shape)}")
     for dimension, size in enumerate(shape):

@@ -1,21 +1,19 @@
-"""The pieces of a body whose latencies add up to the body's: one for each block, by all that its time depends on."""
+"""The pieces of a body that are timed one by one; the sum of their latencies approximates the body's latency."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from torch import nn
+from torch import nn
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a body that runs on its own.
+    """A part of a body that runs on its own, such as the stem or one block.
 
     Attributes:
-        key: equal for pieces that take equal time on one device.
+        key: describes everything that the latency depends on; pieces with equal keys are timed once for each device.
         build: makes the plain module with random weights.
         shape: (C, H, W) of its input.
     """

@@ -1,4 +1,4 @@
-"""How a supernet's weights expect an image."""
+"""How images are prepared for a supernet's weights."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ IMAGE_CHANNELS = 3
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How weights expect an image: its channels in `channel_order`, each minus `mean`, divided by `std`.
+    """How an image is normalised: ``(channel - mean) / std`` for each channel, in the order `channel_order`.
 
     Args:
-        mean, std: in pixel values 0-255, in the order of the channels.
+        mean, std: pixel values in 0-255, in the order of the channels.
         channel_order: ``rgb`` or ``bgr``.
-        interpolation: with which images are resized for classification, ``bilinear`` or ``bicubic``.
+        interpolation: used to resize images for classification, ``bilinear`` or ``bicubic``.
 
     Raises:
-        ConfigError: naming the field.
+        ConfigError: a field is malformed; the message names it.
     """
 
     mean: tuple[float, float, float]

@@ -5,7 +5,6 @@ Tensors and plain values only: reading one never unpickles an object.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,8 +14,11 @@ import torch
 from torch import Tensor
 
 from nas_transfer.errors import WeightsError
+from nas_transfer.runs import Ancestor, files
+from nas_transfer.runs.atomic import replacing
 from nas_transfer.space import SUPERNET, ArchOrSupernet, SearchSpace
 from nas_transfer.supernet.importing import import_supernet, package_file
+from nas_transfer.supernet.networks import build_body
 from nas_transfer.supernet.ops import copy_slices
 from nas_transfer.supernet.preprocessing import Preprocessing
 from nas_transfer.supernet.protocol import SupernetTable
@@ -26,7 +28,6 @@ from nas_transfer.tasks.classification import ClassificationTask
 
 FORMAT = "nas_transfer/2"
 NATIVE, AUTO = "native", "auto"
-WEIGHTS_FILE = "weights.pt"
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Checkpoint:
         versions: of the packages that trained it.
         stage: that trained it.
         config_sha256: of that stage's configuration.
-        provenance: the files that it descends from, oldest first: `Parent`s as mappings.
+        provenance: the files that it descends from, oldest first.
     """
 
     path: Path
@@ -67,15 +68,14 @@ class Checkpoint:
     versions: dict[str, str] = field(default_factory=dict)
     stage: str = ""
     config_sha256: str = ""
-    provenance: list[dict[str, Any]] = field(default_factory=list)
+    provenance: tuple[Ancestor, ...] = ()
 
-    def lineage(self) -> list[dict[str, Any]]:
+    def lineage(self) -> tuple[Ancestor, ...]:
         """The provenance of what is trained from this file: its own, and the file itself with its hash."""
-        own = {
-            "file": str(self.path), "sha256": file_sha256(self.path), "format": self.format, "licence": self.licence,
-            "stage": self.stage, "task": self.task, "config_sha256": self.config_sha256,
-        }  # fmt: skip
-        return [*self.provenance, own]
+        itself = Ancestor(
+            str(self.path), file_sha256(self.path), self.format, self.licence, self.stage, self.task, self.config_sha256
+        )
+        return (*self.provenance, itself)
 
 
 def save_checkpoint(
@@ -101,11 +101,10 @@ def save_checkpoint(
         "versions": dict(versions),
         "stage": stage,
         "config_sha256": config_sha256,
-        "provenance": [] if parent is None else parent.lineage(),
+        "provenance": [] if parent is None else [asdict(ancestor) for ancestor in parent.lineage()],
     }
-    temporary = path.with_suffix(".tmp")
-    torch.save(content, temporary)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        torch.save(content, temporary)
 
 
 def load_checkpoint(weights: str, table: SupernetTable, weights_format: str = AUTO) -> Checkpoint:
@@ -123,7 +122,7 @@ def load_checkpoint(weights: str, table: SupernetTable, weights_format: str = AU
     path = Path(weights)
     if not path.exists():
         path = package_file(weights) or path
-    file = path / WEIGHTS_FILE if path.is_dir() else path
+    file = path / files.WEIGHTS if path.is_dir() else path
     content = read_file(file)
     if not (isinstance(content, dict) and "format" in content):
         if weights_format == NATIVE:
@@ -137,6 +136,7 @@ def load_checkpoint(weights: str, table: SupernetTable, weights_format: str = AU
         raise WeightsError(f"expected tensors of the layout {weights_format}, got {file} of this program's own format")
     try:
         content["preprocessing"] = Preprocessing(**content["preprocessing"])
+        content["provenance"] = tuple(Ancestor(**ancestor) for ancestor in content["provenance"])
         checkpoint = Checkpoint(path=file, **content)
     except (KeyError, TypeError) as error:
         raise WeightsError(f"expected all entries of the format {FORMAT} in {file}, got an error: {error}") from error
@@ -200,7 +200,7 @@ def inherit(task: Task, checkpoint: Checkpoint) -> list[str]:
     same_task = checkpoint.task == type(task).__name__
     if checkpoint.arch is None and task.arch is not SUPERNET:
         if not same_task:
-            body = task.table.build_body()
+            body = build_body(task.table)
             _fill(body.state_dict(keep_vars=True), checkpoint.body, checkpoint)
             copy_slices(body, task.body)
             return _rest_names(task)

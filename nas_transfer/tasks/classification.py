@@ -14,6 +14,7 @@ from nas_transfer.data.drawing import Picture, draw_texts
 from nas_transfer.data.module import Vocabulary
 from nas_transfer.space import SUPERNET, Arch
 from nas_transfer.supernet.cost import Cost
+from nas_transfer.supernet.networks import build_body, build_classifier
 from nas_transfer.tasks.base import Batch, Task, TaskSettings
 from nas_transfer.tasks.deployment import Deployed, DeployedNetwork
 from nas_transfer.tasks.prediction import Prediction
@@ -51,7 +52,7 @@ class ClassificationTask(Task):
 
     def __init__(self, settings: TaskSettings, *, label_smoothing: float, dropout: float) -> None:
         table, arch, num_classes = settings.table, settings.arch, settings.num_classes
-        super().__init__(settings, Classifier(table.build_body(arch), table.build_classifier(num_classes, arch)))
+        super().__init__(settings, Classifier(build_body(table, arch), build_classifier(table, num_classes, arch)))
         self.label_smoothing = label_smoothing
         self.dropout = dropout
         self.accuracy = MetricCollection(

@@ -27,6 +27,7 @@ from nas_transfer.data.module import Vocabulary
 from nas_transfer.errors import ConfigError
 from nas_transfer.space import SUPERNET, Arch
 from nas_transfer.supernet.cost import Cost, ModuleCost, convolution_cost, linear_cost, strided_size
+from nas_transfer.supernet.networks import build_body
 from nas_transfer.supernet.ops import ElasticConv2d
 from nas_transfer.supernet.preprocessing import Preprocessing
 from nas_transfer.supernet.protocol import TAP_STRIDES
@@ -264,7 +265,7 @@ def detector_arguments(settings: TaskSettings, sizes: DetectorSize) -> dict[str,
     table, arch = settings.table, settings.arch
     channels = table.feature_channels(table.space.arch_or_largest(arch))
     return {
-        "backbone": PyramidBackbone(table.build_body(arch), channels, sizes.fpn_channels, elastic=arch is SUPERNET),
+        "backbone": PyramidBackbone(build_body(table, arch), channels, sizes.fpn_channels, elastic=arch is SUPERNET),
         "min_size": sizes.min_size,
         "max_size": sizes.max_size,
         "image_mean": list(table.preprocessing.mean),

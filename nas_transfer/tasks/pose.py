@@ -18,6 +18,7 @@ from nas_transfer.errors import ConfigError
 from nas_transfer.space import SUPERNET, Arch
 from nas_transfer.supernet.cost import Cost, ModuleCost, convolution_cost, strided_size
 from nas_transfer.supernet.layers import Layers
+from nas_transfer.supernet.networks import build_body
 from nas_transfer.tasks.base import Batch, Task, TaskSettings
 from nas_transfer.tasks.coco_metrics import CocoResult, evaluate_coco
 from nas_transfer.tasks.deployment import Deployed, DeployedNetwork
@@ -123,7 +124,7 @@ class PoseTask(Task):
         table, arch = settings.table, settings.arch
         channels = table.feature_channels(table.space.arch_or_largest(arch))[-1]
         layers = Layers(elastic=arch is SUPERNET, eps=table.batch_norm_eps)
-        super().__init__(settings, PoseNetwork(table.build_body(arch), channels, settings.num_classes, head, layers))
+        super().__init__(settings, PoseNetwork(build_body(table, arch), channels, settings.num_classes, head, layers))
         self.head = head
         self.crop_size = (int(input_size[0]), int(input_size[1]))
         self.category_id = category_id

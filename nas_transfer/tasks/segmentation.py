@@ -20,6 +20,7 @@ from nas_transfer.errors import ConfigError
 from nas_transfer.space import SUPERNET, Arch
 from nas_transfer.supernet.cost import Cost
 from nas_transfer.supernet.layers import Layers
+from nas_transfer.supernet.networks import build_body
 from nas_transfer.tasks.base import Batch, Task, TaskSettings
 from nas_transfer.tasks.deeplab import DeepLab, DeepLabSize, deeplab_cost
 from nas_transfer.tasks.deployment import TOP_STRIDE, Deployed, DeployedNetwork, Run
@@ -82,7 +83,7 @@ class SegmentationTask(Task):
         table, arch, num_classes = settings.table, settings.arch, settings.num_classes
         channels = table.feature_channels(table.space.arch_or_largest(arch))
         layers = Layers(elastic=arch is SUPERNET, eps=table.batch_norm_eps)
-        super().__init__(settings, DeepLab(table.build_body(arch), channels, num_classes, head, layers))
+        super().__init__(settings, DeepLab(build_body(table, arch), channels, num_classes, head, layers))
         self.head = head
         self.evaluation = evaluation
         self.crop_size = (int(input_size[0]), int(input_size[1]))

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nas_transfer.data.augmentation import ClassificationAugmentation, DetectionAugmentation
 from nas_transfer.data.coco_instances import CocoInstancesData
 from nas_transfer.data.image_folder import ImageFolderData
+from nas_transfer.data.sources import CocoSources, FolderSources
+from nas_transfer.data.split import Split
 
 Builder = Callable[..., Any]
+
+
+def assemble(layout: Callable[..., Any], root: Path, arguments: dict[str, Any], **records: Any) -> Any:
+    """A data module from flat arguments, which go into the records that have fields of these names."""
+    rest = dict(arguments)
+    built = {
+        name: record(**{field.name: rest.pop(field.name) for field in fields(record)})
+        for name, record in {"split": Split, **records}.items()
+    }
+    return layout(root=root, **built, **rest)
 
 
 def save_noise(path: Path, height: int, width: int, seed: int) -> None:
@@ -39,7 +53,8 @@ def folder_data() -> Builder:
             "crop_ratio": 0.875, "interpolation": "bicubic", "search_fraction": 0.25,
             "hold_out_search": False, "draw": None,
         }  # fmt: skip
-        return ImageFolderData(str(root), **(arguments | changes))
+        records = {"sources": FolderSources, "augmentation": ClassificationAugmentation}
+        return assemble(ImageFolderData, root, arguments | changes, **records)
 
     return build
 
@@ -53,7 +68,8 @@ def coco_data() -> Builder:
             "with_masks": False, "flip": 0.5, "photometric": 0.0, "scale_jitter": None, "aspect_grouping": True,
             "search_fraction": 0.25, "hold_out_search": False, "draw": None,
         }  # fmt: skip
-        return CocoInstancesData(str(root), **(arguments | changes))
+        records = {"sources": CocoSources, "augmentation": DetectionAugmentation}
+        return assemble(CocoInstancesData, root, arguments | changes, **records)
 
     return build
 

@@ -143,7 +143,10 @@ def set_annotation(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
     [
         (set_annotation("category_id", 99), r"category_id of annotation 1 of .*train2017\.json .*\[3, 7\], got 99"),
         (set_annotation("image_id", 99), r"image_id of annotation 1 of .*train2017\.json .*got 99"),
-        (set_annotation("bbox", [1, 1, 0, 5]), r"annotation 1 of .*train2017\.json, got width 0 and height 5"),
+        (
+            set_annotation("bbox", [1, 1, 0, 5]),
+            r"the box of annotation 1 of .*train2017\.json has no area .*got width 0 and height 5",
+        ),
         (set_annotation("bbox", [1, 1, 5, -2]), "got width 5 and height -2"),
         (set_annotation("bbox", [90, 1, 5, 5]), "in an image of 32x24"),
         (set_annotation("bbox", [1, 1, float("nan"), 5]), "instead of four numbers"),
@@ -151,12 +154,15 @@ def set_annotation(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
         (set_annotation("segmentation", []), "segmentation of annotation 1 of .*got none"),
         (set_annotation("segmentation", [[1, 1, 2, 2]]), "no polygon of three points"),
         (set_annotation("segmentation", {"size": [3, 3], "counts": [9]}), r"size \[3, 3\] for an image of height 24"),
-        (lambda content: content.pop("categories"), r"lists images, annotations, categories in .*got \['annotations'"),
+        (
+            lambda content: content.pop("categories"),
+            r"2017\.json must hold the lists images, annotations, categories, got \['annotations'",
+        ),
         (lambda content: content["images"][2].pop("width"), r"integer id, height and width .*'id': 12"),
-        (lambda content: content["images"].append(content["images"][0]), "image id once .* got 10 twice"),
-        (lambda content: content["categories"][0].update(id=3), "category id once .* got 3 twice"),
+        (lambda content: content["images"].append(content["images"][0]), "image id may occur once .* got 10 twice"),
+        (lambda content: content["categories"][0].update(id=3), "category id may occur once .* got 3 twice"),
         (lambda content: content["categories"][0].update(name="eight"), r"same categories, got 'eight' and 'seven'"),
-        (lambda content: content["images"][0].update(file_name="no.png"), r"train2017.no\.png, got no such file"),
+        (lambda content: content["images"][0].update(file_name="no.png"), r"no such image: .*train2017.no\.png"),
     ],
 )
 def test_broken_annotations_are_named(
@@ -210,10 +216,10 @@ def test_plain_names_and_own_paths_are_found_and_others_are_listed(coco_root: Pa
     assert coco_data(coco_root).num_train_images == 7
     own = {"val_images": str(coco_root / "images" / "train"), "val_annotations": "annotations/instances_train.json"}
     assert len(samples_of(coco_data(coco_root, **own).val_dataloader())) == 8
-    with pytest.raises(DataError, match=r"got none of nowhere: set data.root or data.train_images"):
+    with pytest.raises(DataError, match=r"tried nowhere: set data\.root or data\.sources\.train_images"):
         coco_data(coco_root, train_images="nowhere").setup()
     shutil.rmtree(coco_root / "val2017")
-    with pytest.raises(DataError, match="got none of val2017, val, images/val2017, images/val:"):
+    with pytest.raises(DataError, match="tried val2017, val, images/val2017, images/val:"):
         coco_data(coco_root).setup()
 
 
@@ -225,6 +231,16 @@ def test_evaluation_works_without_train(coco_root: Path, coco_data: Builder) -> 
     for use in (data.train_dataloader, data.search_dataloader, lambda: data.search_ground_truth):
         with pytest.raises(DataError, match="train images"):
             use()
+
+
+def test_the_inventory_of_a_set_without_train_is_that_of_val_unless_train_was_named(
+    coco_root: Path, coco_data: Builder
+) -> None:
+    assert list(coco_data(coco_root).inventories()) == ["train", "val"]
+    shutil.rmtree(coco_root / "train2017")
+    assert list(coco_data(coco_root).inventories()) == ["val"]
+    with pytest.raises(DataError, match="tried train2017:"):
+        coco_data(coco_root, train_images="train2017").inventories()
 
 
 def test_broken_images_are_left_out_of_the_ground_truth_too(coco_root: Path, coco_data: Builder) -> None:
@@ -240,7 +256,7 @@ def test_broken_images_are_left_out_of_the_ground_truth_too(coco_root: Path, coc
 
 def test_an_image_of_another_size_than_annotated_is_named(coco_root: Path, coco_data: Builder) -> None:
     Image.new("RGB", (24, 32)).save(coco_root / "val2017" / "0.png")
-    with pytest.raises(DataError, match=r"0\.png to be 32x24 .* got 24x32"):
+    with pytest.raises(DataError, match=r"0\.png is 32x24, but the image is 24x32"):
         list(coco_data(coco_root).val_dataloader())
 
 

@@ -10,11 +10,13 @@ import pytest
 import torch
 from pycocotools.cocoeval import Params
 
+from nas_transfer.data.augmentation import PoseAugmentation
 from nas_transfer.data.coco_keypoints import CocoKeypointsData
-from nas_transfer.data.keypoint_annotations import part_sigmas, read_keypoints, side_pairs
+from nas_transfer.data.keypoint_annotations import Body, part_sigmas, read_keypoints, side_pairs
 from nas_transfer.data.sampler import SampleKey
+from nas_transfer.data.sources import PoseSources
 from nas_transfer.errors import ConfigError, DataError
-from tests.data.conftest import save_noise
+from tests.data.conftest import assemble, save_noise
 
 NAMES = ["nose", "left_hip", "right_hip", "left_ankle"]
 COCO_NAMES = [
@@ -27,12 +29,13 @@ COCO_NAMES = [
 def data(root: Path, **changes: Any) -> CocoKeypointsData:
     arguments: dict[str, Any] = {
         "train_images": None, "val_images": None, "train_annotations": None, "val_annotations": None,
-        "val_boxes": None, "box_threshold": 0.0, "keypoint_names": None, "flip_pairs": None, "sigmas": None,
+        "val_boxes": None, "box_threshold": 0.0, "names": None, "flip_pairs": None, "sigmas": None,
         "lower_body": None, "input_size": [32, 32], "padding": 1.25, "batch_size": 4, "num_workers": 0, "seed": 0,
         "skip_broken": False, "flip": 0.5, "half_body": 0.3, "shift": 0.16, "scale_range": [0.5, 1.5], "rotation": 80,
         "search_fraction": 0.25, "hold_out_search": False, "draw": None,
     }  # fmt: skip
-    return CocoKeypointsData(str(root), **(arguments | changes))
+    records = {"sources": PoseSources, "body": Body, "augmentation": PoseAugmentation}
+    return assemble(CocoKeypointsData, root, arguments | changes, **records)
 
 
 def content() -> dict[str, Any]:
@@ -193,8 +196,8 @@ def test_a_broken_file_is_one_sentence_that_names_it(
     ("boxes", "expected"),
     [
         ([{"image_id": 99, "category_id": 5, "bbox": [1, 2, 3, 4], "score": 0.5}], "99.*other images"),
-        ({"boxes": []}, "expected a list"),
-        ([{"image_id": 10, "category_id": 5, "bbox": [1, 2, 3], "score": 0.5}], "expected image_id"),
+        ({"boxes": []}, "must hold a list"),
+        ([{"image_id": 10, "category_id": 5, "bbox": [1, 2, 3], "score": 0.5}], "needs image_id"),
         ([{"image_id": 10, "category_id": 6, "bbox": [1, 2, 3, 4], "score": 0.5}], "category 5"),
     ],
 )
@@ -207,10 +210,14 @@ def test_a_box_file_that_does_not_fit_is_refused(root: Path, boxes: Any, expecte
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"sigmas": [0.1]}, "data.sigmas"), ({"flip_pairs": [[0, 7]]}, "data.flip_pairs"),
-        ({"flip_pairs": [[0, 1], [1, 2]]}, "data.flip_pairs"), ({"keypoint_names": ["a"]}, "data.keypoint_names"),
-        ({"lower_body": ["tail"]}, "data.lower_body"), ({"scale_range": [2.0, 1.0]}, "data.scale_range"),
-        ({"flip": 1.5}, "data.flip"), ({"input_size": [32]}, "data.input_size"),
+        ({"sigmas": [0.1]}, "data.body.sigmas must be 4 numbers"),
+        ({"sigmas": [0.1, 0, 0.1, 0.1]}, "data.body.sigmas must be above 0, got 0"),
+        ({"flip_pairs": [[0, 1, 2]]}, "data.body.flip_pairs must be pairs of two"),
+        ({"flip_pairs": [[0, 7]]}, "data.body.flip_pairs"),
+        ({"flip_pairs": [[0, 1], [1, 2]]}, "data.body.flip_pairs"), ({"names": ["a"]}, "data.body.names"),
+        ({"lower_body": ["tail"]}, "data.body.lower_body"),
+        ({"scale_range": [2.0, 1.0]}, "data.augmentation.scale_range"), ({"flip": 1.5}, "data.augmentation.flip"),
+        ({"input_size": [32]}, "data.input_size"),
     ],
 )  # fmt: skip
 def test_a_value_that_cannot_be_used_is_named(root: Path, changes: dict[str, Any], named: str) -> None:

@@ -97,7 +97,7 @@ def test_evaluation_works_without_train(folder_root: Path, folder_data: Builder)
     assert data.num_classes == 2
     assert data.num_train_images == 0
     assert len(list(data.val_dataloader())) == 2
-    with pytest.raises(DataError, match="train, got none"):
+    with pytest.raises(DataError, match=r"no such folder: .*train"):
         data.train_dataloader()
 
 
@@ -110,15 +110,15 @@ def test_a_class_list_gives_the_label_order(folder_root: Path, folder_data: Buil
 
 def test_a_class_that_train_does_not_have_is_refused(folder_root: Path, folder_data: Builder) -> None:
     (folder_root / "val" / "bee").rename(folder_root / "val" / "wasp")
-    with pytest.raises(DataError, match="got 'wasp'"):
+    with pytest.raises(DataError, match=r"the folder 'wasp' of .*val is none of"):
         folder_data(folder_root).setup()
 
 
 def test_missing_folders_and_empty_classes_are_named(folder_root: Path, folder_data: Builder) -> None:
-    with pytest.raises(DataError, match=r"elsewhere.val, got no such folder"):
+    with pytest.raises(DataError, match=r"no such folder: .*elsewhere.val"):
         folder_data(folder_root / "elsewhere").setup()
     (folder_root / "train" / "cat").mkdir()
-    with pytest.raises(DataError, match=r"expected images in .*cat, got none"):
+    with pytest.raises(DataError, match=r"no images in .*cat"):
         folder_data(folder_root).setup()
 
 

@@ -9,11 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
+from nas_transfer.data.augmentation import SegmentationAugmentation
 from nas_transfer.data.label_maps import LabelMapsData
 from nas_transfer.data.sampler import SampleKey
 from nas_transfer.data.segmentation_transforms import IGNORE_LABEL
+from nas_transfer.data.sources import LabelMapSources
 from nas_transfer.errors import ConfigError, DataError
-from tests.data.conftest import save_noise
+from tests.data.conftest import assemble, save_noise
 
 IDS = [4, 0, 9]  # of the classes a, b, c
 Data = Callable[..., LabelMapsData]
@@ -27,7 +29,8 @@ def data(root: Path, **changes: Any) -> LabelMapsData:
         "scale_range": [0.5, 2.0], "max_class_share": 1.0, "flip": 0.5, "photometric": False, "search_fraction": 0.25,
         "hold_out_search": False, "draw": None,
     }  # fmt: skip
-    return LabelMapsData(str(root), **(arguments | changes))
+    records = {"sources": LabelMapSources, "augmentation": SegmentationAugmentation}
+    return assemble(LabelMapsData, root, arguments | changes, **records)
 
 
 def save_ids(path: Path, height: int, width: int, seed: int) -> np.ndarray:
@@ -155,7 +158,7 @@ def test_broken_pairs_are_left_out_on_request(twins: Path) -> None:
 
 
 def test_a_missing_part_says_where_it_was_looked_for(twins: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"leftImg8bit/val with gtFine/val.*data\.val_list"):
+    with pytest.raises(DataError, match=r"leftImg8bit/val with gtFine/val.*data\.sources\.val_list"):
         data(tmp_path / "nowhere").setup()
     for file in (twins / "images/train").iterdir():
         file.unlink()
@@ -171,7 +174,7 @@ def test_a_missing_part_says_where_it_was_looked_for(twins: Path, tmp_path: Path
     [
         ({"class_ids": [1, 2]}, "data.class_ids"), ({"class_ids": [1, 1, 2]}, "data.class_ids"),
         ({"class_ids": [1, 2, 300]}, "data.class_ids"), ({"ignore_ids": [9]}, "data.ignore_ids"),
-        ({"class_names": []}, "data.class_names"), ({"val_images": "images/val"}, "data.val_labels"),
+        ({"class_names": []}, "data.class_names"), ({"val_images": "images/val"}, "data.sources.val_labels"),
     ],
 )  # fmt: skip
 def test_classes_that_cannot_be_used_are_named(tmp_path: Path, changes: dict[str, Any], named: str) -> None:

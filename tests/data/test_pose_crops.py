@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from nas_transfer.data.pose_crops import Crop, PoseAugmentation, box_crop, cut, inverse, move
+from nas_transfer.data.augmentation import PoseAugmentation
+from nas_transfer.data.pose_crops import Crop, CropAugmentation, box_crop, cut, inverse, move
 from nas_transfer.data.randomness import seeded_call
 
 SIZE = (64, 48)
@@ -64,7 +65,7 @@ def test_augmentation_stays_in_its_limits_and_crops_half_bodies() -> None:
     keypoints = np.zeros((12, 3))
     keypoints[:, 0], keypoints[:, 1], keypoints[:, 2] = 50, np.arange(12) * 10, 2
     crop = box_crop([30, -5, 40, 120], SIZE, 1.25)
-    whole = PoseAugmentation(0.5, 0.0, 0.16, [0.5, 1.5], 80, range(6, 12))
+    whole = CropAugmentation(PoseAugmentation(0.5, 0.0, 0.16, [0.5, 1.5], 80), range(6, 12))
     drawn = [seeded_call(whole, 0, 0, k, crop, keypoints, SIZE, 1.25) for k in range(400)]
     factors = np.array([other.width / crop.width for other in drawn])
     turns = np.array([other.rotation for other in drawn])
@@ -76,7 +77,7 @@ def test_augmentation_stays_in_its_limits_and_crops_half_bodies() -> None:
     assert 80 < (moves > 0).sum() < 160
     assert 150 < sum(other.flipped for other in drawn) < 250
 
-    still = PoseAugmentation(0.0, 1.0, 0.0, [1.0, 1.0], 0, range(6, 12))
+    still = CropAugmentation(PoseAugmentation(0.0, 1.0, 0.0, [1.0, 1.0], 0), range(6, 12))
     centres = {round(seeded_call(still, 0, 0, k, crop, keypoints, SIZE, 1.25).centre[1], 6) for k in range(20)}
     assert centres == {25.5, 85.5}  # of the upper and of the lower six, in the pixel-area frame
     keypoints[4:, 2] = 0

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from nas_transfer.data.split import search_split
+from nas_transfer.data.split import Split, search_split
 from nas_transfer.errors import ConfigError
 
 
@@ -31,3 +31,5 @@ def test_neither_part_is_empty_where_that_can_be(num_images: int, fraction: floa
 def test_a_fraction_outside_0_to_1_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"got 1\.0"):
         search_split(10, 1.0, seed=0)
+    with pytest.raises(ConfigError, match=r"data\.split\.search_fraction .* got -0\.1"):
+        Split(-0.1, hold_out_search=False)

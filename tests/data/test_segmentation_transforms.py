@@ -7,6 +7,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional
 
+from nas_transfer.data.augmentation import SegmentationAugmentation
 from nas_transfer.data.randomness import seeded_call
 from nas_transfer.data.segmentation_transforms import IGNORE_LABEL, SegmentationTrain, distort_colours
 from nas_transfer.errors import ConfigError
@@ -17,7 +18,8 @@ PLAIN: dict[str, Any] = {
 
 
 def train_transform(**changes: Any) -> SegmentationTrain:
-    return SegmentationTrain(**(PLAIN | changes))
+    arguments = PLAIN | changes
+    return SegmentationTrain(arguments.pop("crop_size"), SegmentationAugmentation(**arguments))
 
 
 def blocks(height: int, width: int, side: int = 12) -> torch.Tensor:
@@ -171,5 +173,5 @@ def test_hue_turns_by_at_most_18_degrees() -> None:
     ],
 )  # fmt: skip
 def test_values_that_cannot_be_used_are_named(key: str, value: Any) -> None:
-    with pytest.raises(ConfigError, match=f"data.{key}"):
+    with pytest.raises(ConfigError, match=rf"data\.{'' if key == 'crop_size' else 'augmentation.'}{key} "):
         train_transform(**{key: value})

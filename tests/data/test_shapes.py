@@ -78,7 +78,7 @@ def test_a_set_is_drawn_once_and_never_over_other_files(tmp_path: Path) -> None:
     draw_shapes(str(other), **FOLDER_SET)  # an empty folder is taken
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").touch()
-    with pytest.raises(DataError, match="got other files: choose another folder"):
+    with pytest.raises(DataError, match="because it has other files: choose another folder"):
         draw_shapes(str(tmp_path / "mine"), **FOLDER_SET)
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 

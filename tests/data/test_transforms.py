@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from nas_transfer.data.augmentation import ClassificationAugmentation, DetectionAugmentation
 from nas_transfer.data.randomness import seeded_call
 from nas_transfer.data.transforms import (
     DetectionTrain,
@@ -42,7 +43,7 @@ def extents(masks: torch.Tensor) -> torch.Tensor:
 
 
 def test_a_seeded_call_repeats_itself_and_leaves_the_global_generator_alone() -> None:
-    transform = classification_train(16, min_crop_scale=0.25, color_jitter=0.4, interpolation="bicubic")
+    transform = classification_train(16, ClassificationAugmentation(min_crop_scale=0.25, color_jitter=0.4), "bicubic")
     image = image_of(30, 40)
     torch.manual_seed(7)
     before = torch.random.get_rng_state()
@@ -56,7 +57,8 @@ def test_a_seeded_call_repeats_itself_and_leaves_the_global_generator_alone() ->
 
 @pytest.mark.parametrize(("height", "width"), [(30, 50), (50, 30), (10, 10)])
 def test_classification_transforms_give_square_uint8_images(height: int, width: int) -> None:
-    for transform in (classification_train(16, 0.25, 0.0, "bicubic"), classification_eval(16, 0.875, "bicubic")):
+    train = classification_train(16, ClassificationAugmentation(0.25, 0.0), "bicubic")
+    for transform in (train, classification_eval(16, 0.875, "bicubic")):
         out = transform(image_of(height, width))
         assert out.shape == (3, 16, 16)
         assert out.dtype == torch.uint8
@@ -69,7 +71,7 @@ def test_evaluation_keeps_the_centre_of_an_image_of_the_right_size() -> None:
 
 def test_a_flip_mirrors_image_boxes_and_masks_together() -> None:
     image, target = image_of(40, 33), target_with_masks(40, 33)
-    flipped, out = DetectionTrain(flip=1.0, photometric=0.0, scale_jitter=None)(image, target)
+    flipped, out = DetectionTrain(DetectionAugmentation(flip=1.0, photometric=0.0, scale_jitter=None))(image, target)
     assert torch.equal(flipped, image.flip(-1))
     assert torch.equal(out["masks"], target["masks"].flip(-1))
     assert torch.equal(out["boxes"], extents(out["masks"]))
@@ -80,7 +82,7 @@ def test_a_flip_mirrors_image_boxes_and_masks_together() -> None:
 @pytest.mark.parametrize("zoom", [0.5, 0.8, 1.7])
 def test_zoom_keeps_the_size_and_the_alignment_of_boxes_and_masks(zoom: float) -> None:
     image, target = image_of(40, 33), target_with_masks(40, 33)
-    transform = DetectionTrain(flip=0.5, photometric=0.2, scale_jitter=(zoom, zoom))
+    transform = DetectionTrain(DetectionAugmentation(flip=0.5, photometric=0.2, scale_jitter=(zoom, zoom)))
     for sample in range(20):
         out_image, out = seeded_call(transform, 0, 0, sample, image, target)
         assert out_image.shape == image.shape
@@ -97,22 +99,28 @@ def test_zoom_keeps_the_size_and_the_alignment_of_boxes_and_masks(zoom: float) -
 
 def test_boxes_that_zooming_cuts_off_are_dropped_with_everything_that_belongs_to_them() -> None:
     image, target = image_of(40, 33), target_with_masks(40, 33)
-    transform = DetectionTrain(flip=0.0, photometric=0.0, scale_jitter=(3.0, 3.0))
+    transform = DetectionTrain(DetectionAugmentation(flip=0.0, photometric=0.0, scale_jitter=(3.0, 3.0)))
     counts = {len(seeded_call(transform, 0, 0, sample, image, target)[1]["labels"]) for sample in range(20)}
     assert min(counts) < 3
 
 
 def test_an_image_without_boxes_passes_through() -> None:
     target = {name: tensor[:0] for name, tensor in target_with_masks(40, 33).items()}
-    _, out = DetectionTrain(flip=1.0, photometric=0.0, scale_jitter=(0.5, 2.0))(image_of(40, 33), target)
+    _, out = DetectionTrain(DetectionAugmentation(flip=1.0, photometric=0.0, scale_jitter=(0.5, 2.0)))(
+        image_of(40, 33), target
+    )
     assert out["boxes"].shape == (0, 4)
     assert out["masks"].shape == (0, 40, 33)
 
 
 def test_impossible_settings_are_refused() -> None:
-    with pytest.raises(ConfigError, match="min_crop_scale"):
-        classification_train(16, 0.0, 0.0, "bicubic")
+    with pytest.raises(ConfigError, match=r"data\.augmentation\.min_crop_scale"):
+        ClassificationAugmentation(0.0, 0.0)
+    with pytest.raises(ConfigError, match=r"data\.augmentation\.color_jitter .* got 1\.5"):
+        ClassificationAugmentation(0.25, 1.5)
     with pytest.raises(ConfigError, match=r"data\.interpolation"):
         classification_eval(16, 0.875, "area")
-    with pytest.raises(ConfigError, match="low <= high"):
-        DetectionTrain(0.5, 0.0, (2.0, 1.0))
+    with pytest.raises(ConfigError, match=r"data\.augmentation\.scale_jitter .* low <= high"):
+        DetectionAugmentation(0.5, 0.0, (2.0, 1.0))
+    with pytest.raises(ConfigError, match=r"data\.augmentation\.flip .* got 1\.5"):
+        DetectionAugmentation(1.5, 0.0, None)

@@ -5,17 +5,18 @@ import pytest
 from scipy import stats
 
 from nas_transfer.errors import ConfigError
-from nas_transfer.search.front import Front, TradeOff, pick
+from nas_transfer.runs import Front, Trial
+from nas_transfer.search.front import TradeOff, pick
 from nas_transfer.search.statistics import Rescored, paired_difference
-from nas_transfer.search.study import Trial
 from tests.search.test_samplers import SPACE
 
-ARCH = SPACE.smallest()
+ARCH = SPACE.smallest().to_dict()
+NAMES = ("score", "macs")
 
 
 def front(*values: tuple[float, float]) -> Front:
-    trials = tuple(Trial(number, ARCH, pair, {}) for number, pair in enumerate(values))
-    return Front(("score", "macs"), ("maximize", "minimize"), trials)
+    trials = tuple(Trial(number, ARCH, dict(zip(NAMES, pair, strict=True))) for number, pair in enumerate(values))
+    return Front({"score": "maximize", "macs": "minimize"}, trials)
 
 
 MEMBERS = front((0.80, 100e6), (0.78, 60e6), (0.60, 30e6), (0.30, 10e6))
@@ -24,7 +25,9 @@ MEMBERS = front((0.80, 100e6), (0.78, 60e6), (0.60, 30e6), (0.30, 10e6))
 @pytest.mark.parametrize(("ratio", "expected"), [(0.001, 0), (0.1, 1), (0.5, 1), (0.8, 2), (5.0, 3)])
 def test_the_dearer_a_cost_is_the_smaller_is_the_pick(ratio: float, expected: int) -> None:
     trade_off = TradeOff("macs", ratio=ratio)
-    worths = [(1.0 - score) + ratio * macs / 100e6 for score, macs in (trial.values for trial in MEMBERS.trials)]
+    worths = [
+        (1.0 - score) + ratio * macs / 100e6 for score, macs in (trial.values.values() for trial in MEMBERS.trials)
+    ]
     np.testing.assert_allclose(trade_off.worths(MEMBERS), worths)
     assert int(np.argmin(worths)) == expected
     assert pick(MEMBERS, None, {}, trade_off).number == expected
@@ -62,10 +65,10 @@ def test_neighbours_are_told_apart_as_a_paired_t_test_does() -> None:
         assert (found.low, found.high) == pytest.approx((low, high))
         assert found.certain == (reference.pvalue < 0.05)
     scores = Rescored({7: (0.50, 0.52, 0.51), 3: (0.40, 0.43, 0.41), 9: (0.42, 0.40, 0.41)})
-    assert scores.to_dict(7)["cannot_be_told_from"] == []
-    assert scores.to_dict(3)["cannot_be_told_from"] == [9]
-    assert scores.to_dict(9)["cannot_be_told_from"] == [3]
-    assert scores.to_dict(3)["repeats"]["std"] == pytest.approx(np.std([0.40, 0.43, 0.41], ddof=1))
+    assert scores.indistinguishable_from(7) == ()
+    assert scores.indistinguishable_from(3) == (9,)
+    assert scores.indistinguishable_from(9) == (3,)
+    assert scores.repeats_of(3).std == pytest.approx(np.std([0.40, 0.43, 0.41], ddof=1))
     assert str(scores) == "neighbours that 3 other seeds cannot tell apart by score: 3 and 9 of 2 pairs"
     with pytest.raises(ValueError, match="two pairs"):
         paired_difference([1.0], [2.0])

@@ -1,24 +1,26 @@
 """Successive halving: who goes on, and what it costs in the mean."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from nas_transfer.errors import ConfigError
+from nas_transfer.runs import Job, Outcome, read_job
 from nas_transfer.search.halving import Rungs
 from nas_transfer.search.loop import Budget, Schedule, SearchLoop
 from nas_transfer.search.problem import Problem
-from nas_transfer.search.study import Outcome, Study
-from nas_transfer.search.work import Job, read_job, write_outcome
+from nas_transfer.search.study import Study
 from tests.search.test_samplers import SPACE, build
 
 DIRECTIONS = {"score": "maximize", "macs": "minimize"}
+ARCH = SPACE.smallest().to_dict()
 
 
 def outcomes(*values: tuple[float, float]) -> dict[int, Outcome]:
-    return {number: Outcome({"score": score, "macs": macs}) for number, (score, macs) in enumerate(values)}
+    return {
+        number: Outcome(number, ARCH, {"score": score, "macs": macs}) for number, (score, macs) in enumerate(values)
+    }
 
 
 def test_both_ends_and_what_is_not_dominated_go_on_first() -> None:
@@ -30,7 +32,10 @@ def test_both_ends_and_what_is_not_dominated_go_on_first() -> None:
 
 
 def test_what_failed_or_was_left_out_does_not_go_on() -> None:
-    found = outcomes((0.9, 100), (0.5, 50)) | {7: Outcome.failed("broken"), 8: Outcome({}, "too slow", left_out=True)}
+    found = outcomes((0.9, 100), (0.5, 50)) | {
+        7: Outcome.failed(7, ARCH, "broken"),
+        8: Outcome(8, ARCH, reason="too slow", left_out=True),
+    }
     assert Rungs((0, 1), 1.0).survivors(found, DIRECTIONS) == {0, 1}
     assert Rungs((0, 1), 1.0).survivors({7: found[7]}, DIRECTIONS) == set()
 
@@ -61,31 +66,30 @@ def test_a_budget_leaves_room_for_what_is_left_of_it() -> None:
 
 
 def test_a_batch_that_is_cut_off_while_it_is_told_is_not_halved_again(tmp_path: Path) -> None:
-    def write(path: Path, content: dict) -> None:
-        path.write_text(json.dumps(content))
-
     done: list[str] = []
 
     def launch(jobs: Sequence[Job]) -> list[str | None]:
         for job in jobs:
-            for work in read_job(job.path, SPACE):
-                done.append(work.file)
-                score = (9 - work.number) / 10 + work.steps / 100
-                write_outcome(tmp_path / work.file, Outcome({"score": score}, images=work.steps - work.after), write)
+            for evaluation in read_job(job.path):
+                done.append(evaluation.file)
+                score = (9 - evaluation.trial) / 10 + evaluation.steps / 100
+                images = evaluation.steps - evaluation.after
+                outcome = Outcome(evaluation.trial, evaluation.arch, {"score": score}, images=images)
+                outcome.write(tmp_path / evaluation.file)
         return [None] * len(jobs)
 
     def loop() -> SearchLoop:
         study = Study(tmp_path, None, SPACE, {"score": "maximize"}, build("random", Problem(SPACE)))
         schedule = Schedule(8, 8, 3, 9, Rungs((0, 2, 5), 0.5))
-        return SearchLoop(study, tmp_path, schedule, launch, write, after_batch=lambda: None)
+        return SearchLoop(study, tmp_path, schedule, launch, after_batch=lambda: None)
 
     first = loop()
     tell = first.study.tell
 
-    def cut_off(number: int, outcome: Outcome) -> None:
-        if number == 3:
+    def cut_off(outcome: Outcome) -> None:
+        if outcome.trial == 3:
             raise KeyboardInterrupt
-        tell(number, outcome)
+        tell(outcome)
 
     first.study.tell = cut_off  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):

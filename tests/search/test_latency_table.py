@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nas_transfer.search import latency_table
 from nas_transfer.search.latency_table import LatencyTable, check_table, device_name, pass_times
+from nas_transfer.supernet.networks import latency_pieces
 from tests.conftest import load_supernet
 from tests.tasks.test_pose import SIZE, make_task
 
@@ -23,7 +24,7 @@ def test_the_pieces_one_after_the_other_are_the_body(name: str) -> None:
     for arch in [table.space.smallest(), table.space.sample(rng)]:
         features = torch.zeros(1, 3, 64, 96)
         macs = 0
-        for piece in table.pieces(arch, (64, 96)):
+        for piece in latency_pieces(table, arch, (64, 96)):
             assert tuple(features.shape[1:]) == piece.shape
             with FlopCounterMode(display=False) as counter, torch.no_grad():
                 features = piece.build().eval()(features)
@@ -37,7 +38,7 @@ def test_each_block_is_timed_once_and_remembered(tmp_path: Path) -> None:
     arch = table.space.largest()
     latencies = LatencyTable(tmp_path, CPU, batch_size=1, warmup=0, repeats=2)
     total = latencies.body_ms(table, arch, (48, 48))
-    keys = [piece.key for piece in table.pieces(arch, (48, 48))]
+    keys = [piece.key for piece in latency_pieces(table, arch, (48, 48))]
     assert set(latencies.times) == set(keys)
     assert len(set(keys)) < len(keys)  # equal blocks share a time
     assert total == pytest.approx(sum(latencies.times[key] for key in keys))
@@ -60,7 +61,7 @@ def test_a_table_is_checked_against_whole_networks_that_it_has_not_seen(
     rng = np.random.default_rng(0)
     archs = [table.space.smallest(), table.space.sample(rng), table.space.smallest(), table.space.largest()]
     found = check_table(LatencyTable(tmp_path, CPU, batch_size=1, warmup=1, repeats=5), make_task, archs)
-    assert found.num_pieces == len({piece.key for arch in archs for piece in table.pieces(arch, SIZE)})
+    assert found.num_pieces == len({piece.key for arch in archs for piece in latency_pieces(table, arch, SIZE)})
     costs = [make_task(arch).costs(arch) for arch in archs]
     rests = [sum(cost.macs for cost in parts.values()) - parts["body"].macs for parts in costs]
     assert found.offset_ms == pytest.approx(np.median(rests[:2]) / 1e6)

@@ -185,7 +185,8 @@ def test_the_screen_prefers_what_a_bilinear_surface_rewards() -> None:
 
 
 def test_the_journal_keeps_a_study_whose_last_line_was_cut_off(tmp_path: Path) -> None:
-    from nas_transfer.search.study import JOURNAL_FILE, Outcome, Study
+    from nas_transfer.runs import Outcome, files
+    from nas_transfer.search.study import Study
 
     def opened() -> Study:
         sampler = build("random", Problem(SPACE))
@@ -193,14 +194,14 @@ def test_the_journal_keeps_a_study_whose_last_line_was_cut_off(tmp_path: Path) -
 
     study = opened()
     first = study.ask()
-    study.tell(first[0], Outcome({"score": 0.5, "size": 3.0}))
+    study.tell(Outcome(first[0], first[1].to_dict(), {"score": 0.5, "size": 3.0}))
     second = study.ask()
-    journal = tmp_path / JOURNAL_FILE
+    journal = tmp_path / files.STUDY
     content = journal.read_bytes()
     for cut in (1, 30, 200, 700):
         journal.write_bytes(content[:-cut])
         again = opened()
-        assert again.told()[0].arch == first[1]
+        assert again.told()[0].arch == first[1].to_dict()
         assert again.open_trials() in ([second], [])
         if not again.open_trials():
             assert again.ask() == second

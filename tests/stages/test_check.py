@@ -19,7 +19,7 @@ from PIL import Image
 import nas_transfer.cli  # noqa: F401  registers the resolvers
 from nas_transfer.errors import ConfigError, WeightsError
 from nas_transfer.paths import conf_dir
-from nas_transfer.stages.check import CHECK_FILE, ENOUGH_SECONDS, MOST_STEPS, WARMUP_STEPS, StepTimes, run
+from nas_transfer.stages.check import ENOUGH_SECONDS, MOST_STEPS, WARMUP_STEPS, StepTimes, run
 from nas_transfer.stages.common.build import make_data
 from nas_transfer.stages.config.entry import read_config
 from nas_transfer.stages.config.training import CheckConfig
@@ -37,7 +37,7 @@ def config(folder: Path, task: str, *overrides: str) -> DictConfig:
 
 def checked(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     run(cfg, folder)
-    return json.loads((folder / CHECK_FILE).read_text())
+    return json.loads((folder / "check.json").read_text())
 
 
 def found(content: dict[str, Any], kind: str) -> list[dict[str, str]]:
@@ -99,8 +99,8 @@ def test_planted_defects_of_a_detection_set_are_found_by_name(
     result = checked(cfg, tmp_path)
     assert {finding["name"] for finding in found(result, "broken")} == {truncated.name, missing.name}
     assert [finding["text"].split(" of /")[0] for finding in found(result, "refused")] == [
-        "expected a box with an area inside the image for annotation 7003",
-        "expected the category_id of annotation 7004",
+        "the box of annotation 7003",
+        "the category_id of annotation 7004",
     ]
     assert {(f["part"], f["name"]) for f in found(result, "empty class")} >= {("train", "unicorn"), ("val", "unicorn")}
     assert [f["text"] for f in found(result, "leak")] == [f"{files['val'][0].name} of val is {copied.name} of train"]

@@ -102,5 +102,5 @@ def test_a_preset_trains_with_the_recipes_total_batch_and_another_one_moves_the_
 def test_the_command_line_wins_over_an_experiment() -> None:
     cfg = composed(f"experiment=bignas_250m_{SEGMENTATION}", "data=image_labels", "arch=min", "trainer.devices=1")
     assert (cfg.arch, cfg.trainer.devices, cfg.data._target_.rpartition(".")[2]) == ("min", 1, "LabelMapsData")
-    assert cfg.data.train_images is None
+    assert cfg.data.sources.train_images is None
     assert cfg.task.name == "cityscapes_seg"

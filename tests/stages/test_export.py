@@ -31,6 +31,7 @@ from nas_transfer.stages.config.entry import read_config
 from nas_transfer.stages.config.training import EvaluateConfig
 from nas_transfer.stages.finetune import run as train
 from nas_transfer.supernet.layers import fold_batch_norms
+from nas_transfer.supernet.networks import build_body
 from nas_transfer.supernet.protocol import SupernetTable
 from nas_transfer.tasks.coco_metrics import evaluate_coco
 from nas_transfer.tasks.deployment import Deployed, DeployedBody, Run
@@ -45,7 +46,7 @@ def body_of(table: SupernetTable) -> DeployedBody:
     """A random arch's body with statistics as after training."""
     torch.manual_seed(0)
     body = DeployedBody(
-        Normalise(table.preprocessing), table.build_body(table.space.sample(np.random.default_rng(1)))
+        Normalise(table.preprocessing), build_body(table, table.space.sample(np.random.default_rng(1)))
     ).eval()
     for module in body.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -88,10 +89,11 @@ def exported(folder: Path, task: str, *overrides: str) -> tuple[dict, Path, Path
         )  # all else is the run's
     result = train(training, trained)
     assert result is not None
-    (trained / "result.json").write_text(json.dumps(result.to_dict()))
+    result.write(trained)
     (trained / ".hydra").mkdir()
     OmegaConf.save(training, trained / ".hydra" / "config.yaml")
-    return export.run(exporting, written).to_dict(), written, trained
+    export.run(exporting, written).write(written)
+    return json.loads((written / "result.json").read_text()), written, trained
 
 
 @pytest.mark.slow

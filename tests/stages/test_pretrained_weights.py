@@ -29,7 +29,7 @@ def test_lite0_classifies_real_images_as_its_authors_weights_do(tmp_path: Path) 
     root = sample_data("imagenet_sample")
     cfg = composed(
         "stage=evaluate", "task=imagenet", "supernet=efficientnet_lite0", "weights=efficientnet_lite0", "arch=max",
-        f"data.root={root}", "data.class_list=wnids.txt",
+        f"data.root={root}", "data.sources.class_list=wnids.txt",
     )  # fmt: skip
     result = evaluate.run(cfg, tmp_path)
     assert result is not None

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 import nas_transfer.cli  # noqa: F401  registers the resolvers and the sweeper
 from nas_transfer.errors import ConfigError
 from nas_transfer.paths import conf_dir
-from nas_transfer.search.work import Job, Work
+from nas_transfer.runs import Evaluation, Job
 from nas_transfer.stages import proxy
 from nas_transfer.stages.config.entry import read_config
 from nas_transfer.stages.config.search import ProxyConfig
@@ -31,7 +31,7 @@ from tests.test_cli import run
 BASE = ["num_threads=1", "seed=1", "calibration_images=8", "trainer.enable_progress_bar=false", "data.draw.num_val=6"]
 TASKS = {
     "shapes_cls": ["data.draw.num_train=60", "data.draw.image_size=48", "data.image_size=48", "data.batch_size=10",
-                   "data.search_fraction=0.3", "search.frozen={resolution: 48}"],
+                   "data.split.search_fraction=0.3", "search.frozen={resolution: 48}"],
     "shapes_det": ["data.draw.num_train=24", "data.draw.image_size=64", "task.build.detector.min_size=64",
                    "task.build.detector.max_size=80", "data.batch_size=4"],
     "shapes_insseg": ["data.draw.num_train=24", "data.draw.image_size=64", "task.build.detector.min_size=64",
@@ -91,16 +91,19 @@ def test_a_score_does_not_depend_on_which_candidates_came_before(tmp_path: Path,
     rng = np.random.default_rng(0)
     archs = [evaluator.supernet.table.space.sample(rng, {"resolution": 48}) for _ in range(4)]
 
+    def evaluation(number: int) -> Evaluation:
+        return Evaluation(number, archs[number].to_dict(), steps=4)
+
     def weights(order: Sequence[int]) -> dict[int, dict[str, torch.Tensor]]:
-        return {place: evaluator.extract(Work(place, archs[place], "", 4)).network.state_dict() for place in order}
+        return {number: evaluator.extract(evaluation(number)).network.state_dict() for number in order}
 
     forwards, backwards = weights([0, 1, 2, 3]), weights([2, 0, 3, 1])
     for place in range(4):
         for name, tensor in forwards[place].items():
             assert torch.equal(tensor, backwards[place][name]), name
-    scores = {place: evaluator.evaluate(Work(place, archs[place], "", 4)) for place in (3, 1, 0, 2)}
+    scores = {place: evaluator.evaluate(evaluation(place)) for place in (3, 1, 0, 2)}
     for place, found in scores.items():
-        again = evaluator.evaluate(Work(place, archs[place], "", 4))
+        again = evaluator.evaluate(evaluation(place))
         assert (again.values, again.metrics) == (found.values, found.metrics)
     after = evaluator.supernet.network.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)  # nobody trained the shared weights
@@ -108,7 +111,7 @@ def test_a_score_does_not_depend_on_which_candidates_came_before(tmp_path: Path,
         read_config(composed(tmp_path, parent, "shapes_cls", "proxy.rungs=[0]"), ProxyConfig)
     )
     assert not torch.equal(
-        untrained.extract(Work(0, archs[0], "")).network.state_dict()["head.classifier.weight"],
+        untrained.extract(Evaluation(0, archs[0].to_dict())).network.state_dict()["head.classifier.weight"],
         forwards[0]["head.classifier.weight"],
     )
 
@@ -141,7 +144,7 @@ def test_real_files_are_searched_from_imagenet_weights(
     command = [
         "stage=proxy", f"task={task}", f"data.root={sample_data(data)}", f"run_dir={tmp_path}/run", "name=mine",
         "proxy.rungs=[1]", "proxy.warmup_steps=1", "search.trials=2", "calibration_images=4", "data.batch_size=2",
-        "data.search_fraction=0.02", "num_threads=1", *overrides,
+        "data.split.search_fraction=0.02", "num_threads=1", *overrides,
     ]  # fmt: skip
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = compose("config", command, return_hydra_config=True)
@@ -182,11 +185,11 @@ def test_survivors_go_on_from_their_own_state_as_if_they_had_never_stopped(tmp_p
     (tmp_path / "run").mkdir()
     evaluator = proxy.build_proxy_evaluator(read_config(cfg, ProxyConfig))
     arch = evaluator.supernet.table.space.sample(np.random.default_rng(3), {"resolution": 48})
-    straight = evaluator.extract(Work(5, arch, "", 7)).network.state_dict()
+    straight = evaluator.extract(Evaluation(5, arch.to_dict(), steps=7)).network.state_dict()
     evaluator.images = 0
-    evaluator.extract(Work(5, arch, "", 3, keep=True))
+    evaluator.extract(Evaluation(5, arch.to_dict(), steps=3, keep=True))
     assert evaluator.images == 3 * cfg.data.batch_size
-    stopped = evaluator.extract(Work(5, arch, "", 7, after=3)).network.state_dict()
+    stopped = evaluator.extract(Evaluation(5, arch.to_dict(), steps=7, after=3)).network.state_dict()
     assert evaluator.images == 7 * cfg.data.batch_size  # four more steps, not seven
     for name, tensor in straight.items():
         assert torch.equal(tensor, stopped[name]), name
@@ -238,9 +241,9 @@ def test_the_front_is_scored_again_and_held_against_longer_trainings(tmp_path: P
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "trials").iterdir()}
     result = searched(composed(tmp_path, parent, "shapes_cls", *overrides, *more))
     assert {path: path.stat().st_mtime_ns for path in before} == before  # an afterthought: nothing is searched again
-    front = json.loads((tmp_path / "run" / "front.json").read_text())["front"]
+    front = json.loads((tmp_path / "run" / "front.json").read_text())["trials"]
     for member in front:
-        files = [tmp_path / "run" / "repeats" / f"{member['trial']}.{repeat}.json" for repeat in (1, 2)]
+        files = [tmp_path / "run" / "repeats" / f"{member['number']}.{repeat}.json" for repeat in (1, 2)]
         scores = [json.loads(file.read_text())["values"]["score"] for file in files]
         assert member["repeats"]["scores"] == scores
         assert member["repeats"]["mean"] == pytest.approx(np.mean(scores))
@@ -265,7 +268,10 @@ def test_repeats_see_other_batches_and_the_same_repeat_the_same(tmp_path: Path, 
     (tmp_path / "run").mkdir()
     evaluator = proxy.build_proxy_evaluator(read_config(composed(tmp_path, parent, "shapes_cls"), ProxyConfig))
     arch = evaluator.supernet.table.space.smallest()
-    nets = [evaluator.extract(Work(0, arch, "", 2, repeat=repeat)).network.state_dict() for repeat in (0, 1, 2, 1, 0)]
+    nets = [
+        evaluator.extract(Evaluation(0, arch.to_dict(), steps=2, repeat=repeat)).network.state_dict()
+        for repeat in (0, 1, 2, 1, 0)
+    ]
     name = "head.classifier.weight"
     assert torch.equal(nets[0][name], nets[4][name])
     assert torch.equal(nets[1][name], nets[3][name])

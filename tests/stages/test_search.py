@@ -20,8 +20,8 @@ from nas_transfer.errors import ConfigError, RunError
 from nas_transfer.paths import conf_dir
 from nas_transfer.report.collect import read_run
 from nas_transfer.report.studies import growth, read_study
+from nas_transfer.runs import Evaluation, Job, Outcome, files
 from nas_transfer.search.objectives.base import Candidate
-from nas_transfer.search.work import Job, Work, trial_file, write_outcome
 from nas_transfer.space import SUPERNET
 from nas_transfer.stages import search as stage
 from nas_transfer.stages.common.candidates import build_evaluator
@@ -35,8 +35,8 @@ from tests.test_cli import run, sentence
 
 CLASSIFY = [
     "task=shapes_cls", "data.draw.num_train=60", "data.draw.num_val=12", "data.draw.image_size=48",
-    "data.batch_size=10", "data.image_size=48", "data.search_fraction=0.3", "calibration_images=12", "num_threads=1",
-    "seed=1",
+    "data.batch_size=10", "data.image_size=48", "data.split.search_fraction=0.3", "calibration_images=12",
+    "num_threads=1", "seed=1",
 ]  # fmt: skip
 SEARCH = ["stage=search", "search.frozen={resolution: 48}", "search.ask_batch=10", "search.sampler.num_random=10"]
 
@@ -81,7 +81,7 @@ def trials(folder: Path) -> dict[int, dict]:
 def asked(folder: Path) -> dict[int, dict]:
     found = {}
     for path in (folder / "jobs").glob("*.json"):
-        found |= {entry["number"]: entry["arch"] for entry in json.loads(path.read_text())["works"]}
+        found |= {entry["trial"]: entry["arch"] for entry in json.loads(path.read_text())["evaluations"]}
     return found
 
 
@@ -91,7 +91,7 @@ def without_times(outcomes: dict[int, dict]) -> dict[int, dict]:
 
 def test_a_front_is_written_with_arch_files_and_picked_again_without_searching(tmp_path: Path, supernet: Path) -> None:
     front = searched(tmp_path, supernet, "search.trials=24")
-    members = front["front"]
+    members = front["trials"]
     scores, macs = ([member["values"][name] for member in members] for name in ("score", "macs"))
     assert scores == sorted(scores, reverse=True)
     assert macs == sorted(macs, reverse=True)
@@ -117,7 +117,7 @@ def test_a_front_is_written_with_arch_files_and_picked_again_without_searching(t
 
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "trials").iterdir()}
     again = searched(tmp_path, supernet, "search.trials=24", "pick=best", f"pick_under={{macs: {macs[-1]}}}")
-    assert again["picked"] == members[-1]["trial"]
+    assert again["picked"] == members[-1]["number"]
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "trials").iterdir()} == before
     assert resolve_arch(str(tmp_path / "archs/picked.yaml"), space, []).to_dict() == members[-1]["arch"]
     with pytest.raises(ConfigError, match="the nearest has"):
@@ -139,14 +139,14 @@ def test_the_same_arch_always_has_the_same_score_and_the_evaluate_stage_has_it_t
     tmp_path: Path, supernet: Path
 ) -> None:
     front = searched(tmp_path, supernet, "search.trials=3")
-    member = front["front"][0]
+    member = front["trials"][0]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = compose("config", arguments(supernet, "search.trials=3"))
     evaluator = build_evaluator(read_config(cfg, SearchConfig))
     arch = evaluator.supernet.table.space.from_dict(member["arch"])
     before = {name: tensor.clone() for name, tensor in evaluator.supernet.state_dict().items()}
     for _ in range(2):
-        assert evaluator.evaluate(Work(0, arch, "")).values["score"] == member["values"]["score"]
+        assert evaluator.evaluate(Evaluation(0, arch.to_dict())).values["score"] == member["values"]["score"]
     assert all(torch.equal(tensor, before[name]) for name, tensor in evaluator.supernet.state_dict().items())
     # Folded norms and cached batches against the plain way: extract, calibrate, count.
     subnet = evaluator.supernet.extract(arch)
@@ -192,33 +192,29 @@ def test_failing_candidates_are_recorded_with_the_reason_and_the_search_goes_on(
         4: "expected a number for faulty, got nan",
         6: "OutOfMemoryError: no memory left",
     }
-    assert not {member["trial"] for member in front["front"]} & set(reasons)
+    assert not {member["number"] for member in front["trials"]} & set(reasons)
     assert json.loads((tmp_path / "result.json").read_text())["search"]["failed"] == 3
     with pytest.raises(RunError, match=r"max_failures=4.*trial 9: ValueError: this one is broken"):
         searched(tmp_path / "all", supernet, "search.trials=30", "search.max_failures=4", FAULTY + ", every: true}")
 
 
 def test_a_job_without_results_fails_its_trials_with_its_reason(tmp_path: Path, supernet: Path) -> None:
-    from nas_transfer.runs.result import write_json_atomically
     from nas_transfer.search.loop import Schedule, SearchLoop
-    from nas_transfer.search.study import Outcome, Study
+    from nas_transfer.search.study import Study
     from tests.search.test_samplers import SPACE, Problem, build
 
     study = Study(tmp_path, None, SPACE, {"score": "maximize"}, build("random", Problem(SPACE)))
 
     def launch(jobs: Sequence[Job]) -> list[str | None]:
-        for number in jobs[0].numbers[:1]:  # the first job dies after its first candidate
-            write_outcome(tmp_path / trial_file(number), Outcome({"score": 0.5}), write_json_atomically)
-        for number in jobs[1].numbers:
-            write_outcome(
-                tmp_path / trial_file(number),
-                Outcome({"score": math.inf}),
-                lambda path, content: path.write_text(json.dumps(content)),
-            )
+        for number in jobs[0].trials[:1]:  # the first job dies after its first candidate
+            Outcome(number, {}, {"score": 0.5}).write(tmp_path / files.trial_file(number))
+        for number in jobs[1].trials:
+            content = {"format": 1, "trial": number, "arch": {}, "values": {"score": math.inf}}
+            (tmp_path / files.trial_file(number)).write_text(json.dumps(content))
         return ["it was killed", None]
 
     schedule = Schedule(trials=5, ask_batch=5, trials_per_job=3, max_failures=9)
-    loop = SearchLoop(study, tmp_path, schedule, launch, write_json_atomically, after_batch=lambda: None)
+    loop = SearchLoop(study, tmp_path, schedule, launch, after_batch=lambda: None)
     loop.run()
     assert [trial.number for trial in study.told()] == [0]
     reasons = dict(study.failures())

@@ -16,7 +16,6 @@ import nas_transfer.cli  # noqa: F401  registers the resolvers
 from nas_transfer.paths import conf_dir
 from nas_transfer.runs.result import Result
 from nas_transfer.stages.finetune import run as train
-from nas_transfer.stages.profile import PREVIEW_FILE
 from nas_transfer.stages.profile import run as profile
 from tests.conftest import sample_data
 
@@ -122,7 +121,7 @@ def test_a_preview_shows_training_samples_with_their_annotations(tmp_path: Path,
         draw = ["data.draw.num_train=12", "data.draw.num_val=3", f"data.root={tmp_path}/data", "data.batch_size=4"]
         cfg = compose("config", ["stage=profile", f"task={task}", "preview=4", *draw])
     profile(cfg, tmp_path)
-    sheet = np.asarray(Image.open(tmp_path / PREVIEW_FILE))
+    sheet = np.asarray(Image.open(tmp_path / "preview.png"))
     assert sheet.shape[1] == 2 * 328 + 8
     assert len(np.unique(sheet.reshape(-1, 3), axis=0)) > 1000
 

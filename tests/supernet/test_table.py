@@ -129,7 +129,7 @@ def test_feature_channels_are_the_widths_of_the_tapped_stages(table) -> None:
     assert table.feature_channels(arch) == tuple(arch[f"width.{stage}"] for stage in table.tap_stages)
 
 
-def test_blocks_choose_for_themselves_and_dropped_ones_choose_nothing() -> None:
+def test_genes_of_dropped_blocks_have_no_effect() -> None:
     table = MBConvTable(**fields_of("ofa_mbv3_w10"))
     assert table.space.size == 4 * (9**2 + 9**3 + 9**4) ** 5  # about 2e19 at each resolution, as the paper says
     fields = table.space.largest().to_dict()
@@ -142,7 +142,7 @@ def test_blocks_choose_for_themselves_and_dropped_ones_choose_nothing() -> None:
     assert table.space.from_dict(arch.to_dict()) == arch
 
 
-def test_irregular_expansions_are_the_published_nets_and_shrink_in_proportion() -> None:
+def test_irregular_mid_channels_are_those_of_the_published_net_and_shrink_proportionally() -> None:
     table = MBConvTable(**fields_of("mobilenet_v3_large"))
     mids = [block.mid_channels for block in table.max_blocks()]
     assert mids == [16, 64, 72, 72, 120, 120, 240, 200, 184, 184, 480, 672, 672, 960, 960]
@@ -226,7 +226,7 @@ def test_malformed_fields_are_refused(field, value, message) -> None:
             MBConvTable(**fields)
 
 
-def test_two_stages_of_one_name_are_refused() -> None:
+def test_duplicate_stage_names_are_refused() -> None:
     fields = fields_of("bignas_nano")
     fields["stages"][3]["name"] = "mb3"
     with pytest.raises(ConfigError, match="mb3"):

@@ -1,1 +1,1 @@
-"""Embedded data sets, drawn by the program into real layouts on disk."""
+"""The embedded data sets: `shapes.draw_shapes` writes each one to disk, in a layout that real data has too."""

@@ -1,4 +1,4 @@
-"""How the embedded data set looks: shapes, textures, backgrounds, clutter, on float32 canvases (H, W, 3) in 0-255."""
+"""Shapes, textures, backgrounds and clutter of the embedded data sets, on float32 canvases (H, W, 3) in 0-255."""
 
 import math
 
@@ -20,7 +20,7 @@ def random_shape(
     Args:
         name: one of CLASS_NAMES.
         size: diameter of the circle around the shape, in pixels.
-        centre: (y, x) in pixels; the shape may reach over the border.
+        centre: (y, x) in pixels; the shape may extend beyond the border.
     """
     outline, hole = _outline(rng, name)
     angle = float(rng.uniform(-MAX_TILT, MAX_TILT))
@@ -32,8 +32,8 @@ def random_shape(
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     for points, value in ((outline, 255), (hole, 0)):
         if points is not None:
-            placed = (points * [1.0, squeeze]) @ turn.T * (size / 2) + [centre[1] - left, centre[0] - top]
-            painter.polygon([tuple(point) for point in (placed * _OVERSAMPLING).tolist()], fill=value)
+            moved = (points * [1.0, squeeze]) @ turn.T * (size / 2) + [centre[1] - left, centre[0] - top]
+            painter.polygon([tuple(point) for point in (moved * _OVERSAMPLING).tolist()], fill=value)
     tile_alpha = np.asarray(tile.reduce(_OVERSAMPLING), dtype=np.float32) / 255
     alpha = np.zeros((height, width), dtype=np.float32)
     rows = slice(max(top, 0), min(top + box, height))
@@ -67,7 +67,7 @@ def paint_shape(rng: np.random.Generator, canvas: np.ndarray, alpha: np.ndarray)
 def draw_background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """A gradient, clouds, stripes or patches in two or more colours: float32 (H, W, 3)."""
     first = rng.uniform(40, 215, 3)
-    second = np.clip(first + rng.uniform(-60, 60, 3), 10, 245)  # weaker than an object's contrast
+    second = np.clip(first + rng.uniform(-60, 60, 3), 10, 245)  # weaker than the contrast of an object
     kind = rng.integers(4)
     if kind == 0:
         mix = (_ramp(rng, height, width) + 1) / 2
@@ -84,7 +84,7 @@ def draw_background(rng: np.random.Generator, height: int, width: int) -> np.nda
 
 
 def add_clutter(rng: np.random.Generator, canvas: np.ndarray, count: int, *, thin: bool = False) -> None:
-    """Draw lines, open arcs, letter-like strokes and small blobs, which belong to no class, in place."""
+    """Draw lines, open arcs, letter-like strokes and small blobs, which belong to no class, on the canvas, in place."""
     if count == 0:
         return
     height, width, _ = canvas.shape
@@ -115,7 +115,7 @@ def add_clutter(rng: np.random.Generator, canvas: np.ndarray, count: int, *, thi
 
 
 def finish(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
-    """Light falling across the image and sensor noise: uint8 (H, W, 3)."""
+    """Add uneven light and sensor noise: uint8 (H, W, 3)."""
     height, width, _ = canvas.shape
     light = 1 + 0.2 * rng.uniform(0, 1) * _ramp(rng, height, width)[..., None]
     noise = rng.normal(0, rng.uniform(1, 7), canvas.shape)
@@ -136,7 +136,7 @@ def _outline(rng: np.random.Generator, name: str) -> tuple[np.ndarray, np.ndarra
         points = _corners(10, 1.0)
         points[1::2] *= float(rng.uniform(0.38, 0.5))
         return points, None
-    arm = float(rng.uniform(0.22, 0.34))  # cross: half an arm's thickness
+    arm = float(rng.uniform(0.22, 0.34))  # cross: half the thickness of an arm
     end = math.sqrt(1 - arm**2)
     quarter = np.array([[arm, -end], [arm, -arm], [end, -arm]])
     turn = np.array([[0.0, 1.0], [-1.0, 0.0]])

@@ -4,7 +4,6 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -18,9 +17,9 @@ KEYPOINT_NAMES = (
 )  # fmt: skip
 LIMBS = ((1, 3), (3, 5), (2, 4), (4, 6), (7, 9), (9, 11), (8, 10), (10, 12))  # left ones have odd indices
 SKELETON = (*LIMBS, (1, 2), (7, 8), (1, 7), (2, 8))
-HEAD_RADIUS = 0.075  # of the figure's height, as all lengths here
+HEAD_RADIUS = 0.075  # as a share of the height of the figure, like all lengths here
 _OVERSAMPLING = 2
-_MIN_DISTANCE = 0.6  # between two figures' centres, in their mean half heights: they overlap but seldom hide each other
+_MIN_DISTANCE = 0.6  # of two centres, in mean half heights of the figures: they overlap but seldom hide each other
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Figure:
 
 
 def pose_joints(rng: np.random.Generator) -> np.ndarray:
-    """Joints (13, 2) of a figure of height 1 around (0, 0), y down, seen from the front: its left is at our right."""
+    """Joints (13, 2) of a figure of height 1 around (0, 0), y down, from the front: its left side is on the right."""
     joints = np.zeros((13, 2))
     shoulder, hip, top, bottom = 0.11, 0.07, -0.26, 0.03
     joints[0] = rng.uniform(-0.02, 0.02), top - 0.13
@@ -54,7 +53,7 @@ def pose_joints(rng: np.random.Generator) -> np.ndarray:
 
 
 def paint_figure(rng: np.random.Generator, canvas: np.ndarray, centre: np.ndarray, height: float) -> Figure:
-    """Draw a figure onto the canvas (H, W, 3) in place: right limbs in its colour, left ones much darker or lighter."""
+    """Draw a figure onto the canvas (H, W, 3) in place: right limbs in one colour, left ones much darker or lighter."""
     joints = pose_joints(rng) * height + centre
     sides = canvas.shape[:2]
     around = canvas.mean((0, 1))
@@ -127,8 +126,8 @@ def draw_figures(part: str, index: int, image_size: int, seed: int) -> tuple[np.
     return finish(rng, canvas), figures
 
 
-def annotate_figure(figure: Figure, hidden: np.ndarray) -> dict[str, Any]:
-    """COCO's keypoints, num_keypoints, bbox and area: v is 2, or 1 below another figure, or 0 outside of the image."""
+def annotate_figure(figure: Figure, hidden: np.ndarray) -> dict[str, object]:
+    """COCO's keypoints, num_keypoints, bbox and area: v is 2, 1 behind another figure, or 0 outside of the image."""
     side = hidden.shape[0]
     keypoints: list[float] = []
     for x, y in figure.joints:
@@ -153,8 +152,8 @@ def write_keypoints_part(root: Path, part: str, count: int, image_size: int, see
     """Write <part>2017/*.jpg and annotations/person_keypoints_<part>2017.json."""
     (root / f"{part}2017").mkdir(parents=True)
     (root / "annotations").mkdir(exist_ok=True)
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
+    images: list[dict[str, object]] = []
+    annotations: list[dict[str, object]] = []
     for image_id in range(1, count + 1):
         pixels, figures = draw_figures(part, image_id - 1, image_size, seed)
         file_name = f"{image_id:012d}.jpg"

@@ -1,4 +1,4 @@
-"""The embedded data set: coloured shapes on cluttered backgrounds, drawn by the program into real layouts on disk.
+"""The embedded data sets: coloured shapes on cluttered backgrounds, and what writes all sets to disk.
 
 Six classes at many sizes, colours and rotations, textured backgrounds, distractors, occlusion and some low contrast.
 Sizes, tilt and clutter are chosen so that small networks learn the sets from scratch in minutes on a CPU and stay well
@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -31,13 +31,13 @@ from nas_transfer.data.synthetic.streets import write_cityscapes_part
 from nas_transfer.errors import DataError
 
 MARKER = "README.txt"
-VERSION = 1  # raise it when the drawing changes: sets of another version are not mixed up
-MIN_VISIBLE = 0.3  # instances with less of them in sight are drawn but not annotated
+VERSION = 1  # raise it when the drawing changes, so that sets of two versions are told apart
+MIN_VISIBLE = 0.3  # objects of which a smaller share is visible are drawn but not annotated
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A drawn image, uint8 (H, W, 3), with what is visible of its annotated objects: bool (N, H, W) and N labels."""
+    """A drawn image, uint8 (H, W, 3), with the visible pixels, bool (N, H, W), and labels of its N objects."""
 
     pixels: np.ndarray
     masks: np.ndarray
@@ -53,18 +53,18 @@ def draw_shapes(
     image_size: int,
     seed: int,
 ) -> None:
-    """Write the data set to `root`, once: a set with the same parameters is left as it is.
+    """Write a data set to `root`, unless it holds one with the same parameters.
 
     Args:
-        root: a folder that is missing, empty, or holds such a set. It appears whole or not at all.
+        root: a folder that is missing, empty, or holds such a set. It is written completely or not at all.
         layout: "image_folder" (train/<class>/*.jpg, val/...: one main object), "coco" (train2017/, val2017/,
             annotations/instances_*2017.json: one to six objects with boxes and masks), "keypoints" (the same with
             person_keypoints_*2017.json: figures with 13 joints) or "cityscapes" (leftImg8bit/<part>/<city>/,
             gtFine/...: street scenes with label maps).
         num_train, num_val: images of each part.
-        image_size: side in pixels; in the COCO layout a third of the images each is square, wide (5:3.5) and tall; the
-            height of street scenes, which are twice as wide.
-        seed: another seed, other images. Keep it apart from the run's seed.
+        image_size: side in pixels; in the COCO layout a third of the images is square, a third wide (5:3.5) and a third
+            tall; street scenes have this height and twice the width.
+        seed: another one gives other images. It is not the seed of the run.
 
     Raises:
         DataError: `root` holds something else.
@@ -82,19 +82,19 @@ def draw_shapes(
     try:
         for part, count in (("train", num_train), ("val", num_val)):
             WRITERS[layout](temporary, part, count, image_size, seed)
-        marker = f"Drawn by nas_transfer; it may be deleted and is drawn again when needed.\n{parameters}\n"
+        marker = f"Drawn by nas_transfer. You can delete this folder: it is drawn again when needed.\n{parameters}\n"
         (temporary / MARKER).write_text(marker)
         try:
             temporary.rename(target)
         except OSError:
-            if not _is_drawn(target, parameters):  # another process was faster: its set is the same
+            if not _is_drawn(target, parameters):  # if it is, another process has just drawn the same set
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def draw_scene(part: str, index: int, height: int, width: int, seed: int) -> Scene:
-    """One image of the COCO layout: one to five objects, 20-50 % of the short side, that hide each other."""
+    """One image of the COCO layout: one to five objects, 20-50 % of the short side, partly hidden by each other."""
     rng = np.random.default_rng(stable_seed(seed, "scene", part, index))
     canvas = draw_background(rng, height, width)
     add_clutter(rng, canvas, int(rng.integers(1, 4)))
@@ -122,13 +122,13 @@ def draw_scene(part: str, index: int, height: int, width: int, seed: int) -> Sce
 
 
 def draw_single(part: str, index: int, image_size: int, seed: int) -> Scene:
-    """One image of the ImageFolder layout: an object of class `index % 6` in the middle region, clutter around it."""
+    """One image of the ImageFolder layout: an object of class `index % 6` near the middle, with clutter around it."""
     rng = np.random.default_rng(stable_seed(seed, "single", part, index))
     label = index % len(CLASS_NAMES)
     canvas = draw_background(rng, image_size, image_size)
     add_clutter(rng, canvas, int(rng.integers(1, 4)))
     size = image_size * float(rng.uniform(0.45, 0.85))
-    reach = max(0.03 * image_size, 0.45 * image_size - size / 2)  # at most its tips leave the centre crop
+    reach = max(0.03 * image_size, 0.45 * image_size - size / 2)  # only the tips of an object can leave the centre crop
     centre = (image_size / 2 + float(rng.uniform(-reach, reach)), image_size / 2 + float(rng.uniform(-reach, reach)))
     alpha = random_shape(rng, CLASS_NAMES[label], size, centre, image_size, image_size)
     paint_shape(rng, canvas, alpha)
@@ -140,12 +140,12 @@ def _is_drawn(target: Path, parameters: str) -> bool:
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return False
     marker = target / MARKER
-    found = marker.read_text().splitlines()[-1:] if marker.is_file() else []
-    if found == [parameters]:
+    lines = marker.read_text().splitlines()[-1:] if marker.is_file() else []
+    if lines == [parameters]:
         return True
-    content = found[0] if found else "other files"
+    content = lines[0] if lines else "other files"
     raise DataError(
-        f"expected {target} to be missing, empty or drawn with {parameters}, got {content}: "
+        f"{target} cannot take the data set {parameters}, because it has {content}: "
         "choose another folder with data.root, or delete this one."
     )
 
@@ -164,8 +164,8 @@ def _write_coco_part(root: Path, part: str, count: int, image_size: int, seed: i
     (root / "annotations").mkdir(exist_ok=True)
     long, short = round(image_size * 1.25), round(image_size * 0.875)
     sizes = ((image_size, image_size), (short, long), (long, short))  # (H, W)
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
+    images: list[dict[str, object]] = []
+    annotations: list[dict[str, object]] = []
     for index in range(count):
         height, width = sizes[index % 3]
         scene = draw_scene(part, index, height, width, seed)
@@ -180,7 +180,7 @@ def _write_coco_part(root: Path, part: str, count: int, image_size: int, seed: i
     (root / "annotations" / f"instances_{part}2017.json").write_text(json.dumps(content))
 
 
-def _annotate(masks: np.ndarray, labels: Sequence[int], image_id: int, first_id: int) -> list[dict[str, Any]]:
+def _annotate(masks: np.ndarray, labels: Sequence[int], image_id: int, first_id: int) -> list[dict[str, object]]:
     records = []
     for number, (mask, label) in enumerate(zip(masks, labels, strict=True)):
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))

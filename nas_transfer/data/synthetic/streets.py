@@ -1,8 +1,8 @@
-"""The embedded segmentation set: drawn street scenes in Cityscapes' layout, with Cityscapes' own label ids.
+"""The embedded segmentation set: drawn street scenes in the layout of Cityscapes, with its label ids.
 
-Buildings, trees, cars and persons stand along a street that is seen in perspective; near things hide far ones. Colours
-of different classes overlap, so that a network has to look at texture, shape and place. Every image is a pure function
-of (seed, part, index).
+Buildings, trees, cars and persons stand along a street in perspective; near objects hide far ones. The colours of
+different classes overlap, so a network has to use texture, shape and position. Every image is a pure function of (seed,
+part, index).
 """
 
 import math
@@ -73,13 +73,13 @@ def draw_street(part: str, index: int, height: int, width: int, seed: int) -> St
 
 @dataclass(frozen=True)
 class _View:
-    """The street's perspective. A line along the street at the ground leaves the vanishing point with a fixed slope.
+    """The perspective of a street. Each line along it on the ground leaves the vanishing point with a fixed slope.
 
     Attributes:
         vanishing_x: column of the vanishing point, pixels.
         horizon: row of the horizon, pixels.
         kerb: slope (pixels down per pixel sideways) of the road's border.
-        wall: slope of the line where the walls stand; flatter, as they are further from the camera.
+        wall: slope of the line on which walls stand; smaller, since they are further away from the camera.
     """
 
     vanishing_x: float
@@ -88,12 +88,12 @@ class _View:
     wall: float
 
     def stand(self, depth: float, slope: float, side: int) -> Point:
-        """Where something stands: `depth` pixels below the horizon on the line of `slope`."""
+        """The point `depth` pixels below the horizon on the line of `slope`."""
         return self.vanishing_x + side * depth / slope, self.horizon + depth
 
 
 class _Painter:
-    """A canvas float32 (H, W, 3) with its ids uint8 (H, W); what is painted later lies on top."""
+    """A canvas float32 (H, W, 3) with its ids uint8 (H, W), on which later objects cover earlier ones."""
 
     def __init__(self, rng: np.random.Generator, height: int, width: int) -> None:
         self.rng = rng
@@ -125,7 +125,7 @@ class _Painter:
         self.mark(alpha, label)
 
     def mark(self, alpha: np.ndarray, label: int | None) -> None:
-        """Give the covered pixels an id; None keeps theirs."""
+        """Give the covered pixels an id; None keeps their ids."""
         if label is not None:
             self.ids[alpha >= 0.5] = label
 
@@ -151,7 +151,7 @@ def _draw_sky(painter: _Painter) -> None:
 
 
 def _draw_distance(painter: _Painter, view: _View) -> None:
-    """What closes the street at the horizon: far houses, then a line of bushes."""
+    """Houses and bushes at the end of the street, on the horizon."""
     rng, side = painter.rng, painter.height
     reach = painter.width * 0.3
     left = view.vanishing_x - reach
@@ -362,7 +362,7 @@ def _draw_person(painter: _Painter, foot: Point, depth: float) -> None:
     wide, stride = 0.15 * tall, tall * float(rng.uniform(0.03, 0.15))
     trunk = painter.cover([_trapezoid((x, hip), wide * 0.75, (x, shoulder), wide)])
     feet = ((x - stride, y), (x + stride, y))
-    legs = painter.cover([_trapezoid(place, 0.06 * tall, (x, hip), wide * 0.75) for place in feet])
+    legs = painter.cover([_trapezoid(end, 0.06 * tall, (x, hip), wide * 0.75) for end in feet])
     head = painter.cover([], [((x, y - 0.91 * tall), 0.085 * tall, 0.1 * tall)])
     painter.fill(legs, rng.uniform(15, 130, 3), PERSON)
     paint_shape(rng, painter.canvas, trunk)
@@ -371,7 +371,7 @@ def _draw_person(painter: _Painter, foot: Point, depth: float) -> None:
 
 
 def _trapezoid(low: Point, half_low: float, high: Point, half_high: float) -> Polygon:
-    """Between two level edges, each given by its middle and half its length."""
+    """A trapezoid between two level edges, each given by its middle and half its length."""
     return [
         (low[0] - half_low, low[1]),
         (low[0] + half_low, low[1]),
@@ -381,7 +381,7 @@ def _trapezoid(low: Point, half_low: float, high: Point, half_high: float) -> Po
 
 
 def _draw_bonnet(painter: _Painter) -> None:
-    """The camera's own car at the bottom: void."""
+    """The bonnet of the car that carries the camera, at the bottom: void."""
     rng = painter.rng
     centre = (painter.width * float(rng.uniform(0.45, 0.55)), painter.height * 1.1)
     bonnet = painter.cover([], [(centre, painter.width * 0.6, painter.height * float(rng.uniform(0.14, 0.22)))])

@@ -13,6 +13,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from nas_transfer.runs import PredictorQuality
 from nas_transfer.search.problem import Problem
 from nas_transfer.space import Arch, Gene, SearchSpace
 
@@ -102,11 +103,15 @@ class ArchSampler(BaseSampler):
     Args:
         problem: the space and its limits.
         seed: of all draws.
+
+    Attributes:
+        predictor: that chose the last trials and how well it ranks, None for samplers without one.
     """
 
     def __init__(self, problem: Problem, seed: int) -> None:
         self.problem = problem
         self.seed = seed
+        self.predictor: PredictorQuality | None = None
         self.history = History()
 
     @abstractmethod

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nas_transfer.errors import ConfigError
+from nas_transfer.runs import PredictorQuality
 from nas_transfer.search.pareto import by_rank, non_dominated
 from nas_transfer.search.predictors import PREDICTORS, Array, Predictor, choose, features_of, fitted
 from nas_transfer.search.problem import Problem
@@ -19,8 +20,6 @@ from nas_transfer.space import Arch
 logger = logging.getLogger(__name__)
 
 AUTO = "auto"
-PREDICTOR_LINE = "predictor %s of the first objective that is predicted, cross-validated: %s"
-"""Its name and its quality, as they are logged."""
 LEAST_TOLD = 10
 SPREAD_DRAWS = 64
 NEAREST = 8
@@ -134,7 +133,8 @@ class PredictedFront(ArchSampler):
         for place in [place for place in range(values.shape[1]) if place not in exact]:
             name, quality = choose(self.names, features, values[:, place], self.seed)
             if not models:
-                logger.info(PREDICTOR_LINE, name, quality)
+                self.predictor = PredictorQuality(name, quality)
+                logger.info("predictor %s of the first objective that is predicted, cross-validated: %s", name, quality)
             models[place] = fitted(name, features, values[:, place])
             if len(models) == 1 and not quality.better_than_chance:
                 logger.info("it ranks no better than chance: this batch is asked without it")

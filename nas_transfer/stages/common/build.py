@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from nas_transfer.data.module import DownstreamData
 from nas_transfer.data.randomness import stable_seed
 from nas_transfer.errors import ConfigError
 from nas_transfer.paths import conf_dir
+from nas_transfer.runs import files
+from nas_transfer.runs.atomic import replacing
 from nas_transfer.space import SUPERNET, ArchOrSupernet, SearchSpace
 from nas_transfer.stages.common.progress import ProgressLog
 from nas_transfer.stages.config.base import DataRunConfig, TaskRunConfig, TrainerConfig
@@ -31,8 +33,6 @@ from nas_transfer.supernet.protocol import SupernetTable
 from nas_transfer.tasks.base import Task, TaskSettings
 from nas_transfer.tasks.checkpoint import Checkpoint, load_checkpoint
 
-CHECKPOINTS = "checkpoints"
-LAST = "last.ckpt"
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
@@ -58,10 +58,11 @@ class LastCheckpoint(Callback):
         if step == self.saved_step or step % self.every_n_steps:
             return
         self.saved_step = step
-        temporary = self.path.with_suffix(".tmp")
-        trainer.save_checkpoint(temporary, weights_only=False)
-        if trainer.is_global_zero:
-            os.replace(temporary, self.path)
+        if not trainer.is_global_zero:
+            trainer.save_checkpoint(self.path, weights_only=False)  # takes part, and writes nothing
+            return
+        with replacing(self.path) as temporary:
+            trainer.save_checkpoint(temporary, weights_only=False)
 
 
 def set_threads(num_threads: int) -> None:
@@ -126,8 +127,9 @@ def make_data(factory: Factory[DownstreamData], arch: ArchOrSupernet, preprocess
     arch trains on all of train.
     """
     chosen: dict[str, object] = {}
-    if factory["hold_out_search"] is None:
-        chosen["hold_out_search"] = arch is SUPERNET
+    split = factory["split"]
+    if isinstance(split, Mapping) and split["hold_out_search"] is None:
+        chosen["split"] = {**split, "hold_out_search": arch is SUPERNET}
     if "interpolation" in factory and factory["interpolation"] is None:
         chosen["interpolation"] = preprocessing.interpolation
     data = factory.with_values(**chosen).build()
@@ -180,10 +182,10 @@ def build_trainer(config: ScoredRunConfig, folder: Path, callbacks: Sequence[Cal
     bars: list[Callback] = []
     if config.trainer.enable_progress_bar:
         bars.append(pl.callbacks.RichProgressBar() if on_terminal else ProgressLog())
-    loggers: list[Logger] = [pl.loggers.CSVLogger(str(folder), name="logs")]
+    loggers: list[Logger] = [pl.loggers.CSVLogger(str(folder), name=files.LOGS_FOLDER)]
     if config.tensorboard:
         try:
-            loggers.append(pl.loggers.TensorBoardLogger(str(folder), name="tensorboard"))
+            loggers.append(pl.loggers.TensorBoardLogger(str(folder), name=files.TENSORBOARD_FOLDER))
         except ModuleNotFoundError as error:
             raise ConfigError("tensorboard=true needs TensorBoard, got none: pip install tensorboard") from error
     return config.trainer.lightning.build(

@@ -12,14 +12,13 @@ import torch
 
 from nas_transfer.data.module import DownstreamData
 from nas_transfer.errors import ConfigError
-from nas_transfer.runs.result import write_json_atomically
+from nas_transfer.runs import Evaluation, read_job, write_started
 from nas_transfer.search.evaluate import CandidateEvaluator
-from nas_transfer.search.work import Work, read_job, write_outcome
 from nas_transfer.space import SUPERNET
 from nas_transfer.stages.common.build import build_data, build_task, build_weights, set_threads
 from nas_transfer.stages.common.limits import limits_of
 from nas_transfer.stages.common.run_directory import log_to
-from nas_transfer.stages.common.slurm_jobs import STARTED, slurm_job
+from nas_transfer.stages.common.slurm_jobs import slurm_job
 from nas_transfer.stages.config.search import SearchConfig
 from nas_transfer.supernet.protocol import SupernetTable
 from nas_transfer.tasks.base import Task
@@ -47,16 +46,16 @@ def evaluate_job(config: Config, folder: Path, build: Callable[[Config], Candida
     path = Path(config.search.job)
     log_to(folder)
     if (job := slurm_job()) is not None:
-        write_json_atomically(path.with_suffix(STARTED), {"slurm_job": job})
+        write_started(path, job)
     evaluator = _evaluator(config, build)
-    for work in read_job(path, evaluator.supernet.table.space):
-        file = path.parent.parent / work.file
+    for evaluation in read_job(path):
+        file = path.parent.parent / evaluation.file
         if file.is_file():
             continue
-        outcome = evaluator.evaluate(work)
-        write_outcome(file, outcome, write_json_atomically)
+        outcome = evaluator.evaluate(evaluation)
+        outcome.write(file)
         shown = ", ".join(f"{name} {value:.6g}" for name, value in outcome.values.items())
-        logger.info("%s: %s (%.2f s)", work, shown or outcome.reason, outcome.seconds)
+        logger.info("%s: %s (%.2f s)", evaluation, shown or outcome.reason, outcome.seconds)
 
 
 def _evaluator(config: Config, build: Callable[[Config], CandidateEvaluator]) -> CandidateEvaluator:
@@ -93,7 +92,7 @@ def evaluator_of(
     data: DownstreamData,
     *,
     cache: bool = True,
-    train: Callable[[Task, Work], int] | None = None,
+    train: Callable[[Task, Evaluation], int] | None = None,
 ) -> CandidateEvaluator:
     """The evaluator of a supernet's archs as the configuration says."""
     on_gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
@@ -120,5 +119,5 @@ def _tell_of_the_precision(evaluator: CandidateEvaluator) -> None:
     for arch in (space.largest(), space.smallest()):
         scores = []
         for evaluator.precision in ("32", chosen):
-            scores.append(evaluator.score(evaluator.extract(Work(0, arch, "")))[key])
+            scores.append(evaluator.score(evaluator.extract(Evaluation(0, arch.to_dict())))[key])
         logger.info("%s of arch %s: %.5f at 32, %.5f at %s", key, arch.short_id(), scores[0], scores[1], chosen)

@@ -9,7 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
-from nas_transfer.report.tables import duration
+from nas_transfer.runs.texts import duration
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +11,8 @@ import torch
 from nas_transfer.data.drawing import TILE, contact_sheet
 from nas_transfer.data.module import DownstreamData
 from nas_transfer.data.sampler import SampleKey
-from nas_transfer.report.collect import SAMPLES_FOLDER
-from nas_transfer.runs.result import SECONDS_PER_HOUR, Result, write_json_atomically
+from nas_transfer.runs import SECONDS_PER_HOUR, Ancestor, Costs, Result, files
+from nas_transfer.runs.atomic import write_json
 from nas_transfer.space import SUPERNET, Arch
 from nas_transfer.stages.config.base import TaskRunConfig
 from nas_transfer.tasks.base import Task
@@ -29,6 +28,7 @@ def make_result(
     seconds: float = 0.0,
     devices: int = 1,
     images_seen: int = 0,
+    provenance: tuple[Ancestor, ...] = (),
 ) -> Result:
     """The result of a stage; a supernet's costs are those of its largest arch."""
     on_accelerator = task.device.type != "cpu"
@@ -48,36 +48,36 @@ def make_result(
         samples_digest=task.samples_digest,
         seed=config.seed,
         config_sha256=config.config_sha256,
+        provenance=provenance,
     )
 
 
-def cost_report(task: Task, arch: Arch) -> dict[str, Any]:
+def cost_report(task: Task, arch: Arch) -> Costs:
     """MACs and parameters by part and in total, with the input size and class count they are stated for."""
     costs = task.costs(arch)
     macs = {part: cost.macs for part, cost in costs.items()}
     params = {part: cost.params for part, cost in costs.items()}
     checkpoint = sum(cost.params_checkpoint for cost in costs.values())
-    return {
-        "macs": macs | {"total": sum(macs.values())},
-        "params": params | {"total": sum(params.values())},
-        "params_checkpoint": checkpoint,
-        "input_size": list(task.input_size(arch)),
-        "num_classes": task.settings.num_classes,
-        "classes_are": task.classes_are,
-        "latency_ms": {},
-    }
+    return Costs(
+        macs=macs | {"total": sum(macs.values())},
+        params=params | {"total": sum(params.values())},
+        params_checkpoint=checkpoint,
+        input_size=task.input_size(arch),
+        num_classes=task.settings.num_classes,
+        classes_are=task.classes_are,
+    )
 
 
 def write_predictions(num_samples: int, folder: Path, task: Task, data: DownstreamData) -> None:
     """Write the last evaluation's predictions in COCO's result format, for a task that makes such, and draw some.
 
-    `SAMPLES_FOLDER` shows `num_samples` images, spread over the validation split, as they are annotated and
-    as a subnet sees them.
+    `files.SAMPLES_FOLDER` shows `num_samples` images, spread over the validation split, as they are
+    annotated and as a subnet sees them.
     """
     for name, records in task.predictions.items():
-        write_json_atomically(folder / f"{name}.json", records)
+        write_json(folder / f"{name}.json", records)
     if task.arch is not SUPERNET:
-        _draw_samples(num_samples, folder / SAMPLES_FOLDER, task, data)
+        _draw_samples(num_samples, folder / files.SAMPLES_FOLDER, task, data)
 
 
 def _draw_samples(count: int, folder: Path, task: Task, data: DownstreamData) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -10,10 +9,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from nas_transfer.errors import RunError
-from nas_transfer.runs.result import RESULT_FILE, RUN_FILE, write_json_atomically
+from nas_transfer.runs import Manifest, Result, files, read_manifest, read_result
 from nas_transfer.stages.config.base import RunConfig
 
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")  # all 0 or unset in the process that writes
@@ -25,47 +23,43 @@ class RunDirectory:
 
     folder: Path
 
-    def result(self) -> dict[str, Any] | None:
+    def result(self) -> Result | None:
         """What a finished run wrote, None before that."""
-        path = self.folder / RESULT_FILE
-        return json.loads(path.read_text()) if path.is_file() else None
+        return read_result(self.folder)
 
 
-def open_run(config: RunConfig, files: Mapping[str, str]) -> RunDirectory:
+def open_run(config: RunConfig, texts: Mapping[str, str]) -> RunDirectory:
     """Claim the run's folder, or find that it is this configuration's already.
 
     Args:
-        files: texts that a new run keeps of its configuration in ``.hydra``, by file name.
+        texts: what a new run keeps of its configuration, by path in its folder.
 
     Raises:
         RunError: the folder holds another configuration's run or a result of unknown origin (nothing in it is changed),
             or any run with resume=never.
     """
     folder = config.folder
-    path = folder / RUN_FILE
-    if path.is_file():
-        _check_same(folder, json.loads(path.read_text()).get("config", {}), config.identity, config.resume)
+    manifest = read_manifest(folder)
+    if manifest is not None:
+        _check_same(folder, manifest.config, config.identity, config.resume)
         return RunDirectory(folder)
     if not _is_main_process():
         return RunDirectory(folder)
-    if (folder / RESULT_FILE).exists():
-        raise RunError(f"{folder} holds {RESULT_FILE} without {RUN_FILE}, so that its origin is unknown: use name=...")
-    (folder / ".hydra").mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
-        (folder / ".hydra" / name).write_text(text)
-    content = {
-        "config_sha256": config.config_sha256,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": sys.argv[1:],
-        "config": config.identity,
-    }
-    write_json_atomically(path, content)
+    if (folder / files.RESULT).exists():
+        raise RunError(
+            f"{folder} holds {files.RESULT} without {files.RUN}, so that its origin is unknown: use another name=..."
+        )
+    for path, text in texts.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text)
+    started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    Manifest(config.config_sha256, started, tuple(sys.argv[1:]), config.identity).write(folder)
     return RunDirectory(folder)
 
 
 def log_to(folder: Path) -> None:
     """Append this process's log to ``log.txt`` in the run's folder; done once the folder is known to be the run's."""
-    handler = logging.FileHandler(folder / "log.txt")
+    handler = logging.FileHandler(folder / files.LOG)
     handler.setFormatter(logging.Formatter("[%(asctime)s][%(name)s] %(message)s"))
     logging.getLogger().addHandler(handler)
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import subprocess
 import time
 from pathlib import Path
 
-from nas_transfer.search.work import JOBS
+from nas_transfer.runs import read_started
 
 logger = logging.getLogger(__name__)
 
-STARTED = ".started"
 QUEUE_SECONDS = 5.0
 
 
@@ -26,8 +24,7 @@ def slurm_job() -> str | None:
 
 def wait_for_jobs(folder: Path) -> None:
     """Wait until no SLURM job of an earlier start of this search runs: what it evaluates need not be done twice."""
-    for path in sorted((folder / JOBS).glob(f"*{STARTED}")):
-        job = json.loads(path.read_text())["slurm_job"]
+    for path, job in read_started(folder).items():
         told = False
         while _runs(job):
             if not told:

@@ -14,11 +14,9 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
 from nas_transfer.data.module import DownstreamData
-from nas_transfer.runs.result import Result
+from nas_transfer.runs import Result, files
 from nas_transfer.space import SUPERNET
 from nas_transfer.stages.common.build import (
-    CHECKPOINTS,
-    LAST,
     LastCheckpoint,
     build_arch,
     build_data,
@@ -33,7 +31,6 @@ from nas_transfer.stages.config.base import DataRunConfig
 from nas_transfer.stages.config.training import TrainConfig
 from nas_transfer.tasks.base import Task
 from nas_transfer.tasks.checkpoint import (
-    WEIGHTS_FILE,
     Checkpoint,
     inherit,
     save_checkpoint,
@@ -73,7 +70,7 @@ def train(config: TrainConfig, folder: Path) -> Result | None:
         "the supernet" if arch is SUPERNET else f"arch {arch.short_id()}",
         table.name, data.num_train_images, total_steps, total_steps / steps_per_epoch, steps_per_epoch,
     )  # fmt: skip
-    last = folder / CHECKPOINTS / LAST
+    last = folder / files.LAST_CHECKPOINT
     if last.exists():
         logger.info("resuming from %s", last)
     trainer.fit(task, datamodule=data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
@@ -82,9 +79,12 @@ def train(config: TrainConfig, folder: Path) -> Result | None:
     if not trainer.is_global_zero:
         return None
     images = num_batches * data.batch_size * trainer.world_size
-    result = make_result(config, task, metrics, seconds=seconds, images_seen=images, devices=trainer.world_size)
+    result = make_result(
+        config, task, metrics, seconds=seconds, images_seen=images, devices=trainer.world_size,
+        provenance=() if parent is None else parent.lineage(),
+    )  # fmt: skip
     save_checkpoint(
-        folder / WEIGHTS_FILE, task, parent=parent, metrics=metrics, versions=result.versions,
+        folder / files.WEIGHTS, task, parent=parent, metrics=metrics, versions=result.versions,
         stage=result.stage, config_sha256=result.config_sha256,
     )  # fmt: skip
     write_predictions(config.sample_predictions, folder, task, data)
@@ -97,7 +97,7 @@ def _callbacks(config: TrainConfig, folder: Path) -> list[Callback]:
     if config.ema_decay is not None:
         callbacks.append(pl.callbacks.EMAWeightAveraging(decay=config.ema_decay))
     # Last, so that a step's checkpoint holds what the others did after that step.
-    return [*callbacks, LastCheckpoint(folder / CHECKPOINTS / LAST, config.checkpoint_every_n_steps)]
+    return [*callbacks, LastCheckpoint(folder / files.LAST_CHECKPOINT, config.checkpoint_every_n_steps)]
 
 
 def steps_of_epoch(config: DataRunConfig, data: DownstreamData, trainer: pl.Trainer) -> int:

@@ -4,56 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
 from nas_transfer.errors import RunError
-from nas_transfer.report.studies import TRUST_FILE
-from nas_transfer.runs.result import write_json_atomically
-from nas_transfer.search.front import Front
+from nas_transfer.runs import Evaluation, Front, Outcome, Trial, Validation, files, read_outcome
+from nas_transfer.search.front import minimised
 from nas_transfer.search.loop import SearchLoop
 from nas_transfer.search.pareto import by_rank
-from nas_transfer.search.statistics import RankQuality, Rescored, rank_quality
-from nas_transfer.search.study import Outcome, Trial, signs
-from nas_transfer.search.work import REPEATS, VALIDATION, Work, read_outcome
+from nas_transfer.search.statistics import Rescored, rank_quality
 from nas_transfer.stages.config.search import ProxyConfig, SearchConfig
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Validation:
-    """How the scores of short trainings rank archs, held against longer ones.
-
-    Attributes:
-        steps, long_steps: of the short and the long training.
-        trials: numbers.
-        short, long: scores, in the order of `trials`.
-        quality: rank correlation of the two.
-        images: what the long trainings saw.
-        seconds: what they took.
-    """
-
-    steps: int
-    long_steps: int
-    trials: tuple[int, ...]
-    short: tuple[float, ...]
-    long: tuple[float, ...]
-    quality: RankQuality
-    images: int
-    seconds: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """What ``trust.json`` holds."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        text = f"scores after {self.steps} steps against those after {self.long_steps}: {self.quality}"
-        if not self.quality.better_than_chance:
-            text += "; no better than chance: do not rely on the order of the front"
-        return text
 
 
 def rescore(config: SearchConfig, loop: SearchLoop, front: Front) -> Rescored | None:
@@ -67,12 +29,12 @@ def rescore(config: SearchConfig, loop: SearchLoop, front: Front) -> Rescored | 
         return None
     logger.info("scoring the front's %d members again from %d other seeds", len(front.trials), count)
     steps = loop.schedule.rungs.steps[-1]
-    works = [
-        Work(trial.number, trial.arch, f"{REPEATS}/{trial.number}.{repeat}.json", steps, repeat=repeat)
+    evaluations = [
+        Evaluation(trial.number, trial.arch, files.repeat_file(trial.number, repeat), steps, repeat=repeat)
         for repeat in range(1, count + 1)
         for trial in front.trials
     ]
-    scores = [_value(outcome, front) for outcome in _outcomes(loop, works)]
+    scores = [outcome.values[front.names[0]] for outcome in _outcomes(loop, evaluations)]
     members = len(front.trials)
     return Rescored({trial.number: tuple(scores[place::members]) for place, trial in enumerate(front.trials)})
 
@@ -91,16 +53,20 @@ def validate_proxy(config: ProxyConfig, loop: SearchLoop, front: Front) -> Valid
         raise RunError(f"proxy.validate needs at least 3 trials with values, got {len(chosen)}")
     long = times * steps
     logger.info("training %d archs for %d instead of %d steps", len(chosen), long, steps)
-    works = [Work(trial.number, trial.arch, f"{VALIDATION}/{trial.number}.{long}.json", long) for trial in chosen]
-    outcomes = _outcomes(loop, works)
-    shorts, longs = (tuple(values) for values in ([t.values[0] for t in chosen], [_value(o, front) for o in outcomes]))
-    found = Validation(
+    evaluations = [
+        Evaluation(trial.number, trial.arch, files.validation_file(trial.number, long), long) for trial in chosen
+    ]
+    outcomes = _outcomes(loop, evaluations)
+    first = front.names[0]
+    shorts = tuple(trial.values[first] for trial in chosen)
+    longs = tuple(outcome.values[first] for outcome in outcomes)
+    validation = Validation(
         steps, long, tuple(trial.number for trial in chosen), shorts, longs,
         rank_quality(np.asarray(longs), np.asarray(shorts), config.seed),
         sum(outcome.images for outcome in outcomes), sum(outcome.seconds for outcome in outcomes),
     )  # fmt: skip
-    write_json_atomically(loop.folder / TRUST_FILE, found.to_dict())
-    return found
+    validation.write(loop.folder)
+    return validation
 
 
 def spread(told: Sequence[Trial], front: Front, count: int) -> list[Trial]:
@@ -110,21 +76,17 @@ def spread(told: Sequence[Trial], front: Front, count: int) -> list[Trial]:
         return [members[place] for place in np.linspace(0, len(members) - 1, count).round().astype(int)]
     own = {trial.number for trial in members}
     others = [trial for trial in told if trial.number not in own]
-    points = np.asarray([trial.values for trial in others]).reshape(len(others), -1) * signs(front.directions)
+    points = minimised(others, front.objectives)
     return members + [others[place] for place in by_rank(points)[: count - len(members)]]
 
 
-def _outcomes(loop: SearchLoop, works: Sequence[Work]) -> list[Outcome]:
-    reasons = loop.do(works)
-    found = []
-    for work in works:
-        outcome = read_outcome(loop.folder / work.file)
+def _outcomes(loop: SearchLoop, evaluations: Sequence[Evaluation]) -> list[Outcome]:
+    reasons = loop.do(evaluations)
+    outcomes = []
+    for evaluation in evaluations:
+        outcome = read_outcome(loop.folder / evaluation.file)
         if outcome is None or outcome.reason is not None:
-            reason = reasons.get(work.number, "its job left no result") if outcome is None else outcome.reason
-            raise RunError(f"trial {work.number} could not be scored again: {reason} ({work.file})")
-        found.append(outcome)
-    return found
-
-
-def _value(outcome: Outcome, front: Front) -> float:
-    return outcome.values[front.names[0]]
+            reason = reasons.get(evaluation.trial, "its job left no result") if outcome is None else outcome.reason
+            raise RunError(f"trial {evaluation.trial} could not be scored again: {reason} ({evaluation.file})")
+        outcomes.append(outcome)
+    return outcomes

@@ -10,6 +10,7 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from nas_transfer.errors import ConfigError
+from nas_transfer.runs import files
 from nas_transfer.stages.common.run_directory import RunDirectory, open_run
 from nas_transfer.stages.config import reader
 from nas_transfer.stages.config.base import RunConfig
@@ -57,7 +58,7 @@ def begin_run(cfg: DictConfig, hydra_cfg: DictConfig, *, imports: bool) -> tuple
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()  # Hydra made it before anything could be checked
         raise
-    return config, open_run(config, files_of(cfg, hydra_cfg))
+    return config, open_run(config, texts_of(cfg, hydra_cfg))
 
 
 def identity(cfg: DictConfig) -> dict[str, object]:
@@ -83,10 +84,10 @@ def run_name(*, _root_: DictConfig) -> str:
     return f"{arch}-{digest[:8]}"
 
 
-def files_of(cfg: DictConfig, hydra_cfg: DictConfig) -> dict[str, str]:
-    """What a run keeps of its configuration, by file name."""
+def texts_of(cfg: DictConfig, hydra_cfg: DictConfig) -> dict[str, str]:
+    """What a run keeps of its configuration, by path in its folder."""
     return {
-        "config.yaml": OmegaConf.to_yaml(cfg),
-        "hydra.yaml": OmegaConf.to_yaml(hydra_cfg),
-        "overrides.yaml": OmegaConf.to_yaml(hydra_cfg.overrides.task),
+        files.CONFIG: OmegaConf.to_yaml(cfg),
+        files.HYDRA_CONFIG: OmegaConf.to_yaml(hydra_cfg),
+        files.OVERRIDES: OmegaConf.to_yaml(hydra_cfg.overrides.task),
     }

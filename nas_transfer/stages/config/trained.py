@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from nas_transfer.errors import ConfigError
+from nas_transfer.runs import files
 
 TRAINED_GROUPS = ("task", "supernet", "data", "seed")
 """Configuration that a network cannot be had without, as it was trained."""
@@ -18,7 +19,7 @@ TRAINED_GROUPS = ("task", "supernet", "data", "seed")
 def trained_config(weights: str | None) -> DictConfig | None:
     """The configuration of the run whose folder, or file in it, this is; None for other weights."""
     path = Path(str(weights))
-    file = (path if path.is_dir() else path.parent) / ".hydra" / "config.yaml"
+    file = (path if path.is_dir() else path.parent) / files.CONFIG
     if weights is None or not file.is_file():
         return None
     return cast(DictConfig, OmegaConf.load(file))

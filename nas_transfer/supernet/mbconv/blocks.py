@@ -1,4 +1,4 @@
-"""The blocks of an MBConv supernet's archs: every number that their modules and their costs need, and those costs."""
+"""The blocks of MBConv archs: the numbers from which their modules are built, and their costs."""
 
 from __future__ import annotations
 
@@ -24,15 +24,18 @@ SHORTCUTS = (POOLED, IDENTITY)
 
 @dataclass(frozen=True)
 class BlockPlan:
-    """One active inverted-bottleneck block with every number that its module and its cost need.
+    """One active inverted-bottleneck block: every number that its module and its cost depend on.
 
     Args:
-        stage_index: 0-based position of the stage in the table.
-        block_index: 0-based position of the block in its stage.
-        expand: whether an expansion convolution exists; without one, `mid_channels` equals `in_channels`.
-        squeeze_channels: 0 where the block has no squeeze-and-excitation.
-        shortcut: ``pooled`` (AttentiveNAS: everywhere, averaged over the stride, through a 1x1 convolution where the
-            channels differ) or ``identity`` (MobileNetV2: only where neither size nor channels change).
+        stage_index: 0-based index of the stage in the table.
+        block_index: 0-based index of the block in its stage.
+        in_channels, mid_channels, out_channels: widths of input, depthwise convolution and output.
+        kernel_size, stride: of the depthwise convolution.
+        expand: whether there is an expansion convolution; without one, `mid_channels` equals `in_channels`.
+        squeeze_channels: 0 if the block has no squeeze-and-excitation.
+        activation: one of `nas_transfer.supernet.mbconv.rows.ACTIVATIONS`.
+        shortcut: ``pooled`` (AttentiveNAS: in every block, averaged over the stride, with a 1x1 convolution if the
+            channel counts differ) or ``identity`` (MobileNetV2: only if neither size nor channel count changes).
         same_padding: whether a strided depthwise convolution pads as TensorFlow's "same" does.
     """
 
@@ -54,9 +57,9 @@ class StageChoice(NamedTuple):
     """One stage of an arch.
 
     Attributes:
-        stage, stage_index: its row of the table and the row's place.
-        in_width, width, depth: as chosen.
-        kernel_sizes, expand_ratios: one for all blocks, or one a block.
+        stage, stage_index: the row of the table and its index.
+        in_width, width, depth: input channels, and the chosen output channels and number of blocks.
+        kernel_sizes, expand_ratios: one for all blocks, or one for each block.
         shortcut, same_padding: of the whole table.
     """
 
@@ -77,9 +80,9 @@ def plan_stage(choice: StageChoice) -> tuple[BlockPlan, ...]:
     stage = choice.stage
     blocks = []
     for block_index in range(choice.depth):
-        place = block_index if stage.per_block else 0
+        choice_index = block_index if stage.per_block else 0
         in_channels = choice.width if block_index else choice.in_width
-        mid_channels = stage.block_mid_channels(block_index, in_channels, choice.expand_ratios[place])
+        mid_channels = stage.block_mid_channels(block_index, in_channels, choice.expand_ratios[choice_index])
         blocks.append(
             BlockPlan(
                 stage_index=choice.stage_index,
@@ -87,7 +90,7 @@ def plan_stage(choice: StageChoice) -> tuple[BlockPlan, ...]:
                 in_channels=in_channels,
                 mid_channels=mid_channels,
                 out_channels=choice.width,
-                kernel_size=choice.kernel_sizes[place],
+                kernel_size=choice.kernel_sizes[choice_index],
                 stride=1 if block_index else stage.stride,
                 expand=stage.expands,
                 squeeze_channels=squeeze_channels(mid_channels) if stage.squeeze_excite else 0,
@@ -110,10 +113,10 @@ def stage_cost(choice: StageChoice, input_size: Size) -> tuple[tuple[ModuleCost,
 
 
 def block_cost(name: str, plan: BlockPlan, input_size: Size) -> ModuleCost:
-    """The cost of one inverted-bottleneck block with squeeze-and-excitation and its shortcut.
+    """The cost of one inverted-bottleneck block, including squeeze-and-excitation and shortcut.
 
-    A pooled shortcut (AttentiveNAS) averages over the stride and then, only if the channels differ, applies a 1x1
-    convolution without BatchNorm; an identity costs nothing.
+    A pooled shortcut (AttentiveNAS) has a 1x1 convolution without BatchNorm if the channel counts differ; an identity
+    costs nothing.
     """
     output_size = strided_size(input_size, plan.stride)
     mid = plan.mid_channels

@@ -1,4 +1,4 @@
-"""Order the channels inside the blocks of a trained net by importance, so that leading slices keep what matters."""
+"""Order the channels inside the blocks of a trained net by importance, so that narrow archs keep the important ones."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from nas_transfer.supernet.mbconv.network import MBConvBlock
 
 
 def order_by_importance(network: nn.Module) -> None:
-    """Permute the mid channels of every block that expands, most important first; the largest net's output stays.
+    """Sort the mid channels of every expanding block, most important first; the largest arch computes the same.
 
-    A channel's importance is the L1 norm of its weights in the expansion and in the projection (Cai et al. 2020,
-    once-for-all, section 3.3, which takes the one of the following layer).
+    The importance of a channel is the L1 norm of its weights in the expansion and in the projection. Once-for-all (Cai
+    et al. 2020, section 3.3) takes the norm in the following layer alone.
     """
     for block in network.modules():
         if isinstance(block, MBConvBlock) and block.expand is not None:
@@ -22,9 +22,17 @@ def order_by_importance(network: nn.Module) -> None:
 
 
 def permute_mid_channels(block: MBConvBlock, order: Tensor) -> None:
-    """Put a block's mid channels into another order: int64 (mid,); the block computes the same."""
+    """Reorder the mid channels of a block in place, without changing what it computes up to rounding.
+
+    Args:
+        block: a block with an expansion, elastic or plain.
+        order: int64 (mid,), for each new channel the index of the old one.
+
+    Raises:
+        ValueError: the block has no expansion, so its mid channels are its input channels.
+    """
     if block.expand is None:
-        raise ValueError("expected a block with an expansion")
+        raise ValueError("expected a block with an expansion convolution, got one without")
     with torch.no_grad():
         for part in (block.expand, block.depthwise):
             part.conv.weight.copy_(part.conv.weight[order])

@@ -1,13 +1,15 @@
-"""MBConv networks built from a table: the elastic supernet and the plain subnets that are cut out of it.
+"""MBConv networks built from a table: the elastic supernet and the plain subnets that are extracted from it.
 
-Both consist of the same modules under the same names; only their leaf layers differ (elastic or plain torch), so a
-subnet's tensors are slices of the supernet's by name. Block layout, squeeze-and-excitation and classifier follow
-MobileNetV3 (Howard et al. 2019), as once-for-all and AttentiveNAS do; every size comes from `MBConvTable.blocks`.
+Both consist of the same modules under the same names. Only their leaf layers differ, elastic or plain torch, so each
+tensor of a subnet is a slice of the supernet's tensor of that name. Blocks, squeeze-and-excitation and classifier
+follow MobileNetV3 (Howard et al. 2019), as in once-for-all and AttentiveNAS; all sizes come from `MBConvTable.blocks`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 import torch.nn.functional as F
@@ -15,10 +17,12 @@ from torch import Tensor, nn
 from torchvision.ops import stochastic_depth
 
 from nas_transfer.space import SUPERNET, Arch, ArchOrSupernet
-from nas_transfer.supernet.layers import ACTIVATION_MODULES, ConvNormActivation, Layers
+from nas_transfer.supernet.cost import Size, strided_size
+from nas_transfer.supernet.layers import ACTIVATION_MODULES, ConvNormActivation, Layers, initialise
 from nas_transfer.supernet.mbconv.blocks import IDENTITY, BlockPlan
 from nas_transfer.supernet.mbconv.table import MBConvTable
 from nas_transfer.supernet.ops import SqueezeExcite, copy_slices
+from nas_transfer.supernet.pieces import Piece
 from nas_transfer.supernet.preprocessing import IMAGE_CHANNELS
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -27,11 +31,13 @@ Network = TypeVar("Network", bound=nn.Module)
 class MBConvBlock(nn.Module):
     """Inverted bottleneck: expand 1x1, depthwise, squeeze-and-excitation after the activation, project 1x1, shortcut.
 
-    A pooled shortcut averages over the stride and applies its 1x1 convolution only where the channel counts differ; an
-    identity is there only where neither size nor channel count changes.
+    A pooled shortcut averages over the stride and applies its 1x1 convolution only if the channel counts differ. An
+    identity shortcut exists only if neither size nor channel count changes.
 
     Args:
-        transformed_sizes: kernel sizes below the largest that an elastic block learns a map to.
+        plan: sizes of the block, in a supernet the largest ones.
+        layers: makes elastic or plain layers.
+        transformed_sizes: of the depthwise convolution, see `nas_transfer.supernet.ops.ElasticConv2d`.
     """
 
     def __init__(self, plan: BlockPlan, layers: Layers, transformed_sizes: Sequence[int] = ()) -> None:
@@ -59,7 +65,7 @@ class MBConvBlock(nn.Module):
         self.project = ConvNormActivation(
             layers.conv(mid, plan.out_channels), layers.norm(plan.out_channels), activation=None
         )
-        # In a supernet a stage's first block can meet another width than its own, whatever the largest arch has.
+        # In a supernet, the widths before and after the first block of a stage can differ in some arch.
         may_differ = plan.block_index == 0 if layers.elastic else plan.in_channels != plan.out_channels
         pooled = may_differ and not self.identity
         self.shortcut = layers.conv(plan.in_channels, plan.out_channels) if pooled else None
@@ -77,8 +83,8 @@ class MBConvBlock(nn.Module):
         if self.identity and (self.stride > 1 or features.shape[1] != hidden.shape[1]):
             return hidden
         if self.stride > 1:
-            # One row or column of zeros in front of an odd side, as AttentiveNAS pads it, but side by side: detection
-            # images are not square.
+            # As in AttentiveNAS, an odd side gets one row or column of zeros in front; height and width are padded
+            # separately, since detection images are not square.
             odd = (features.shape[2] % self.stride, features.shape[3] % self.stride)
             padding = (0, 0) if self.whole_strides else odd
             shortcut = F.avg_pool2d(shortcut, self.stride, self.stride, padding)
@@ -89,7 +95,7 @@ class MBConvBlock(nn.Module):
         return hidden + shortcut
 
     def set_plan(self, plan: BlockPlan) -> None:
-        """Make the elastic layers those of `plan`; input widths follow from the tensors."""
+        """Set the active sizes of the elastic layers to those of `plan`; input widths follow from the tensors."""
         if self.expand is not None:
             _set_conv(self.expand.conv, plan.mid_channels)
         _set_conv(self.depthwise.conv, plan.mid_channels, plan.kernel_size)
@@ -107,14 +113,14 @@ def _set_conv(conv: nn.Module, out_channels: int, kernel_size: int = 1) -> None:
 
 
 def build_stem(table: MBConvTable, width: int, elastic: bool = False) -> ConvNormActivation:
-    """The first convolution of this width, plain or elastic."""
+    """The first convolution with this output width, plain or elastic."""
     layers, first = Layers(elastic, table.batch_norm_eps, table.same_padding), table.first_conv
     conv = layers.conv(IMAGE_CHANNELS, width, first.kernel_size, first.stride)
     return ConvNormActivation(conv, layers.norm(width), first.activation)
 
 
 def build_block(table: MBConvTable, plan: BlockPlan) -> MBConvBlock:
-    """One plain block."""
+    """One plain block with random weights."""
     return MBConvBlock(plan, Layers(False, table.batch_norm_eps, plan.same_padding))
 
 
@@ -123,11 +129,11 @@ class MBConvBody(nn.Module):
 
     Args:
         table: the supernet's table.
-        arch: `SUPERNET` builds the supernet, which holds the weights of every arch and starts at the largest; an arch
-            builds that subnet as a plain static module.
+        arch: `SUPERNET` builds the supernet, which holds the weights of all archs and starts at the largest one; an
+            arch builds that subnet as a plain static module.
 
     Raises:
-        ArchError: `arch` is not of the table's space.
+        ArchError: `arch` does not belong to the table's space.
     """
 
     def __init__(self, table: MBConvTable, arch: ArchOrSupernet = SUPERNET) -> None:
@@ -145,10 +151,10 @@ class MBConvBody(nn.Module):
         initialise(self)
 
     def set_arch(self, arch: Arch) -> None:
-        """Make `arch` the active subnet of a supernet; the cost is that of the active blocks.
+        """Make `arch` the active arch of a supernet; only its blocks are computed.
 
         Raises:
-            ArchError: `arch` is not of the supernet's space.
+            ArchError: `arch` does not belong to the supernet's space.
         """
         plans = self.table.blocks(arch)
         self.arch = arch
@@ -159,7 +165,7 @@ class MBConvBody(nn.Module):
             self.active_depths[plan.stage_index] += 1
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Normalised images (B, 3, H, W) to four maps (B, C_i, ceil(H / s_i), ceil(W / s_i)), s = 4, 8, 16, 32."""
+        """Map normalised images (B, 3, H, W) to four maps (B, C, ceil(H / s), ceil(W / s)), s = 4, 8, 16, 32."""
         features = self.first_conv(images)
         taps = []
         for index, (stage, depth) in enumerate(zip(self.stages, self.active_depths, strict=True)):
@@ -170,8 +176,10 @@ class MBConvBody(nn.Module):
         return taps
 
     def set_drop_path(self, rate: float) -> None:
-        """Skip blocks at random in training (Huang et al. 2016): the last one for this share of images, linearly less
-        towards the first; only where the shortcut is the identity."""
+        """Skip blocks at random in training (Huang et al. 2016), where the shortcut is the identity.
+
+        The last block is skipped for this share of the images, earlier blocks for linearly less, the first for none.
+        """
         active = [
             block for stage, depth in zip(self.stages, self.active_depths, strict=True) for block in stage[:depth]
         ]  # type: ignore[index]
@@ -179,21 +187,21 @@ class MBConvBody(nn.Module):
             block.drop_path = rate * number / max(1, len(active) - 1)
 
     def extract(self, arch: Arch) -> MBConvBody:
-        """The subnet as a plain static module with its own copy of the weights.
+        """The subnet of an arch as a plain static module with its own copy of the weights.
 
         Raises:
-            ArchError: `arch` is not of the supernet's space.
+            ArchError: `arch` does not belong to the supernet's space.
         """
         return _extract(self, MBConvBody(self.table, arch))
 
 
 class MBConvClassifier(nn.Module):
-    """The classification head: 1x1 expansion, global pooling, 1x1 feature mix if any, dropout, linear.
+    """The classification head: 1x1 expansion, global pooling, an optional 1x1 feature mix, dropout, linear layer.
 
     Args:
         table: the supernet's table.
         num_classes: outputs of the last layer.
-        arch: `SUPERNET` for the head that all archs share, an arch for its plain static head.
+        arch: `SUPERNET` builds the head that all archs share, an arch its plain static head.
     """
 
     def __init__(self, table: MBConvTable, num_classes: int, arch: ArchOrSupernet = SUPERNET) -> None:
@@ -218,7 +226,7 @@ class MBConvClassifier(nn.Module):
         return arch[f"width.{self.table.stages[-1].name}"], arch["width.last_conv"]
 
     def set_arch(self, arch: Arch) -> None:
-        """Make the head's layers those of `arch`."""
+        """Set the active sizes of the elastic layers to those of `arch`."""
         in_channels, width = self._widths(arch)
         pooled = self.table.last_conv.pooled_channels(in_channels, width)
         self.final_expand.conv.active_out_channels = pooled  # type: ignore[assignment]
@@ -244,12 +252,27 @@ def _extract(supernet: nn.Module, subnet: Network) -> Network:
     return subnet.train(supernet.training)
 
 
-def initialise(network: nn.Module) -> None:
-    """He initialisation by fan-out for convolutions (He et al. 2015), N(0, 0.01) for linear layers, zero biases."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out")
-        elif isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=0.01)
-        if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
-            nn.init.zeros_(module.bias)
+def build_body(table: MBConvTable, arch: ArchOrSupernet) -> MBConvBody:
+    """Stem and stages, see `nas_transfer.supernet.networks.build_body`."""
+    return MBConvBody(table, arch)
+
+
+def build_classifier(table: MBConvTable, num_classes: int, arch: ArchOrSupernet) -> MBConvClassifier:
+    """The classification head, see `nas_transfer.supernet.networks.build_classifier`."""
+    return MBConvClassifier(table, num_classes, arch)
+
+
+def build_pieces(table: MBConvTable, arch: Arch, input_size: Size) -> list[Piece]:
+    """Stem and blocks for one image of `input_size` (H, W), see `nas_transfer.supernet.networks.latency_pieces`."""
+    size = (int(input_size[0]), int(input_size[1]))
+    plans = table.blocks(arch)
+    width = arch["width.first_conv"]
+    key = f"stem {table.first_conv} {width} {table.same_padding} {size}"
+    pieces = [Piece(key, partial(build_stem, table, width), (IMAGE_CHANNELS, *size))]
+    size = strided_size(size, table.first_conv.stride)
+    for plan in plans:
+        # Blocks of different stages take equal time; only the first block of a stage can have a shortcut convolution.
+        plan = replace(plan, stage_index=0, block_index=int(plan.block_index > 0))
+        pieces.append(Piece(f"mbconv {plan} {size}", partial(build_block, table, plan), (plan.in_channels, *size)))
+        size = strided_size(size, plan.stride)
+    return pieces

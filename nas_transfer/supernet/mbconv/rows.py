@@ -1,10 +1,9 @@
-"""The rows of an MBConv supernet's table, and the rounding of channel counts that its module and its costs share."""
+"""The rows of an MBConv supernet's table, and the rounding of channel counts that networks and costs share."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from nas_transfer.errors import ConfigError
 from nas_transfer.supernet.fields import as_tuple, check_positive
@@ -15,7 +14,7 @@ SQUEEZE_DIVISOR = 4
 
 
 def make_divisible(value: float, divisor: int = CHANNEL_DIVISOR) -> int:
-    """Round a channel count to a multiple of `divisor`, at least `divisor`, and never below 0.9 of `value`."""
+    """Round a channel count to a multiple of `divisor` that is at least `divisor` and at least 0.9 of `value`."""
     rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * value else rounded
 
@@ -32,7 +31,14 @@ def squeeze_channels(mid_channels: int) -> int:
 
 @dataclass(frozen=True)
 class FirstConv:
-    """The stem: one convolution from RGB with BatchNorm and an activation; `width` lists its choices."""
+    """The stem: one convolution of the image with BatchNorm and an activation.
+
+    Args:
+        width: output channel choices, multiples of 8.
+        kernel_size: odd.
+        stride: 1 or 2.
+        activation: one of `ACTIVATIONS`.
+    """
 
     width: tuple[int, ...]
     kernel_size: int
@@ -49,24 +55,24 @@ class FirstConv:
 
 @dataclass(frozen=True)
 class StageTable:
-    """One stage: all its blocks share width, and, unless `per_block`, kernel size and expand ratio.
+    """One stage. Its blocks share the width and, unless `per_block`, the kernel size and the expand ratio.
 
     Args:
-        name: names the stage's genes (``width.<name>``, ...) and its modules; no dots.
+        name: of the stage, without dots; used in the names of its genes (``width.<name>``, ...) and modules.
         width: output channel choices, multiples of 8.
-        depth: choices of how many blocks are active; an arch of depth d uses the first d.
-        kernel_size: odd depthwise kernel choices; a smaller one is the centre crop of the largest, or a learned map
-            of it (`MBConvTable.kernel_transform`).
-        expand_ratio: choices of mid / in channels; ``(1,)`` alone means that the blocks have no expansion convolution.
-        stride: 1 or 2, of the first block.
+        depth: choices of the number of active blocks; an arch of depth d uses the first d blocks.
+        kernel_size: odd choices of the depthwise kernel size; a smaller kernel is the centre crop of the largest, or a
+            learned map of it (`MBConvTable.kernel_transform`).
+        expand_ratio: choices of mid channels / in channels; ``(1,)`` means that the blocks do not expand.
+        stride: of the first block, 1 or 2.
         squeeze_excite: whether the blocks have squeeze-and-excitation.
         activation: one of `ACTIVATIONS`.
-        per_block: whether every block has a kernel size and an expand ratio of its own (once-for-all).
-        mid_channels: for a net whose blocks expand irregularly, each block's mid channels at the largest expand ratio;
-            the others' follow in proportion. Null: `expand_ratio` times the block's input.
+        per_block: whether each block chooses its kernel size and expand ratio separately (once-for-all).
+        mid_channels: the mid channels of each block at the largest expand ratio, for nets that expand irregularly; a
+            smaller ratio reduces them proportionally. None: the expand ratio times the block's input channels.
 
     Raises:
-        ConfigError: naming the stage, the field and the value.
+        ConfigError: a field is malformed; the message names the stage, the field and the value.
     """
 
     name: str
@@ -98,13 +104,14 @@ class StageTable:
             check_positive(f"{self.name}.mid_channels", self.mid_channels)
             if len(self.mid_channels) != self.depth[-1]:
                 raise ConfigError(
-                    f"expected {self.depth[-1]} {self.name}.mid_channels, one a block, got {list(self.mid_channels)}"
+                    f"expected {self.depth[-1]} values for {self.name}.mid_channels, one for each block, "
+                    f"got {list(self.mid_channels)}"
                 )
         _check_activation(self.name, self.activation)
 
     @property
     def expands(self) -> bool:
-        """Whether the stage's blocks hold an expansion convolution."""
+        """Whether the stage's blocks have an expansion convolution."""
         return self.expand_ratio != (1,)
 
     def block_mid_channels(self, block_index: int, in_channels: int, expand_ratio: int) -> int:
@@ -116,14 +123,18 @@ class StageTable:
 
 @dataclass(frozen=True)
 class LastConv:
-    """The classifier's convolutions.
+    """The convolutions of the classification head.
 
-    With an `expand_ratio` (MobileNetV3's head, AttentiveNAS's "v3 head"): 1x1 to so many times the last stage's width
-    with BatchNorm and activation, global pooling, then 1x1 without BatchNorm to one of the `width` choices with
-    activation. Without one (EfficientNet's, BigNAS's): 1x1 to `width` with BatchNorm and activation, global pooling.
+    With an `expand_ratio` (the head of MobileNetV3, AttentiveNAS's "v3 head"), a 1x1 convolution with BatchNorm and
+    activation expands the last stage's width by that ratio; after global pooling, a 1x1 convolution without BatchNorm
+    and with activation maps to `width`. Without one (EfficientNet, BigNAS), a 1x1 convolution with BatchNorm and
+    activation maps to `width`, and global pooling follows.
 
     Args:
-        bias: whether the convolution after the pooling has one.
+        width: choices of the number of features that the linear classifier reads, multiples of 8.
+        expand_ratio: see above, or None.
+        activation: one of `ACTIVATIONS`.
+        bias: whether the convolution after the pooling has a bias.
     """
 
     width: tuple[int, ...]
@@ -143,23 +154,23 @@ class LastConv:
         return width if self.expand_ratio is None else expanded_channels(last_stage_width, self.expand_ratio)
 
 
-def _check_widths(where: str, widths: Sequence[Any]) -> None:
+def _check_widths(where: str, widths: Sequence[int]) -> None:
     check_positive(f"{where}.width", widths)
     if any(width % CHANNEL_DIVISOR for width in widths):
         raise ConfigError(f"expected multiples of {CHANNEL_DIVISOR} for {where}.width, got {list(widths)}")
 
 
-def _check_kernel_sizes(where: str, kernel_sizes: Sequence[Any]) -> None:
+def _check_kernel_sizes(where: str, kernel_sizes: Sequence[int]) -> None:
     check_positive(f"{where}.kernel_size", kernel_sizes)
     if any(kernel_size % 2 == 0 for kernel_size in kernel_sizes):
         raise ConfigError(f"expected odd numbers for {where}.kernel_size, got {list(kernel_sizes)}")
 
 
-def _check_stride(where: str, stride: Any) -> None:
+def _check_stride(where: str, stride: object) -> None:
     if isinstance(stride, bool) or stride not in (1, 2):
         raise ConfigError(f"expected 1 or 2 for {where}.stride, got {stride!r}")
 
 
-def _check_activation(where: str, activation: Any) -> None:
+def _check_activation(where: str, activation: object) -> None:
     if activation not in ACTIVATIONS:
         raise ConfigError(f"expected one of {list(ACTIVATIONS)} for {where}.activation, got {activation!r}")

@@ -1,7 +1,7 @@
-"""MBConv supernets as tables: what each stage may choose, which blocks an arch activates, and what they cost.
+"""MBConv supernets as tables: the choices of each stage, the active blocks of an arch, and their costs.
 
-The table is the single truth about channel counts: the torch module in `network` and the costs are
-both derived from its `blocks`. It is built from ``conf/supernet/*.yaml`` and needs no torch.
+Both the networks (`nas_transfer.supernet.mbconv.network`) and the costs are derived from `MBConvTable.blocks`, the only
+definition of channel counts. The table is built from ``conf/supernet/*.yaml`` and needs no torch.
 
 References: Wang et al., "AttentiveNAS: Improving Neural Architecture Search via Attentive Sampling", CVPR 2021 (arXiv
 2011.09011), whose space AlphaNet (arXiv 2102.07954) shares; Cai et al., "Once-for-All", ICLR 2020 (arXiv 1908.09791).
@@ -10,15 +10,15 @@ References: Wang et al., "AttentiveNAS: Improving Neural Architecture Search via
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from nas_transfer.errors import ConfigError
-from nas_transfer.space import SUPERNET, Arch, ArchOrSupernet, Gene, SearchSpace
+from nas_transfer.space import Arch, Gene, SearchSpace
 from nas_transfer.supernet.cost import Cost, CostTotals, Size, strided_size, totals_by_group
 from nas_transfer.supernet.fields import as_record, as_tuple, check_positive, is_number
 from nas_transfer.supernet.mbconv.blocks import (
@@ -32,12 +32,8 @@ from nas_transfer.supernet.mbconv.blocks import (
     stage_cost,
 )
 from nas_transfer.supernet.mbconv.rows import FirstConv, LastConv, StageTable
-from nas_transfer.supernet.pieces import Piece
 from nas_transfer.supernet.preprocessing import Preprocessing
 from nas_transfer.supernet.protocol import TAP_STRIDES
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -47,23 +43,25 @@ class MBConvTable:
     Hydra instantiates it from YAML with ``_convert_: all``; lists become tuples, and mappings become the dataclasses.
 
     Args:
-        name: names the search space.
-        resolutions: choices of the gene ``resolution``, in pixels; classification runs at resolution x resolution.
-        first_conv: the stem, an elastic width with the gene ``width.first_conv``.
-        stages: in order; each adds the genes ``width``, ``depth``, ``kernel_size`` and ``expand_ratio`` of its name,
-            the last two for each block where the stage says so.
-        last_conv: the classifier's convolutions, with the gene ``width.last_conv``.
+        name: of the supernet and of its space.
+        resolutions: choices of the gene ``resolution`` in pixels, the height and width of images in classification.
+        first_conv: the stem, whose width is the gene ``width.first_conv``.
+        stages: in order; each adds the genes ``width.<name>``, ``depth.<name>``, ``kernel_size.<name>`` and
+            ``expand_ratio.<name>``, the last two for each block (``.<block>``) if `StageTable.per_block` is set.
+        last_conv: convolutions of the classification head, whose width is the gene ``width.last_conv``.
         tap_stages: the four stages whose outputs are the feature maps at strides 4, 8, 16 and 32.
         batch_norm_eps: epsilon of every BatchNorm.
-        preprocessing: what its weights expect of an image, unless they come with a preprocessing of their own.
+        preprocessing: of images, unless the weights come with a preprocessing of their own.
         shortcut: of the blocks, see `BlockPlan`.
-        same_padding: whether strided convolutions pad as TensorFlow's "same" does, the odd zero at the end.
-        kernel_transform: whether a smaller kernel is a learned map of the next larger one's centre (once-for-all)
-            instead of the centre itself; a subnet has the result alone.
+        same_padding: whether strided convolutions pad as TensorFlow's "same" does, an odd zero at the end.
+        kernel_transform: whether a smaller kernel is a learned map of the next larger kernel's centre (once-for-all)
+            instead of the centre itself; a subnet only has the result.
 
     Raises:
-        ConfigError: a field that is malformed, or taps whose strides are not 4, 8, 16 and 32.
+        ConfigError: a field is malformed, or the strides of `tap_stages` are not 4, 8, 16 and 32.
     """
+
+    network_module: ClassVar[str] = "nas_transfer.supernet.mbconv.network"
 
     name: str
     resolutions: tuple[int, ...]
@@ -103,7 +101,7 @@ class MBConvTable:
         for stage in self.stages:
             if stage.mid_channels is not None and (len(stage.width) > 1 or not stage.expands):
                 raise ConfigError(f"expected one width and an expansion in a stage with mid_channels, got {stage}")
-        _ = self.space  # building the genes checks that all choices ascend and that stage names are unique
+        _ = self.space  # building the genes checks that choices are ascending and stage names unique
 
     def _check_taps(self) -> None:
         strides = self.stage_strides
@@ -116,7 +114,8 @@ class MBConvTable:
 
     @cached_property
     def space(self) -> SearchSpace:
-        """The genes ``resolution``, ``width.*`` (stem, stages, last_conv), then depth, kernel size and expand ratio."""
+        """The genes ``resolution``, ``width.*`` (stem, stages, last_conv), ``depth.*``, ``kernel_size.*`` and
+        ``expand_ratio.*``, in this order."""
         genes = [Gene("resolution", self.resolutions), Gene("width.first_conv", self.first_conv.width)]
         genes += [Gene(f"width.{stage.name}", stage.width) for stage in self.stages]
         genes.append(Gene("width.last_conv", self.last_conv.width))
@@ -128,7 +127,7 @@ class MBConvTable:
 
     @cached_property
     def stage_strides(self) -> dict[str, int]:
-        """The stride of each stage's output against the image."""
+        """The stride of each stage's output relative to the image."""
         strides: dict[str, int] = {}
         stride = self.first_conv.stride
         for stage in self.stages:
@@ -138,23 +137,23 @@ class MBConvTable:
 
     @cached_property
     def tap_indices(self) -> tuple[int, ...]:
-        """The positions of the tapped stages."""
+        """The indices of the tapped stages."""
         names = [stage.name for stage in self.stages]
         return tuple(names.index(stage) for stage in self.tap_stages)
 
     def blocks(self, arch: Arch) -> tuple[BlockPlan, ...]:
-        """The active blocks in order; raises ArchError if `arch` is not of this space."""
+        """The active blocks in order; raises ArchError if `arch` does not belong to this space."""
         return tuple(block for choice in self._stage_choices(arch) for block in plan_stage(choice))
 
     def max_blocks(self) -> tuple[BlockPlan, ...]:
-        """Every block at its largest in, mid and out channels and kernel: what the supernet allocates.
+        """Every block with its largest channel counts and kernel size, as the supernet allocates them.
 
-        Widths are multiples of 8, so the largest arch's mid channels are the paper's round(max_in * max_expand_ratio).
+        Widths are multiples of 8, so the mid channels are the round(max_in * max_expand_ratio) of the paper.
         """
         return self.blocks(self.space.largest())
 
     def feature_channels(self, arch: Arch) -> tuple[int, int, int, int]:
-        """Channels of the feature maps at strides 4, 8, 16 and 32; raises ArchError for a foreign arch."""
+        """Channels of the feature maps at strides 4, 8, 16 and 32; raises ArchError outside the space."""
         self.space.validate(arch)
         four, eight, sixteen, thirty_two = (arch[f"width.{stage}"] for stage in self.tap_stages)
         return four, eight, sixteen, thirty_two
@@ -163,7 +162,7 @@ class MBConvTable:
         """Cost of ``first_conv`` and the active blocks ``<stage>.<block>`` for one image of `input_size` (H, W).
 
         Raises:
-            ArchError: `arch` is not of this space.
+            ArchError: `arch` does not belong to this space.
         """
         choices = self._stage_choices(arch)
         size = (int(input_size[0]), int(input_size[1]))
@@ -175,16 +174,16 @@ class MBConvTable:
         return Cost(tuple(modules))
 
     def body_totals(self, archs: Sequence[Arch], input_sizes: Sequence[Size]) -> CostTotals:
-        """`body_cost` of many archs of this space, each at its own input size (H, W): int64 (N,).
+        """Totals of `body_cost` for many archs of this space, each at its own input size (H, W).
 
-        Stages that cost the same are costed once: 10,000 archs differ in a few thousand stages.
+        The cost of equal stages is computed once: 10,000 archs have a few thousand distinct stages.
         """
         values = np.asarray([arch.values for arch in archs], dtype=np.int64).reshape(len(archs), -1)
         sizes = np.asarray(input_sizes, dtype=np.int64).reshape(len(archs), 2)
 
-        def first_conv(place: int) -> tuple[int, int]:
-            size = (int(sizes[place, 0]), int(sizes[place, 1]))
-            cost = first_conv_cost(self.first_conv, int(values[place, 1]), size)[0]
+        def first_conv(row: int) -> tuple[int, int]:
+            size = (int(sizes[row, 0]), int(sizes[row, 1]))
+            cost = first_conv_cost(self.first_conv, int(values[row, 1]), size)[0]
             return cost.macs, cost.params
 
         totals = totals_by_group(np.concatenate([sizes, values[:, 1:2]], 1), first_conv)
@@ -197,20 +196,20 @@ class MBConvTable:
         return totals
 
     def head_keys(self, archs: Sequence[Arch]) -> npt.NDArray[np.int64]:
-        """Resolution and widths: (N, K)."""
+        """Values of the gene resolution and of all widths: (N, K)."""
         last_width = len(self.stages) + 3
         return np.asarray([arch.values[:last_width] for arch in archs], dtype=np.int64).reshape(len(archs), last_width)
 
     @property
     def classifier_genes(self) -> tuple[str, ...]:
-        """The resolution, which follows a task's own input elsewhere, and the width of the last convolution."""
+        """The resolution, which other tasks replace by their own input size, and the width of the last convolution."""
         return "resolution", "width.last_conv"
 
     def classifier_cost(self, arch: Arch, input_size: Size, num_classes: int) -> Cost:
         """Cost of ``final_expand``, ``feature_mix`` and ``classifier`` for one image of `input_size` (H, W).
 
         Raises:
-            ArchError: `arch` is not of this space.
+            ArchError: `arch` does not belong to this space.
         """
         self.space.validate(arch)
         size = (int(input_size[0]), int(input_size[1]))
@@ -219,61 +218,28 @@ class MBConvTable:
         last_stage_width = arch[f"width.{self.stages[-1].name}"]
         return last_conv_cost(self.last_conv, last_stage_width, arch["width.last_conv"], size, num_classes)
 
-    def pieces(self, arch: Arch, input_size: Size) -> list[Piece]:
-        """Stem and blocks for one image of `input_size` (H, W)."""
-        from nas_transfer.supernet.mbconv.network import build_block, build_stem
-
-        size = (int(input_size[0]), int(input_size[1]))
-        width = arch["width.first_conv"]
-        found = [
-            Piece(
-                f"stem {self.first_conv} {width} {self.same_padding} {size}",
-                partial(build_stem, self, width),
-                (3, *size),
-            )
-        ]
-        size = strided_size(size, self.first_conv.stride)
-        for plan in self.blocks(arch):
-            plan = replace(plan, stage_index=0, block_index=int(plan.block_index > 0))
-            build = partial(build_block, self, plan)
-            found.append(Piece(f"mbconv {plan} {size}", build, (plan.in_channels, *size)))
-            size = strided_size(size, plan.stride)
-        return found
-
-    def build_body(self, arch: ArchOrSupernet = SUPERNET) -> nn.Module:
-        """Stem and stages: of the supernet (`SUPERNET`) or, plain and static, of one arch."""
-        from nas_transfer.supernet.mbconv.network import MBConvBody
-
-        return MBConvBody(self, arch)
-
-    def build_classifier(self, num_classes: int, arch: ArchOrSupernet = SUPERNET) -> nn.Module:
-        """The classification head: of the supernet (`SUPERNET`) or, plain and static, of one arch."""
-        from nas_transfer.supernet.mbconv.network import MBConvClassifier
-
-        return MBConvClassifier(self, num_classes, arch)
-
     @cached_property
     def _stage_columns(self) -> tuple[list[int], ...]:
-        """Of each stage, the places of its genes: in width, width, depth, kernel sizes, expand ratios."""
-        places = {name: place for place, name in enumerate(self.space.names)}
-        found = []
+        """For each stage, the indices of its genes: in width, width, depth, kernel sizes, expand ratios."""
+        indices = {name: index for index, name in enumerate(self.space.names)}
+        columns = []
         before = "first_conv"
         for stage in self.stages:
             names = [f"width.{before}", f"width.{stage.name}", f"depth.{stage.name}"]
             names += [gene.name for group in ("kernel_size", "expand_ratio") for gene in _block_genes(group, stage)]
-            found.append([places[name] for name in names])
+            columns.append([indices[name] for name in names])
             before = stage.name
-        return tuple(found)
+        return tuple(columns)
 
     def _stage_choices(self, arch: Arch) -> list[StageChoice]:
         self.space.validate(arch)
         return [
-            self._stage_choice(index, [arch.values[place] for place in columns])
+            self._stage_choice(index, [arch.values[column] for column in columns])
             for index, columns in enumerate(self._stage_columns)
         ]
 
     def _stage_choice(self, index: int, values: Sequence[int]) -> StageChoice:
-        """A stage with the values of its genes, in the order of `_stage_columns`."""
+        """A stage with these values of its genes, in the order of `_stage_columns`."""
         in_width, width, depth, *blocks = values
         half = len(blocks) // 2
         kernel_sizes, expand_ratios = tuple(blocks[:half]), tuple(blocks[half:])
@@ -282,15 +248,15 @@ class MBConvTable:
             self.shortcut, self.same_padding,
         )  # fmt: skip
 
-    def _stage_totals(self, index: int, keys: npt.NDArray[np.int64], place: int) -> tuple[int, int]:
-        """MACs and parameters of a stage: `keys` holds (H, W, values of its genes)."""
-        height, width, *values = keys[place].tolist()
+    def _stage_totals(self, index: int, keys: npt.NDArray[np.int64], row: int) -> tuple[int, int]:
+        """MACs and parameters of a stage; a row of `keys` holds H, W and the values of the stage's genes."""
+        height, width, *values = keys[row].tolist()
         modules, _ = stage_cost(self._stage_choice(index, values), (height, width))
         return sum([module.macs for module in modules]), sum([module.params for module in modules])
 
 
 def _block_genes(group: str, stage: StageTable) -> list[Gene]:
-    """A stage's genes of the kernel size or the expand ratio: one, or one for each block that may be there."""
+    """The genes of a stage's kernel size or expand ratio: one, or one for each block of the deepest arch."""
     choices = getattr(stage, group)
     if not stage.per_block:
         return [Gene(f"{group}.{stage.name}", choices)]

@@ -1,4 +1,4 @@
-"""The modules behind `ResNetTable`: torchvision's own, under its names."""
+"""ResNets built from a table, from torchvision's modules and under its names."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from functools import partial
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
+from nas_transfer.space import Arch, ArchOrSupernet
+from nas_transfer.supernet.cost import Size, strided_size
+from nas_transfer.supernet.pieces import Piece
+from nas_transfer.supernet.preprocessing import IMAGE_CHANNELS
 from nas_transfer.supernet.resnet.table import EXPANSION, STEM_WIDTH, WIDTHS, Position, ResNetTable
 
 
 class ResNetBody(nn.Module):
-    """Maps normalised images (B, 3, H, W) to maps at strides 4, 8, 16 and 32."""
+    """The body of a ResNet: images (B, 3, H, W) to feature maps at strides 4, 8, 16 and 32."""
 
     def __init__(self, table: ResNetTable) -> None:
         super().__init__()
@@ -21,7 +25,7 @@ class ResNetBody(nn.Module):
             self.add_module(name, getattr(network, name))
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """The outputs of the four stages."""
+        """Map normalised images (B, 3, H, W) to four maps (B, C, ceil(H / s), ceil(W / s)), s = 4, 8, 16, 32."""
         features = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         maps = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
@@ -30,14 +34,14 @@ class ResNetBody(nn.Module):
         return maps
 
     def set_drop_path(self, rate: float) -> None:
-        """Nothing: torchvision's blocks have no stochastic depth."""
+        """Do nothing: torchvision's blocks have no stochastic depth."""
 
     def set_arch(self, arch: object) -> None:
-        """Nothing: there is one arch."""
+        """Do nothing: there is only one arch."""
 
 
 class ResNetClassifier(nn.Module):
-    """Global pooling, dropout, linear."""
+    """The classification head: global pooling, dropout, linear layer."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -50,7 +54,7 @@ class ResNetClassifier(nn.Module):
 
 
 def build_stem(table: ResNetTable) -> nn.Module:
-    """Convolution, BatchNorm, ReLU and pooling."""
+    """Convolution, BatchNorm, ReLU and max pooling."""
     body = ResNetBody(table)
     return nn.Sequential(body.conv1, body.bn1, body.relu, body.maxpool)
 
@@ -67,3 +71,27 @@ def build_block(table: ResNetTable, position: Position) -> nn.Module:
     return Bottleneck(
         position.in_channels, position.width, position.stride, downsample, base_width=STEM_WIDTH, norm_layer=norm
     )
+
+
+def build_body(table: ResNetTable, arch: ArchOrSupernet) -> ResNetBody:
+    """torchvision's network without its last two layers, see `nas_transfer.supernet.networks.build_body`."""
+    table.space.validate(table.space.arch_or_largest(arch))
+    return ResNetBody(table)
+
+
+def build_classifier(table: ResNetTable, num_classes: int, arch: ArchOrSupernet) -> ResNetClassifier:
+    """Global pooling and the last layer, see `nas_transfer.supernet.networks.build_classifier`."""
+    return ResNetClassifier(num_classes)
+
+
+def build_pieces(table: ResNetTable, arch: Arch, input_size: Size) -> list[Piece]:
+    """Stem and blocks for one image of `input_size` (H, W), see `nas_transfer.supernet.networks.latency_pieces`."""
+    table.space.validate(arch)
+    size = (int(input_size[0]), int(input_size[1]))
+    pieces = [Piece(f"resnet stem {size}", partial(build_stem, table), (IMAGE_CHANNELS, *size))]
+    size = strided_size(strided_size(size, 2), 2)
+    for position in table.positions:
+        key = f"resnet {position} {size}"
+        pieces.append(Piece(key, partial(build_block, table, position), (position.in_channels, *size)))
+        size = strided_size(size, position.stride)
+    return pieces

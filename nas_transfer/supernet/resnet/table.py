@@ -1,21 +1,21 @@
-"""torchvision's ResNets of bottleneck blocks as a space of one arch: a baseline behind the same necks and heads.
+"""torchvision's ResNets of bottleneck blocks as spaces of one arch: baselines with the same necks and heads.
 
 Reference: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016 (arXiv 1512.03385), with the stride in
-the 3x3 convolution, as torchvision has it.
+the 3x3 convolution, as in torchvision.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from nas_transfer.errors import ConfigError
-from nas_transfer.space import SUPERNET, Arch, ArchOrSupernet, Gene, SearchSpace
+from nas_transfer.space import Arch, Gene, SearchSpace
 from nas_transfer.supernet.cost import (
     Cost,
     CostTotals,
@@ -28,11 +28,7 @@ from nas_transfer.supernet.cost import (
     totals_by_group,
 )
 from nas_transfer.supernet.fields import as_record, as_tuple, check_positive
-from nas_transfer.supernet.pieces import Piece
 from nas_transfer.supernet.preprocessing import IMAGE_CHANNELS, Preprocessing
-
-if TYPE_CHECKING:
-    from torch import nn
 
 STEM_WIDTH = 64
 WIDTHS = (64, 128, 256, 512)
@@ -41,7 +37,7 @@ EXPANSION = 4
 
 @dataclass(frozen=True)
 class Position:
-    """One bottleneck block: its channels and its stride."""
+    """One bottleneck block: its input channels, inner width and stride; it has 4 x `width` output channels."""
 
     in_channels: int
     width: int
@@ -49,26 +45,28 @@ class Position:
 
     @property
     def projects(self) -> bool:
-        """Whether its shortcut is a convolution."""
+        """Whether the shortcut is a convolution."""
         return self.stride > 1 or self.in_channels != EXPANSION * self.width
 
 
 @dataclass(frozen=True)
 class ResNetTable:
-    """A ResNet as a supernet with one arch, whose tensors have torchvision's names.
+    """A ResNet as a supernet of one arch, whose tensors have torchvision's names.
 
     Hydra instantiates it from YAML with ``_convert_: all``.
 
     Args:
-        name: names the search space.
-        resolution: of classification, pixels.
-        blocks: of each of the four stages; (3, 4, 6, 3) is ResNet-50.
+        name: of the supernet and of its space.
+        resolution: height and width of images in classification, in pixels.
+        blocks: number of blocks of each of the four stages; (3, 4, 6, 3) is ResNet-50.
         batch_norm_eps: epsilon of every BatchNorm.
-        preprocessing: what its weights expect of an image, unless they come with a preprocessing of their own.
+        preprocessing: of images, unless the weights come with a preprocessing of their own.
 
     Raises:
-        ConfigError: a field that is malformed.
+        ConfigError: a field is malformed.
     """
+
+    network_module: ClassVar[str] = "nas_transfer.supernet.resnet.network"
 
     name: str
     resolution: int
@@ -81,25 +79,25 @@ class ResNetTable:
         check_positive("blocks", blocks)
         check_positive("resolution", (self.resolution,))
         if len(blocks) != len(WIDTHS):
-            raise ConfigError(f"expected {len(WIDTHS)} blocks in supernet '{self.name}', got {list(blocks)}")
+            raise ConfigError(f"expected {len(WIDTHS)} values for blocks in supernet '{self.name}', got {list(blocks)}")
         object.__setattr__(self, "blocks", blocks)
         object.__setattr__(self, "preprocessing", as_record(self.preprocessing, Preprocessing, "preprocessing"))
 
     @cached_property
     def space(self) -> SearchSpace:
-        """One arch; its only gene is the resolution of classification."""
+        """One arch, whose only gene is the resolution in classification."""
         return SearchSpace(self.name, (Gene("resolution", (self.resolution,)),))
 
     @cached_property
     def positions(self) -> tuple[Position, ...]:
         """All blocks in order."""
-        found = []
+        positions = []
         channels = STEM_WIDTH
         for stage, (width, count) in enumerate(zip(WIDTHS, self.blocks, strict=True)):
             for number in range(count):
-                found.append(Position(channels, width, 2 if stage and not number else 1))
+                positions.append(Position(channels, width, 2 if stage and not number else 1))
                 channels = EXPANSION * width
-        return tuple(found)
+        return tuple(positions)
 
     def feature_channels(self, arch: Arch) -> tuple[int, int, int, int]:
         """Channels of the feature maps at strides 4, 8, 16 and 32."""
@@ -118,17 +116,17 @@ class ResNetTable:
         return Cost(tuple(modules))
 
     def body_totals(self, archs: Sequence[Arch], input_sizes: Sequence[Size]) -> CostTotals:
-        """`body_cost` of many archs, each at its own input size (H, W): int64 (N,)."""
+        """Totals of `body_cost` for many archs, each at its own input size (H, W)."""
         sizes = np.asarray(input_sizes, dtype=np.int64).reshape(len(archs), 2)
 
-        def body(place: int) -> tuple[int, int]:
-            cost = self.body_cost(archs[place], (int(sizes[place, 0]), int(sizes[place, 1])))
+        def body(row: int) -> tuple[int, int]:
+            cost = self.body_cost(archs[row], (int(sizes[row, 0]), int(sizes[row, 1])))
             return cost.macs, cost.params
 
         return totals_by_group(sizes, body)
 
     def head_keys(self, archs: Sequence[Arch]) -> npt.NDArray[np.int64]:
-        """Nothing: there is one arch."""
+        """Zeros (N, 1): there is only one arch."""
         return np.zeros((len(archs), 1), dtype=np.int64)
 
     @property
@@ -139,31 +137,6 @@ class ResNetTable:
     def classifier_cost(self, arch: Arch, input_size: Size, num_classes: int) -> Cost:
         """Cost of ``classifier``."""
         return Cost((linear_cost("classifier", EXPANSION * WIDTHS[-1], num_classes),))
-
-    def pieces(self, arch: Arch, input_size: Size) -> list[Piece]:
-        """Stem and blocks for one image of `input_size` (H, W)."""
-        from nas_transfer.supernet.resnet.network import build_block, build_stem
-
-        size = (int(input_size[0]), int(input_size[1]))
-        found = [Piece(f"resnet stem {size}", partial(build_stem, self), (IMAGE_CHANNELS, *size))]
-        size = strided_size(strided_size(size, 2), 2)
-        for position in self.positions:
-            key = f"resnet {position} {size}"
-            found.append(Piece(key, partial(build_block, self, position), (position.in_channels, *size)))
-            size = strided_size(size, position.stride)
-        return found
-
-    def build_body(self, arch: ArchOrSupernet = SUPERNET) -> nn.Module:
-        """torchvision's network without its last layer."""
-        from nas_transfer.supernet.resnet.network import ResNetBody
-
-        return ResNetBody(self)
-
-    def build_classifier(self, num_classes: int, arch: ArchOrSupernet = SUPERNET) -> nn.Module:
-        """Pooling and the last layer."""
-        from nas_transfer.supernet.resnet.network import ResNetClassifier
-
-        return ResNetClassifier(num_classes)
 
 
 def _block_cost(name: str, position: Position, size: Size) -> ModuleCost:

@@ -1,25 +1,27 @@
-"""ShuffleNetV2 networks built from a table: DetNAS's single-path supernet and the plain subnets that are cut out of it.
+"""ShuffleNetV2 networks built from a table: DetNAS's single-path supernet and the plain subnets extracted from it.
 
-A subnet holds the same modules under the same names as the supernet, those of one operation in each block.
+A subnet has the modules of one operation in each block, under the same names as in the supernet.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from nas_transfer.errors import ConfigError
 from nas_transfer.space import SUPERNET, Arch, ArchOrSupernet
-from nas_transfer.supernet.layers import ConvNormActivation, Layers
-from nas_transfer.supernet.mbconv.network import initialise
+from nas_transfer.supernet.cost import Size, strided_size
+from nas_transfer.supernet.layers import ConvNormActivation, Layers, initialise
+from nas_transfer.supernet.pieces import Piece
 from nas_transfer.supernet.preprocessing import IMAGE_CHANNELS
 from nas_transfer.supernet.shufflenet.table import OPERATIONS, STEM_STRIDE, BlockPlan, Layer, ShuffleNetTable
 
 
 class ShuffleBlock(nn.Module):
-    """One operation of a block: half of the channels pass, the other half goes through the main branch; or both do."""
+    """One operation of a block, see `BlockPlan`."""
 
     def __init__(self, plan: BlockPlan, layers: Layers) -> None:
         super().__init__()
@@ -30,7 +32,7 @@ class ShuffleBlock(nn.Module):
         """Map (B, in, H, W) to (B, out, ceil(H / stride), ceil(W / stride))."""
         if self.projection is not None:
             return torch.cat([self.projection(features), self.main(features)], 1)
-        # Channel shuffle and split in one: even channels pass, odd ones are transformed.
+        # Channel shuffle and split in one step: even channels pass, odd ones go through the main branch.
         return torch.cat([features[:, 0::2], self.main(features[:, 1::2])], 1)
 
 
@@ -47,14 +49,14 @@ def _branch(plan: Sequence[Layer], layers: Layers) -> nn.Sequential:
 
 
 def build_stem(table: ShuffleNetTable, elastic: bool = False) -> ConvNormActivation:
-    """The first convolution, which has a bias as DetNAS's has, plain or elastic."""
+    """The first convolution, plain or elastic, with a bias as in DetNAS."""
     layers = Layers(elastic, table.batch_norm_eps)
     conv = layers.conv(IMAGE_CHANNELS, table.stem_width, 3, STEM_STRIDE, bias=True)
     return ConvNormActivation(conv, layers.norm(table.stem_width), "relu")
 
 
 def build_block(table: ShuffleNetTable, plan: BlockPlan) -> ShuffleBlock:
-    """One plain block."""
+    """One plain block with random weights."""
     return ShuffleBlock(plan, Layers(False, table.batch_norm_eps))
 
 
@@ -63,10 +65,10 @@ class ShuffleNetBody(nn.Module):
 
     Args:
         table: the supernet's table.
-        arch: `SUPERNET` builds the supernet, which starts at the largest arch; an arch builds that path alone.
+        arch: `SUPERNET` builds the supernet, which starts at the largest arch; an arch builds its path alone.
 
     Raises:
-        ArchError: `arch` is not of the table's space.
+        ArchError: `arch` does not belong to the table's space.
     """
 
     def __init__(self, table: ShuffleNetTable, arch: ArchOrSupernet = SUPERNET) -> None:
@@ -87,21 +89,21 @@ class ShuffleNetBody(nn.Module):
         initialise(self)
 
     def set_arch(self, arch: Arch) -> None:
-        """Make `arch` the active path of a supernet; ArchError if it is of another space."""
+        """Make `arch` the active path of a supernet; raises ArchError outside the space."""
         self.table.space.validate(arch)
         self.arch = arch
 
     def set_drop_path(self, rate: float) -> None:
-        """Nothing to do at 0.
+        """Accept 0 only.
 
         Raises:
-            ConfigError: another rate: the blocks have no shortcut to fall back to.
+            ConfigError: any other rate: ShuffleNet blocks have no shortcut and cannot be skipped.
         """
         if rate:
-            raise ConfigError(f"expected task.recipe.drop_path=0 for ShuffleNet blocks, got {rate}")
+            raise ConfigError(f"ShuffleNet blocks cannot be skipped: set task.recipe.drop_path=0, got {rate}")
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Normalised images (B, 3, H, W) to four maps (B, C_i, ceil(H / s_i), ceil(W / s_i)), s = 4, 8, 16, 32."""
+        """Map normalised images (B, 3, H, W) to four maps (B, C, ceil(H / s), ceil(W / s)), s = 4, 8, 16, 32."""
         features = self.first_conv(images)
         taps = []
         for number, (block, operation) in enumerate(zip(self.blocks, self.arch.group("op"), strict=True)):
@@ -112,12 +114,12 @@ class ShuffleNetBody(nn.Module):
 
 
 class ShuffleNetClassifier(nn.Module):
-    """The classification head, shared by all archs: 1x1 convolution, global pooling, dropout, linear.
+    """The classification head, equal for all archs: 1x1 convolution, global pooling, dropout, linear layer.
 
     Args:
         table: the supernet's table.
         num_classes: outputs of the last layer.
-        arch: `SUPERNET` for the supernet's, any arch for a plain static one.
+        arch: `SUPERNET` builds the supernet's head, any arch a plain static one.
     """
 
     def __init__(self, table: ShuffleNetTable, num_classes: int, arch: ArchOrSupernet = SUPERNET) -> None:
@@ -132,3 +134,27 @@ class ShuffleNetClassifier(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Map the body's last feature map (B, C, H, W) to logits (B, num_classes)."""
         return self.classifier(self.dropout(self.last_conv(features).mean((2, 3))))
+
+
+def build_body(table: ShuffleNetTable, arch: ArchOrSupernet) -> ShuffleNetBody:
+    """Stem and stages, see `nas_transfer.supernet.networks.build_body`."""
+    return ShuffleNetBody(table, arch)
+
+
+def build_classifier(table: ShuffleNetTable, num_classes: int, arch: ArchOrSupernet) -> ShuffleNetClassifier:
+    """The classification head, see `nas_transfer.supernet.networks.build_classifier`."""
+    return ShuffleNetClassifier(table, num_classes, arch)
+
+
+def build_pieces(table: ShuffleNetTable, arch: Arch, input_size: Size) -> list[Piece]:
+    """Stem and blocks for one image of `input_size` (H, W), see `nas_transfer.supernet.networks.latency_pieces`."""
+    table.space.validate(arch)
+    size = (int(input_size[0]), int(input_size[1]))
+    key = f"shuffle stem {table.stem_width} {size}"
+    pieces = [Piece(key, partial(build_stem, table), (IMAGE_CHANNELS, *size))]
+    size = strided_size(size, STEM_STRIDE)
+    for position, operation in zip(table.positions, arch.group("op"), strict=True):
+        plan = BlockPlan(operation, *position)
+        pieces.append(Piece(f"{plan} {size}", partial(build_block, table, plan), (plan.in_channels, *size)))
+        size = strided_size(size, plan.stride)
+    return pieces

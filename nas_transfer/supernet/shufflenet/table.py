@@ -1,7 +1,7 @@
-"""DetNAS's supernet: ShuffleNetV2 blocks of which each position has four to choose from.
+"""DetNAS's supernet: a chain of ShuffleNetV2 blocks, each of which chooses one of four operations.
 
-Reference: Chen et al., "DetNAS: Backbone Search for Object Detection", NeurIPS 2019 (arXiv 1903.10979), whose blocks
-are those of ShuffleNetV2 (Ma et al. 2018). Every operation of every block has weights of its own; an arch is one path.
+Reference: Chen et al., "DetNAS: Backbone Search for Object Detection", NeurIPS 2019 (arXiv 1903.10979), with the blocks
+of ShuffleNetV2 (Ma et al. 2018). Operations do not share weights; an arch is one path through the supernet.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from nas_transfer.errors import ConfigError
-from nas_transfer.space import SUPERNET, Arch, ArchOrSupernet, Gene, SearchSpace
+from nas_transfer.space import Arch, Gene, SearchSpace
 from nas_transfer.supernet.cost import (
     Cost,
     CostTotals,
@@ -29,14 +29,10 @@ from nas_transfer.supernet.cost import (
     totals_by_group,
 )
 from nas_transfer.supernet.fields import as_record, as_tuple, check_positive
-from nas_transfer.supernet.pieces import Piece
 from nas_transfer.supernet.preprocessing import IMAGE_CHANNELS, Preprocessing
 
-if TYPE_CHECKING:
-    from torch import nn
-
 OPERATIONS = ("shuffle_3x3", "shuffle_5x5", "shuffle_7x7", "xception_3x3")
-"""What a gene's value 0 to 3 means."""
+"""The operations that the values 0 to 3 of a gene select."""
 KERNEL_SIZES = (3, 5, 7, 3)
 XCEPTION = 3
 NUM_STAGES = 4
@@ -45,7 +41,7 @@ STEM_STRIDE = 2
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution with BatchNorm, with ReLU after it or without."""
+    """A convolution with BatchNorm, followed by ReLU if `relu` is set."""
 
     in_channels: int
     out_channels: int
@@ -57,9 +53,10 @@ class Layer:
 
 @dataclass(frozen=True)
 class BlockPlan:
-    """One block: its operation, channels and stride; the layers of both of its branches follow from them.
+    """One block: its operation, channels and stride, from which the layers of both branches follow.
 
-    A block of stride 1 passes half of its channels on as they are, one of stride 2 through a branch of their own.
+    A block of stride 1 passes half of its channels on unchanged and the others through the main branch. A block of
+    stride 2 passes all channels through both the projection and the main branch.
     """
 
     operation: int
@@ -89,7 +86,7 @@ class BlockPlan:
 
     @property
     def projection(self) -> tuple[Layer, ...]:
-        """The layers of the other branch, none for stride 1."""
+        """The layers of the projection branch, none for stride 1."""
         if self.stride == 1:
             return ()
         kernel, width = KERNEL_SIZES[self.operation], self.in_channels
@@ -106,18 +103,20 @@ class ShuffleNetTable:
     Hydra instantiates it from YAML with ``_convert_: all``.
 
     Args:
-        name: names the search space.
-        resolution: of classification, pixels.
-        stem_width: channels of the first convolution, stride 2.
+        name: of the supernet and of its space.
+        resolution: height and width of images in classification, in pixels.
+        stem_width: channels of the first convolution, whose stride is 2.
         widths: output channels of the four stages at strides 4, 8, 16 and 32, even numbers.
-        repeats: blocks of each stage.
-        last_width: channels of the classifier's 1x1 convolution.
+        repeats: number of blocks of each stage.
+        last_width: channels of the classification head's 1x1 convolution.
         batch_norm_eps: epsilon of every BatchNorm.
-        preprocessing: what its weights expect of an image, unless they come with a preprocessing of their own.
+        preprocessing: of images, unless the weights come with a preprocessing of their own.
 
     Raises:
-        ConfigError: a field that is malformed.
+        ConfigError: a field is malformed.
     """
+
+    network_module: ClassVar[str] = "nas_transfer.supernet.shufflenet.network"
 
     name: str
     resolution: int
@@ -133,7 +132,9 @@ class ShuffleNetTable:
             values = as_tuple(getattr(self, field), field)
             check_positive(field, values)
             if len(values) != NUM_STAGES:
-                raise ConfigError(f"expected {NUM_STAGES} {field} in supernet '{self.name}', got {list(values)}")
+                raise ConfigError(
+                    f"expected {NUM_STAGES} values for {field} in supernet '{self.name}', got {list(values)}"
+                )
             object.__setattr__(self, field, values)
         for field in ("resolution", "stem_width", "last_width"):
             check_positive(field, (getattr(self, field),))
@@ -143,21 +144,21 @@ class ShuffleNetTable:
 
     @cached_property
     def space(self) -> SearchSpace:
-        """The genes ``resolution``, of one choice, and ``op.<block>``, the place of its operation in `OPERATIONS`."""
+        """The genes ``resolution``, with one choice, and ``op.<block>``, the index of an operation in `OPERATIONS`."""
         operations = tuple(range(len(OPERATIONS)))
         genes = [Gene(f"op.{number}", operations) for number in range(sum(self.repeats))]
         return SearchSpace(self.name, (Gene("resolution", (self.resolution,)), *genes))
 
     @cached_property
     def positions(self) -> tuple[tuple[int, int, int], ...]:
-        """In channels, out channels and stride of every block."""
-        found = []
+        """Input channels, output channels and stride of every block."""
+        positions = []
         channels = self.stem_width
         for width, repeats in zip(self.widths, self.repeats, strict=True):
             for number in range(repeats):
-                found.append((channels, width, 1 if number else 2))
+                positions.append((channels, width, 1 if number else 2))
                 channels = width
-        return tuple(found)
+        return tuple(positions)
 
     @cached_property
     def tap_blocks(self) -> tuple[int, ...]:
@@ -183,12 +184,12 @@ class ShuffleNetTable:
         return Cost(tuple(modules))
 
     def body_totals(self, archs: Sequence[Arch], input_sizes: Sequence[Size]) -> CostTotals:
-        """`body_cost` of many archs of this space, each at its own input size (H, W): int64 (N,)."""
+        """Totals of `body_cost` for many archs of this space, each at its own input size (H, W)."""
         values = np.asarray([arch.values for arch in archs], dtype=np.int64).reshape(len(archs), -1)
         sizes = -(-np.asarray(input_sizes, dtype=np.int64).reshape(len(archs), 2) // STEM_STRIDE)
 
-        def stem(place: int) -> tuple[int, int]:
-            cost = _stem_cost(self.stem_width, (int(sizes[place, 0]), int(sizes[place, 1])))
+        def stem(row: int) -> tuple[int, int]:
+            cost = _stem_cost(self.stem_width, (int(sizes[row, 0]), int(sizes[row, 1])))
             return cost.macs, cost.params
 
         totals = totals_by_group(sizes, stem)
@@ -199,7 +200,7 @@ class ShuffleNetTable:
         return totals
 
     def head_keys(self, archs: Sequence[Arch]) -> npt.NDArray[np.int64]:
-        """Nothing: what follows the body costs the same for every arch."""
+        """Zeros (N, 1): the cost of neck and head is the same for all archs."""
         return np.zeros((len(archs), 1), dtype=np.int64)
 
     @property
@@ -218,32 +219,6 @@ class ShuffleNetTable:
                 linear_cost("classifier", self.last_width, num_classes),
             )
         )
-
-    def pieces(self, arch: Arch, input_size: Size) -> list[Piece]:
-        """Stem and blocks for one image of `input_size` (H, W)."""
-        from nas_transfer.supernet.shufflenet.network import build_block, build_stem
-
-        self.space.validate(arch)
-        size = (int(input_size[0]), int(input_size[1]))
-        found = [Piece(f"shuffle stem {self.stem_width} {size}", partial(build_stem, self), (IMAGE_CHANNELS, *size))]
-        size = strided_size(size, STEM_STRIDE)
-        for position, operation in zip(self.positions, arch.group("op"), strict=True):
-            plan = BlockPlan(operation, *position)
-            found.append(Piece(f"{plan} {size}", partial(build_block, self, plan), (plan.in_channels, *size)))
-            size = strided_size(size, plan.stride)
-        return found
-
-    def build_body(self, arch: ArchOrSupernet = SUPERNET) -> nn.Module:
-        """Stem and stages: of the supernet (`SUPERNET`) or, plain and static, of one arch."""
-        from nas_transfer.supernet.shufflenet.network import ShuffleNetBody
-
-        return ShuffleNetBody(self, arch)
-
-    def build_classifier(self, num_classes: int, arch: ArchOrSupernet = SUPERNET) -> nn.Module:
-        """The classification head: of the supernet (`SUPERNET`) or, plain and static, of one arch."""
-        from nas_transfer.supernet.shufflenet.network import ShuffleNetClassifier
-
-        return ShuffleNetClassifier(self, num_classes, arch)
 
 
 @lru_cache(maxsize=1 << 12)
@@ -268,8 +243,8 @@ def _block_cost(plan: BlockPlan, input_size: Size) -> ModuleCost:
     return total_cost("block", parts)
 
 
-def _block_totals(position: tuple[int, int, int], keys: npt.NDArray[np.int64], place: int) -> tuple[int, int]:
-    """MACs and parameters of a block: `keys` holds (H, W, operation)."""
-    height, width, operation = keys[place].tolist()
+def _block_totals(position: tuple[int, int, int], keys: npt.NDArray[np.int64], row: int) -> tuple[int, int]:
+    """MACs and parameters of a block; a row of `keys` holds H, W and the operation."""
+    height, width, operation = keys[row].tolist()
     cost = _block_cost(BlockPlan(operation, *position), (height, width))
     return cost.macs, cost.params

@@ -1,1 +1,1 @@
-"""What the importers of public checkpoints share: how their tensors map to a supernet's, and safe reading."""
+"""What the importers of public weights share: records of their origin, maps of tensor names, and safe reading."""

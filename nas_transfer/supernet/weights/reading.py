@@ -1,4 +1,4 @@
-"""Reading checkpoint files as tensors and plain values, never as objects whose loading could run code."""
+"""Read checkpoint files as tensors and plain values, never as objects whose loading could run code."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import hashlib
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,35 +17,37 @@ STATE_KEYS = ("state_dict", "model", "model_state_dict")
 PREFIXES = ("module.", "model.")
 
 
-def read_file(path: Path) -> Any:
-    """What torch.save wrote, with `argparse.Namespace` (AttentiveNAS's files hold one) as the only class allowed.
+def read_file(path: Path) -> object:
+    """The content of a file that torch.save wrote: tensors, plain values and `argparse.Namespace`.
+
+    AttentiveNAS's files hold a `Namespace`; every other class is refused.
 
     Raises:
-        WeightsError: no such file, a damaged one, or one that holds other objects.
+        WeightsError: the file is missing or damaged, or it holds other objects.
     """
     if not path.is_file():
-        raise WeightsError(f"expected weights in {path}, got no such file: give a finished run's folder or a file")
-    # A Namespace sets its attributes and does nothing else; torch's unpickler refuses every other class.
+        raise WeightsError(f"there are no weights in {path}: give the folder of a finished run or a file")
+    # Loading a Namespace only sets its attributes; torch's unpickler refuses every other class.
     torch.serialization.add_safe_globals([argparse.Namespace])
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"expected a file of tensors and plain values, got {path} with other objects in it (or damaged): loading "
-            'it could run code; if you trust it, convert it once with python -c "import torch; torch.save('
+            f"expected only tensors and plain values in {path}, got other objects (or a damaged file): loading them "
+            'could run code; if you trust the file, convert it once with python -c "import torch; torch.save('
             f"torch.load('{path.name}', weights_only=False)['state_dict'], 'tensors.pt')\""
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise WeightsError(
-            f"expected a complete checkpoint, got the unreadable file {path}: fetch or train it again"
+            f"expected a complete checkpoint, got the unreadable file {path}: download or train it again"
         ) from error
 
 
-def state_of(content: Any, path: Path) -> dict[str, Tensor]:
+def state_of(content: object, path: Path) -> dict[str, Tensor]:
     """The tensors of a public checkpoint by name, without the prefixes that wrappers add.
 
     Raises:
-        WeightsError: there are no named tensors in it.
+        WeightsError: the content is not a mapping of named tensors.
     """
     if isinstance(content, Mapping):
         content = next((content[key] for key in STATE_KEYS if isinstance(content.get(key), Mapping)), content)
@@ -60,7 +61,7 @@ def state_of(content: Any, path: Path) -> dict[str, Tensor]:
 
 
 def file_sha256(path: Path) -> str:
-    """The hash of a file's content."""
+    """The SHA-256 of a file's content, in hexadecimal digits."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):

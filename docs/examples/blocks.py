@@ -1,0 +1,26 @@
+"""An objective: the number of an arch's blocks, all stages together."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from nas_transfer.search.objectives.base import Candidate, Direction
+from nas_transfer.space import Arch
+from nas_transfer.tasks.base import Task
+
+
+class Blocks:
+    """Counts blocks. The count follows from the arch, so a limit on it is checked before anything is evaluated."""
+
+    measured_first = True  # cheap: measure it before the score
+
+    def __init__(self, direction: Direction) -> None:
+        self.direction = direction
+
+    def of_archs(self, task: Task, archs: Sequence[Arch]) -> np.ndarray:
+        """The values (N,) of archs, without building a network."""
+        return np.array([sum(arch.group("depth")) for arch in archs], dtype=float)
+
+    def measure(self, candidate: Candidate) -> float:
+        """The value of one evaluated arch."""
+        return float(self.of_archs(candidate.subnet, [candidate.arch])[0])

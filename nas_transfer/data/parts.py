@@ -1,0 +1,67 @@
+"""What a layout reads of a part of a data set, and the data sets that are made of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+from pycocotools.coco import COCO
+from torch.utils.data import Dataset
+
+SampleT = TypeVar("SampleT")
+
+
+class AnnotatedPart(Protocol):
+    """The checked annotations of train or val; each layout has a class of its own."""
+
+    @property
+    def num_images(self) -> int:
+        """Images that the part lists, broken ones included."""
+
+    @property
+    def image_paths(self) -> Sequence[str | Path]:
+        """Their files, in the order of the part."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What the numbers that a network predicts stand for.
+
+    Attributes:
+        names: of the classes, or of the keypoints.
+        ids: of the classes in the annotation or label files; of keypoints, that of their one category.
+        edges: pairs of keypoints between which a limb is drawn.
+        flip_pairs: indices of left and right keypoints.
+    """
+
+    names: tuple[str, ...]
+    ids: tuple[int, ...]
+    edges: tuple[tuple[int, int], ...] = ()
+    flip_pairs: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Parts(Generic[SampleT]):
+    """The data sets behind the four loaders; each takes a `SampleKey` and returns one sample.
+
+    Attributes:
+        vocabulary: of the annotations.
+        val: the quoted split, evaluation transform.
+        val_ground_truth: pycocotools ground truth of exactly the images of `val`; None for other layouts.
+        train: what is trained on, training transform; None when the data set has no train part.
+        calibration: train minus the search split, evaluation transform.
+        search: the search split, evaluation transform.
+        search_ground_truth: the same as `val_ground_truth` of `search`.
+        train_groups: one number per training image; a batch holds one group as far as possible.
+        train_missing: why there is no train part: a sentence for the user.
+    """
+
+    vocabulary: Vocabulary
+    val: Dataset[SampleT]
+    val_ground_truth: COCO | None
+    train: Dataset[SampleT] | None = None
+    calibration: Dataset[SampleT] | None = None
+    search: Dataset[SampleT] | None = None
+    search_ground_truth: COCO | None = None
+    train_groups: Sequence[int] | None = None
+    train_missing: str = ""

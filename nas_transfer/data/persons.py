@@ -1,0 +1,140 @@
+"""Persons of an annotation or box file, and a data set of their crops."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from nas_transfer.data.coco_annotations import CocoFile, ImageEntry, read_listed
+from nas_transfer.data.keypoint_annotations import Skeleton
+from nas_transfer.data.pose_crops import CropAugmentation, box_crop, cut, inverse, move
+from nas_transfer.data.randomness import seeded_call
+from nas_transfer.data.sampler import SampleKey
+from nas_transfer.data.samples import DetectedBox, PoseSample
+
+
+@dataclass(frozen=True)
+class Persons:
+    """The persons of a part in arrays: loading processes would copy small objects when they touch them.
+
+    Attributes:
+        sample_ids: annotation ids, or positions in the box file: int64 (N,).
+        entries: positions of their images in the annotation file: int64 (N,).
+        boxes: [x, y, width, height] in pixels: float64 (N, 4).
+        keypoints: x, y, v in the image: float64 (N, K, 3), all 0 for a detector's boxes.
+        areas, scores: float64 (N,).
+    """
+
+    sample_ids: np.ndarray
+    entries: np.ndarray
+    boxes: np.ndarray
+    keypoints: np.ndarray
+    areas: np.ndarray
+    scores: np.ndarray
+
+    def of_images(self, entries: np.ndarray) -> "Persons":
+        """Those in these images."""
+        chosen = np.isin(self.entries, entries)
+        return Persons(*(getattr(self, name)[chosen] for name in self.__dataclass_fields__))
+
+
+def annotated_persons(file: CocoFile, num_keypoints: int) -> Persons:
+    """All persons with a labelled keypoint, without crowds."""
+    persons = [
+        (entry, record)
+        for entry, records in enumerate(file.annotations)
+        for record in records
+        if not record["iscrowd"] and record["num_keypoints"] > 0
+    ]
+    points = np.asarray([record["keypoints"] for _, record in persons], dtype=np.float64)
+    return Persons(
+        np.asarray([record["id"] for _, record in persons], dtype=np.int64),
+        np.asarray([entry for entry, _ in persons], dtype=np.int64),
+        np.asarray([record["bbox"] for _, record in persons], dtype=np.float64).reshape(-1, 4),
+        points.reshape(-1, num_keypoints, 3),
+        np.asarray([record["area"] for _, record in persons], dtype=np.float64),
+        np.ones(len(persons)),
+    )
+
+
+def detected_persons(boxes: Sequence[DetectedBox], file: CocoFile, num_keypoints: int) -> Persons:
+    """The boxes of a detector as persons without keypoints."""
+    positions = {image.image_id: position for position, image in enumerate(file.images)}
+    corners = np.asarray([record["bbox"] for record in boxes], dtype=np.float64).reshape(-1, 4)
+    return Persons(
+        np.arange(len(boxes)),
+        np.asarray([positions[record["image_id"]] for record in boxes], dtype=np.int64),
+        corners,
+        np.zeros((len(boxes), num_keypoints, 3)),
+        corners[:, 2] * corners[:, 3],
+        np.asarray([record["score"] for record in boxes], dtype=np.float64),
+    )
+
+
+class PersonCrops(Dataset[PoseSample]):
+    """Crops of persons.
+
+    Args:
+        images: of the annotation file.
+        persons: what is cut out.
+        folder: of the images.
+        skeleton: of the keypoints.
+        input_size: (H, W) of the crops.
+        padding: by which factor a crop is larger than its box.
+        augmentation: None for evaluation.
+        seed: of the augmentation.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[ImageEntry],
+        persons: Persons,
+        folder: Path,
+        skeleton: Skeleton,
+        input_size: tuple[int, int],
+        padding: float,
+        augmentation: CropAugmentation | None,
+        seed: int,
+    ) -> None:
+        self.images = images
+        self.persons = persons
+        self.folder = folder
+        self.mirrored = np.arange(len(skeleton.names))
+        for left, right in skeleton.flip_pairs:
+            self.mirrored[[left, right]] = right, left
+        self.input_size = input_size
+        self.padding = padding
+        self.augmentation = augmentation
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.persons.sample_ids)
+
+    def __getitem__(self, key: SampleKey) -> PoseSample:
+        persons, index = self.persons, key.index
+        entry = self.images[persons.entries[index]]
+        image = read_listed(self.folder, entry)
+        sample_id = int(persons.sample_ids[index])
+        keypoints = persons.keypoints[index]
+        crop = box_crop(persons.boxes[index].tolist(), self.input_size, self.padding)
+        if self.augmentation is not None:
+            arguments = (crop, keypoints, self.input_size, self.padding)
+            crop = seeded_call(self.augmentation, self.seed, key.epoch, sample_id, *arguments)
+        to_image = crop.to_image(self.input_size)
+        if crop.flipped:
+            keypoints = keypoints[self.mirrored]
+        visible = keypoints[:, 2] > 0
+        points = np.where(visible[:, None], move(inverse(to_image), keypoints[:, :2]), 0.0)
+        return {
+            "image": cut(image, to_image, self.input_size),
+            "keypoints": torch.from_numpy(points.astype(np.float32)),
+            "visible": torch.from_numpy(visible.astype(np.float32)),
+            "to_image": torch.from_numpy(to_image),
+            "image_id": entry.image_id,
+            "area": float(persons.areas[index]),
+            "box_score": float(persons.scores[index]),
+            "sample_id": sample_id,
+        }

@@ -1,0 +1,166 @@
+"""Where the files of a data set are: one record per layout, with the values under `data.sources`.
+
+Paths are relative to `data.root` or absolute. Where none is given, the usual names of the layout are tried.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from nas_transfer.data.label_files import LabelledFiles, list_twins, read_pair_list
+from nas_transfer.errors import ConfigError, DataError
+
+PartName = Literal["train", "val"]
+
+
+class MissingPartError(DataError):
+    """A part that is not on disk and whose files nobody named: evaluation needs no train part."""
+
+
+@dataclass(frozen=True)
+class FolderSources:
+    """Folders of a classification set, each with one folder per class.
+
+    Attributes:
+        train_folder, val_folder: of the two parts.
+        class_list: file with one class name per line, for a data set that holds only some of the classes of a network.
+    """
+
+    train_folder: str
+    val_folder: str
+    class_list: str | None
+
+    def find(self, root: Path, part: PartName) -> Path:
+        """The folder of a part; MissingPartError if there is none."""
+        folder = root / (self.train_folder if part == "train" else self.val_folder)
+        if not folder.is_dir():
+            raise MissingPartError(
+                f"no such folder: {folder}, which should hold one folder per class: "
+                f"set data.root or data.sources.{part}_folder."
+            )
+        return folder
+
+
+class CocoPaths(NamedTuple):
+    """Where the images and the annotation file of a part are."""
+
+    images: Path
+    annotations: Path
+
+
+@dataclass(frozen=True)
+class CocoSources:
+    """Image folders and annotation files in COCO's layout; None for COCO's own names, with or without the year."""
+
+    train_images: str | None
+    val_images: str | None
+    train_annotations: str | None
+    val_annotations: str | None
+
+    def find(self, root: Path, part: PartName, kinds: Sequence[str]) -> CocoPaths:
+        """The image folder and the annotation file of a part.
+
+        Args:
+            kinds: what annotation files are called before the name of the part, e.g. ("instances",).
+
+        Raises:
+            MissingPartError: a part that is not there.
+            DataError: a part that was named and is not there.
+        """
+        images = self.train_images if part == "train" else self.val_images
+        annotations = self.train_annotations if part == "train" else self.val_annotations
+        folders = [images] if images else [f"{part}2017", part, f"images/{part}2017", f"images/{part}"]
+        names = [f"{kind}_{part}{year}.json" for kind in kinds for year in ("2017", "")]
+        files = [annotations] if annotations else [f"annotations/{name}" for name in names]
+        folder = next((root / name for name in folders if (root / name).is_dir()), None)
+        file = next((root / name for name in files if (root / name).is_file()), None)
+        if folder is not None and file is not None:
+            return CocoPaths(folder, file)
+        tried, key = (folders, "images") if folder is None else (files, "annotations")
+        message = f"no {part} {key} in {root}: tried {', '.join(tried)}: set data.root or data.sources.{part}_{key}."
+        raise DataError(message) if images or annotations else MissingPartError(message)
+
+
+@dataclass(frozen=True)
+class PoseSources(CocoSources):
+    """The same for keypoints, and the boxes in which persons are looked for in validation.
+
+    Attributes:
+        val_boxes: file with the boxes of a detector in COCO's result format; None for the annotated boxes.
+        box_threshold: boxes of that file with a lower score are left out.
+    """
+
+    val_boxes: str | None
+    box_threshold: float
+
+
+@dataclass(frozen=True)
+class LabelMapSources:
+    """Lists of pairs, or folders of images and of label images whose files have the same names.
+
+    Attributes:
+        train_list, val_list: files with lines of "image label".
+        train_images, train_labels, val_images, val_labels: folders.
+        image_suffix, label_suffix: ``X/<name><image_suffix>.jpg`` belongs to ``X/<name><label_suffix>.png``.
+
+    Raises:
+        ConfigError: one of two folders without the other.
+    """
+
+    train_list: str | None
+    val_list: str | None
+    train_images: str | None
+    train_labels: str | None
+    val_images: str | None
+    val_labels: str | None
+    image_suffix: str
+    label_suffix: str
+
+    def __post_init__(self) -> None:
+        for part in ("train", "val"):
+            _, images, labels = self._given(part)
+            if (images is None) != (labels is None):
+                raise ConfigError(
+                    f"set both data.sources.{part}_images and data.sources.{part}_labels, or neither, "
+                    f"got {images} and {labels}."
+                )
+
+    def _given(self, part: str) -> tuple[str | None, str | None, str | None]:
+        """The list, the image folder and the label folder of a part."""
+        if part == "train":
+            return self.train_list, self.train_images, self.train_labels
+        return self.val_list, self.val_images, self.val_labels
+
+    def find(self, root: Path, part: PartName) -> LabelledFiles:
+        """All images of a part with their label images: of ``<part>.txt``, else of the folders of known layouts.
+
+        Raises:
+            MissingPartError: a part that is not there.
+            DataError: a part that was named and is not there, or a list that cannot be read.
+        """
+        pair_list, images, labels = self._given(part)
+        lists = [pair_list] if pair_list else [] if images else [f"{part}.txt"]
+        for name in lists:
+            if (root / name).is_file():
+                return read_pair_list(root / name, root)
+        folders = [] if pair_list else [(images, labels)] if images and labels else _known_folders(part)
+        for image_folder, label_folder in folders:
+            twins = root / image_folder, root / label_folder
+            if all(folder.is_dir() for folder in twins):
+                return list_twins(*twins, self.image_suffix, self.label_suffix)
+        tried = [*lists, *(f"{image_folder} with {label_folder}" for image_folder, label_folder in folders)]
+        message = (
+            f"no {part} images and labels in {root}: tried {', '.join(tried)}: "
+            f"set data.root, data.sources.{part}_list, or data.sources.{part}_images and data.sources.{part}_labels."
+        )
+        raise DataError(message) if pair_list or images else MissingPartError(message)
+
+
+def _known_folders(part: str) -> list[tuple[str, str]]:
+    """Image and label folders of Cityscapes, of ADE20K and sets like it, and of CamVid."""
+    return [
+        (f"leftImg8bit/{part}", f"gtFine/{part}"),
+        *((f"images/{part}", f"{name}/{part}") for name in ("labels", "annotations", "masks")),
+        (part, f"{part}annot"),
+    ]

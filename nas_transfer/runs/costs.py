@@ -1,0 +1,75 @@
+"""What a network costs and what work used, as records hold it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+ArchContent: TypeAlias = Mapping[str, object]
+"""The dict form of an arch: its space's name, and its genes' values by group."""
+SECONDS_PER_HOUR = 3600
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a network costs for one image.
+
+    Attributes:
+        macs, params: multiply-accumulates and parameters by part (``body``, ``neck``, ``head``) and in ``total``.
+        params_checkpoint: parameters with the shortcuts that a public checkpoint holds and no forward pass uses.
+        input_size: (H, W) in pixels that the costs are stated for.
+        num_classes: classes that they are stated for; keypoints of a pose task.
+        classes_are: what `num_classes` counts.
+        latency_ms: measured milliseconds by engine, where they were measured.
+    """
+
+    macs: Mapping[str, int]
+    params: Mapping[str, int]
+    params_checkpoint: int
+    input_size: tuple[int, int]
+    num_classes: int
+    classes_are: str = "classes"
+    latency_ms: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def size(self) -> str:
+        """The input size as text: height x width."""
+        return "x".join(map(str, self.input_size))
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What evaluations used.
+
+    Attributes:
+        images: trained on, repetitions included.
+        seconds: on any device, those of failed evaluations included.
+        gpu_seconds: of these, those on an accelerator.
+    """
+
+    images: int = 0
+    seconds: float = 0.0
+    gpu_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """A file that weights descend from.
+
+    Attributes:
+        file: where it lay.
+        sha256: of its content.
+        format: of its layout.
+        licence: of public weights, empty for the program's own.
+        stage, task: that trained it, empty for public weights.
+        config_sha256: of that stage's configuration, empty for public weights.
+    """
+
+    file: str
+    sha256: str
+    format: str
+    licence: str = ""
+    stage: str = ""
+    task: str = ""
+    config_sha256: str = ""

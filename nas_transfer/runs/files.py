@@ -1,0 +1,110 @@
+"""The names of all files and folders that a run folder can hold.
+
+Every other part of the program takes these names from here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+# Of every run
+RESULT = "result.json"
+RUN = "run.json"
+LOG = "log.txt"
+HYDRA_FOLDER = ".hydra"
+CONFIG = f"{HYDRA_FOLDER}/config.yaml"
+HYDRA_CONFIG = f"{HYDRA_FOLDER}/hydra.yaml"
+OVERRIDES = f"{HYDRA_FOLDER}/overrides.yaml"
+
+# Of a training
+WEIGHTS = "weights.pt"
+LAST_CHECKPOINT = "checkpoints/last.ckpt"
+LOGS_FOLDER = "logs"
+TENSORBOARD_FOLDER = "tensorboard"
+SAMPLES_FOLDER = "sample_predictions"
+
+# Of a search
+FRONT = "front.json"
+STUDY = "study.journal"
+STUDY_LOCK = "study.lock"
+ARCHS_FOLDER = "archs"
+PICKED_ARCH = f"{ARCHS_FOLDER}/picked.yaml"
+JOBS_FOLDER = "jobs"
+TRIALS_FOLDER = "trials"
+RUNGS_FOLDER = "rungs"
+STATES_FOLDER = "states"
+REPEATS_FOLDER = "repeats"
+VALIDATION_FOLDER = "validation"
+VALIDATION = "trust.json"
+WARM_START = "warm_start.pt"
+PREPARATION = "warm_start.spent.json"
+PREPARATION_JOB = "prepare.json"
+STARTED_SUFFIX = ".started"
+
+# Of other stages
+CHECK = "check.json"
+PREVIEW = "preview.png"
+OVERLAYS_FOLDER = "overlays"
+LABELS_FOLDER = "labels"
+PREDICTIONS_PREFIX = "predictions"
+UNCHECKED_FOLDER = "unchecked"
+ARCH = "arch.yaml"
+TENSORS = "weights.safetensors"
+BODY = "body.onnx"
+MODEL = "model.onnx"
+MODEL_CARD = "model_card.md"
+REPORT_PAGE, REPORT_MARKDOWN, REPORT_CSV = "report.html", "report.md", "report.csv"
+
+RUN_MARKS = (RUN, RESULT, FRONT, WEIGHTS)
+"""A folder that holds any of these is a run folder."""
+
+
+def trial_file(number: int) -> str:
+    """Where the outcome of a trial is written, relative to the run folder."""
+    return f"{TRIALS_FOLDER}/{number}.json"
+
+
+def rung_file(number: int, steps: int) -> str:
+    """Where the outcome of a trial after so many training steps is written, relative to the run folder."""
+    return f"{RUNGS_FOLDER}/{number}.{steps}.json"
+
+
+def repeat_file(number: int, repeat: int) -> str:
+    """Where the outcome of a trial from another seed is written, relative to the run folder."""
+    return f"{REPEATS_FOLDER}/{number}.{repeat}.json"
+
+
+def validation_file(number: int, steps: int) -> str:
+    """Where the outcome of a trial after a longer training is written, relative to the run folder."""
+    return f"{VALIDATION_FOLDER}/{number}.{steps}.json"
+
+
+def state_file(folder: Path, number: int, steps: int) -> Path:
+    """Where the training state of a trial's subnet is kept after so many steps."""
+    return folder / STATES_FOLDER / f"{number}.{steps}.ckpt"
+
+
+def arch_file(number: int) -> str:
+    """Where the arch of a trial on the front is written, relative to the run folder."""
+    return f"{ARCHS_FOLDER}/trial_{number}.yaml"
+
+
+def trial_files(folder: Path) -> list[Path]:
+    """The files with the outcomes of a search's trials, in trial order."""
+    paths = [path for path in (folder / TRIALS_FOLDER).glob("*.json") if path.stem.isdigit()]
+    return sorted(paths, key=lambda path: int(path.stem))
+
+
+def metrics_files(folder: Path) -> list[Path]:
+    """The CSV logs of a training, one for each time it was started, in this order."""
+    paths = [path for path in (folder / LOGS_FOLDER).glob("version_*/metrics.csv") if path.parent.name[8:].isdigit()]
+    return sorted(paths, key=lambda path: int(path.parent.name[8:]))
+
+
+def picture_files(folder: Path) -> list[tuple[str, list[Path]]]:
+    """The pictures that a run drew, by the folder that holds them: `SAMPLES_FOLDER` and `OVERLAYS_FOLDER`."""
+    suffixes = (".jpg", ".jpeg", ".png")
+    return [
+        (name, sorted(path for path in (folder / name).glob("*") if path.suffix in suffixes))
+        for name in (SAMPLES_FOLDER, OVERLAYS_FOLDER)
+    ]

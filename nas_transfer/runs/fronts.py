@@ -1,0 +1,167 @@
+"""The front of a search and how far it can be trusted: ``front.json`` and ``trust.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from nas_transfer.runs import files
+from nas_transfer.runs.costs import ArchContent, Costs
+from nas_transfer.runs.reading import read_record, write_record
+
+FRONT_FORMAT = VALIDATION_FORMAT = 1
+CONFIDENCE = 95
+"""Per cent, of every interval."""
+
+Direction: TypeAlias = Literal["maximize", "minimize"]
+
+
+@dataclass(frozen=True)
+class RankQuality:
+    """How well predictions rank archs that they were not fitted on.
+
+    Attributes:
+        tau, rho: Kendall's and Spearman's rank correlation.
+        low, high: of tau, 95 % of bootstrap resamples of the archs (Efron 1979) lie between.
+        count: archs.
+    """
+
+    tau: float
+    rho: float
+    low: float
+    high: float
+    count: int
+
+    @property
+    def better_than_chance(self) -> bool:
+        """Whether the interval of tau lies above 0."""
+        return self.low > 0
+
+    def __str__(self) -> str:
+        return (
+            f"Kendall's tau {self.tau:.2f} ({CONFIDENCE} % interval {self.low:.2f} to {self.high:.2f}), "
+            f"Spearman's rho {self.rho:.2f}, {self.count} archs"
+        )
+
+
+@dataclass(frozen=True)
+class PredictorQuality:
+    """The predictor that a search used last, and how well it ranks in cross-validation."""
+
+    predictor: str
+    quality: RankQuality
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """The scores of a trial from other seeds than the search's, as fractions."""
+
+    scores: tuple[float, ...]
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial with values.
+
+    Attributes:
+        number: of the trial.
+        arch: dict form of its arch.
+        values: of the objectives by name, in their own units.
+        metrics: all of the task's metrics on the search split, fractions.
+        costs: of the arch, None until they are computed.
+        file: of the arch, relative to the run folder, empty for a trial without one.
+        repeats: scores from other seeds, None without any.
+        indistinguishable_from: neighbours on the front that these scores cannot tell it from.
+    """
+
+    number: int
+    arch: ArchContent
+    values: Mapping[str, float]
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    costs: Costs | None = None
+    file: str = ""
+    repeats: Repeats | None = None
+    indistinguishable_from: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Front:
+    """The non-dominated trials of a study, best first objective first.
+
+    Attributes:
+        objectives: whether each is maximised or minimised, by name, in the study's order.
+        trials: on the front.
+        picked: number of the picked trial, None before the end of the search.
+        predictor: that chose the last trials, None without one.
+    """
+
+    objectives: Mapping[str, Direction]
+    trials: tuple[Trial, ...]
+    picked: int | None = None
+    predictor: PredictorQuality | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The objectives' names."""
+        return tuple(self.objectives)
+
+    @property
+    def directions(self) -> tuple[Direction, ...]:
+        """The objectives' directions, in the order of `names`."""
+        return tuple(self.objectives.values())
+
+    def trial(self, number: int | None) -> Trial | None:
+        """The trial of this number, None if it is not on the front."""
+        return next((trial for trial in self.trials if trial.number == number), None)
+
+    def write(self, folder: Path) -> None:
+        """Write ``front.json`` into a run folder."""
+        write_record(folder / files.FRONT, self, FRONT_FORMAT)
+
+
+def read_front(folder: Path) -> Front:
+    """The front that a search left in a run folder; RunError if there is none or it cannot be used."""
+    return read_record(folder / files.FRONT, Front, FRONT_FORMAT)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How the scores of short trainings rank archs, compared with those of longer ones.
+
+    Attributes:
+        steps, long_steps: of the short and the long training.
+        trials: numbers.
+        short, long: scores, in the order of `trials`.
+        quality: rank correlation of the two.
+        images: what the long trainings saw.
+        seconds: what they took.
+    """
+
+    steps: int
+    long_steps: int
+    trials: tuple[int, ...]
+    short: tuple[float, ...]
+    long: tuple[float, ...]
+    quality: RankQuality
+    images: int
+    seconds: float
+
+    def __str__(self) -> str:
+        text = f"scores after {self.steps} steps against those after {self.long_steps}: {self.quality}"
+        if not self.quality.better_than_chance:
+            text += "; no better than chance: do not rely on the order of the front"
+        return text
+
+    def write(self, folder: Path) -> None:
+        """Write ``trust.json`` into a run folder."""
+        write_record(folder / files.VALIDATION, self, VALIDATION_FORMAT)
+
+
+def read_validation(folder: Path) -> Validation | None:
+    """What ``trust.json`` holds, None if there is none; RunError if it cannot be used."""
+    path = folder / files.VALIDATION
+    return read_record(path, Validation, VALIDATION_FORMAT) if path.is_file() else None

@@ -1,0 +1,39 @@
+"""``run.json``: which configuration a run folder belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from nas_transfer.runs import files
+from nas_transfer.runs.reading import read_record, write_record
+
+MANIFEST_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a run folder is claimed for, before anything runs.
+
+    Attributes:
+        config_sha256: hash of `config`.
+        started: date and time, ISO 8601.
+        command: the arguments of the command line.
+        config: the keys that change the run's result, flat and resolved.
+    """
+
+    config_sha256: str
+    started: str
+    command: tuple[str, ...]
+    config: Mapping[str, object]
+
+    def write(self, folder: Path) -> None:
+        """Write ``run.json`` into a run folder."""
+        write_record(folder / files.RUN, self, MANIFEST_FORMAT)
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """What a run folder is claimed for, None for an unclaimed one; RunError if the file cannot be used."""
+    path = folder / files.RUN
+    return read_record(path, Manifest, MANIFEST_FORMAT) if path.is_file() else None

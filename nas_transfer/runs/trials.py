@@ -1,0 +1,191 @@
+"""The files of a search's trials: what a job has to evaluate, and what came of it.
+
+A job's file lists evaluations; each evaluation leaves its outcome in a file of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from nas_transfer.runs import files
+from nas_transfer.runs.costs import Ancestor, ArchContent, Usage
+from nas_transfer.runs.reading import read_record, write_record
+
+OUTCOME_FORMAT = JOB_FORMAT = PREPARATION_FORMAT = STARTED_FORMAT = 1
+MOST_LETTERS = 500
+"""Of a failure's reason."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation of a trial's arch.
+
+    Attributes:
+        trial: number of the trial.
+        arch: dict form of what is evaluated.
+        file: of the outcome, relative to the run folder.
+        steps: training steps that the trial's subnet has had when it is scored.
+        after: of these, the steps whose state an earlier evaluation of the trial kept; 0 to start anew.
+        keep: whether a later evaluation continues from this one's state.
+        repeat: which draw of everything random: 0 is the search's own.
+    """
+
+    trial: int
+    arch: ArchContent
+    file: str = ""
+    steps: int = 0
+    after: int = 0
+    keep: bool = False
+    repeat: int = 0
+
+    def __str__(self) -> str:
+        """For the log."""
+        steps = f" after {self.steps} steps" if self.steps else ""
+        return f"trial {self.trial}{steps}{f', repeat {self.repeat}' if self.repeat else ''}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one evaluation of a trial.
+
+    Attributes:
+        trial: number of the trial.
+        arch: dict form of its arch.
+        values: of the objectives by name, in their own units; empty if it failed.
+        reason: why it has no values, None if it has.
+        left_out: it has no values because it breaks a limit or was dropped between rungs; it did not fail.
+        metrics: all of the task's metrics.
+        seconds: of the evaluation.
+        training_seconds: of these, those of its training.
+        device: kind of device that evaluated it: ``cpu`` or ``cuda``.
+        images: that it was trained on before it was scored, repetitions included.
+    """
+
+    trial: int
+    arch: ArchContent
+    values: Mapping[str, float] = field(default_factory=dict)
+    reason: str | None = None
+    left_out: bool = False
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    training_seconds: float = 0.0
+    device: str = "cpu"
+    images: int = 0
+
+    @classmethod
+    def failed(cls, trial: int, arch: ArchContent, reason: str) -> Outcome:
+        """A trial without values."""
+        return cls(trial, arch, reason=" ".join(reason.split())[:MOST_LETTERS])
+
+    def with_usage_of(self, outcomes: Sequence[Outcome]) -> Outcome:
+        """This outcome with what all evaluations of its trial used together."""
+        return replace(
+            self,
+            seconds=sum(outcome.seconds for outcome in outcomes),
+            training_seconds=sum(outcome.training_seconds for outcome in outcomes),
+            device=outcomes[-1].device if outcomes else self.device,
+            images=sum(outcome.images for outcome in outcomes),
+        )
+
+    def write(self, path: Path) -> None:
+        """Write the outcome; the folder is made if it is missing."""
+        write_record(path, self, OUTCOME_FORMAT)
+
+
+def read_outcome(path: Path) -> Outcome | None:
+    """A written outcome, None if there is none; RunError if the file cannot be used."""
+    return read_record(path, Outcome, OUTCOME_FORMAT) if path.is_file() else None
+
+
+def usage_in(folder: Path) -> Usage:
+    """What the evaluations used whose outcomes lie in a folder; nothing if there is no such folder."""
+    outcomes = [outcome for path in sorted(folder.glob("*.json")) if (outcome := read_outcome(path)) is not None]
+    return Usage(
+        sum(outcome.images for outcome in outcomes),
+        sum(outcome.seconds for outcome in outcomes),
+        sum(outcome.seconds for outcome in outcomes if outcome.device != "cpu"),
+    )
+
+
+@dataclass(frozen=True)
+class Job:
+    """Evaluations that one process does one after the other.
+
+    Attributes:
+        path: of the file that lists them.
+        trials: their numbers.
+    """
+
+    path: Path
+    trials: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _JobContent:
+    evaluations: tuple[Evaluation, ...]
+
+
+def write_job(path: Path, evaluations: Sequence[Evaluation]) -> Job:
+    """Write a job's file; the folder is made if it is missing."""
+    write_record(path, _JobContent(tuple(evaluations)), JOB_FORMAT)
+    return Job(path, tuple(evaluation.trial for evaluation in evaluations))
+
+
+def read_job(path: Path) -> tuple[Evaluation, ...]:
+    """The evaluations of a job."""
+    return read_record(path, _JobContent, JOB_FORMAT).evaluations
+
+
+@dataclass(frozen=True)
+class Started:
+    """Which SLURM job runs a search's job."""
+
+    slurm_job: str
+
+
+def write_started(job: Path, slurm_job: str) -> None:
+    """Note beside a job's file which SLURM job runs it."""
+    write_record(job.with_suffix(files.STARTED_SUFFIX), Started(slurm_job), STARTED_FORMAT)
+
+
+def read_started(folder: Path) -> dict[Path, str]:
+    """The SLURM job of each started job of a search by its note's path."""
+    paths = sorted((folder / files.JOBS_FOLDER).glob(f"*{files.STARTED_SUFFIX}"))
+    return {path: read_record(path, Started, STARTED_FORMAT).slurm_job for path in paths}
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What was spent before the first trial, and what two timed archs, the smallest and the largest, took.
+
+    Attributes:
+        seconds: wall time.
+        device: kind of device.
+        images: trained on.
+        step_seconds, scoring_seconds: of the two archs, for one training step, and for statistics and score.
+        provenance: files that the prepared weights descend from, oldest first.
+    """
+
+    seconds: float = 0.0
+    device: str = "cpu"
+    images: int = 0
+    step_seconds: tuple[float, ...] = ()
+    scoring_seconds: tuple[float, ...] = ()
+    provenance: tuple[Ancestor, ...] = ()
+
+    @property
+    def usage(self) -> Usage:
+        """The same as a usage."""
+        return Usage(self.images, self.seconds, 0.0 if self.device == "cpu" else self.seconds)
+
+    def write(self, folder: Path) -> None:
+        """Write it into the run folder."""
+        write_record(folder / files.PREPARATION, self, PREPARATION_FORMAT)
+
+
+def read_spent(folder: Path) -> Spent:
+    """What a run's preparation cost; nothing where there was none."""
+    path = folder / files.PREPARATION
+    return read_record(path, Spent, PREPARATION_FORMAT) if path.is_file() else Spent()

@@ -1,0 +1,49 @@
+"""What made a run: versions of packages and the revision of a checkout."""
+
+from __future__ import annotations
+
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+PACKAGES = (
+    "nas-transfer",
+    "torch",
+    "torchvision",
+    "pytorch-lightning",
+    "hydra-core",
+    "torchmetrics",
+    "pycocotools",
+    "numpy",
+    "optuna",
+)
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages that decide a result, without importing them."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def git_revision(folder: Path) -> str | None:
+    """Short commit hash of a checkout that tracks `folder`, with ``-dirty`` after local changes; else None.
+
+    A package that is installed below somebody else's checkout has no revision: theirs is not ours.
+    """
+    if not _git(folder, "ls-files", "."):
+        return None
+    return _git(folder, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    command = ["git", "-C", str(folder), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
