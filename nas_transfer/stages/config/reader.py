@@ -191,8 +191,9 @@ class _Reading:
             for choice in choices:
                 if value == choice or (isinstance(choice, str) and str(value) == choice):
                     return choice
-            near = difflib.get_close_matches(str(value), [str(choice) for choice in choices], n=1, cutoff=0.0)[0]
-            return self._wrong(path, hint, value, f": use {path}={near}")
+            remedy = " or ".join(f"{path}={choice}" for choice in choices)
+            self.faults.append(f"{path} cannot be {value!r}: use ")
+            return _NOTHING
         if hint is str and isinstance(value, (int, float)) and not isinstance(value, bool):
             return str(value)  # a number given where a word is wanted, such as name=7
         if hint is float and type(value) is int:
@@ -208,9 +209,9 @@ class _Reading:
                 return _NOTHING
         return value
 
-    def _wrong(self, path: str, hint: object, value: object, remedy: str = "") -> object:
+    def _wrong(self, path: str, hint: object, value: object) -> object:
         plain = OmegaConf.to_container(value) if isinstance(value, (DictConfig, ListConfig)) else value
-        self.faults.append(f"{path} must be {_words(hint)}, got {'null' if plain is None else repr(plain)}{remedy}")
+        self.faults.append(f"{path} must be {_words(hint)}, got {'null' if plain is None else repr(plain)}")
         return _NOTHING
 
 
