@@ -26,7 +26,7 @@ def read_file(path: Path) -> object:
         WeightsError: the file is missing or damaged, or it holds other objects.
     """
     if not path.is_file():
-        raise WeightsError(f"there are no weights in {path}: give the folder of a finished run or a file")
+        raise WeightsError(f"expected weights in {path}, got no such file: give the folder of a finished run or a file")
     # Loading a Namespace only sets its attributes; torch's unpickler refuses every other class.
     torch.serialization.add_safe_globals([argparse.Namespace])
     try:
