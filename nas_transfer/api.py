@@ -18,7 +18,7 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 
 from nas_transfer import cli
-from nas_transfer.errors import ConfigError, NasTransferError
+from nas_transfer.errors import ConfigError, NasTransferError, RunError
 from nas_transfer.paths import PACKAGE, conf_dir
 from nas_transfer.runs import Check, Front, Result, files, read_check, read_front, read_result
 
@@ -46,7 +46,7 @@ class Run:
         """
         result = read_result(self.folder)
         if result is None:
-            raise cli.RunError(f"{self.folder / files.RESULT} is missing: the run is not finished")
+            raise RunError(f"{self.folder / files.RESULT} is missing: the run is not finished")
         return result
 
     @property
@@ -114,7 +114,7 @@ def run_folder(overrides: Sequence[str]) -> Path:
     flags = [override for override in overrides if override.startswith("-")]
     if flags:
         raise ConfigError(f"run takes overrides such as 'stage=proxy', got the flag {flags[0]}: use the command line")
-    with cli.sentences(), initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with cli.sentences(overrides), initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return Path(str(compose("config", list(overrides)).run_dir))
 
 

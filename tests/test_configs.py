@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 import nas_transfer.cli  # noqa: F401  registers the resolvers
 from nas_transfer.paths import conf_dir
+from nas_transfer.stages.config.entry import config_sha256, read_config, record_of
 
 CONF = conf_dir()
 GROUPS = {
@@ -58,6 +59,18 @@ def test_every_choice_composes_and_its_targets_take_its_arguments(group: str, ch
     assert found
     for node in found:
         bind(node)
+
+
+@pytest.mark.parametrize("task", GROUPS["task"])
+@pytest.mark.parametrize("stage", GROUPS["stage"])
+def test_every_stage_reads_every_task_into_its_record(stage: str, task: str) -> None:
+    given = ["data.root=somewhere", "weights=a_run", *(["images=pictures"] if stage == "predict" else [])]
+    classes = ["data.class_names=[a]"] if task == "small_seg" else []
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", [f"stage={stage}", f"task={task}", *given, *classes])
+    config = read_config(cfg, record_of(cfg))
+    assert config.stage.name == stage
+    assert config.config_sha256 == config_sha256(cfg)
 
 
 @pytest.mark.parametrize("task", GROUPS["task"])

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 import nas_transfer.cli  # noqa: F401  registers the resolvers
 from nas_transfer.errors import ConfigError, RunError
 from nas_transfer.paths import conf_dir
+from nas_transfer.runs import Costs, Result
 from nas_transfer.stages.common.run_directory import RANKS, RunDirectory
 from nas_transfer.stages.config.entry import begin_run, config_sha256, identity
 
@@ -103,11 +104,16 @@ def test_a_new_run_records_its_identity_and_its_configuration(tmp_path: Path) ->
 
 def test_the_same_configuration_finds_its_folder_and_its_result_again() -> None:
     run = opened(composed())
-    (run.folder / "result.json").write_text('{"score": 0.5}')
+    costs = Costs({"total": 3}, {"total": 2}, 2, (96, 96), 6)
+    result = Result(
+        "finetune", "shapes_det", None, "map", 0.5, {"map": 0.5}, costs, seconds=1.0, devices=1, gpu_hours=0.0,
+        images_seen=8, passes_per_image=1, samples_digest="", seed=0, config_sha256="",
+    )  # fmt: skip
+    result.write(run.folder)
     before = contents(run.folder)
     again = opened(composed())
     assert again == run
-    assert again.result() == {"score": 0.5}
+    assert again.result() == result
     assert contents(run.folder) == before
 
 

@@ -43,7 +43,7 @@ def open_run(config: RunConfig, texts: Mapping[str, str]) -> RunDirectory:
     if manifest is not None:
         _check_same(folder, manifest.config, config.identity, config.resume)
         return RunDirectory(folder)
-    if not _is_main_process():
+    if not is_main_process():
         return RunDirectory(folder)
     if (folder / files.RESULT).exists():
         raise RunError(
@@ -71,10 +71,10 @@ def _check_same(folder: Path, theirs: Mapping[str, object], ours: Mapping[str, o
                 f"{folder} holds a run with {key}={theirs.get(key)} (now {ours.get(key)}): "
                 "choose another name=... or leave name out"
             )
-    if resume == "never" and _is_main_process():
+    if resume == "never" and is_main_process():
         raise RunError(f"{folder} holds a run, which resume=never forbids: use resume=auto or another name=...")
 
 
-def _is_main_process() -> bool:
+def is_main_process() -> bool:
     """Whether this is the only process or rank 0: Lightning's and SLURM's other ranks start with the same command."""
     return all(os.environ.get(variable, "0") == "0" for variable in RANKS)

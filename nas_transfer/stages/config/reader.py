@@ -25,6 +25,7 @@ OF_HYDRA = frozenset({"hydra"})
 
 Record = TypeVar("Record")
 _NOTHING = object()
+_UNSET = (None, 0, False, _NOTHING)
 
 
 @runtime_checkable
@@ -73,7 +74,7 @@ class _Reading:
             if name == rest:
                 content = {other: self.plain(cfg, other, _join(path, other)) for other in unknown}
                 values[name] = self._factory(content, path, options)
-            elif options.only_with and not any(values[switch] for switch in options.only_with if switch in values):
+            elif options.only_with and not any(values.get(switch) not in _UNSET for switch in options.only_with):
                 values[name] = None
             elif name not in names:
                 self._missing(_join(path, name))
@@ -192,7 +193,7 @@ class _Reading:
                 if value == choice or (isinstance(choice, str) and str(value) == choice):
                     return choice
             remedy = " or ".join(f"{path}={choice}" for choice in choices)
-            self.faults.append(f"{path} cannot be {value!r}: use ")
+            self.faults.append(f"{path} cannot be {value!r}: use {remedy}")
             return _NOTHING
         if hint is str and isinstance(value, (int, float)) and not isinstance(value, bool):
             return str(value)  # a number given where a word is wanted, such as name=7
