@@ -33,7 +33,7 @@ from nas_transfer.stages.common.candidates import build_evaluator
 from nas_transfer.stages.config.entry import read_config
 from nas_transfer.stages.config.search import SearchConfig
 from nas_transfer.stages.finetune import run as train
-from nas_transfer.tasks.base import Task
+from nas_transfer.tasks.task import Task
 
 NUM_CALIBRATION = 500
 WAYS = ("ours", "straightforward")

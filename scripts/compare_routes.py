@@ -1,4 +1,4 @@
-"""What compare_routes.sh needs beside the command line.
+"""Choose archs and compare routes for compare_routes.sh.
 
 python scripts/compare_routes.py choose SEARCH_RUN 5      paths of five arch files spread over the front
 python scripts/compare_routes.py table RUNS TASK          what each route found, and differences with intervals
@@ -9,12 +9,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nas_transfer.report.routes import chosen_archs, comparison
+from nas_transfer.report.routes import chosen_archs, compare
 from nas_transfer.report.tables import route_table
 
 
 def main() -> None:
-    """Do what the first word says."""
+    """Run the given command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     choose = commands.add_parser("choose")
@@ -27,7 +27,7 @@ def main() -> None:
     if options.command == "choose":
         print(*chosen_archs(options.run, options.count), sep="\n")
     else:
-        print(route_table(comparison(options.runs, options.task), options.runs).markdown())
+        print(route_table(compare(options.runs, options.task), options.runs).markdown())
 
 
 if __name__ == "__main__":

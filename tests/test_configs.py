@@ -54,7 +54,7 @@ def composed(*overrides: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES, ids="=".join)
 def test_every_choice_composes_and_its_targets_take_its_arguments(group: str, choice: str) -> None:
-    stage = ["stage=search"] if group in ("objective", "sampler") else []
+    stage = ["stage=search"] if group in ("objective", "sampler", "search") else []
     found = list(targets(composed(*stage, f"{group}={choice}")))
     assert found
     for node in found:

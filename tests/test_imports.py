@@ -122,7 +122,7 @@ def test_the_check_finds_what_it_is_for(tmp_path: Path) -> None:
     assert violations("tasks", {"nas_transfer.stages.common.build"})
     assert violations("tasks", {"omegaconf"})
     assert violations("space", {"nas_transfer.arch_files"})
-    assert not violations("stages", {"hydra", "nas_transfer.tasks.base", "nas_transfer.runs.result"})
+    assert not violations("stages", {"hydra", "nas_transfer.tasks.task", "nas_transfer.runs.result"})
 
 
 def test_no_module_imports_itself_through_others() -> None:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nas_transfer.search.objectives.base import Candidate, Direction
+from nas_transfer.search.objectives.base import Direction, TrialSubnet
 from nas_transfer.space import Arch
-from nas_transfer.tasks.base import Task
+from nas_transfer.tasks.task import Task
 
 
 class Blocks:
@@ -21,6 +21,6 @@ class Blocks:
         """The values (N,) of archs, without building a network."""
         return np.array([sum(arch.group("depth")) for arch in archs], dtype=float)
 
-    def measure(self, candidate: Candidate) -> float:
-        """The value of one evaluated arch."""
-        return float(self.of_archs(candidate.subnet, [candidate.arch])[0])
+    def measure(self, subnet: TrialSubnet) -> float:
+        """The value of the subnet of one trial."""
+        return float(self.of_archs(subnet.task, [subnet.arch])[0])

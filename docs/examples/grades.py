@@ -9,9 +9,10 @@ from nas_transfer.space import SUPERNET
 from nas_transfer.supernet.cost import Cost, linear_cost
 from nas_transfer.supernet.layers import Layers
 from nas_transfer.supernet.networks import build_body
-from nas_transfer.tasks.base import Task
-from nas_transfer.tasks.deployment import Deployed, DeployedNetwork
+from nas_transfer.tasks.deployed import Deployed, DeployedNetwork
+from nas_transfer.tasks.kind import TaskKind
 from nas_transfer.tasks.prediction import Prediction
+from nas_transfer.tasks.task import Task
 
 
 class Grader(nn.Module):
@@ -27,8 +28,7 @@ class Grader(nn.Module):
 
 
 class GradesTask(Task):
-    score_key = "closeness"  # 1 - mean distance / largest distance
-    classes_are = "grades"
+    kind = TaskKind("grades", "Grades", "closeness", classes_are="grades")  # 1 - mean distance / largest distance
 
     def __init__(self, settings, *, image_size):
         table, arch = settings.table, settings.arch  # one arch, or SUPERNET
@@ -44,12 +44,12 @@ class GradesTask(Task):
     def forward_batch(self, batch):
         return self.network(self.normalise(batch["images"]))
 
-    def losses(self, batch, teacher):  # teacher: the second value returned for the largest arch of this step
+    def losses(self, batch, *, regularise, teacher):  # teacher: of the largest arch of this step
         grades = self.forward_batch(batch)
         losses = {"grades": F.mse_loss(grades, batch["labels"].to(grades.dtype))}
         if teacher is not None:
-            share = self.sampling.distillation
-            losses = {"grades": (1 - share) * losses["grades"], "distillation": share * F.mse_loss(grades, teacher)}
+            imitation = F.mse_loss(grades, teacher.outputs)
+            losses = {"grades": (1 - teacher.share) * losses["grades"], "distillation": teacher.share * imitation}
         return losses, grades.detach()
 
     def update_metrics(self, batch):

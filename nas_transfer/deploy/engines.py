@@ -1,11 +1,11 @@
-"""A network for other programs: torch.export and ONNX files, held against the network that they come from."""
+"""A network for other programs: torch.export and ONNX files, and how they compare with the original network."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -13,36 +13,43 @@ import torch
 from torch import Tensor, nn
 
 from nas_transfer.errors import ConfigError, RunError
-from nas_transfer.tasks.deployment import TOP_STRIDE, Deployed, Run
+from nas_transfer.tasks.deployed import TOP_STRIDE, Deployed
 
 INPUT = "images"
 EXPORTERS = ("torch.onnx", "onnxscript", "onnx_ir", "torch._export", "torch.export")
-"""Loggers with notices on which no user can act."""
+"""Loggers with notices that no user can act on."""
 BOX_TOLERANCE, SCORE_TOLERANCE = 1e-3, 1e-3
-"""By how much equal detections may differ: their boxes as a share of the image's longer side, their scores."""
+"""By how much two equal detections may differ: boxes as a share of the longer side of the image, and scores."""
 MOST_STRIDES = 256
-"""The largest side of an exported graph's input, in multiples of `TOP_STRIDE`: 8192 pixels."""
+"""The largest side of the input of an exported graph, in multiples of `TOP_STRIDE`: 8192 pixels."""
+
+Run = Callable[[Tensor], tuple[Tensor, ...]]
+"""An engine: maps raw images float32 (B, 3, H, W) to the outputs of a deployed module."""
 
 
 def onnxruntime() -> ModuleType:
-    """The package; ConfigError without it."""
+    """Import onnxruntime.
+
+    Raises:
+        ConfigError: it is not installed, or one of the packages that exports need.
+    """
     try:
         import onnx  # noqa: F401  what torch's exporter needs
         import onnxruntime as package
         import onnxscript  # noqa: F401
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"expected onnx, onnxscript and onnxruntime for an export, got none of {error.name}: "
+            f"an export needs onnx, onnxscript and onnxruntime, and {error.name} is not installed: "
             "pip install onnx onnxscript onnxruntime safetensors"
         ) from error
     return package
 
 
 def program_of(deployed: Deployed) -> torch.export.ExportedProgram:
-    """The module as a torch.export program of any batch, and of any H and W in multiples of 32 or of its one size."""
+    """Export a module as a torch.export program for any batch, and for its size or any sides in multiples of 32."""
     _assume_whole_strides(deployed)
     names = {2: "rows", 3: "columns"} if deployed.size is None else {}
-    sides = {place: TOP_STRIDE * torch.export.Dim(name, min=1, max=MOST_STRIDES) for place, name in names.items()}
+    sides = {axis: TOP_STRIDE * torch.export.Dim(name, min=1, max=MOST_STRIDES) for axis, name in names.items()}
     with quiet():
         return torch.export.export(
             deployed.module.eval(), (_example(deployed),), dynamic_shapes=({0: torch.export.Dim("batch"), **sides},)
@@ -50,9 +57,10 @@ def program_of(deployed: Deployed) -> torch.export.ExportedProgram:
 
 
 def write_engines(deployed: Deployed, path: Path) -> None:
-    """Write ``<path>.onnx``, and ``<path>.pt2`` (torch.export) but for a detector, which that cannot do.
+    """Write ``<path>.onnx`` and, except for a detector, ``<path>.pt2`` (torch.export).
 
-    A detector's ONNX file is by torch's older exporter: torchvision's loops depend on what is found.
+    torch.export cannot trace the loops of torchvision's detectors, whose length depends on the detections. The ONNX
+    file of a detector is written by the older exporter of torch.
     """
     example, outputs, onnx = _example(deployed), list(deployed.outputs), str(path.with_suffix(".onnx"))
     if not deployed.one_image:
@@ -69,17 +77,17 @@ def write_engines(deployed: Deployed, path: Path) -> None:
         torch.onnx.export(
             deployed.module.eval(), (example,), onnx, dynamo=False, opset_version=17, input_names=[INPUT],
             output_names=outputs,
-            dynamic_axes={INPUT: {2: "height", 3: "width"}} | {name: {0: "found"} for name in outputs},
+            dynamic_axes={INPUT: {2: "height", 3: "width"}} | {name: {0: "detections"} for name in outputs},
         )  # fmt: skip
 
 
 def _example(deployed: Deployed) -> Tensor:
-    """Images to trace with: a batch or a side of 1 would be taken for a constant."""
+    """Images to trace with. A batch or a side of 1 would be traced as a constant."""
     return torch.zeros(1 if deployed.one_image else 2, 3, *(deployed.size or (2 * TOP_STRIDE, 3 * TOP_STRIDE)))
 
 
 def run_onnx(path: Path, threads: int) -> Run:
-    """An ONNX file as a function of images, on the CPU."""
+    """Load an ONNX file as a function of images, on the CPU."""
     package = onnxruntime()
     options = package.SessionOptions()
     options.intra_op_num_threads = threads
@@ -93,7 +101,7 @@ def run_onnx(path: Path, threads: int) -> Run:
 
 
 def run_torch(module: nn.Module) -> Run:
-    """A module as a function of images, without gradients."""
+    """Wrap a module as a function of images, without gradients."""
 
     def run(images: Tensor) -> tuple[Tensor, ...]:
         with torch.inference_mode():
@@ -103,11 +111,11 @@ def run_torch(module: nn.Module) -> Run:
 
 
 def largest_difference(one: Run, other: Run, batches: Sequence[Tensor]) -> float:
-    """The largest difference of two engines' outputs, as a share of each output's largest value.
+    """The largest difference between the outputs of two engines, as a share of the largest value of each output.
 
     Raises:
-        ConfigError: nothing to compare them on.
-        RunError: outputs of different shapes, or with values that are no numbers.
+        ConfigError: there are no images to compare them on.
+        RunError: outputs of different shapes, or values that are infinite or NaN.
     """
     worst = 0.0
     for first, second in _pairs(one, other, batches):
@@ -120,39 +128,40 @@ def largest_difference(one: Run, other: Run, batches: Sequence[Tensor]) -> float
 
 
 def unmatched_share(one: Run, other: Run, images: Sequence[Tensor]) -> float:
-    """The share of two detectors' detections that the other one does not make, whatever their order.
+    """The share of the detections of two engines that the other engine does not make, in whatever order.
 
-    Equal are detections of one label whose boxes differ by at most `BOX_TOLERANCE` of the image's longer side and their
-    scores by at most `SCORE_TOLERANCE`. The engines give boxes (N, 4), labels (N,) and scores (N,) first.
+    Two detections are equal if they have the same label, their boxes differ by at most `BOX_TOLERANCE` of the longer
+    side of the image, and their scores by at most `SCORE_TOLERANCE`. The first three outputs of the engines are boxes
+    (N, 4), labels (N,) and scores (N,).
 
     Raises:
-        ConfigError: nothing to compare them on.
-        RunError: values that are no numbers.
+        ConfigError: there are no images to compare them on.
+        RunError: values that are infinite or NaN.
     """
-    found, alone = 0, 0
+    total, unmatched = 0, 0
     for image in images:
         boxes, labels, scores = list(_pairs(one, other, [image]))[:3]
         apart = (boxes[0][:, None] - boxes[1][None]).abs().amax(2) / max(image.shape[-2:])
         equal = (apart <= BOX_TOLERANCE) & (labels[0][:, None] == labels[1][None])
         equal &= (scores[0][:, None] - scores[1][None]).abs() <= SCORE_TOLERANCE
-        found += sum(map(len, scores))
-        alone += int((~equal.any(1)).sum()) + int((~equal.any(0)).sum())
-    return alone / max(1, found)
+        total += sum(map(len, scores))
+        unmatched += int((~equal.any(1)).sum()) + int((~equal.any(0)).sum())
+    return unmatched / max(1, total)
 
 
 def _pairs(one: Run, other: Run, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
     """Each output of both engines for each batch."""
     if not batches:
-        raise ConfigError("expected images to compare engines on, got none: set stage.compared_images above 0")
+        raise ConfigError("no images to compare the engines on: set stage.compared_images above 0")
     for images in batches:
         for first, second in zip(one(images), other(images), strict=True):
             if not (first.isfinite().all() and second.isfinite().all()):
-                raise RunError("expected outputs that are numbers, got infinite ones or none")
+                raise RunError("expected outputs that are numbers, got infinity or NaN")
             yield first, second
 
 
 def _assume_whole_strides(deployed: Deployed) -> None:
-    """Let layers whose padding depends on the input's size take that of multiples of their stride."""
+    """Fix the padding of layers that depends on the input size, where all inputs are multiples of the stride."""
     for module in deployed.module.modules():
         if hasattr(module, "whole_strides"):
             module.whole_strides = deployed.size is None
@@ -160,7 +169,7 @@ def _assume_whole_strides(deployed: Deployed) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without the exporters' notices."""
+    """Silence the notices of the exporters."""
     levels = {name: logging.getLogger(name).level for name in EXPORTERS}
     try:
         for name in levels:

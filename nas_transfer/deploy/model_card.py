@@ -1,11 +1,11 @@
-"""What goes with exported files, for the people who get them."""
+"""The record of an export and its model card, for the people who receive the files."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from nas_transfer.runs import Ancestor, Result
-from nas_transfer.tasks.deployment import Deployed
+from nas_transfer.tasks.deployed import Deployed
 
 ONNX_EXAMPLE = """\
 import numpy as np, onnxruntime
@@ -30,17 +30,17 @@ for stride, features in zip((4, 8, 16, 32), maps):
 
 
 def model_card(result: Result, data: str, channels: Mapping[str, int], deployed: Deployed) -> str:
-    """``model_card.md``.
+    """Write the text of ``model_card.md``.
 
     Args:
-        result: of the export.
-        data: where the scored images lie.
-        channels: of the body's maps by name.
+        result: of the export, whose score is that of onnxruntime.
+        data: the folder of the scored images.
+        channels: of the maps of the body, by name.
         deployed: the whole network.
     """
     costs, export = result.costs, result.export
     if export is None or result.score is None:
-        raise ValueError("a model card needs the result of an export")
+        raise ValueError("a model card needs the result of an export, got that of another stage")
     height, width = costs.input_size
     resize = f".resize(({width}, {height}))" if not deployed.one_image else ""
     also = "" if deployed.one_image else " and `model.pt2`"
@@ -74,7 +74,7 @@ def model_card(result: Result, data: str, channels: Mapping[str, int], deployed:
         ONNX_EXAMPLE.format(resize=resize).rstrip(),
         "```",
         "",
-        "The body alone, for a detector of torchvision's or anything that takes feature maps:",
+        "The body alone, for a detector of torchvision or any other network that takes feature maps:",
         "",
         "```python",
         TORCH_EXAMPLE.rstrip(),
@@ -84,11 +84,11 @@ def model_card(result: Result, data: str, channels: Mapping[str, int], deployed:
 
 
 def _whole(name: str, deployed: Deployed) -> str:
-    """What a file's difference is a share of."""
+    """What the difference of a file is a share of."""
     return "detections" if deployed.one_image and name.startswith("model") else "largest output"
 
 
 def _parent(parent: Ancestor) -> str:
-    licence = parent.licence or "that of what it started from, and yours"
+    licence = parent.licence or "that of the weights it started from, and yours"
     made = parent.stage or parent.format
     return f"- {parent.file} ({made}; licence: {licence}; sha256 {parent.sha256[:16]})"

@@ -1,1 +1,1 @@
-"""What a run leaves behind for people and other runs to read."""
+"""Collects run folders into one page. Reads the records of `runs` and nothing else."""

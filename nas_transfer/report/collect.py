@@ -1,33 +1,25 @@
-"""Run folders as they lie on disk: found, read, and what each one lacks; nothing in them stops a report."""
+"""Find run folders, read their records, and say what each one lacks. No broken file stops a report."""
 
 from __future__ import annotations
 
-import csv
 import glob
-import json
-import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TypeVar
 
-from nas_transfer.errors import ConfigError
-from nas_transfer.runs.result import RESULT_FILE, RUN_FILE
-from nas_transfer.search.front import FRONT_FILE
+from nas_transfer.errors import ConfigError, RunError
+from nas_transfer.report.curves import Curve, read_curves
+from nas_transfer.runs import Manifest, Result, files, read_manifest, read_result
 
-WEIGHTS_FILE, WARM_START_FILE = "weights.pt", "warm_start.pt"
-SAMPLES_FOLDER = "sample_predictions"
-MARKS = (RUN_FILE, RESULT_FILE, FRONT_FILE, WEIGHTS_FILE)
-"""Any of these makes a folder a run's."""
 TRAINING_STAGES = ("pretrain", "finetune")
 STUDY_STAGES = ("search", "proxy")
-OWN_STAGE = "report"
+REPORT_STAGE = "report"
 STAGES_WITHOUT_RESULT = ("check", "predict")
-"""They run anew with every command and leave no ``result.json``."""
+"""They run again with every command and leave no result file."""
 
-Content = Mapping[str, Any]
-"""A JSON mapping."""
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -35,236 +27,134 @@ class Run:
     """One run folder.
 
     Attributes:
-        folder: where it lies.
-        stage, task: what ran, from ``result.json``, ``run.json`` or the folder's place, in this order.
-        result: ``result.json`` of a finished run, None before that or where it cannot be used.
-        manifest: ``run.json``, empty where it cannot be used.
-        curves: (steps, values) by column of ``logs/version_*/metrics.csv``.
-        problems: what is missing or broken, a sentence each.
+        folder: its path.
+        stage, task: what ran, according to the result, the manifest or the folder's path, in this order.
+        result: of a finished run, None before that or where it cannot be used.
+        manifest: None where it cannot be used.
+        curves: of a training, by column of its logs.
+        problems: what is missing or broken, one sentence each.
     """
 
     folder: Path
     stage: str
     task: str
-    result: Content | None
-    manifest: Content
-    curves: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]]
+    result: Result | None
+    manifest: Manifest | None
+    curves: Mapping[str, Curve]
     problems: tuple[str, ...]
 
     @property
-    def config(self) -> Content:
+    def config(self) -> Mapping[str, object]:
         """The keys that change the run's result, flat; empty if unknown."""
-        found = self.manifest.get("config")
-        return found if isinstance(found, dict) else {}
+        return self.manifest.config if self.manifest is not None else {}
 
     @property
     def is_net(self) -> bool:
         """Whether it is a finished fine-tuned net: one arch, scored."""
         result = self.result
-        return result is not None and self.stage == "finetune" and bool(result["arch"]) and result["score"] is not None
+        return result is not None and self.stage == "finetune" and bool(result.arch) and result.score is not None
 
     @property
-    def log_files(self) -> list[Path]:
-        """The log of the program and those of the training."""
-        return [path for path in (self.folder / "log.txt", *metrics_files(self.folder)) if path.is_file()]
+    def title(self) -> str:
+        """Its stage, task and name."""
+        return f"{self.stage} on {self.task}: {self.folder.name}"
 
 
-def find_runs(places: Sequence[str], own: Path | None = None) -> tuple[list[Path], list[str]]:
-    """The run folders at or below each place, each once, and the places where there is none.
+@dataclass
+class Reader:
+    """Reads records of one run folder and keeps a sentence for each file that cannot be used."""
+
+    folder: Path
+    problems: list[str] = field(default_factory=list)
+
+    def read(self, read: Callable[[Path], Value], name: str = "") -> Value | None:
+        """What a function makes of the folder, or of a file in it; None and a problem if that cannot be used."""
+        try:
+            return read(self.folder / name)
+        except RunError as error:
+            self.problems.append(str(error).replace(f"{self.folder}{os.sep}", ""))
+            return None
+
+
+def find_runs(patterns: Sequence[str], exclude: Path | None = None) -> tuple[list[Path], list[str]]:
+    """Find the run folders at or below paths.
 
     Args:
-        places: folders or glob patterns (``runs/finetune/*/*``).
-        own: the report's own folder, left out.
+        patterns: folders or glob patterns such as ``runs/finetune/*/*``.
+        exclude: a folder that is left out, for instance that of the report.
+
+    Returns:
+        The run folders, each once, and the patterns that match none.
 
     Raises:
-        ConfigError: no place has a run.
+        ConfigError: there is no run folder at all.
     """
-    found: dict[Path, Path] = {}
-    without: list[str] = []
-    for place in places:
-        matches = [Path(match) for match in sorted(glob.glob(place, recursive=True))]
-        folders = [run for match in matches if match.is_dir() for run in _runs_below(match)]
-        folders = [run for run in folders if own is None or run.resolve() != own.resolve()]
+    runs: dict[Path, Path] = {}
+    without_runs: list[str] = []
+    for pattern in patterns:
+        matches = [Path(match) for match in sorted(glob.glob(pattern, recursive=True))]
+        folders = [folder for match in matches if match.is_dir() for folder in _runs_below(match)]
+        folders = [folder for folder in folders if exclude is None or folder.resolve() != exclude.resolve()]
         if not folders:
-            without.append(place)
+            without_runs.append(pattern)
         for folder in folders:
-            found.setdefault(folder.resolve(), folder)
-    if not found:
+            runs.setdefault(folder.resolve(), folder)
+    if not runs:
         raise ConfigError(
-            f"expected run folders in {', '.join(places)}, got none: runs_in='[runs/search/*/*, runs/finetune/*/*]' "
-            "takes folders and patterns, relative to the current folder"
+            f"no run folder in {', '.join(patterns)}: runs_in='[runs/search/*/*, runs/finetune/*/*]' takes folders and "
+            "patterns, relative to the current folder"
         )
-    return list(found.values()), without
+    return list(runs.values()), without_runs
 
 
 def _runs_below(folder: Path) -> Iterator[Path]:
-    for path, folders, files in os.walk(folder):
-        folders.sort()
-        if any(mark in files for mark in MARKS):
-            folders.clear()
+    for path, subfolders, names in os.walk(folder):
+        subfolders.sort()
+        if any(mark in names for mark in files.RUN_MARKS):
+            subfolders.clear()
             yield Path(path)
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """Every run but reports, in the order given."""
-    return [run for run in map(read_run, folders) if run.stage != OWN_STAGE]
+    """Read run folders, in the order given; those of reports are left out."""
+    return [run for run in map(read_run, folders) if run.stage != REPORT_STAGE]
 
 
 def read_run(folder: Path) -> Run:
-    """What a folder holds; what is missing or broken becomes a problem, never an error."""
-    problems: list[str] = []
-    manifest = read_json(folder / RUN_FILE, problems)
-    if manifest is not None and not isinstance(manifest.get("config"), dict):
-        problems.append(f"{RUN_FILE} holds no configuration")
-    result = read_json(folder / RESULT_FILE, problems) if (folder / RESULT_FILE).exists() else None
-    if result is not None and (wrong := _fault(result)):
-        problems.append(f"{RESULT_FILE} {wrong}")
-        result = None
-    known = [result or {}, _stated(manifest or {})]
-    place = {"stage": _part(folder, 3), "task": _part(folder, 2)}
-    stage, task = (
-        str(next((source[key] for source in known if source.get(key)), place[key])) for key in ("stage", "task")
-    )
-    curves = read_curves(folder, problems)
+    """Read a run folder. What is missing or broken becomes a problem, never an error."""
+    reader = Reader(folder)
+    manifest = reader.read(read_manifest)
+    if not (folder / files.RUN).exists():
+        reader.problems.append(f"{files.RUN} is missing")
+    result = reader.read(read_result)
+    stage, task = _stage_and_task(folder, result, manifest)
+    curves = read_curves(folder, reader.problems)
     if result is not None and stage in TRAINING_STAGES and not curves:
-        problems.append("logs/version_*/metrics.csv is missing or empty")
-    if not (folder / RESULT_FILE).exists() and stage not in STAGES_WITHOUT_RESULT:
-        problems.append(_how_far(folder, stage, manifest or {}, curves))
-    elif stage in TRAINING_STAGES and not (folder / WEIGHTS_FILE).is_file():
-        problems.append(f"{WEIGHTS_FILE} is missing")
-    if result is not None and stage in STUDY_STAGES and not (folder / FRONT_FILE).is_file():
-        problems.append(f"{FRONT_FILE} is missing")
-    return Run(folder, stage, task, result, manifest or {}, curves, tuple(problems))
+        reader.problems.append(f"{files.LOGS_FOLDER} holds no metrics")
+    if not (folder / files.RESULT).exists() and stage not in STAGES_WITHOUT_RESULT:
+        reader.problems.append(_progress(folder, stage, manifest, curves))
+    elif stage in TRAINING_STAGES and not (folder / files.WEIGHTS).is_file():
+        reader.problems.append(f"{files.WEIGHTS} is missing")
+    if result is not None and stage in STUDY_STAGES and not (folder / files.FRONT).is_file():
+        reader.problems.append(f"{files.FRONT} is missing")
+    return Run(folder, stage, task, result, manifest, curves, tuple(reader.problems))
 
 
-def _stated(manifest: Content) -> dict[str, Any]:
-    config = manifest.get("config")
-    if not isinstance(config, dict):
-        return {}
-    return {"stage": config.get("stage.name"), "task": config.get("task.name")}
+def _stage_and_task(folder: Path, result: Result | None, manifest: Manifest | None) -> tuple[str, str]:
+    if result is not None:
+        return result.stage, result.task
+    parts = ("unknown", "unknown", "unknown", *folder.resolve().parts)
+    config = manifest.config if manifest is not None else {}
+    return str(config.get("stage.name") or parts[-3]), str(config.get("task.name") or parts[-2])
 
 
-def _part(folder: Path, place: int) -> str:
-    parts = folder.resolve().parts
-    return parts[-place] if len(parts) >= place else "unknown"
-
-
-def _how_far(folder: Path, stage: str, manifest: Content, curves: Mapping[str, Any]) -> str:
-    """That a run is unfinished, and where it is."""
+def _progress(folder: Path, stage: str, manifest: Manifest | None, curves: Mapping[str, Curve]) -> str:
+    """That a run is unfinished, and how far it is."""
+    unfinished = f"unfinished: {files.RESULT} is missing"
     if stage in STUDY_STAGES:
-        return f"unfinished: {RESULT_FILE} is missing; {len(trial_files(folder))} trials have been evaluated"
-    steps = [steps[-1] for steps, _ in curves.values()]
+        return f"{unfinished}; {len(files.trial_files(folder))} trials have been evaluated"
+    steps = [curve.steps[-1] for curve in curves.values()]
     if not steps:
-        return f"unfinished: {RESULT_FILE} is missing"
-    config = manifest.get("config")
-    end = config.get("trainer.max_steps") if isinstance(config, dict) else None
-    return f"unfinished: {RESULT_FILE} is missing; the log ends at step {max(steps):.0f}" + (
-        f" of {end}" if end else ""
-    )
-
-
-def read_json(path: Path, problems: list[str]) -> dict[str, Any] | None:
-    """A JSON mapping, or None and a problem."""
-    try:
-        content = parse_json(path.read_text())
-    except FileNotFoundError:
-        problems.append(f"{path.name} is missing")
-        return None
-    except (OSError, ValueError) as error:
-        problems.append(f"{path.name} cannot be read: {' '.join(str(error).split())}")
-        return None
-    if not isinstance(content, dict):
-        problems.append(f"{path.name} is not a mapping but a {type(content).__name__}")
-        return None
-    return content
-
-
-def parse_json(text: str) -> Any:
-    """JSON whose numbers are all finite; raises ValueError."""
-    return json.loads(text, parse_float=_finite, parse_constant=_finite)
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"a number is {text}")
-    return value
-
-
-def are_costs(costs: Any) -> bool:
-    """Whether a mapping holds totals of macs and params, and the input size that they are stated for."""
-    if not isinstance(costs, dict) or not isinstance(costs.get("input_size"), list):
-        return False
-    parts = [costs.get("macs"), costs.get("params")]
-    return all(isinstance(own, dict) and "total" in own and all(map(is_number, own.values())) for own in parts)
-
-
-def _fault(result: Content) -> str | None:
-    """What makes a result unusable, None if nothing does."""
-    for key in ("stage", "task"):
-        if not isinstance(result.get(key), str):
-            return f"has no {key}"
-    for key in ("score", "arch"):
-        if key not in result:
-            return f"has no {key}"
-    for key in ("seconds", "devices", "gpu_hours", "images_seen", "passes_per_image", "seed"):
-        if not is_number(result.get(key)):
-            return f"has no number as {key}"
-    if not _number_or_none(result["score"]):
-        return "has a score that is no number"
-    if not (result["arch"] is None or isinstance(result["arch"], dict)):
-        return "has an arch that is no mapping"
-    if not are_costs(result.get("costs")):
-        return "has no costs with totals of macs and params and their input size"
-    search = result.get("search")
-    if not (search is None or (isinstance(search, dict) and _number_or_none(search.get("hypervolume")))):
-        return "has no usable search"
-    return None
-
-
-def _number_or_none(value: Any) -> bool:
-    return value is None or is_number(value)
-
-
-def is_number(value: Any) -> TypeGuard[float]:
-    """Whether it is a finite number and no truth value."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def trial_files(folder: Path) -> list[Path]:
-    """A study's outcomes in trial order."""
-    return sorted((path for path in folder.glob("trials/*.json") if path.stem.isdigit()), key=lambda p: int(p.stem))
-
-
-def metrics_files(folder: Path) -> list[Path]:
-    """The CSV logs of a training, one for each time it was started, in this order."""
-    found = [path for path in folder.glob("logs/version_*/metrics.csv") if path.parent.name[8:].isdigit()]
-    return sorted(found, key=lambda path: int(path.parent.name[8:]))
-
-
-def read_curves(folder: Path, problems: list[str]) -> dict[str, tuple[tuple[float, ...], tuple[float, ...]]]:
-    """(steps, values) by column; where a resumed run repeats a step, what it logged last."""
-    columns: dict[str, dict[float, float]] = {}
-    for path in metrics_files(folder):
-        try:
-            with path.open(newline="") as stream:
-                rows = list(csv.DictReader(stream))
-        except (OSError, ValueError, csv.Error) as error:
-            problems.append(f"{path.relative_to(folder)} cannot be read: {error}")
-            continue
-        for row in rows:
-            step = _float(row.get("step"))
-            for name, text in row.items():
-                if step is not None and isinstance(name, str) and name not in ("step", "epoch"):
-                    value = _float(text)
-                    if value is not None:
-                        columns.setdefault(name, {})[step] = value
-    return {name: (tuple(sorted(own)), tuple(own[step] for step in sorted(own))) for name, own in columns.items()}
-
-
-def _float(text: Any) -> float | None:
-    try:
-        value = float(text)
-    except (TypeError, ValueError):
-        return None
-    return value if math.isfinite(value) else None
+        return unfinished
+    total = manifest.config.get("trainer.max_steps") if manifest is not None else None
+    return f"{unfinished}; the log ends at step {max(steps):.0f}{f' of {total}' if total else ''}"

@@ -1,67 +1,54 @@
-"""What a report says of a set of runs, before it is written as a page or as Markdown."""
+"""The content of a report on a set of runs, before it is written as a page or as Markdown."""
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from nas_transfer.errors import NasTransferError
-from nas_transfer.report.arch_drawing import draw_arch
+from nas_transfer.report.arch_drawing import draw_arch, stage_rows
 from nas_transfer.report.collect import STAGES_WITHOUT_RESULT, Run, read_runs
 from nas_transfer.report.figures import (
     front_figures,
     growth_figures,
+    only_figures,
     route_figures,
-    shown,
     training_figures,
-    trust_figure,
+    validation_figure,
 )
-from nas_transfer.report.inheritance import ancestors
+from nas_transfer.report.inheritance import inherited_files
 from nas_transfer.report.net_figures import net_figures
+from nas_transfer.report.nets import Net, data_root, nets_by_data, nets_by_kind, nets_of
 from nas_transfer.report.origins import origin_table
 from nas_transfer.report.pictures import LARGE, prediction_figures
 from nas_transfer.report.plots import Figure
-from nas_transfer.report.routes import comparison
+from nas_transfer.report.routes import compare, compared_folders
 from nas_transfer.report.studies import StudyRecord, growth, read_study
 from nas_transfer.report.tables import (
     Table,
-    TaskKind,
-    data_root,
-    duration,
+    cost_table,
     front_table,
     inherited_table,
-    input_size,
-    kind_of,
-    ledger,
-    millions,
     net_table,
-    nets_by_data,
-    nets_by_kind,
-    percent,
     problem_table,
     route_table,
-    unit_of,
-    value_text,
 )
+from nas_transfer.report.texts import cost_text, percent, spent_text, unit_of, value_text
+from nas_transfer.runs import Result, TaskKind, Validation, files
 from nas_transfer.space import short_id
-
-RETRAINED = re.compile(r"[A-Za-z]+\d*-\d+-\d+$")
-"""A net of `compare_routes.sh`: ROUTE-SEED-PLACE."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """One route comparison, study or run.
+    """A kind of task, comparison of routes, study or run.
 
     Attributes:
-        title: what it is.
-        folder: where its numbers come from; None if from several.
+        title: of the section.
+        folder: of the run or comparison; None for several.
         facts: (name, text).
-        tables, figures: of it.
+        tables, figures: below the facts.
     """
 
     title: str
@@ -73,14 +60,14 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """All sections.
+    """A report on a set of runs.
 
     Attributes:
-        summary: one sentence.
+        summary: in one line.
         problems: unfinished, missing and broken things, None without any.
         nets, routes, studies, runs: a section for each kind of task, comparison, study, run.
-        ledger: costs by stage.
-        inherited: files from elsewhere, None if no weights say so.
+        costs: by stage.
+        inherited: files that weights descend from, None without any.
     """
 
     summary: str
@@ -88,189 +75,151 @@ class Report:
     nets: tuple[Section, ...]
     routes: tuple[Section, ...]
     studies: tuple[Section, ...]
-    ledger: Table
+    costs: Table
     inherited: Table | None
     runs: tuple[Section, ...]
 
 
-def make_report(folders: Sequence[Path], without: Sequence[str] = ()) -> tuple[Report, list[Run]]:
-    """Read run folders and say what they hold.
+def make_report(folders: Sequence[Path], without_runs: Sequence[str] = ()) -> tuple[Report, list[Run]]:
+    """Read run folders and report what they hold.
 
     Args:
         folders: of the runs.
-        without: places that were named and have no runs.
+        without_runs: patterns that match no run folder.
     """
     runs = read_runs(folders)
-    problems = [(place, "no run folder there") for place in without]
+    nets = nets_of(runs)
+    problems = [(pattern, "no run folder there") for pattern in without_runs]
     problems += [(str(run.folder), problem) for run in runs for problem in run.problems]
     studies = [study for run in runs if (study := read_study(run)) is not None]
     problems += [(str(study.run.folder), problem) for study in studies for problem in study.problems]
-    routes, unfinished = _route_sections(runs)
-    problems += unfinished
-    found, unread = ancestors(runs)
-    problems += [(str(path), reason) for path, reason in unread]
-    finished = sum(run.result is not None or run.stage in STAGES_WITHOUT_RESULT for run in runs)
-    summary = (
-        f"Runs: {len(runs)}, finished: {finished}, fine-tuned nets: {sum(run.is_net for run in runs)}, "
-        f"studies: {len(studies)}."
-    )
+    routes, unfinished_routes = _route_sections(runs)
+    problems += unfinished_routes
+    inherited = inherited_files(runs)
+    num_finished = sum(run.result is not None or run.stage in STAGES_WITHOUT_RESULT for run in runs)
     report = Report(
-        summary, problem_table(problems) if problems else None,
-        tuple(_net_section(kind, nets, studies, runs) for kind, nets in nets_by_kind(runs)), tuple(routes),
-        tuple(_study_section(study, runs) for study in studies if study.directions), ledger(runs),
-        inherited_table(found) if found else None, tuple(_run_section(run) for run in runs),
-    )  # fmt: skip
+        summary=f"Runs: {len(runs)}, finished: {num_finished}, fine-tuned nets: {len(nets)}, studies: {len(studies)}.",
+        problems=problem_table(problems) if problems else None,
+        nets=tuple(_net_section(kind, of_kind, studies, runs) for kind, of_kind in nets_by_kind(nets)),
+        routes=tuple(routes),
+        studies=tuple(_study_section(study, nets) for study in studies if study.front.objectives),
+        costs=cost_table(runs),
+        inherited=inherited_table(inherited) if inherited else None,
+        runs=tuple(_run_section(run) for run in runs),
+    )
     return report, runs
 
 
-def _net_section(kind: TaskKind, nets: Sequence[Run], studies: Sequence[StudyRecord], runs: Sequence[Run]) -> Section:
-    """One kind of task: the document's table, where its nets come from, their charts, and what the best predicts."""
-    best = [max(own, key=lambda net: (net.result or {})["score"]) for own in nets_by_data(nets)]
+def _net_section(kind: TaskKind, nets: Sequence[Net], studies: Sequence[StudyRecord], runs: Sequence[Run]) -> Section:
+    """The nets of one kind of task: their table, their origins, their charts, and predictions of the best ones."""
+    best = [max(comparable, key=lambda net: net.score) for comparable in nets_by_data(nets)]
     pictures = [figure for net in best for figure in prediction_figures(net.folder, LARGE)]
-    return Section(
-        kind.title,
-        None,
-        (),
-        (net_table(kind, nets), origin_table(kind, nets, studies, runs)),
-        (*net_figures(kind, nets), *pictures),
-    )
+    tables = (net_table(kind, nets), origin_table(kind, nets, studies, runs))
+    return Section(kind.title, None, (), tables, (*net_figures(kind, nets), *pictures))
 
 
 def _route_sections(runs: Sequence[Run]) -> tuple[list[Section], list[tuple[str, str]]]:
-    """Each folder that `compare_routes.sh` left, and those whose routes cannot be compared yet."""
-    roots = {
-        (run.folder.parents[2], run.task): None
-        for run in runs
-        if run.stage == "finetune" and RETRAINED.match(run.folder.name) and len(run.folder.parents) > 2
-        and run.folder.parents[2].name.startswith("compare-")
-    }  # fmt: skip
+    """The comparisons of routes, of finished nets alone where others are not, and what keeps them from being whole."""
     sections, problems = [], []
-    for root, task in roots:
+    for folder, task in compared_folders(runs):
         for finished_only in (False, True):
             try:
-                found = comparison(root, task, finished_only=finished_only)
-                table, figures = route_table(found, root), route_figures(found, root)
-            except (NasTransferError, KeyError, TypeError, ValueError) as error:
-                whether = "not compared" if finished_only else "compared so far as they are finished"
-                problems.append((str(root), f"routes on {task} are {whether}: {' '.join(str(error).split())}"))
+                comparison = compare(folder, task, finished_only=finished_only)
+                table, figures = route_table(comparison, folder), route_figures(comparison, folder)
+            except (NasTransferError, ValueError) as error:
+                state = "not compared" if finished_only else "compared by their finished nets only"
+                problems.append((str(folder), f"routes on {task} are {state}: {' '.join(str(error).split())}"))
                 continue
-            sections.append(Section(table.title, root, (), (table,), tuple(figures)))
+            sections.append(Section(table.title, folder, (), (table,), tuple(figures)))
             break
     return sections, problems
 
 
-def _study_section(study: StudyRecord, runs: Sequence[Run]) -> Section:
-    run, result = study.run, study.run.result or {}
-    score_key = str(result.get("score_key") or "score")
-    told = study.told
-    failed = sum(trial.reason is not None and not trial.left_out for trial in told)
+def _study_section(study: StudyRecord, nets: Sequence[Net]) -> Section:
+    run = study.run
+    figures = [*front_figures(study), *growth_figures(study, growth(study)), *only_figures([validation_figure(study)])]
+    if study.picked is not None:
+        title = f"The picked net: trial {study.picked.number}"
+        figures.append(draw_arch(study.picked.arch, stage_rows(run.config), title))
+    facts = _study_facts(study, nets)
+    return Section(run.title, run.folder, tuple(facts), (front_table(study),), tuple(figures))
+
+
+def _study_facts(study: StudyRecord, nets: Sequence[Net]) -> list[tuple[str, str]]:
+    front, outcomes = study.front, study.outcomes
+    num_failed = sum(outcome.reason is not None and not outcome.left_out for outcome in outcomes)
+    num_left_out = sum(outcome.left_out for outcome in outcomes)
     facts = [
-        ("trials", f"{len(told)} evaluated, {failed} failed, {sum(trial.left_out for trial in told)} left out"),
-        ("objectives", ", ".join(f"{name} ({direction})" for name, direction in study.directions.items())),
-        ("front", f"{len(study.members)} nets"),
+        ("trials", f"{len(outcomes)} evaluated, {num_failed} failed, {num_left_out} left out"),
+        ("objectives", ", ".join(f"{name} ({direction})" for name, direction in front.objectives.items())),
+        ("front", f"{len(front.trials)} nets"),
     ]
-    search = result.get("search") or {}
-    if search.get("hypervolume") is not None:
-        facts.append(("hypervolume", f"{percent(search['hypervolume'])} %"))
-    picked = study.member(study.picked)
+    if study.summary is not None and study.summary.hypervolume is not None:
+        facts.append(("hypervolume", f"{percent(study.summary.hypervolume)} %"))
+    picked = study.picked
     if picked is not None:
         values = ", ".join(
-            f"{unit_of(name, score_key)} {value_text(name, picked.values[name])}" for name in picked.values
+            f"{unit_of(name, study.score_key)} {value_text(name, value)}" for name, value in picked.values.items()
         )
         facts.append(("picked", f"trial {picked.number}, arch {short_id(picked.arch)}: {values}"))
-    facts += _trained_alone(study, runs)
-    if not run.result:
+    facts += _trained_alone(study, nets)
+    if study.run.result is None:
         facts.append(("state", "unfinished: the front so far"))
-    if study.predictor is not None:
-        facts.append(
-            (
-                "predictor",
-                f"{study.predictor[0]} of the first objective that is predicted, cross-validated in its last batch: "
-                f"{study.predictor[1]} (log.txt)",
-            )
-        )
-    if study.trust is not None:
-        facts.append(("proxy", _trust_text(study.trust)))
-    figures = [*front_figures(study, score_key), *growth_figures(study, growth(study)), *shown([trust_figure(study)])]
-    if picked is not None:
-        title = f"The picked net: trial {picked.number}"
-        figures.append(draw_arch(picked.arch, _stage_table(run), title))
-    title = f"{run.stage} on {run.task}: {run.folder.name}"
-    return Section(title, run.folder, tuple(facts), (front_table(study, score_key),), tuple(figures))
-
-
-def _trained_alone(study: StudyRecord, runs: Sequence[Run]) -> list[tuple[str, str]]:
-    """What the members of a study's front scored that were also fine-tuned, each as a net of its own."""
-    run, facts = study.run, []
-    nets = [net for net in runs if net.is_net and (net.task, data_root(net)) == (run.task, data_root(run))]
-    for member in sorted(study.members, key=lambda member: member.number != study.picked):
-        texts = [
-            f"{percent((net.result or {})['score'])} % {kind_of(net).score} on the validation split ({net.folder})"
-            for net in nets
-            if (net.result or {})["arch"] == member.arch
-        ]
-        if texts:
-            who = "picked" if member.number == study.picked else f"trial {member.number}"
-            facts.append((f"{who}, trained alone", "; ".join(texts)))
+    if front.predictor is not None:
+        text = f"{front.predictor.predictor} of the first predicted objective, cross-validated in its last batch"
+        facts.append(("predictor", f"{text}: {front.predictor.quality} ({files.FRONT})"))
+    if study.validation is not None:
+        facts.append(("proxy", _validation_text(study.validation)))
     return facts
 
 
-def _trust_text(trust: Any) -> str:
-    quality = trust["quality"]
-    chance = "" if quality["low"] > 0 else "; no better than chance: do not rely on the order of the front"
-    return (
-        f"scores of short trainings against longer ones: Kendall's tau {quality['tau']:.2f} (95 % interval "
-        f"{quality['low']:.2f} to {quality['high']:.2f}), Spearman's rho {quality['rho']:.2f}, "
-        f"{len(trust['trials'])} archs{chance} (trust.json)"
-    )
+def _trained_alone(study: StudyRecord, nets: Sequence[Net]) -> list[tuple[str, str]]:
+    """The scores of those archs on a study's front that were also fine-tuned, each as a net of its own."""
+    run, front = study.run, study.front
+    comparable = [net for net in nets if (net.run.task, data_root(net.run)) == (run.task, data_root(run))]
+    facts = []
+    for trial in sorted(front.trials, key=lambda trial: trial.number != front.picked):
+        texts = [
+            f"{percent(net.score)} % {net.kind.score_label} on the validation split ({net.folder})"
+            for net in comparable
+            if net.arch == trial.arch
+        ]
+        if texts:
+            name = "picked" if trial.number == front.picked else f"trial {trial.number}"
+            facts.append((f"{name}, trained alone", "; ".join(texts)))
+    return facts
 
 
-def _stage_table(run: Run) -> Any:
-    """The supernet's stages, None if the configuration does not give them."""
-    stages = run.config.get("supernet.stages")
-    return stages if isinstance(stages, list) and all(isinstance(stage, dict) for stage in stages) else None
+def _validation_text(validation: Validation) -> str:
+    return f"{validation} ({files.VALIDATION})"
 
 
 def _run_section(run: Run) -> Section:
-    result = run.result
-    facts: list[tuple[str, str]] = [("state", "; ".join(run.problems) or "finished")]
-    if result is not None:
-        if result["score"] is not None:
-            facts.append((str(result.get("score_key") or "score"), f"{percent(result['score'])} %"))
-        facts.append(("costs", _cost_text(result)))
-        facts.append(("spent", _spent_text(result)))
-    command = run.manifest.get("command")
-    if isinstance(command, list):
-        facts.append(("command", "python -m nas_transfer " + shlex.join(map(str, command))))
-    if run.manifest.get("started"):
-        facts.append(("started", str(run.manifest["started"])))
-    facts.append(("seed", str((result or {}).get("seed", run.config.get("seed", "unknown")))))
-    digest = run.manifest.get("config_sha256") or (result or {}).get("config_sha256")
-    facts.append(("config", f"sha256 {str(digest or 'unknown')[:12]}"))
-    if result is not None:
-        facts.append(("git", str(result.get("git") or "no checkout")))
-        versions = result.get("versions")
-        if isinstance(versions, dict):
-            facts.append(("versions", ", ".join(f"{name} {version}" for name, version in versions.items())))
     figures = training_figures(run)
-    arch = (result or {}).get("arch")
-    if arch:
-        figures.append(draw_arch(arch, _stage_table(run), "The net"))
-    title = f"{run.stage} on {run.task}: {run.folder.name}"
-    return Section(title, run.folder, tuple(facts), (), (*figures, *prediction_figures(run.folder)))
+    if run.result is not None and run.result.arch:
+        figures.append(draw_arch(run.result.arch, stage_rows(run.config), "The net"))
+    return Section(run.title, run.folder, tuple(_run_facts(run)), (), (*figures, *prediction_figures(run.folder)))
 
 
-def _cost_text(result: Any) -> str:
-    costs = result["costs"]
-    texts = []
-    for unit, name in (("macs", "MACs"), ("params", "params")):
-        texts.append(f"{name} " + ", ".join(f"{part} {millions(value)}" for part, value in costs[unit].items()) + " M")
-    whose = "" if result["arch"] else " (the supernet's largest arch)"
-    return f"{'; '.join(texts)}, at {input_size(result)}{whose}"
+def _run_facts(run: Run) -> list[tuple[str, str]]:
+    result, manifest = run.result, run.manifest
+    facts = [("state", "; ".join(run.problems) or "finished")]
+    if result is not None:
+        facts += _result_facts(result)
+    if manifest is not None:
+        facts.append(("command", "python -m nas_transfer " + shlex.join(manifest.command)))
+        facts.append(("started", manifest.started))
+    facts.append(("seed", str(run.config.get("seed", "unknown") if result is None else result.seed)))
+    record = manifest or result
+    facts.append(("config", f"sha256 {record.config_sha256[:12] if record is not None else 'unknown'}"))
+    if result is not None:
+        facts.append(("git", result.git or "no checkout"))
+        facts.append(("versions", ", ".join(f"{name} {version}" for name, version in result.versions.items())))
+    return facts
 
 
-def _spent_text(result: Any) -> str:
-    text = f"{duration(result['seconds'])} ({result['seconds']:.1f} s), {result['gpu_hours']:.3g} GPU-hours"
-    if result["images_seen"]:
-        text += f", {result['images_seen']} images seen x {result['passes_per_image']} archs"
-    return text
+def _result_facts(result: Result) -> list[tuple[str, str]]:
+    facts = [("costs", cost_text(result)), ("spent", spent_text(result))]
+    if result.score is not None:
+        facts.insert(0, (result.score_key or "score", f"{percent(result.score)} %"))
+    return facts

@@ -1,113 +1,108 @@
-"""Fine-tuned nets of one task and data set in one chart, beside what others published where that compares."""
+"""Fine-tuned nets of one task and dataset in one chart, beside published nets where they compare."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from nas_transfer.arch_files import LARGEST
-from nas_transfer.report.arch_drawing import arch_words
-from nas_transfer.report.collect import Run
-from nas_transfer.report.plots import MARKERS, NUM_COLOURS, Figure, Series, chart
+from nas_transfer.report.arch_drawing import arch_text
+from nas_transfer.report.nets import Net, dataset, nets_by_data
+from nas_transfer.report.plots import Figure, Series, chart, colour_of, marker_of
 from nas_transfer.report.published import LABEL, PUBLISHED, SOURCE, PublishedNet, PublishedTable
-from nas_transfer.report.tables import NONE, TaskKind, arch_name, dataset, input_size, millions, nets_by_data
+from nas_transfer.report.texts import NONE, millions
+from nas_transfer.runs import TaskKind
 from nas_transfer.search.pareto import non_dominated
 
-BESIDE = 0
-"""Colour of what is no supernet's."""
+GREY = 0
+"""Colour of what belongs to no supernet."""
 MOST_NAMED = 6
-"""Nets beside which their runs' names have room."""
+"""Of more nets than this, the chart has no room for all names."""
 
 
-def net_figures(kind: TaskKind, nets: Sequence[Run]) -> list[Figure]:
-    """A chart for each task and data set whose nets can be compared with each other or with published ones.
+def net_figures(kind: TaskKind, nets: Sequence[Net]) -> list[Figure]:
+    """A chart for each task and dataset whose nets can be compared with each other or with published ones.
 
     Each supernet has the same colour and marker in all of them.
 
     Args:
-        kind: of all the nets' tasks.
+        kind: of the task of all nets.
         nets: finished fine-tuned nets.
     """
-    supernets = list(dict.fromkeys(supernet(net) for net in nets))
-    found = [_net_figure(kind, own, supernets, dataset(own[0], nets)) for own in nets_by_data(nets)]
-    return [figure for figure in found if figure is not None]
+    supernets = list(dict.fromkeys(net.supernet for net in nets))
+    runs = [net.run for net in nets]
+    figures = [
+        _net_figure(kind, comparable, supernets, dataset(comparable[0].run, runs)) for comparable in nets_by_data(nets)
+    ]
+    return [figure for figure in figures if figure is not None]
 
 
-def supernet(net: Run) -> str:
-    """The space of the net's arch, which is called like its supernet."""
-    return str((net.result or {})["arch"].get("space", "net"))
-
-
-def _net_figure(kind: TaskKind, nets: Sequence[Run], supernets: Sequence[str], where: str) -> Figure | None:
-    """One task's and data set's chart; None for a single net with nothing beside it."""
-    part = kind.part if all(kind.part in _costs(net)["macs"] for net in nets) else "total"
+def _net_figure(kind: TaskKind, nets: Sequence[Net], supernets: Sequence[str], data: str) -> Figure | None:
+    """The chart of one task and dataset; None for a single net with nothing beside it."""
+    part = kind.macs_part if all(kind.macs_part in net.result.costs.macs for net in nets) else "total"
     published = _published(nets, part)
     if len(nets) < 2 and published is None:
         return None
     series = []
-    for place, name in enumerate(supernets):
-        own = [net for net in nets if supernet(net) == name]
-        look: dict[str, Any] = {"colour": place % NUM_COLOURS + 1, "marker": MARKERS[place % len(MARKERS)]}
+    for index, supernet in enumerate(supernets):
+        of_supernet = [net for net in nets if net.supernet == supernet]
         series.append(
             Series(
-                name, [_macs(net, part) for net in own], [_score(net) for net in own],
-                names=[net.folder.name for net in own] if len(nets) <= MOST_NAMED else _largest_named(own),
-                titles=[_title(kind, net) for net in own], **look,
+                supernet, [_macs(net, part) for net in of_supernet], [100 * net.score for net in of_supernet],
+                names=_all_names(of_supernet) if len(nets) <= MOST_NAMED else _largest_name(of_supernet),
+                titles=[_title(kind, net) for net in of_supernet],
+                colour=colour_of(index), marker=marker_of(index),
             )
         )  # fmt: skip
-    best = not_dominated(nets, part)
-    if len(best) > 1:
-        xs, ys = [_macs(net, part) for net in best], [_score(net) for net in best]
-        series.append(Series("front", xs, ys, style="steps", colour=BESIDE))
-    notes = ["From each run's result.json; scores on the validation split."]
+    front = non_dominated_nets(nets, part)
+    if len(front) > 1:
+        xs, ys = [_macs(net, part) for net in front], [100 * net.score for net in front]
+        series.append(Series("front", xs, ys, style="steps", colour=GREY))
+    notes = ["From the result of each run; scores on the validation split."]
     if published is not None:
         series.append(_published_series(kind, published))
         notes.append(_published_note(kind, published))
-    sizes = {input_size(net.result) for net in nets}
-    whose = "of all parts" if part == "total" else f"of the {part} alone"
-    x_label = f"MACs {whose}" + (f", at {sizes.pop()}" if len(sizes) == 1 else "")
-    title = f"{nets[0].task}{'' if where == NONE else f' on {where}'}: {kind.score} against MACs"
-    return chart(title, x_label, f"{kind.score} (%)", series, " ".join(notes))
+    sizes = {net.result.costs.size for net in nets}
+    scope = "of all parts" if part == "total" else f"of the {part} alone"
+    x_label = f"MACs {scope}" + (f", at {sizes.pop()}" if len(sizes) == 1 else "")
+    title = f"{nets[0].run.task}{'' if data == NONE else f' on {data}'}: {kind.score_label} against MACs"
+    return chart(title, x_label, f"{kind.score_label} (%)", series, " ".join(notes))
 
 
-def not_dominated(nets: Sequence[Run], part: str) -> list[Run]:
-    """The nets than which no other has a higher score at no more MACs of a part, or fewer at no less; by MACs."""
-    points = np.asarray([(_macs(net, part), -_score(net)) for net in nets])
+def non_dominated_nets(nets: Sequence[Net], part: str) -> list[Net]:
+    """The non-dominated nets by score and MACs of a part, in the order of their MACs."""
+    points = np.asarray([(_macs(net, part), -net.score) for net in nets])
     kept = [net for net, keep in zip(nets, non_dominated(points).tolist(), strict=True) if keep]
     return sorted(kept, key=lambda net: _macs(net, part))
 
 
-def _costs(net: Run) -> Any:
-    return (net.result or {})["costs"]
+def _macs(net: Net, part: str) -> float:
+    return float(net.result.costs.macs[part])
 
 
-def _macs(net: Run, part: str) -> float:
-    return float(_costs(net)["macs"][part])
+def _all_names(nets: Sequence[Net]) -> list[str]:
+    return [net.folder.name for net in nets]
 
 
-def _score(net: Run) -> float:
-    return 100 * float((net.result or {})["score"])
-
-
-def _largest_named(nets: Sequence[Run]) -> list[str]:
-    """What stands beside each of many nets of one supernet: which is the largest, said once."""
-    largest = [arch_name(net) == LARGEST for net in nets]
+def _largest_name(nets: Sequence[Net]) -> list[str]:
+    """The text beside each of many nets of one supernet: only the first largest arch is named."""
+    largest = [net.arch_name == LARGEST for net in nets]
     first = largest.index(True) if True in largest else None
-    return [LARGEST if place == first else "" for place in range(len(nets))]
+    return [LARGEST if index == first else "" for index in range(len(nets))]
 
 
-def _title(kind: TaskKind, net: Run) -> str:
-    macs = ", ".join(f"{part} {millions(value)}" for part, value in _costs(net)["macs"].items())
-    lines = [f"{kind.score} {_score(net):.2f} %", f"MACs (M) at {input_size(net.result)}: {macs}", str(net.folder)]
-    return "\n".join([*lines, f"{arch_name(net)} {arch_words((net.result or {})['arch'])}".strip()])
+def _title(kind: TaskKind, net: Net) -> str:
+    costs = net.result.costs
+    macs = ", ".join(f"{part} {millions(value)}" for part, value in costs.macs.items())
+    lines = [f"{kind.score_label} {100 * net.score:.2f} %", f"MACs (M) at {costs.size}: {macs}", str(net.folder)]
+    return "\n".join([*lines, f"{net.arch_name} {arch_text(net.arch)}".strip()])
 
 
-def _published(nets: Sequence[Run], part: str) -> PublishedTable | None:
-    """The published nets that compare with one of these, counted alike; None without any."""
+def _published(nets: Sequence[Net], part: str) -> PublishedTable | None:
+    """The published nets that compare with one of these and count the same part; None without any."""
     for table in PUBLISHED:
-        if table.part == part and any(table.is_comparable(net.task, _costs(net)) for net in nets):
+        if table.part == part and any(table.is_comparable(net.run.task, net.result.costs) for net in nets):
             return table
     return None
 
@@ -118,18 +113,18 @@ def _published_series(kind: TaskKind, table: PublishedTable) -> Series:
     ]
     macs = [1e6 * net.mega_macs for net in table.nets]
     scores = [net.score for net in table.nets]
-    return Series(LABEL, macs, scores, colour=BESIDE, marker="hollow", titles=titles)
+    return Series(LABEL, macs, scores, colour=GREY, marker="hollow", titles=titles)
 
 
 def _published_text(kind: TaskKind, net: PublishedNet) -> str:
-    return f"{net.name}: {kind.score} {net.score:g} %, {net.mega_macs:g} M MACs"
+    return f"{net.name}: {kind.score_label} {net.score:g} %, {net.mega_macs:g} M MACs"
 
 
 def _published_note(kind: TaskKind, table: PublishedTable) -> str:
     rows = "; ".join(_published_text(kind, net) for net in table.nets)
     return (
-        f"{LABEL.capitalize()}, on {table.dataset} at {_size(table)}, from {SOURCE}, and comparable only with nets "
-        f"scored on that same data: {rows}."
+        f"{LABEL.capitalize()}, on {table.dataset} at {_size(table)}, from {SOURCE}; they compare only with nets "
+        f"scored on the same data: {rows}."
     )
 
 

@@ -1,61 +1,57 @@
-"""Where each net comes from: the study that found its arch, the weights that it starts from, and what both cost."""
+"""Where each net comes from: the study with its arch on the front, the weights it starts from, and what both cost."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from nas_transfer.report.collect import WEIGHTS_FILE, Run
-from nas_transfer.report.inheritance import read_provenance, runs_by_digest
+from nas_transfer.report.collect import Run
+from nas_transfer.report.inheritance import runs_by_digest
+from nas_transfer.report.nets import Net, dataset
 from nas_transfer.report.studies import StudyRecord
-from nas_transfer.report.tables import NONE, Table, TaskKind, dataset, millions, percent
+from nas_transfer.report.tables import Table
+from nas_transfer.report.texts import NONE, millions, percent
+from nas_transfer.runs import ArchContent, TaskKind
 
 NOTE = (
-    "Arch from: the first study whose front holds the net's arch; given: none does. Starts from: the nearest "
-    "ancestor of its weights. Images seen and seconds: of its weights' ancestors and that study, before the net's own "
-    "training; only runs in this report can be counted."
+    "Arch from: the first study with the net's arch on its front; given: there is none. Starts from: the nearest "
+    "ancestor of its weights. Images seen and seconds: of the ancestors of its weights and of that study, before its "
+    "own training; only runs in this report are counted."
 )
 
 
-def origin_table(kind: TaskKind, nets: Sequence[Run], studies: Sequence[StudyRecord], runs: Sequence[Run]) -> Table:
+def origin_table(kind: TaskKind, nets: Sequence[Net], studies: Sequence[StudyRecord], runs: Sequence[Run]) -> Table:
     """A row for each net of one kind of task.
 
     Args:
-        kind, nets: the finished nets of one kind of task.
+        kind: of the task of all nets.
+        nets: its finished nets.
         studies: of any task.
-        runs: all that can be counted.
+        runs: that can be counted.
     """
-    made = runs_by_digest(runs)
+    sources = runs_by_digest(runs)
     rows = []
     for net in nets:
-        result = net.result or {}
-        chain = _chain(net.folder / WEIGHTS_FILE)
-        counted = [made[entry["config_sha256"]] for entry in chain if entry["config_sha256"] in made]
+        provenance, costs = net.result.provenance, net.result.costs
+        ancestors = [sources[one.config_sha256] for one in provenance if one.config_sha256 in sources]
         start = NONE
-        if chain:
-            nearest = made.get(chain[-1]["config_sha256"])
-            start = Path(chain[-1]["file"]).name if nearest is None else str(nearest.folder)
-        source, study = _arch_from(result["arch"], studies)
-        before = {run.folder: run.result or {} for run in (*counted, *([study] if study else []))}
-        spent = [sum(own.get(key, 0) for own in before.values()) for key in ("images_seen", "seconds")]
-        row = (str(net.folder), percent(result["score"]), millions(result["costs"]["macs"]["total"]), source, start)
-        rows.append((*row, f"{spent[0]:.0f}", f"{spent[1]:.0f}"))
-    columns = ("run", f"{kind.score} (%)", "Flops(M)", "arch from", "starts from", "images seen", "seconds")
+        if provenance:
+            nearest = sources.get(provenance[-1].config_sha256)
+            start = Path(provenance[-1].file).name if nearest is None else str(nearest.folder)
+        arch_from, study = _arch_from(net.arch, studies)
+        earlier = {run.folder: run.result for run in (*ancestors, *([study] if study else []))}
+        results = [result for result in earlier.values() if result is not None]
+        images, seconds = sum(result.images_seen for result in results), sum(result.seconds for result in results)
+        row = (str(net.folder), percent(net.score), millions(costs.macs["total"]), arch_from, start)
+        rows.append((*row, str(images), f"{seconds:.0f}"))
+    columns = ("run", f"{kind.score_label} (%)", "Flops(M)", "arch from", "starts from", "images seen", "seconds")
     return Table("Where each net comes from", columns, tuple(rows), NOTE)
 
 
-def _chain(path: Path) -> list[dict[str, str]]:
-    """The ancestors of weights, none where they cannot be read, which is said among the problems."""
-    try:
-        return read_provenance(path) if path.is_file() else []
-    except ValueError:
-        return []
-
-
-def _arch_from(arch: object, studies: Sequence[StudyRecord]) -> tuple[str, Run | None]:
+def _arch_from(arch: ArchContent, studies: Sequence[StudyRecord]) -> tuple[str, Run | None]:
     for study in studies:
-        for member in study.members:
-            if member.arch == arch:
+        for trial in study.front.trials:
+            if trial.arch == arch:
                 run = study.run
-                return f"{run.folder} trial {member.number}, searched on {run.task} ({dataset(run)})", run
+                return f"{run.folder} trial {trial.number}, searched on {run.task} ({dataset(run)})", run
     return "given", None

@@ -1,8 +1,7 @@
-"""A report as one HTML page that needs nothing else, as Markdown and as CSV."""
+"""A report as one HTML page that needs no other file, as Markdown and as CSV."""
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,20 +11,24 @@ from markupsafe import Markup
 
 from nas_transfer.report.collect import Run
 from nas_transfer.report.content import Report, Section
-from nas_transfer.report.tables import Table, csv_text
-from nas_transfer.runs.result import git_revision, versions
+from nas_transfer.report.spreadsheet import csv_text
+from nas_transfer.report.tables import Table
+from nas_transfer.runs import files
+from nas_transfer.runs.atomic import write_text
+from nas_transfer.runs.versions import git_revision, versions
 
 TEMPLATE = "page.html.j2"
-PAGE_FILE, MARKDOWN_FILE, CSV_FILE = "report.html", "report.md", "report.csv"
 
 
 def write_report(folder: Path, report: Report, runs: Sequence[Run]) -> list[Path]:
     """Write page, Markdown and CSV, each whole or not at all; returns their paths."""
-    texts = {PAGE_FILE: html(report), MARKDOWN_FILE: markdown(report), CSV_FILE: csv_text(runs)}
+    texts = {
+        files.REPORT_PAGE: html(report),
+        files.REPORT_MARKDOWN: markdown(report),
+        files.REPORT_CSV: csv_text(runs),
+    }
     for name, text in texts.items():
-        temporary = folder / f".{name}.{os.getpid()}"
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, folder / name)
+        write_text(folder / name, text)
     return [folder / name for name in texts]
 
 
@@ -38,18 +41,18 @@ def html(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["markup"] = Markup  # for what the figures escaped themselves
+    environment.filters["markup"] = Markup  # figures escape their own text
     return environment.get_template(TEMPLATE).render(report=report, made=_made())
 
 
 def _made() -> str:
-    own = versions()["nas-transfer"]
+    version = versions()["nas-transfer"]
     revision = git_revision(Path(__file__).parent)
-    return f"{time.strftime('%Y-%m-%d %H:%M %Z')}, nas_transfer {own}{f' ({revision})' if revision else ''}"
+    return f"{time.strftime('%Y-%m-%d %H:%M %Z')}, nas_transfer {version}{f' ({revision})' if revision else ''}"
 
 
 def markdown(report: Report) -> str:
-    """Tables and facts; figures are the page's."""
+    """Tables and facts; only the page has figures."""
     parts = ["# Report", f"{report.summary} Made {_made()}."]
     if report.problems is not None:
         parts += _titled(report.problems)
@@ -63,7 +66,7 @@ def markdown(report: Report) -> str:
         parts.append("## Studies")
     for section in report.studies:
         parts += [f"### {section.title}", _facts(section), *(table.markdown() for table in section.tables)]
-    parts += _titled(report.ledger)
+    parts += _titled(report.costs)
     if report.inherited is not None:
         parts += _titled(report.inherited)
     parts.append("## Runs")

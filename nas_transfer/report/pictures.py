@@ -1,4 +1,4 @@
-"""Pictures of predictions that runs left, small, inside the page."""
+"""Pictures of predictions that runs drew, small, inside the page."""
 
 from __future__ import annotations
 
@@ -7,25 +7,29 @@ import io
 from html import escape
 from pathlib import Path
 
-from nas_transfer.report.collect import SAMPLES_FOLDER
 from nas_transfer.report.plots import Figure
+from nas_transfer.runs import files
 
 SMALL, LARGE = 360, 664
 """Width of a picture in pixels: of one of many runs, of the best one."""
 MOST_PICTURES = 4
-SUFFIXES = (".jpg", ".jpeg", ".png")
+TITLES = {
+    files.SAMPLES_FOLDER: "Validation image: annotated, predicted",
+    files.OVERLAYS_FOLDER: "Predicted",
+}
 
 
 def prediction_figures(folder: Path, width: int = SMALL) -> list[Figure]:
-    """What a run drew: validation images beside their annotations, or overlays of images of no data set.
+    """The first pictures of a run: validation images beside their annotations, or overlays of images without any.
 
-    The first ones; those that cannot be read are left out.
+    Pictures that cannot be read are left out.
     """
-    found = []
-    for name, title in ((SAMPLES_FOLDER, "Validation image: annotated, predicted"), ("overlays", "Predicted")):
-        files = sorted(path for path in folder.glob(f"{name}/*") if path.suffix in SUFFIXES)
-        found += [_figure(path, title, width) for path in files[:MOST_PICTURES]]
-    return [figure for figure in found if figure is not None]
+    figures = [
+        _figure(path, TITLES[name], width)
+        for name, paths in files.picture_files(folder)
+        for path in paths[:MOST_PICTURES]
+    ]
+    return [figure for figure in figures if figure is not None]
 
 
 def _figure(path: Path, title: str, width: int) -> Figure | None:

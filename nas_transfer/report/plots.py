@@ -1,5 +1,9 @@
-"""Small charts and arch drawings as inline SVG: no script, no file, colours from the page's variables.
+"""Small charts as inline SVG.
 
+They are written by hand because the page is one file without scripts that follows the reader's light or dark theme, and
+its points show their values on hovering. Checked with matplotlib 3 and pygal 3.1: matplotlib refuses colours such as
+``var(--s1)`` and writes no hover titles, and would be a dependency for the report alone; pygal takes such colours, but
+embeds a script even without its JavaScript files, and its tooltips need them. Vega, Bokeh and Plotly draw with scripts.
 A chart is `WIDTH` units wide, about a phone's width in pixels, so that its text keeps its size there.
 """
 
@@ -16,9 +20,9 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 14, 24, 38
 NUM_COLOURS = 6
 MOST_POINTS_OF_A_LINE = 400
 NAME_LETTER, NAME_HEIGHT = 7.2, 10
-"""About how large the text beside a point is."""
-NAME_DOWN = (12, 4, -7, 24, -19, 36, -31, 48, -43, 60, -55, -67)
-"""How far below a point the text may stand, the best place first."""
+"""The approximate size of the text beside a point."""
+NAME_OFFSETS = (12, 4, -7, 24, -19, 36, -31, 48, -43, 60, -55, -67)
+"""How far below a point its text may stand, the preferred offset first."""
 
 Marker = Literal["dot", "square", "triangle", "diamond", "ring", "hollow"]
 MARKERS: tuple[Marker, ...] = ("dot", "square", "triangle", "diamond")
@@ -33,7 +37,7 @@ class Series:
         label: for the legend.
         xs, ys: coordinates, as long as each other.
         style: points alone, a line, or steps that keep a value until the next point.
-        colour: 1 to `NUM_COLOURS`; 0 is grey, for what the others are seen beside.
+        colour: 1 to `NUM_COLOURS`, or 0 for grey, the colour of references.
         faint: drawn behind and pale.
         marker: shape of the points.
         titles: what hovering each point shows.
@@ -55,7 +59,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart with what stands around it.
+    """A chart with its title, legend and note.
 
     Attributes:
         title: above it.
@@ -72,7 +76,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Axis:
-    """Values onto the page: `low` at `start`, `high` at `end`, with ticks every `step`."""
+    """Maps values to coordinates: `low` to `start`, `high` to `end`, with ticks every `step`."""
 
     low: float
     high: float
@@ -81,14 +85,25 @@ class Axis:
     step: float
 
     def at(self, value: float) -> float:
-        """The place of a value."""
+        """The coordinate of a value."""
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
     def ticks(self) -> list[tuple[float, str]]:
-        """Place and label of each tick."""
+        """Coordinate and label of each tick."""
         first = math.ceil(self.low / self.step - 1e-9)
         last = math.floor(self.high / self.step + 1e-9)
-        return [(self.at(place * self.step), tick_label(place * self.step, self)) for place in range(first, last + 1)]
+        values = [count * self.step for count in range(first, last + 1)]
+        return [(self.at(value), tick_label(value, self)) for value in values]
+
+
+def colour_of(index: int) -> int:
+    """The colour of the series with this index."""
+    return index % NUM_COLOURS + 1
+
+
+def marker_of(index: int) -> Marker:
+    """The marker of the series with this index."""
+    return MARKERS[index % len(MARKERS)]
 
 
 def axis_of(values: Sequence[float], start: float, end: float, count: int) -> Axis:
@@ -98,8 +113,8 @@ def axis_of(values: Sequence[float], start: float, end: float, count: int) -> Ax
         reach = abs(low) * 0.1 or 1.0
         low, high = low - reach, high + reach
     margin = 0.05 * (high - low)
-    raised = low - margin
-    low = 0.0 if raised < 0 <= low else raised  # nothing here is negative unless it is
+    lowered = low - margin
+    low = 0.0 if lowered < 0 <= low else lowered  # an axis without negative values does not go below 0
     high += margin
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
@@ -108,7 +123,7 @@ def axis_of(values: Sequence[float], start: float, end: float, count: int) -> Ax
 
 
 def tick_label(value: float, axis: Axis) -> str:
-    """A tick's number, with k, M or G for large ones, as many decimals as the step needs."""
+    """A tick's number with as many decimals as the step needs, in k, M or G where the axis is long."""
     largest = max(abs(axis.low), abs(axis.high))
     factor, suffix = next(((f, s) for f, s in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if largest >= 5 * f), (1.0, ""))
     decimals = max(0, -math.floor(math.log10(axis.step / factor) + 1e-9))
@@ -120,34 +135,38 @@ def tick_label(value: float, axis: Axis) -> str:
 
 def chart(title: str, x_label: str, y_label: str, series: Sequence[Series], note: str = "") -> Figure | None:
     """A chart of all series on common axes; None if there is no point."""
-    shown = [one for one in series if len(one.xs)]
-    if not shown:
+    drawn = [one for one in series if len(one.xs)]
+    if not drawn:
         return None
-    xs = [x for one in shown for x in one.xs]
-    reaches = [(one.spreads or [0.0] * len(one.ys)) for one in shown]
-    ys = [y + sign * reach for one, own in zip(shown, reaches) for y, reach in zip(one.ys, own) for sign in (-1, 1)]
-    across = axis_of(xs, LEFT, WIDTH - RIGHT, 5)
-    up = axis_of(ys, HEIGHT - BOTTOM, TOP, 5)
-    parts = [*_frame(across, up, x_label, y_label)]
-    for one in sorted(shown, key=lambda own: not own.faint):
-        parts += _drawn(one, across, up)
-    parts += _names(shown, across, up)
+    xs = [x for one in drawn for x in one.xs]
+    ys = [
+        y + sign * spread
+        for one in drawn
+        for y, spread in zip(one.ys, one.spreads or [0.0] * len(one.ys))
+        for sign in (-1, 1)
+    ]
+    x_axis = axis_of(xs, LEFT, WIDTH - RIGHT, 5)
+    y_axis = axis_of(ys, HEIGHT - BOTTOM, TOP, 5)
+    parts = [*_frame(x_axis, y_axis, x_label, y_label)]
+    for one in sorted(drawn, key=lambda one: not one.faint):
+        parts += _draw(one, x_axis, y_axis)
+    parts += _draw_names(drawn, x_axis, y_axis)
     svg = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">' + "".join(parts) + "</svg>"
     legend = tuple(
         (one.label, f"s{one.colour} {'stroke' if one.style != 'points' else one.marker}{' faint' if one.faint else ''}")
-        for one in shown
+        for one in drawn
         if one.label
     )
     return Figure(title, svg, legend, note)
 
 
-def _frame(across: Axis, up: Axis, x_label: str, y_label: str) -> list[str]:
+def _frame(x_axis: Axis, y_axis: Axis, x_label: str, y_label: str) -> list[str]:
     bottom = HEIGHT - BOTTOM
     parts = []
-    for x, text in across.ticks():
+    for x, text in x_axis.ticks():
         parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{bottom}"/>')
         parts.append(f'<text class="tick" x="{x:.1f}" y="{bottom + 14}" text-anchor="middle">{text}</text>')
-    for y, text in up.ticks():
+    for y, text in y_axis.ticks():
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text class="tick" x="{LEFT - 5}" y="{y + 3.5:.1f}" text-anchor="end">{text}</text>')
     parts.append(f'<path class="axis" d="M{LEFT} {TOP}V{bottom}H{WIDTH - RIGHT}"/>')
@@ -157,40 +176,48 @@ def _frame(across: Axis, up: Axis, x_label: str, y_label: str) -> list[str]:
     return parts
 
 
-def _drawn(one: Series, across: Axis, up: Axis) -> list[str]:
-    places = [(across.at(x), up.at(y)) for x, y in zip(one.xs, one.ys)]
-    classes = f"s{one.colour}{' faint' if one.faint else ''}"
+def _draw(series: Series, x_axis: Axis, y_axis: Axis) -> list[str]:
+    points = [(x_axis.at(x), y_axis.at(y)) for x, y in zip(series.xs, series.ys)]
+    classes = f"s{series.colour}{' faint' if series.faint else ''}"
     parts = []
-    if one.style != "points":
-        thinned = places[:: max(1, math.ceil(len(places) / MOST_POINTS_OF_A_LINE))]
-        if thinned[-1] != places[-1]:
-            thinned.append(places[-1])
-        path = f"M{thinned[0][0]:.1f} {thinned[0][1]:.1f}"
-        for x, y in thinned[1:]:
-            path += f"H{x:.1f}V{y:.1f}" if one.style == "steps" else f"L{x:.1f} {y:.1f}"
-        parts.append(f'<path class="line {classes}" d="{path}"/>')
-        if len(places) > 1:
+    if series.style != "points":
+        parts.append(_path(points, classes, steps=series.style == "steps"))
+        if len(points) > 1:
             return parts
-    for place, (x, y) in enumerate(places):
-        if one.spreads and one.spreads[place]:
-            reach = abs(up.at(one.spreads[place]) - up.at(0))
+    for index, (x, y) in enumerate(points):
+        if series.spreads and series.spreads[index]:
+            reach = abs(y_axis.at(series.spreads[index]) - y_axis.at(0))
             bar = (
                 f"M{x:.1f} {y - reach:.1f}V{y + reach:.1f}M{x - 3:.1f} {y - reach:.1f}h6M{x - 3:.1f} {y + reach:.1f}h6"
             )
             parts.append(f'<path class="line thin {classes}" d="{bar}"/>')
-        title = f"<title>{escape(one.titles[place])}</title>" if place < len(one.titles) else ""
-        parts.append(f'<g class="mark {classes} {one.marker}">{_marker(one.marker, x, y)}{title}</g>')
+        title = f"<title>{escape(series.titles[index])}</title>" if index < len(series.titles) else ""
+        marker = _marker(series.marker, x, y)
+        parts.append(f'<g class="mark {classes} {series.marker}">{marker}{title}</g>')
     return parts
 
 
-def _names(series: Sequence[Series], across: Axis, up: Axis) -> list[str]:
-    """The text beside each named point, at the first place that is inside the chart and free."""
+def _path(points: Sequence[tuple[float, float]], classes: str, *, steps: bool) -> str:
+    """A line through points, thinned to about `MOST_POINTS_OF_A_LINE`."""
+    thinned = list(points[:: max(1, math.ceil(len(points) / MOST_POINTS_OF_A_LINE))])
+    if thinned[-1] != points[-1]:
+        thinned.append(points[-1])
+    path = f"M{thinned[0][0]:.1f} {thinned[0][1]:.1f}"
+    for x, y in thinned[1:]:
+        path += f"H{x:.1f}V{y:.1f}" if steps else f"L{x:.1f} {y:.1f}"
+    return f'<path class="line {classes}" d="{path}"/>'
+
+
+def _draw_names(series: Sequence[Series], x_axis: Axis, y_axis: Axis) -> list[str]:
+    """The text beside each named point, at the first position inside the chart that covers no other text."""
     parts: list[str] = []
-    named = [(across.at(x), up.at(y), name) for one in series for x, y, name in zip(one.xs, one.ys, one.names) if name]
+    named = [
+        (x_axis.at(x), y_axis.at(y), name) for one in series for x, y, name in zip(one.xs, one.ys, one.names) if name
+    ]
     taken = [(x - 4, x + 4, y + 4) for x, y, _ in named]
     for x, y, name in named:
         width = NAME_LETTER * len(name)
-        boxes = [(left, y + down) for down in NAME_DOWN for left in (x + 9, x - 9 - width)]
+        boxes = [(left, y + offset) for offset in NAME_OFFSETS for left in (x + 9, x - 9 - width)]
         inside = [box for box in boxes if LEFT <= box[0] <= WIDTH - width and box[1] <= HEIGHT - BOTTOM - 2]
         free = [
             (left, base) for left, base in inside

@@ -1,10 +1,10 @@
-"""What others published for searched nets: points to see one's own nets beside, where both mean the same."""
+"""Published results of searched nets, shown beside the nets of a report that compare with them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+
+from nas_transfer.runs import Costs
 
 LABEL = "published, not run here"
 SOURCE = "the BigNAS tables of 'Transfer learning supernet to other tasks'"
@@ -28,14 +28,14 @@ class PublishedNet:
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """Nets of one task, trained by the publisher from ImageNet weights that are not public.
+    """Nets of one task, trained by their publisher from ImageNet weights that are not public.
 
     Attributes:
-        task: the name of the task here that does the same.
-        dataset: on whose validation split they were scored.
+        task: the name of the task in this program that does the same.
+        dataset: they were scored on its validation split.
         input_size: (H, W) that the multiply-accumulates are stated for.
         num_classes: classes or keypoints.
-        part: whose multiply-accumulates are counted, ``total`` for the whole net's.
+        part: of the net whose multiply-accumulates are counted, ``total`` for the whole net.
         nets: the rows.
     """
 
@@ -46,13 +46,9 @@ class PublishedTable:
     part: str
     nets: tuple[PublishedNet, ...]
 
-    def is_comparable(self, task: str, costs: Mapping[str, Any]) -> bool:
-        """Whether a run's task and its ``costs`` mean what this table means: same input size, same classes."""
-        return (
-            task == self.task
-            and costs.get("input_size") == list(self.input_size)
-            and costs.get("num_classes") == self.num_classes
-        )
+    def is_comparable(self, task: str, costs: Costs) -> bool:
+        """Whether a run's task and costs are those of this table: same task, input size and number of classes."""
+        return (task, costs.input_size, costs.num_classes) == (self.task, self.input_size, self.num_classes)
 
 
 PUBLISHED = (

@@ -2,38 +2,44 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from nas_transfer.errors import RunError
-from nas_transfer.runs.result import RESULT_FILE
-from nas_transfer.search.front import FRONT_FILE, share_of_hypervolume
+from nas_transfer.report.collect import Run
+from nas_transfer.runs import Result, files, read_front, read_result
+from nas_transfer.search.front import share_of_hypervolume
 from nas_transfer.search.statistics import Difference, paired_difference
 
 REFERENCE_COST = 1.1
-"""Of the largest arch's MACs: where the box of the hypervolume ends; its other side is score 0."""
+"""Times the MACs of the largest net: where the box of the hypervolume ends; its other side is score 0."""
+RETRAINED = re.compile(r"([A-Za-z]+\d*)-(\d+)-\d+$")
+"""The name of a retrained net's run: ROUTE-SEED-INDEX."""
+FOLDER_PREFIX = "compare-"
+"""Of the folders of ``scripts/compare_routes.sh``."""
 
 
 @dataclass
 class Route:
-    """What one route found in each seed.
+    """The nets of one route in each seed, and what finding them cost.
 
     Attributes:
         name: ``A``, ``B``, ``C``, ``C10``.
         points: by seed, (N, 2): score on the report split and MACs of each retrained net.
         volumes: by seed, the share of the box that these dominate.
-        images: by seed, seen by all trainings before the nets were chosen, each once however many archs it ran through.
-        passes: by seed, the same times the archs that each ran through.
+        images: by seed, loaded by all trainings before the nets were chosen.
+        passes: by seed, the same times the archs that each image was run through.
         seconds: by seed, of training and search before the nets were chosen.
     """
 
     name: str
-    points: dict[int, np.ndarray] = field(default_factory=dict)
+    points: dict[int, npt.NDArray[np.float64]] = field(default_factory=dict)
     volumes: dict[int, float] = field(default_factory=dict)
     images: dict[int, int] = field(default_factory=dict)
     passes: dict[int, int] = field(default_factory=dict)
@@ -46,7 +52,7 @@ class Comparison:
 
     Attributes:
         task: its name.
-        score_key: what was scored.
+        score_key: the metric of the scores.
         reference_macs: where the box of the hypervolume ends.
         routes: by name.
     """
@@ -54,7 +60,7 @@ class Comparison:
     task: str
     score_key: str
     reference_macs: float
-    routes: dict[str, Route]
+    routes: Mapping[str, Route]
 
     def difference(self, one: str, other: str) -> Difference | None:
         """Of the hypervolumes, in pairs of the same seed; None with fewer than two common seeds."""
@@ -65,63 +71,92 @@ class Comparison:
         return paired_difference([first[seed] for seed in seeds], [second[seed] for seed in seeds])
 
 
+def compared_folders(runs: Sequence[Run]) -> list[tuple[Path, str]]:
+    """The folder and the task of each comparison that some runs belong to."""
+    folders = {
+        (run.folder.parents[2], run.task): None
+        for run in runs
+        if run.stage == "finetune"
+        and RETRAINED.match(run.folder.name)
+        and len(run.folder.parents) > 2
+        and run.folder.parents[2].name.startswith(FOLDER_PREFIX)
+    }
+    return list(folders)
+
+
 def chosen_archs(run: Path, count: int) -> list[Path]:
-    """Arch files of so many members of a search's front, spread evenly over it; all of a smaller front.
+    """The arch files of `count` trials, spread evenly over a search's front; all of a smaller front.
 
     Raises:
         RunError: the search has no front.
     """
-    members = _read(run / FRONT_FILE)["front"]
-    places = np.unique(np.linspace(0, len(members) - 1, min(count, len(members))).round().astype(int))
-    return [run / members[place]["file"] for place in places]
+    trials = read_front(run).trials
+    indices = np.unique(np.linspace(0, len(trials) - 1, min(count, len(trials))).round().astype(int)).tolist()
+    return [run / trials[index].file for index in indices]
 
 
-def comparison(runs: Path, task: str, *, finished_only: bool = False) -> Comparison:
-    """What `compare_routes.sh` left: nets are runs ``finetune/TASK/ROUTE-SEED-PLACE``.
+def compare(runs: Path, task: str, *, finished_only: bool = False) -> Comparison:
+    """Compare the routes that ``scripts/compare_routes.sh`` ran.
 
     Args:
+        runs: its folder. Retrained nets are the runs ``finetune/TASK/ROUTE-SEED-INDEX``.
+        task: name of the task.
         finished_only: leave out a route's seed of which a net has no result.
 
     Raises:
-        RunError: a run without a result, naming it.
+        RunError: a run has no result or no score, or the search of a route is missing.
     """
-    nets: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
-    folders: dict[tuple[str, int], list[Path]] = defaultdict(list)
-    for folder in sorted((runs / "finetune" / task).glob("*-*-*")):
-        letters, number, _ = folder.name.split("-")
-        folders[letters, int(number)].append(folder)
-    for key, own in folders.items():
-        if not finished_only or all((folder / RESULT_FILE).is_file() for folder in own):
-            nets[key] = [_read(folder / RESULT_FILE) for folder in own]
-    if not nets:
-        raise RunError(f"expected retrained nets in {runs / 'finetune' / task}, got none")
-    reference = REFERENCE_COST * max(net["costs"]["macs"]["total"] for found in nets.values() for net in found)
+    nets = _retrained(runs / "finetune" / task, finished_only)
+    reference = REFERENCE_COST * max(net.costs.macs["total"] for results in nets.values() for net in results)
     routes: dict[str, Route] = {}
-    for (name, seed), group in nets.items():
+    for (name, seed), results in nets.items():
         route = routes.setdefault(name, Route(name))
-        points = np.asarray([[net["score"], net["costs"]["macs"]["total"]] for net in group])
+        points = np.asarray([[_score(net, runs), net.costs.macs["total"]] for net in results])
         route.points[seed] = points
         route.volumes[seed] = share_of_hypervolume(
             points * [-1, 1], np.asarray([-1.0, 0.0]), np.asarray([0.0, reference])
         )
-        before = [_read(path) for path in _searches(runs, name, seed)]
-        route.images[seed] = sum(result["images_seen"] for result in before)
-        route.passes[seed] = sum(result["images_seen"] * result["passes_per_image"] for result in before)
-        route.seconds[seed] = sum(result["seconds"] for result in before)
-    score_key = next(iter(nets.values()))[0]["score_key"]
+        before = _results_before_choice(runs, name, seed)
+        route.images[seed] = sum(result.images_seen for result in before)
+        route.passes[seed] = sum(result.images_seen * result.passes_per_image for result in before)
+        route.seconds[seed] = sum(result.seconds for result in before)
+    score_key = next(iter(nets.values()))[0].score_key or "score"
     return Comparison(task, score_key, reference, dict(sorted(routes.items())))
 
 
-def _searches(runs: Path, route: str, seed: int) -> list[Path]:
-    """Result files of what a route did before its nets were chosen."""
-    name = f"{route}-{seed}"
-    found = sorted(path for path in runs.glob(f"*/*/{name}/{RESULT_FILE}"))
-    if not found:
-        raise RunError(f"expected the search of route {route} with seed {seed} below {runs}, got none")
-    return found
+def _retrained(folder: Path, finished_only: bool) -> dict[tuple[str, int], list[Result]]:
+    """The results of the retrained nets by route and seed."""
+    folders: dict[tuple[str, int], list[Path]] = defaultdict(list)
+    for path in sorted(folder.glob("*-*-*")):
+        match = RETRAINED.match(path.name)
+        if match is not None:
+            folders[match[1], int(match[2])].append(path)
+    nets = {
+        key: [_result(path) for path in paths]
+        for key, paths in folders.items()
+        if not finished_only or all((path / files.RESULT).is_file() for path in paths)
+    }
+    if not nets:
+        raise RunError(f"no retrained net in {folder}: wait for scripts/compare_routes.sh")
+    return nets
 
 
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise RunError(f"expected {path}, got none: the run is not finished")
-    return json.loads(path.read_text())
+def _results_before_choice(runs: Path, route: str, seed: int) -> list[Result]:
+    """The results of what a route did before its nets were chosen."""
+    paths = sorted(path.parent for path in runs.glob(f"*/*/{route}-{seed}/{files.RESULT}"))
+    if not paths:
+        raise RunError(f"no finished search of route {route} with seed {seed} below {runs}")
+    return [_result(path) for path in paths]
+
+
+def _result(folder: Path) -> Result:
+    result = read_result(folder)
+    if result is None:
+        raise RunError(f"{folder / files.RESULT} is missing: the run is not finished")
+    return result
+
+
+def _score(net: Result, runs: Path) -> float:
+    if net.score is None:
+        raise RunError(f"a retrained net of {net.task} in {runs} has no score")
+    return net.score

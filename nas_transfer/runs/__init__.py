@@ -19,6 +19,7 @@ from nas_transfer.runs.fronts import (
     read_front,
     read_validation,
 )
+from nas_transfer.runs.kinds import TaskKind
 from nas_transfer.runs.manifest import Manifest, read_manifest
 from nas_transfer.runs.result import ExportSummary, Result, SearchSummary, read_result
 from nas_transfer.runs.trials import (
@@ -56,6 +57,7 @@ __all__ = [
     "Result",
     "SearchSummary",
     "Spent",
+    "TaskKind",
     "TrainingEstimate",
     "Trial",
     "Usage",

@@ -22,6 +22,9 @@ class Costs:
         num_classes: classes that they are stated for; keypoints of a pose task.
         classes_are: what `num_classes` counts.
         latency_ms: measured milliseconds by engine, where they were measured.
+
+    Raises:
+        ValueError: macs or params have no total.
     """
 
     macs: Mapping[str, int]
@@ -31,6 +34,11 @@ class Costs:
     num_classes: int
     classes_are: str = "classes"
     latency_ms: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, parts in (("macs", self.macs), ("params", self.params)):
+            if "total" not in parts:
+                raise ValueError(f"{name} has no total")
 
     @property
     def size(self) -> str:

@@ -97,12 +97,21 @@ class Front:
         trials: on the front.
         picked: number of the picked trial, None before the end of the search.
         predictor: that chose the last trials, None without one.
+
+    Raises:
+        ValueError: a trial has no value of an objective.
     """
 
     objectives: Mapping[str, Direction]
     trials: tuple[Trial, ...]
     picked: int | None = None
     predictor: PredictorQuality | None = None
+
+    def __post_init__(self) -> None:
+        for trial in self.trials:
+            for name in self.objectives:
+                if name not in trial.values:
+                    raise ValueError(f"trial {trial.number} has no value of {name}")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -139,6 +148,9 @@ class Validation:
         quality: rank correlation of the two.
         images: what the long trainings saw.
         seconds: what they took.
+
+    Raises:
+        ValueError: not as many scores as trials.
     """
 
     steps: int
@@ -149,6 +161,11 @@ class Validation:
     quality: RankQuality
     images: int
     seconds: float
+
+    def __post_init__(self) -> None:
+        if not len(self.trials) == len(self.short) == len(self.long):
+            counts = f"{len(self.trials)} trials, {len(self.short)} short and {len(self.long)} long scores"
+            raise ValueError(f"the scores do not pair up: {counts}")
 
     def __str__(self) -> str:
         text = f"scores after {self.steps} steps against those after {self.long_steps}: {self.quality}"

@@ -5,45 +5,44 @@ from __future__ import annotations
 import json
 import math
 import types
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from nas_transfer.errors import RunError
 from nas_transfer.runs.atomic import write_json
 
-Record = TypeVar("Record")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Record = TypeVar("Record", bound="DataclassInstance")
 
 FORMAT = "format"
 """Key of the format version in each file."""
 
 
-class _Mismatch(Exception):
-    """A value that does not have the type of its field: where it stands, and what is wrong."""
-
-
-def write_record(path: Path, record: object, version: int) -> None:
+def write_record(path: Path, record: DataclassInstance, version: int) -> None:
     """Write a dataclass instance as JSON with the version of its format."""
-    write_json(path, {FORMAT: version, **asdict(record)})  # type: ignore[call-overload]
+    write_json(path, {FORMAT: version, **asdict(record)})
 
 
 def read_record(path: Path, kind: type[Record], version: int) -> Record:
     """Read what `write_record` wrote.
 
     Raises:
-        RunError: the file is missing, is no JSON, has another format, or a field is missing or has another type.
+        RunError: the file is missing, is no JSON, has another format, or does not hold such a record.
     """
     content = read_json(path)
     if not isinstance(content, dict):
         raise RunError(f"{path} holds a {type(content).__name__} instead of a mapping")
-    found = content.pop(FORMAT, None)
-    if found != version:
-        raise RunError(f"{path} has format {found}, and this version reads format {version}: run the stage again")
+    given = content.pop(FORMAT, None)
+    if given != version:
+        raise RunError(f"{path} has format {given}, and this version reads format {version}: run the stage again")
     try:
         return parse(kind, content)
-    except _Mismatch as error:
+    except ValueError as error:
         raise RunError(f"{path}: {error}") from error
 
 
@@ -68,77 +67,88 @@ def _finite(text: str) -> float:
     return value
 
 
-def parse(kind: type[Record], content: Mapping[str, object], where: str = "") -> Record:
-    """A dataclass instance with the values of a mapping; unknown keys are left out."""
-    hints = _hints(kind)  # type: ignore[arg-type]
+def parse(kind: type[Record], content: Mapping[str, object], prefix: str = "") -> Record:
+    """A dataclass instance with the values of a mapping; unknown keys are ignored.
+
+    Args:
+        kind: the dataclass.
+        content: values by field name. Lists become tuples.
+        prefix: stands before the names of fields in messages.
+
+    Raises:
+        ValueError: a field is missing or has another type, or the dataclass refuses its values.
+    """
+    hints = _hints(kind)
     values = {}
-    for field in fields(kind):  # type: ignore[arg-type]
-        name = f"{where}{field.name}"
+    for field in fields(kind):
+        name = f"{prefix}{field.name}"
         if field.name in content:
             values[field.name] = _value(hints[field.name], content[field.name], name)
         elif field.default is MISSING and field.default_factory is MISSING:
-            raise _Mismatch(f"{name} is missing")
+            raise ValueError(f"{name} is missing")
     return kind(**values)
 
 
 @cache
-def _hints(kind: Hashable) -> dict[str, Any]:
-    return get_type_hints(kind)  # type: ignore[arg-type]
+def _hints(kind: type[DataclassInstance]) -> Mapping[str, object]:
+    return get_type_hints(kind)
 
 
-def _value(hint: Any, value: object, where: str) -> object:
-    """`value` as a value of the type `hint`; lists become tuples."""
+def _value(hint: object, value: object, name: str) -> object:
+    """`value` as a value of the type `hint`; ValueError if it has another type."""
     origin, arguments = get_origin(hint), get_args(hint)
-    if hint in (Any, object):
+    if hint is object:
         return value
     if origin in (Union, types.UnionType):
-        return _one_of(arguments, value, where)
+        return _one_of(arguments, value, name)
     if origin is Literal:
         if value in arguments:
             return value
-        raise _Mismatch(f"{where} is {value!r}, not one of {', '.join(map(repr, arguments))}")
+        raise ValueError(f"{name} is {value!r}, not one of {', '.join(map(repr, arguments))}")
     if is_dataclass(hint) and isinstance(hint, type):
-        if isinstance(value, Mapping):
-            return parse(hint, value, f"{where}.")
-        raise _Mismatch(f"{where} is no mapping")
+        return parse(hint, _mapping(value, name), f"{name}.")
     if origin is tuple:
-        return _tuple(arguments, value, where)
+        return _tuple(arguments, value, name)
     if isinstance(origin, type) and issubclass(origin, Mapping):
-        if not isinstance(value, Mapping):
-            raise _Mismatch(f"{where} is no mapping")
-        return {str(key): _value(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
-    return _plain(hint, value, where)
+        items = _mapping(value, name).items()
+        return {str(key): _value(arguments[1], item, f"{name}.{key}") for key, item in items}
+    return _scalar(hint, value, name)
 
 
-def _one_of(hints: Sequence[Any], value: object, where: str) -> object:
+def _mapping(value: object, name: str) -> Mapping[str, object]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{name} is no mapping")
+    return value
+
+
+def _one_of(hints: Sequence[object], value: object, name: str) -> object:
     if value is None and type(None) in hints:
         return None
-    others = [hint for hint in hints if hint is not type(None)]
     reasons = []
-    for hint in others:
+    for hint in hints:
+        if hint is type(None):
+            continue
         try:
-            return _value(hint, value, where)
-        except _Mismatch as error:
+            return _value(hint, value, name)
+        except ValueError as error:
             reasons.append(str(error))
-    raise _Mismatch(reasons[0])
+    raise ValueError(reasons[0])
 
 
-def _tuple(hints: Sequence[Any], value: object, where: str) -> tuple[object, ...]:
+def _tuple(hints: Sequence[object], value: object, name: str) -> tuple[object, ...]:
     if not isinstance(value, Sequence) or isinstance(value, str):
-        raise _Mismatch(f"{where} is no list")
+        raise ValueError(f"{name} is no list")
     kinds = [hints[0]] * len(value) if len(hints) == 2 and hints[1] is Ellipsis else list(hints)
     if len(kinds) != len(value):
-        raise _Mismatch(f"{where} has {len(value)} values instead of {len(kinds)}")
-    return tuple(_value(kind, item, f"{where}[{number}]") for number, (kind, item) in enumerate(zip(kinds, value)))
+        raise ValueError(f"{name} has {len(value)} values instead of {len(kinds)}")
+    return tuple(_value(kind, item, f"{name}[{number}]") for number, (kind, item) in enumerate(zip(kinds, value)))
 
 
-def _plain(hint: Any, value: object, where: str) -> object:
+def _scalar(hint: object, value: object, name: str) -> object:
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     if hint is int and isinstance(value, int) and not isinstance(value, bool):
         return value
-    if hint in (str, bool) and isinstance(value, hint):
+    if (hint is str and isinstance(value, str)) or (hint is bool and isinstance(value, bool)):
         return value
-    if hint is type(None) and value is None:
-        return None
-    raise _Mismatch(f"{where} is {value!r}, which is no {getattr(hint, '__name__', hint)}")
+    raise ValueError(f"{name} is {value!r}, which is no {getattr(hint, '__name__', hint)}")

@@ -10,6 +10,7 @@ from typing import Literal
 from nas_transfer.runs import files
 from nas_transfer.runs.costs import Ancestor, ArchContent, Costs, Usage
 from nas_transfer.runs.fronts import Direction, Validation
+from nas_transfer.runs.kinds import TaskKind
 from nas_transfer.runs.reading import read_record, write_record
 from nas_transfer.runs.versions import git_revision, versions
 
@@ -83,6 +84,7 @@ class Result:
         provenance: files that its weights descend from, oldest first.
         search: of a search alone.
         export: of an export alone.
+        kind: how a report tabulates the task's networks, None if unknown.
         status: ``finished``; an unfinished run has no result.
     """
 
@@ -104,6 +106,7 @@ class Result:
     provenance: tuple[Ancestor, ...] = ()
     search: SearchSummary | None = None
     export: ExportSummary | None = None
+    kind: TaskKind | None = None
     versions: Mapping[str, str] = field(default_factory=versions)
     git: str | None = field(default_factory=lambda: git_revision(Path(__file__).parent))
     status: Literal["finished"] = "finished"

@@ -11,19 +11,22 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TypeAlias
 
 import torch
+from pycocotools.coco import COCO
 
 from nas_transfer.errors import NasTransferError
 from nas_transfer.runs import Evaluation, Outcome
-from nas_transfer.search.objectives.base import Candidate, Objective
+from nas_transfer.search.objectives.base import Objective, TrialSubnet
 from nas_transfer.search.problem import Limit
 from nas_transfer.space import Arch
 from nas_transfer.supernet.layers import fold_batch_norms
-from nas_transfer.tasks.base import Batch, Task
+from nas_transfer.tasks.task import Task
 
 logger = logging.getLogger(__name__)
+
+Batch: TypeAlias = Mapping[str, object]
 
 PRECISIONS = {"32": None, "bf16": torch.bfloat16, "16": torch.float16}
 
@@ -49,7 +52,7 @@ class CandidateEvaluator:
         supernet: Task,
         calibration: Callable[[int], Iterable[Batch]],
         search: Iterable[Batch],
-        ground_truth: Any,
+        ground_truth: COCO | None,
         objectives: Mapping[str, Objective],
         limits: Mapping[str, Limit],
         cache_bytes: int,
@@ -94,11 +97,11 @@ class CandidateEvaluator:
         )  # fmt: skip
 
     def _evaluate(self, evaluation: Evaluation) -> Outcome:
-        candidate = _Scored(self, evaluation)
+        subnet = _TrialSubnet(self, evaluation)
         unscored = Outcome(evaluation.trial, evaluation.arch)
         values: dict[str, float] = {}
         for name, objective in self._in_order():
-            values[name] = float(objective.measure(candidate))
+            values[name] = float(objective.measure(subnet))
             limit = self.limits.get(name)
             if limit is not None and not limit.allows(values[name]):
                 reason = f"{name} {values[name]:g} is outside search.constraints.{name}"
@@ -107,7 +110,7 @@ class CandidateEvaluator:
         if wrong:
             reason = f"expected a number for {wrong[0]}, got {values[wrong[0]]}"
             return Outcome.failed(evaluation.trial, evaluation.arch, reason)
-        return replace(unscored, values={name: values[name] for name in self.objectives}, metrics=candidate.metrics)
+        return replace(unscored, values={name: values[name] for name in self.objectives}, metrics=subnet.metrics)
 
     def _in_order(self) -> Sequence[tuple[str, Objective]]:
         return sorted(self.objectives.items(), key=lambda item: not item[1].measured_first)
@@ -138,7 +141,7 @@ class CandidateEvaluator:
         subnet.ground_truth = self.ground_truth
         with torch.inference_mode(), self._autocast():
             for batch in self._batches(arch)[1]:
-                subnet.update_metrics(subnet.transfer_batch_to_device(batch, subnet.device, 0))
+                subnet.update_metrics(subnet.on_device(batch))
             return subnet.compute_metrics()
 
     def _draw_again(self, repeat: int) -> None:
@@ -169,24 +172,28 @@ class CandidateEvaluator:
         return torch.autocast(device, dtype=kind or torch.bfloat16, enabled=kind is not None)
 
 
-class _Scored(Candidate):
-    """A candidate whose network is built when an objective looks at it, and scored once."""
+class _TrialSubnet(TrialSubnet):
+    """Builds the network when an objective first needs it, and scores it once."""
 
     def __init__(self, evaluator: CandidateEvaluator, evaluation: Evaluation) -> None:
-        self.arch = evaluator.supernet.table.space.from_dict(evaluation.arch)
         self.evaluation, self.evaluator = evaluation, evaluator
+        self._arch = evaluator.supernet.table.space.from_dict(evaluation.arch)
         self.metrics: dict[str, float] = {}
-        self._subnet: Task | None = None
+        self._task: Task | None = None
 
     @property
-    def subnet(self) -> Task:  # type: ignore[override]
-        if self._subnet is None:
-            self._subnet = self.evaluator.extract(self.evaluation)
-        return self._subnet
+    def arch(self) -> Arch:
+        return self._arch
 
-    def score(self) -> Mapping[str, float]:  # type: ignore[override]
+    @property
+    def task(self) -> Task:
+        if self._task is None:
+            self._task = self.evaluator.extract(self.evaluation)
+        return self._task
+
+    def score(self) -> Mapping[str, float]:
         if not self.metrics:
-            self.metrics = self.evaluator.score(self.subnet)
+            self.metrics = self.evaluator.score(self.task)
         return self.metrics
 
 
@@ -208,7 +215,7 @@ def size_of(batches: Iterable[Batch]) -> int:
     return sum(_batch_bytes(batch) for batch in batches) if isinstance(batches, list) else 0
 
 
-def _batch_bytes(value: Any) -> int:
+def _batch_bytes(value: object) -> int:
     if isinstance(value, torch.Tensor):
         return value.numel() * value.element_size()
     if isinstance(value, Mapping):

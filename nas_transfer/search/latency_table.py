@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,11 +24,11 @@ from nas_transfer.space import Arch
 from nas_transfer.supernet.layers import fold_batch_norms
 from nas_transfer.supernet.networks import latency_pieces
 from nas_transfer.supernet.protocol import SupernetTable
-from nas_transfer.tasks.base import Task
+from nas_transfer.tasks.task import Task
 
 
 def pass_times(
-    run: Callable[[Tensor], Any], shape: Sequence[int], device: torch.device, warmup: int, repeats: int
+    run: Callable[[Tensor], object], shape: Sequence[int], device: torch.device, warmup: int, repeats: int
 ) -> np.ndarray:
     """Milliseconds of each of `repeats` passes on the same random input of this shape: (repeats,)."""
     generator = torch.Generator().manual_seed(0)

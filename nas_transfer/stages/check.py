@@ -31,6 +31,7 @@ from nas_transfer.stages.common.build import (
     build_bare_trainer,
     build_data,
     build_task,
+    build_training_settings,
     build_weights,
     make_data,
     set_threads,
@@ -39,8 +40,8 @@ from nas_transfer.stages.common.training import steps_of_epoch
 from nas_transfer.stages.config.entry import read_config
 from nas_transfer.stages.config.training import CheckConfig
 from nas_transfer.supernet.protocol import SupernetTable
-from nas_transfer.tasks.base import Task
 from nas_transfer.tasks.checkpoint import Checkpoint, inherit
+from nas_transfer.tasks.training import TaskModule
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +156,7 @@ def _timed_training(
     epoch = steps_of_epoch(config, data, trainer)
     total = config.trainer.steps(epoch)
     accumulate = config.task.recipe.build().accumulate
-    task: Task = build_task(config, table, arch, data, total, data.batch_size * accumulate)
+    task = build_task(config, table, arch, data)
     if parent is not None:
         inherit(task, parent)
     data.stream(steps * accumulate, batches_per_step=accumulate)
@@ -164,7 +165,8 @@ def _timed_training(
     on_gpu = trainer.strategy.root_device.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
-    trainer.fit(task.train(), datamodule=data)
+    settings = build_training_settings(config, total, data.batch_size * accumulate)
+    trainer.fit(TaskModule(task, settings).train(), datamodule=data)
     seconds = statistics.median(times.seconds)  # other work on the machine disturbs single steps
     return {
         "device": torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads",

@@ -14,6 +14,7 @@ from nas_transfer.stages.common.results import make_result, write_predictions
 from nas_transfer.stages.config.entry import read_config
 from nas_transfer.stages.config.trained import changes_since
 from nas_transfer.stages.config.training import EvaluateConfig
+from nas_transfer.tasks.training import ScoringModule
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ def run(cfg: DictConfig, folder: Path) -> Result | None:
         logger.warning("%s", difference)
     task, data, checkpoint = load_trained(config)
     trainer = build_trainer(config, folder)
-    metrics = evaluate_task(task, data, trainer, config.calibration_images)
+    metrics = evaluate_task(ScoringModule(task), data, trainer, config.calibration_images)
     if not trainer.is_global_zero:
         return None
     write_predictions(config.sample_predictions, folder, task, data)

@@ -1,4 +1,4 @@
-"""A finished network as files for other programs, each held against the network that it comes from."""
+"""Export a finished network as files for other programs, and compare each file with the network."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from nas_transfer.data.module import DownstreamData
 from nas_transfer.deploy.engines import (
+    Run,
     largest_difference,
     onnxruntime,
     run_onnx,
@@ -25,11 +26,11 @@ from nas_transfer.deploy.engines import (
     write_engines,
 )
 from nas_transfer.deploy.model_card import model_card
+from nas_transfer.deploy.modules import DeployedBody, run_by
 from nas_transfer.errors import ConfigError, RunError
 from nas_transfer.runs import ExportSummary, Result, files
 from nas_transfer.runs.atomic import write_text
 from nas_transfer.search.latency_table import pass_times
-from nas_transfer.space import SUPERNET
 from nas_transfer.stages.common.build import set_threads
 from nas_transfer.stages.common.evaluation import load_trained
 from nas_transfer.stages.common.results import make_result
@@ -37,10 +38,10 @@ from nas_transfer.stages.config.entry import read_config
 from nas_transfer.stages.config.network import ExportConfig
 from nas_transfer.stages.config.trained import with_trained_groups
 from nas_transfer.supernet.layers import fold_batch_norms
-from nas_transfer.tasks.base import Task
 from nas_transfer.tasks.checkpoint import Checkpoint
-from nas_transfer.tasks.deployment import TOP_STRIDE, Deployed, DeployedBody, Run
+from nas_transfer.tasks.deployed import TOP_STRIDE, Deployed
 from nas_transfer.tasks.normalise import Normalise
+from nas_transfer.tasks.task import Task
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ def run(cfg: DictConfig, folder: Path) -> Result:
     config = read_config(with_trained_groups(cfg), ExportConfig)
     set_threads(config.num_threads)
     task, data, checkpoint = load_trained(config)
-    if task.arch is SUPERNET:
+    if task.is_supernet:
         raise ConfigError("one arch of a supernet can be exported, got arch=supernet: use max, min, a name or a file")
     task.to("cpu")
     unchecked = folder / files.UNCHECKED_FOLDER
@@ -75,14 +76,13 @@ def run(cfg: DictConfig, folder: Path) -> Result:
 
 
 def _export(config: ExportConfig, task: Task, data: DownstreamData, checkpoint: Checkpoint, folder: Path) -> Result:
-    """Write all files and hold them against the network."""
-    assert task.arch is not SUPERNET
+    """Write all files and compare them with the network."""
     _write_weights(task, checkpoint, folder)
     fold_batch_norms(task.eval().network)
     images = _real_images(data, config.stage.compared_images)
     body = DeployedBody(Normalise(task.table.preprocessing), copy.deepcopy(task.body).requires_grad_(True)).eval()
     parts = {files.BODY: Deployed(body, body.outputs), files.MODEL: task.deployed()}
-    found = {name: _checked(deployed, images, folder / name, config) for name, deployed in parts.items()}
+    differences = {name: _checked(deployed, images, folder / name, config) for name, deployed in parts.items()}
     engines = {
         "torch": run_torch(parts[files.MODEL].module.eval()),
         "onnxruntime": run_onnx(folder / files.MODEL, config.num_threads),
@@ -99,22 +99,22 @@ def _export(config: ExportConfig, task: Task, data: DownstreamData, checkpoint: 
             f"{files.MODEL} must score within stage.max_score_difference={config.stage.max_score_difference:g} of "
             f"torch's {scores['torch']:.4f}, got {scores['onnxruntime']:.4f}: nothing was exported"
         )
-    export = ExportSummary(found, scores["torch"], times, size, config.num_threads)
+    export = ExportSummary(differences, scores["torch"], times, size, config.num_threads)
     result = make_result(config, task, metrics["onnxruntime"], provenance=checkpoint.lineage())
     result = replace(result, export=export)
-    channels = dict(zip(body.outputs, task.table.feature_channels(task.arch), strict=True))
+    channels = dict(zip(body.outputs, task.table.feature_channels(task.require_subnet()), strict=True))
     write_text(folder / files.MODEL_CARD, model_card(result, str(config.data["root"]), channels, parts[files.MODEL]))
     return result
 
 
 def _write_weights(task: Task, checkpoint: Checkpoint, folder: Path) -> None:
-    """``arch.yaml`` and the network's tensors with what is needed to understand them."""
+    """Write ``arch.yaml`` and the tensors of the network with what is needed to understand them."""
     from safetensors.torch import save_file
 
-    assert task.arch is not SUPERNET
-    write_text(folder / files.ARCH, yaml.safe_dump(task.arch.to_dict(), sort_keys=False, default_flow_style=None))
+    arch = task.require_subnet().to_dict()
+    write_text(folder / files.ARCH, yaml.safe_dump(arch, sort_keys=False, default_flow_style=None))
     metadata = {
-        "space": task.table.space.name, "arch": json.dumps(task.arch.to_dict()), "task": type(task).__name__,
+        "space": task.table.space.name, "arch": json.dumps(arch), "task": task.kind.name,
         "num_classes": str(task.settings.num_classes), "preprocessing": json.dumps(asdict(task.table.preprocessing)),
         "provenance": json.dumps([asdict(ancestor) for ancestor in checkpoint.lineage()]),
     }  # fmt: skip
@@ -160,9 +160,8 @@ def _checked(deployed: Deployed, images: list[Tensor], path: Path, config: Expor
 
 def _score(task: Task, data: DownstreamData, engine: Run) -> dict[str, float]:
     """All metrics on the validation split with the network run by an engine."""
-    scored = copy.deepcopy(task)
+    scored = run_by(task, engine)
     scored.ground_truth = data.val_ground_truth
-    scored.run_by(engine)
     with torch.inference_mode():
         for batch in data.val_dataloader():
             scored.update_metrics(batch)
@@ -171,8 +170,7 @@ def _score(task: Task, data: DownstreamData, engine: Run) -> dict[str, float]:
 
 def _timed_size(task: Task, deployed: Deployed) -> tuple[int, int]:
     """The input size (H, W), cut to multiples of `TOP_STRIDE` where the network takes no other."""
-    assert task.arch is not SUPERNET
-    height, width = deployed.size or task.input_size(task.arch)
+    height, width = deployed.size or task.input_size(task.require_subnet())
     if deployed.size or deployed.one_image:
         return height, width
     return max(height // TOP_STRIDE, 1) * TOP_STRIDE, max(width // TOP_STRIDE, 1) * TOP_STRIDE

@@ -26,14 +26,13 @@ from nas_transfer.data.samples import DetectedBox, ScoredBox
 from nas_transfer.errors import ConfigError, DataError
 from nas_transfer.runs import files as run_files
 from nas_transfer.runs.atomic import write_json
-from nas_transfer.space import SUPERNET
 from nas_transfer.stages.common.build import set_threads
 from nas_transfer.stages.common.evaluation import load_trained
 from nas_transfer.stages.config.entry import read_config
 from nas_transfer.stages.config.network import PredictConfig
 from nas_transfer.stages.config.trained import trained_config, with_trained_groups
-from nas_transfer.tasks.base import Task
 from nas_transfer.tasks.prediction import Prediction
+from nas_transfer.tasks.task import Task
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +55,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
     set_threads(config.num_threads)
     root, files = _find_images(Path(config.images))
     task, data, _ = load_trained(config)
-    if task.arch is SUPERNET:
+    if task.is_supernet:
         raise ConfigError("stage=predict needs one arch, got arch=supernet: use max, min, a name or a file")
     boxes = _find_boxes(config.boxes, task, data, root, files)
     for name in (run_files.OVERLAYS_FOLDER, run_files.LABELS_FOLDER):
@@ -88,15 +87,14 @@ def _find_images(path: Path) -> tuple[Path, list[str]]:
 def _find_boxes(
     boxes_file: str | None, task: Task, data: DownstreamData, root: Path, files: Sequence[str]
 ) -> Boxes | None:
-    """The persons of each image by its number; None where a pose task takes each image for one, or for other tasks."""
-    for_pose = task.classes_are == "keypoints"
+    """The persons of each image by its number; None if a pose task takes each image for one, and for other tasks."""
     if boxes_file is None:
-        if for_pose:
+        if task.takes_boxes:
             logger.info("no boxes=...: each image is taken for one person")
         return None
-    if not for_pose:
+    if not task.takes_boxes:
         raise ConfigError(
-            f"boxes are for a pose task alone, got boxes={boxes_file} for {type(task).__name__}: leave it out"
+            f"boxes are for a pose task alone, got boxes={boxes_file} for a {task.kind.name} task: leave it out"
         )
     images = tuple(ImageEntry(number, name, 0, 0) for number, name in enumerate(files, start=1))
     listed = CocoFile(root, (), images, (), 0)
@@ -137,11 +135,11 @@ def _predict_all(
         persons = whole if boxes is None else boxes[number]
         if not persons:
             continue
-        batch = task.transfer_batch_to_device(data.prediction_batch(image, persons), task.device, 0)
+        batch = task.on_device(data.prediction_batch(image, persons))
         with torch.inference_mode():
             prediction = task.predict_image(batch, number, data.vocabulary)
         for file, own in prediction.rows.items():
-            rows[file] += [{"image_id": number, "file_name": name} | row for row in own]
+            rows[file] += [{"image_id": number, "file_name": name, **row} for row in own]
         target = Path(name) if stems[Path(name).with_suffix("")] > 1 else Path(name).with_suffix("")
         _write_pictures(prediction, image, config.score_threshold, folder, target)
     return rows, broken

@@ -20,13 +20,21 @@ from nas_transfer.data.randomness import stable_seed
 from nas_transfer.runs import Evaluation, Spent, files
 from nas_transfer.search.evaluate import CandidateEvaluator
 from nas_transfer.space import SUPERNET
-from nas_transfer.stages.common.build import LastCheckpoint, build_bare_trainer, build_data, build_task, set_threads
+from nas_transfer.stages.common.build import (
+    LastCheckpoint,
+    build_bare_trainer,
+    build_data,
+    build_task,
+    build_training_settings,
+    set_threads,
+)
 from nas_transfer.stages.common.candidates import evaluate_job, evaluator_of, supernet_weights
 from nas_transfer.stages.config.entry import read_config
 from nas_transfer.stages.config.search import ProxyConfig
 from nas_transfer.supernet.protocol import SupernetTable
-from nas_transfer.tasks.base import Task
 from nas_transfer.tasks.checkpoint import Checkpoint, inherit, load_checkpoint, load_network, save_checkpoint
+from nas_transfer.tasks.task import Task
+from nas_transfer.tasks.training import TaskModule, TrainingSettings
 
 logger = logging.getLogger(__name__)
 
@@ -61,16 +69,22 @@ class ProxyTraining:
         if evaluation.steps == evaluation.after:
             return 0
         seed = stable_seed(self.config.seed, "repeat", evaluation.repeat) if evaluation.repeat else self.config.seed
-        subnet.settings = replace(subnet.settings, total_steps=max(evaluation.steps, self.last), seed=seed)
+        settings = replace(self.settings(max(evaluation.steps, self.last)), seed=seed)
         folder = self.config.folder
         before = files.state_file(folder, evaluation.trial, evaluation.after) if evaluation.after else None
         kept = files.state_file(folder, evaluation.trial, evaluation.steps) if evaluation.keep else None
+        module = TaskModule(subnet, settings)
         return self.train(
-            subnet, evaluation.steps, before=before, after=evaluation.after, kept=kept, repeat=evaluation.repeat
+            module, evaluation.steps, before=before, after=evaluation.after, kept=kept, repeat=evaluation.repeat
         )
 
+    def settings(self, total_steps: int) -> TrainingSettings:
+        """How a task is trained whose learning rate runs over so many steps."""
+        accumulate = self.config.task.recipe.build().accumulate
+        return build_training_settings(self.config, total_steps, self.data.batch_size * accumulate)
+
     def train(
-        self, task: Task, steps: int, *, before: Path | None = None, after: int = 0, kept: Path | None = None,
+        self, module: TaskModule, steps: int, *, before: Path | None = None, after: int = 0, kept: Path | None = None,
         repeat: int = 0,
     ) -> int:  # fmt: skip
         """Train a task up to so many steps; returns how many images it saw.
@@ -80,7 +94,7 @@ class ProxyTraining:
             kept: where to keep the state.
             repeat: see `Evaluation`.
         """
-        device, batches = task.device, task.recipe.accumulate
+        device, batches = module.task.device, module.settings.recipe.accumulate
         # Longer than the training, which the trainer ends: Lightning goes on with no epoch that has come to its end.
         length = max(steps, self.last) * batches
         self.data.stream(length, batches_per_step=batches, first_epoch=repeat * REPEATED_EPOCHS)
@@ -89,9 +103,9 @@ class ProxyTraining:
             kept.parent.mkdir(exist_ok=True)
             trainer.callbacks.append(LastCheckpoint(kept, steps))
         trainer.fit(
-            task.train(), datamodule=self.data, ckpt_path=None if before is None else str(before), weights_only=True
+            module.train(), datamodule=self.data, ckpt_path=None if before is None else str(before), weights_only=True
         )
-        task.to(device)  # Lightning leaves it on the CPU
+        module.task.to(device)  # Lightning leaves it on the CPU
         return (steps - after) * batches * self.data.batch_size
 
 
@@ -118,29 +132,24 @@ def build_proxy_evaluator(config: ProxyConfig) -> CandidateEvaluator:
 
 
 def _evaluator(config: ProxyConfig, table: SupernetTable, file: Path, training: ProxyTraining) -> CandidateEvaluator:
-    supernet = _supernet(config, table, training, training.last)
+    supernet = build_task(config, table, SUPERNET, training.data)
     load_network(supernet, load_checkpoint(str(file), table))
     return evaluator_of(config, supernet, training.data, train=training)
-
-
-def _supernet(config: ProxyConfig, table: SupernetTable, training: ProxyTraining, steps: int) -> Task:
-    """A supernet whose subnets, cut out of it, have a recipe of so many steps."""
-    total_batch = training.data.batch_size * config.task.recipe.build().accumulate
-    return build_task(config, table, SUPERNET, training.data, total_steps=steps, total_batch=total_batch)
 
 
 def _make_warm_start(
     config: ProxyConfig, table: SupernetTable, checkpoint: Checkpoint, training: ProxyTraining, file: Path
 ) -> Spent:
     """Inherit, and train what starts anew (neck, head, last layer) behind the frozen body, all archs by turns."""
-    task = _supernet(config, table, training, config.proxy.warmup_steps)
+    task = build_task(config, table, SUPERNET, training.data)
     anew = inherit(task, checkpoint)
     spent = Spent()
     if anew and config.proxy.warmup_steps:
         logger.info("warm-up of neck and head behind the frozen body: %d steps", config.proxy.warmup_steps)
         task.body.requires_grad_(False)
         start = time.monotonic()
-        images = training.train(task, config.proxy.warmup_steps)
+        steps = config.proxy.warmup_steps
+        images = training.train(TaskModule(task, training.settings(steps)), steps)
         spent = Spent(time.monotonic() - start, "cuda" if torch.cuda.is_available() else "cpu", images)
         logger.info("warm-up: %d images in %.0f s", images, spent.seconds)
     save_checkpoint(

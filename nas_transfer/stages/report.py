@@ -20,8 +20,8 @@ def run(cfg: DictConfig, folder: Path) -> None:
         ConfigError: `runs_in` is no list of folders and patterns, or there is no run in any of them.
     """
     config = read_config(cfg, ReportConfig)
-    folders, without = find_runs(config.patterns, own=folder)
-    report, runs = make_report(folders, without)
+    folders, without_runs = find_runs(config.patterns, exclude=folder)
+    report, runs = make_report(folders, without_runs)
     for path in write_report(folder, report, runs):
         print(path)
     unusable = 0 if report.problems is None else len(report.problems.rows)

@@ -45,7 +45,7 @@ from nas_transfer.stages.common.slurm_jobs import wait_for_jobs
 from nas_transfer.stages.common.trust import Rescored, rescore, validate_proxy
 from nas_transfer.stages.config.entry import read_config
 from nas_transfer.stages.config.search import ProxyConfig, SearchConfig, SearchKeys
-from nas_transfer.tasks.base import Task
+from nas_transfer.tasks.task import Task
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class _Search:
             self.task = build_task(config, table, SUPERNET, data)
         self.objectives = {name: objective.build() for name, objective in keys.objectives.items()}
         self.trade_off = None if keys.trade_off is None else keys.trade_off.build()
-        budget = config.budget(data.batch_size * self.task.recipe.accumulate)
+        budget = config.budget(data.batch_size * config.task.recipe.build().accumulate)
         schedule = keys.schedule(config.rungs(), budget)
         self.problem = make_problem(keys, self.task, self.objectives)
         rng = np.random.default_rng(config.seed)

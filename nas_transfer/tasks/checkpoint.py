@@ -1,6 +1,6 @@
-"""Weights on disk: the file in which every training stage leaves its network, and public ones read as such.
+"""Weights on disk: the file in which every training stage leaves its network, and public weights read as one.
 
-Tensors and plain values only: reading one never unpickles an object.
+The file holds tensors and plain values only: reading one never unpickles an object.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,10 +22,10 @@ from nas_transfer.supernet.ops import copy_slices
 from nas_transfer.supernet.preprocessing import Preprocessing
 from nas_transfer.supernet.protocol import SupernetTable
 from nas_transfer.supernet.weights.reading import file_sha256, read_file, state_of
-from nas_transfer.tasks.base import Task
 from nas_transfer.tasks.classification import ClassificationTask
+from nas_transfer.tasks.task import Task
 
-FORMAT = "nas_transfer/2"
+FORMAT = "nas_transfer/3"
 NATIVE, AUTO = "native", "auto"
 
 
@@ -38,29 +37,29 @@ class Checkpoint:
         path: where it was read.
         format: `FORMAT`, or the layout of a public file.
         space: name of the search space.
-        arch: the arch's dict form, None for a supernet.
-        task: class name of the task that trained it.
+        arch: dict form of the arch; None for a supernet.
+        task: `TaskKind.name` of the task that trained it.
         num_classes: of that task.
         preprocessing: that the weights were trained with.
-        calibrated: dict form of the arch whose BatchNorm statistics are right; None if a supernet holds no arch's.
+        calibrated: dict form of the arch that the BatchNorm statistics belong to; None if they belong to none.
         body: tensors of the body by name.
         rest: tensors of neck and head by name.
-        licence: of public weights in this file, empty for the program's own.
+        licence: of public weights; empty for weights of this program.
         metrics: of the evaluation after training, fractions.
         versions: of the packages that trained it.
         stage: that trained it.
-        config_sha256: of that stage's configuration.
+        config_sha256: of the configuration of that stage.
         provenance: the files that it descends from, oldest first.
     """
 
     path: Path
     format: str
     space: str
-    arch: dict[str, Any] | None
+    arch: dict[str, object] | None
     task: str
     num_classes: int
     preprocessing: Preprocessing
-    calibrated: dict[str, Any] | None
+    calibrated: dict[str, object] | None
     body: dict[str, Tensor]
     rest: dict[str, Tensor]
     licence: str = ""
@@ -71,18 +70,22 @@ class Checkpoint:
     provenance: tuple[Ancestor, ...] = ()
 
     def lineage(self) -> tuple[Ancestor, ...]:
-        """The provenance of what is trained from this file: its own, and the file itself with its hash."""
+        """The provenance of weights that are trained from this file: its own, and the file itself with its hash."""
         itself = Ancestor(
             str(self.path), file_sha256(self.path), self.format, self.licence, self.stage, self.task, self.config_sha256
         )
         return (*self.provenance, itself)
+
+    def is_of_kind(self, task: Task) -> bool:
+        """Whether neck and head mean the same in a task: it is of the kind of the task that trained them."""
+        return self.task == task.kind.name
 
 
 def save_checkpoint(
     path: Path, task: Task, *, parent: Checkpoint | None, metrics: Mapping[str, float], versions: Mapping[str, str],
     stage: str, config_sha256: str,
 ) -> None:  # fmt: skip
-    """Write a task's network and where it comes from, atomically."""
+    """Write the network of a task and where it comes from, atomically."""
     body = task.body.state_dict()
     inside = {id(tensor) for tensor in task.body.state_dict(keep_vars=True).values()}
     whole = task.network.state_dict(keep_vars=True)
@@ -91,7 +94,7 @@ def save_checkpoint(
         "format": FORMAT,
         "space": task.table.space.name,
         "arch": arch,
-        "task": type(task).__name__,
+        "task": task.kind.name,
         "num_classes": task.settings.num_classes,
         "preprocessing": asdict(task.table.preprocessing),
         "calibrated": arch,
@@ -108,16 +111,16 @@ def save_checkpoint(
 
 
 def load_checkpoint(weights: str, table: SupernetTable, weights_format: str = AUTO) -> Checkpoint:
-    """Read a run's weights or public ones.
+    """Read the weights of a run, or public ones.
 
     Args:
         weights: a run directory, a file, or the name of an installed package (``efficientnet_lite0``).
-        table: of the supernet that they must be of.
+        table: of the supernet that the weights must belong to.
         weights_format: ``auto``, ``native`` (a file of this program), or a public layout.
 
     Raises:
-        WeightsError: nothing is there, it is not tensors and plain values only, it is damaged, of another layout, or
-            of another space.
+        WeightsError: the file is missing or damaged, holds other objects than tensors and plain values, or is of
+            another layout or space.
     """
     path = Path(weights)
     if not path.exists():
@@ -148,14 +151,14 @@ def load_checkpoint(weights: str, table: SupernetTable, weights_format: str = AU
     return checkpoint
 
 
-def _imported(path: Path, content: Any, table: SupernetTable, weights_format: str) -> Checkpoint:
+def _imported(path: Path, content: object, table: SupernetTable, weights_format: str) -> Checkpoint:
     imported = import_supernet(state_of(content, path), table, path, weights_format)
     return Checkpoint(
         path=path,
         format=imported.origin.name,
         space=table.space.name,
         arch=None,
-        task=ClassificationTask.__name__,
+        task=ClassificationTask.kind.name,
         num_classes=imported.num_classes,
         preprocessing=imported.origin.preprocessing,
         calibrated=None if imported.calibrated is None else imported.calibrated.to_dict(),
@@ -166,38 +169,38 @@ def _imported(path: Path, content: Any, table: SupernetTable, weights_format: st
 
 
 def checkpoint_arch(checkpoint: Checkpoint, space: SearchSpace) -> ArchOrSupernet:
-    """What a checkpoint holds: one arch, or the supernet."""
+    """The arch of the weights in a checkpoint, or `SUPERNET`."""
     return SUPERNET if checkpoint.arch is None else space.from_dict(checkpoint.arch)
 
 
 def load_network(task: Task, checkpoint: Checkpoint) -> None:
-    """Fill the whole network of a task of the same kind and class count.
+    """Fill the whole network of a task of the same kind and number of classes.
 
     Raises:
-        WeightsError: another task or class count, or a tensor that differs (the first one is named).
+        WeightsError: another kind or number of classes, or a tensor that differs (the first one is named).
     """
-    have = (checkpoint.task, checkpoint.num_classes)
-    want = (type(task).__name__, task.settings.num_classes)
-    if have != want:
+    count = task.settings.num_classes
+    if not checkpoint.is_of_kind(task) or checkpoint.num_classes != count:
         raise WeightsError(
-            f"expected weights of {want[0]} with {want[1]} classes, got {checkpoint.path} of {have[0]} with {have[1]}"
+            f"expected weights of a {task.kind.name} task with {count} classes, got {checkpoint.path} of a "
+            f"{checkpoint.task} task with {checkpoint.num_classes}"
         )
     inherit(task, checkpoint)
 
 
 def inherit(task: Task, checkpoint: Checkpoint) -> list[str]:
-    """Fill a task with as much of a checkpoint as means the same in it; a subnet takes its part of a supernet.
+    """Fill a task with everything in a checkpoint that means the same in it. A subnet takes its part of a supernet.
 
-    The body always; neck and head where the task is of the same kind, but for the layers whose outputs are the classes
-    if these are others.
+    The body is always filled. Neck and head are filled if the task is of the same kind, except layers with one output
+    per class if the number of classes differs.
 
     Returns:
-        The names of the tensors of neck and head that start anew.
+        The names of the tensors of neck and head that keep their new weights.
 
     Raises:
         WeightsError: a tensor that differs (the first one is named).
     """
-    same_task = checkpoint.task == type(task).__name__
+    same_task = checkpoint.is_of_kind(task)
     if checkpoint.arch is None and task.arch is not SUPERNET:
         if not same_task:
             body = build_body(task.table)
@@ -219,7 +222,7 @@ def inherit(task: Task, checkpoint: Checkpoint) -> list[str]:
 
 
 def _rest_names(task: Task) -> list[str]:
-    """The names of neck and head's tensors in the network."""
+    """The names of the tensors of neck and head in the network."""
     inside = {id(tensor) for tensor in task.body.state_dict(keep_vars=True).values()}
     return [name for name, tensor in task.network.state_dict(keep_vars=True).items() if id(tensor) not in inside]
 
@@ -227,7 +230,7 @@ def _rest_names(task: Task) -> list[str]:
 def _fill(
     targets: dict[str, Tensor], sources: dict[str, Tensor], checkpoint: Checkpoint, *, other_classes: bool = False
 ) -> list[str]:
-    """Copy tensors by name; returns the names of those that were left because they have a row for each class."""
+    """Copy tensors by name; returns the names of those that were not copied, since they have a row for each class."""
     anew = []
     for name, target in targets.items():
         source = sources.get(name)

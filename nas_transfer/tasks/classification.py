@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
+from typing_extensions import Self
 
 from nas_transfer.data.drawing import Picture, draw_texts
-from nas_transfer.data.module import Vocabulary
+from nas_transfer.data.parts import Vocabulary
+from nas_transfer.data.samples import ClassificationBatch
 from nas_transfer.space import SUPERNET, Arch
 from nas_transfer.supernet.cost import Cost
 from nas_transfer.supernet.networks import build_body, build_classifier
-from nas_transfer.tasks.base import Batch, Task, TaskSettings
-from nas_transfer.tasks.deployment import Deployed, DeployedNetwork
+from nas_transfer.tasks.deployed import Deployed, DeployedNetwork
+from nas_transfer.tasks.kind import TaskKind
 from nas_transfer.tasks.prediction import Prediction
+from nas_transfer.tasks.task import Task, TaskSettings, Teacher
 
 RESOLUTION = "resolution"
-MOST_LIKELY = 5
+NUM_PREDICTED = 5
 
 
 class Classifier(nn.Module):
@@ -36,18 +37,19 @@ class Classifier(nn.Module):
         return self.head(self.body(images)[-1])
 
 
-class ClassificationTask(Task):
-    """Cross entropy with label smoothing; in a sandwich the smaller archs imitate the largest one's soft labels.
+class ClassificationTask(Task[ClassificationBatch, Tensor]):
+    """Cross entropy with label smoothing. In a sandwich, the smaller archs imitate the soft labels of the largest one.
 
-    The images are resized to each arch's own resolution gene, as AttentiveNAS does inside its forward, so a batch is
-    loaded once at one size and every arch trains at its own.
+    Each arch sees the images at its own resolution gene: a batch is loaded once at one size and resized for each arch,
+    as AttentiveNAS does.
 
     Args:
+        settings: of all tasks.
         label_smoothing: of the loss against the labels (Szegedy et al. 2016).
-        dropout: before the last layer; in a sandwich only the largest arch's (BigNAS, Yu et al. 2020, section 3.3).
+        dropout: before the last layer; in a sandwich for the largest arch only (BigNAS, Yu et al. 2020, section 3.3).
     """
 
-    score_key = "top1"
+    kind = TaskKind("classification", "Image classification", "top1", model="classifier", score_label="top-1")
     input_follows_arch = True
 
     def __init__(self, settings: TaskSettings, *, label_smoothing: float, dropout: float) -> None:
@@ -63,18 +65,18 @@ class ClassificationTask(Task):
             }
         )
 
-    def rebuild(self, settings: TaskSettings) -> ClassificationTask:
+    def rebuild(self, settings: TaskSettings) -> Self:
         """The same task with new weights for other settings."""
-        return ClassificationTask(settings, label_smoothing=self.label_smoothing, dropout=self.dropout)
+        return type(self)(settings, label_smoothing=self.label_smoothing, dropout=self.dropout)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map uint8 images, or those of `prepared`, to logits (B, num_classes) at the active arch's resolution."""
+        """Map uint8 images, or those of `prepared`, to logits (B, num_classes) at the resolution of the active arch."""
         inputs = self._inputs(images, self.active_arch) if images.dtype == torch.uint8 else images
         return self.network(inputs)
 
-    def prepared(self, batch: Batch, arch: Arch) -> Batch:
-        """The batch with images normalised and resized to the arch's resolution: float32 (B, 3, R, R)."""
-        return batch | {"images": self._inputs(batch["images"].to(self.device), arch)}
+    def prepared(self, batch: ClassificationBatch, arch: Arch) -> ClassificationBatch:
+        """The batch with images normalised and resized to the resolution R of the arch: float32 (B, 3, R, R)."""
+        return {**batch, "images": self._inputs(batch["images"].to(self.device), arch)}
 
     def _inputs(self, images: Tensor, arch: Arch) -> Tensor:
         inputs = self.normalise(images)
@@ -85,40 +87,41 @@ class ClassificationTask(Task):
 
     @property
     def active_arch(self) -> Arch:
-        """The subnet's arch, or the one that is set in the supernet."""
-        return self.body.arch if self.arch is SUPERNET else self.arch  # type: ignore[return-value]
+        """The arch of the subnet, or the one that is set in the supernet."""
+        return self.body.arch if self.arch is SUPERNET else self.arch
 
-    def losses(self, batch: Batch, teacher: Any) -> tuple[dict[str, Tensor], Any]:
-        """Cross entropy against labels, mixed with that against the teacher's softmax (in-place distillation)."""
-        largest = teacher is None
-        self.network.head.dropout.p = self.dropout if largest else 0.0  # type: ignore[union-attr]
+    def losses(
+        self, batch: ClassificationBatch, *, regularise: bool, teacher: Teacher[Tensor] | None
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Cross entropy against the labels, mixed with cross entropy against the soft labels of the teacher."""
+        self.network.head.dropout.p = self.dropout if regularise else 0.0
         logits = self(batch["images"])
-        share = 0.0 if largest else self.sampling.distillation
+        share = 0.0 if teacher is None else teacher.share
         losses = {}
         if share < 1:
             cross_entropy = F.cross_entropy(logits, batch["labels"], label_smoothing=self.label_smoothing)
             losses["cross_entropy"] = (1 - share) * cross_entropy
-        if share > 0:
-            losses["distillation"] = share * F.cross_entropy(logits, teacher.softmax(1))
+        if teacher is not None and share > 0:
+            losses["distillation"] = share * F.cross_entropy(logits, teacher.outputs.softmax(1))
         return losses, logits.detach()
 
     def deployed(self) -> Deployed:
-        """``logits`` (B, C) at the arch's resolution."""
+        """``logits`` (B, C) at the resolution of the arch."""
         size = self.input_size(self.active_arch)
         return Deployed(DeployedNetwork(self.normalise, self.network), ("logits",), size)
 
-    def forward_batch(self, batch: Batch) -> Tensor:
-        """Logits of an evaluation batch."""
+    def forward_batch(self, batch: ClassificationBatch) -> Tensor:
+        """Logits (B, C) of an evaluation batch."""
         return self(batch["images"])
 
-    def predict_image(self, batch: Batch, image_id: int, vocabulary: Vocabulary) -> Prediction:
+    def predict_image(self, batch: ClassificationBatch, image_id: int, vocabulary: Vocabulary) -> Prediction:
         """The most likely classes with their probabilities in ``predictions.csv``."""
-        shares = self(batch["images"])[0].float().softmax(0).cpu()
-        scores, labels = shares.topk(min(MOST_LIKELY, len(shares)))
+        probabilities = self(batch["images"])[0].float().softmax(0).cpu()
+        scores, labels = probabilities.topk(min(NUM_PREDICTED, len(probabilities)))
         best = [(vocabulary.names[label], score) for label, score in zip(labels.tolist(), scores.tolist(), strict=True)]
-        row: dict[str, Any] = {"image_id": image_id}
-        for place, (name, score) in enumerate(best, start=1):
-            row |= {f"class_{place}": name, f"score_{place}": score}
+        row: dict[str, object] = {"image_id": image_id}
+        for rank, (name, score) in enumerate(best, start=1):
+            row |= {f"class_{rank}": name, f"score_{rank}": score}
 
         def draw(image: Tensor, threshold: float, side: int) -> Picture:
             sure = [f"{name} {score:.2f}" for name, score in best if score >= threshold]
@@ -126,20 +129,20 @@ class ClassificationTask(Task):
 
         return Prediction({"predictions.csv": [row]}, draw)
 
-    def update_metrics(self, batch: Batch) -> None:
-        """Count a batch's correct answers."""
+    def update_metrics(self, batch: ClassificationBatch) -> None:
+        """Count the correct answers of a batch."""
         self.accuracy.update(self(batch["images"]), batch["labels"])
 
     def compute_metrics(self) -> dict[str, float]:
-        """``top1`` and, with more than five classes, ``top5``."""
+        """Return ``top1`` and, with more than five classes, ``top5``; reset them."""
         metrics = {name: value.item() for name, value in self.accuracy.compute().items()}
         self.accuracy.reset()
         return metrics
 
     def input_size(self, arch: Arch) -> tuple[int, int]:
-        """The arch's own resolution."""
+        """The resolution of the arch."""
         return arch[RESOLUTION], arch[RESOLUTION]
 
     def head_costs(self, arch: Arch) -> dict[str, Cost]:
-        """The classification head."""
+        """``head``: the classification head."""
         return {"head": self.table.classifier_cost(arch, self.input_size(arch), self.settings.num_classes)}

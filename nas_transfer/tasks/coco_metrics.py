@@ -1,20 +1,27 @@
-"""COCO's average precision through pycocotools, from predictions in COCO's result format."""
+"""COCO's average precision through pycocotools, and predictions in COCO's result format.
+
+These are functions of predictions that are complete. The metrics of `nas_transfer.tasks.metrics` collect predictions
+over batches and ranks, and call them.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
-import torch.distributed as distributed
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 from torchvision.models.detection.roi_heads import paste_masks_in_image
+
+from nas_transfer.tasks.heatmaps import suppress_duplicates
+from nas_transfer.tasks.prediction import CocoResult, RunLengths
 
 MASK_THRESHOLD = 0.5
 
@@ -26,24 +33,43 @@ KEYPOINT_STATISTICS = {
     "ap": 0, "ap_50": 1, "ap_75": 2, "ap_medium": 3, "ap_large": 4,
     "ar": 5, "ar_50": 6, "ar_75": 7, "ar_medium": 8, "ar_large": 9,
 }  # fmt: skip
-"""Metric names and their places in COCOeval.stats, of boxes and masks, and of keypoints."""
+"""Names of metrics and their indices in COCOeval.stats: of boxes and masks, and of keypoints."""
 
-CocoResult = dict[str, Any]
-"""One prediction: image_id, category_id, score, and bbox [x, y, width, height] in pixels, or segmentation (an RLE), or
-keypoints [x, y, score, ...]."""
+IouType = Literal["bbox", "segm", "keypoints"]
+
+
+@dataclass(frozen=True)
+class Persons:
+    """Predicted persons, one row each.
+
+    Attributes:
+        sample_ids: (N,) of the crops, one for each person.
+        image_ids: (N,) COCO ids of their images.
+        areas: (N,) pixels^2 of the image.
+        scores: (N,) of the persons.
+        points: (N, K, 2) keypoints x, y in pixels of the image, float64.
+        point_scores: (N, K) of the keypoints, float64.
+    """
+
+    sample_ids: np.ndarray
+    image_ids: np.ndarray
+    areas: np.ndarray
+    scores: np.ndarray
+    points: np.ndarray
+    point_scores: np.ndarray
 
 
 def to_coco_results(
-    image_ids: Sequence[int], outputs: Sequence[dict[str, Tensor]], category_ids: Sequence[int]
+    image_ids: Sequence[int], outputs: Sequence[Mapping[str, Tensor]], category_ids: Sequence[int]
 ) -> list[CocoResult]:
-    """A detector's outputs in COCO's result format.
+    """The boxes of a detector in COCO's result format.
 
     Args:
         image_ids: COCO ids of the images.
         outputs: for each image boxes (N, 4) xyxy in pixels, scores (N,), labels (N,) in 1..C.
-        category_ids: the COCO category id of label k at place k - 1.
+        category_ids: the COCO category id of label k at index k - 1.
     """
-    results = []
+    results: list[CocoResult] = []
     for image_id, output in zip(image_ids, outputs, strict=True):
         corners = output["boxes"].detach().cpu().double()
         boxes = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1).tolist()
@@ -54,47 +80,95 @@ def to_coco_results(
     return results
 
 
+def encode_masks(output: Mapping[str, Tensor], size: tuple[int, int]) -> list[RunLengths]:
+    """The masks of one image, run-length encoded. They are pasted into the image one by one to bound the memory.
+
+    Args:
+        output: boxes (N, 4) xyxy in pixels and masks (N, 1, M, M): probabilities inside each box.
+        size: (H, W) of the image.
+    """
+    pasted = (paste_mask(mask, box, size) for mask, box in zip(output["masks"], output["boxes"], strict=True))
+    return [encode_mask(mask) for mask in pasted]
+
+
+def encode_mask(mask: Tensor) -> RunLengths:
+    """A mask (H, W) of zeros and ones in COCO's compressed run-length encoding."""
+    encoded = rle.encode(np.asfortranarray(mask.numpy(), dtype=np.uint8))
+    return {"size": [int(side) for side in mask.shape], "counts": encoded["counts"].decode()}
+
+
 def to_coco_masks(
     image_ids: Sequence[int],
-    outputs: Sequence[dict[str, Tensor]],
-    sizes: Sequence[tuple[int, int]],
+    outputs: Sequence[Mapping[str, Tensor]],
+    masks: Sequence[Sequence[RunLengths]],
     category_ids: Sequence[int],
 ) -> list[CocoResult]:
-    """A mask head's outputs in COCO's result format, pasted into the images one by one to bound the memory.
+    """The masks of a detector in COCO's result format.
 
     Args:
         image_ids: COCO ids of the images.
-        outputs: as in `to_coco_results`, and masks (N, 1, M, M): probabilities inside each box.
-        sizes: (H, W) of the images.
-        category_ids: the COCO category id of label k at place k - 1.
+        outputs: for each image scores (N,) and labels (N,) in 1..C.
+        masks: for each image those of `encode_masks`.
+        category_ids: the COCO category id of label k at index k - 1.
     """
-    results = []
-    for image_id, output, (height, width) in zip(image_ids, outputs, sizes, strict=True):
-        labels, scores = output["labels"].tolist(), output["scores"].tolist()
-        for number, (label, score) in enumerate(zip(labels, scores, strict=True)):
-            pasted = paste_mask(output["masks"][number], output["boxes"][number], (height, width))
-            encoded = rle.encode(np.asfortranarray(pasted.numpy()))
-            segmentation = {"size": [height, width], "counts": encoded["counts"].decode()}
+    results: list[CocoResult] = []
+    for image_id, output, own in zip(image_ids, outputs, masks, strict=True):
+        for label, score, mask in zip(output["labels"].tolist(), output["scores"].tolist(), own, strict=True):
             results.append(
-                {
-                    "image_id": int(image_id), "category_id": category_ids[label - 1],
-                    "segmentation": segmentation, "score": score,
-                }
+                {"image_id": int(image_id), "category_id": category_ids[label - 1], "segmentation": mask,
+                 "score": score}
             )  # fmt: skip
     return results
 
 
 def paste_mask(mask: Tensor, box: Tensor, size: tuple[int, int]) -> Tensor:
-    """A mask (1, M, M) of probabilities inside a box (4,) xyxy, in an image (H, W): uint8 (H, W) of 0 and 1."""
+    """Paste a mask (1, M, M) of probabilities inside a box (4,) xyxy into an image (H, W): uint8 (H, W) of 0 and 1."""
     pasted = paste_masks_in_image(mask[None].detach().float().cpu(), box[None].detach().float().cpu(), size)
     return (pasted[0, 0] >= MASK_THRESHOLD).to(torch.uint8)
+
+
+def to_coco_segments(image_id: int, labels: Tensor) -> list[CocoResult]:
+    """A label map (H, W) in COCO's result format: a mask for each class in it; category ids are label + 1."""
+    labels = labels.cpu()
+    return [
+        {"image_id": image_id, "category_id": label + 1, "segmentation": encode_mask(labels == label), "score": 1.0}
+        for label in labels.unique().tolist()
+    ]
+
+
+def to_coco_keypoints(
+    persons: Persons, category_id: int, sigmas: Sequence[float], oks_threshold: float
+) -> list[CocoResult]:
+    """Persons in COCO's result format, in the order of their samples and without duplicates.
+
+    Args:
+        persons: each sample once.
+        category_id: the COCO id of the category.
+        sigmas: (K,) of the object keypoint similarity.
+        oks_threshold: of two persons of an image with a higher similarity, the one with the lower score is left out.
+    """
+    rows_by_image: dict[int, list[int]] = {}
+    for row in np.argsort(persons.sample_ids, kind="stable").tolist():
+        rows_by_image.setdefault(int(persons.image_ids[row]), []).append(row)
+    results: list[CocoResult] = []
+    for image_id, rows in rows_by_image.items():
+        points, areas, scores = persons.points[rows], persons.areas[rows], persons.scores[rows]
+        for index in suppress_duplicates(points, areas, scores, np.asarray(sigmas), oks_threshold):
+            keypoints = np.concatenate([points[index], persons.point_scores[rows[index]][:, None]], 1)
+            results.append(
+                {
+                    "image_id": image_id, "category_id": category_id,
+                    "keypoints": keypoints.flatten().tolist(), "score": float(scores[index]),
+                }
+            )  # fmt: skip
+    return results
 
 
 def evaluate_coco(
     ground_truth: COCO,
     results: Sequence[CocoResult],
     image_ids: Sequence[int],
-    iou_type: Literal["bbox", "segm", "keypoints"] = "bbox",
+    iou_type: IouType = "bbox",
     sigmas: Sequence[float] | None = None,
 ) -> dict[str, float]:
     """COCO's statistics as fractions in 0-1: twelve of boxes or masks, ten of keypoints.
@@ -106,7 +180,7 @@ def evaluate_coco(
         iou_type: ``bbox``, ``segm`` or ``keypoints``.
         sigmas: of the object keypoint similarity, one a keypoint (COCO's definition: a third of the tolerance).
 
-    A statistic that is undefined (there is no large object, say) is left out, instead of COCO's -1.
+    A statistic that is undefined (because there is no large object, for example) is left out, where COCO gives -1.
     """
     with contextlib.redirect_stdout(io.StringIO()):
         predictions = _load_results(ground_truth, results)
@@ -118,8 +192,8 @@ def evaluate_coco(
         evaluation.accumulate()
         evaluation.summarize()
     statistics = np.asarray(evaluation.stats)
-    places = KEYPOINT_STATISTICS if iou_type == "keypoints" else BOX_STATISTICS
-    return {name: float(statistics[place]) for name, place in places.items() if statistics[place] >= 0}
+    indices = KEYPOINT_STATISTICS if iou_type == "keypoints" else BOX_STATISTICS
+    return {name: float(statistics[index]) for name, index in indices.items() if statistics[index] >= 0}
 
 
 def _load_results(ground_truth: COCO, results: Sequence[CocoResult]) -> COCO:
@@ -129,18 +203,3 @@ def _load_results(ground_truth: COCO, results: Sequence[CocoResult]) -> COCO:
     predictions.dataset = {**{key: ground_truth.dataset[key] for key in ("images", "categories")}, "annotations": []}
     predictions.createIndex()
     return predictions
-
-
-def gather_results(results: list[CocoResult], image_ids: list[int]) -> tuple[list[CocoResult], list[int]]:
-    """Predictions and image ids of all ranks; an image that several ranks predicted counts once."""
-    if not distributed.is_initialized() or distributed.get_world_size() == 1:
-        return results, image_ids
-    parts: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(parts, (results, image_ids))
-    seen: set[int] = set()
-    all_results: list[CocoResult] = []
-    for part_results, part_ids in parts:
-        new = set(part_ids) - seen
-        all_results += [result for result in part_results if result["image_id"] in new]
-        seen |= new
-    return all_results, sorted(seen)

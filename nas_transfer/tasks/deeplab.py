@@ -1,7 +1,7 @@
 """DeepLabV3+ (Chen et al. 2018) with depthwise-separable ASPP, on the undilated body at stride 32.
 
-Only the first layers behind the body meet the arch: they follow their input's width. Costs are computed from the same
-sizes, module by module.
+Only the first layers behind the body depend on the arch: they follow the width of their input. Costs are computed from
+the same sizes, module by module.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class DeepLabSize:
         channels: of the ASPP branches and the decoder; 512 in the seed's nets.
         low_level_channels: of the map at stride 4 that the decoder is given; 48 in the paper.
         dilations: of the ASPP branches; 1 is a plain 1x1 convolution, the others are separable 3x3 ones.
-        dropout: before the last layer, of whole channels.
+        dropout: of whole channels before the last layer; in a sandwich for the largest arch only.
         auxiliary_channels: of an FCN head on the map at stride 16 in training; 0 for none.
         auxiliary_weight: of that head's loss.
 
@@ -93,11 +93,17 @@ class DeepLab(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        """The logits alone."""
+        """Map normalised images (B, 3, H, W) to logits (B, C, ceil(H / 4), ceil(W / 4))."""
         return self.with_auxiliary(images)[0]
 
+    def set_dropout(self, rate: float) -> None:
+        """Set the dropout of the head and of the auxiliary head."""
+        for module in self.modules():
+            if isinstance(module, nn.Dropout2d):
+                module.p = rate
+
     def with_auxiliary(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The logits and, in training, those of the auxiliary head, if any: (B, C, ceil(H / 16), ceil(W / 16))."""
+        """The logits and, in training, those of an auxiliary head, if any: (B, C, ceil(H / 16), ceil(W / 16))."""
         maps = self.body(images.contiguous(memory_format=torch.channels_last))
         top = maps[TOP]
         pooled = self.pooled(top.mean((2, 3), keepdim=True)).expand(-1, -1, *top.shape[2:])

@@ -1,18 +1,18 @@
 """Object detection: torchvision's Faster R-CNN (Ren et al. 2015) behind an FPN (Lin et al. 2017) on the elastic body.
 
-Only the FPN's lateral convolutions meet the arch: they are elastic in their input width. Everything behind them is
-stock torchvision. The smaller archs of a sandwich may imitate the largest one's pyramid (feature distillation as in
-FitNets, Romero et al. 2015): its maps have the same shape for every arch.
+Only the lateral convolutions of the FPN depend on the arch: they are elastic in their input width. Everything behind
+them is stock torchvision. The smaller archs of a sandwich may imitate the pyramid of the largest one (feature
+distillation as in FitNets, Romero et al. 2015): its maps have the same shape for every arch.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import ClassVar, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,11 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+from typing_extensions import Self
 
 from nas_transfer.data.drawing import Picture, draw_instances
-from nas_transfer.data.module import Vocabulary
+from nas_transfer.data.parts import Vocabulary
+from nas_transfer.data.samples import DetectionBatch
 from nas_transfer.errors import ConfigError
 from nas_transfer.space import SUPERNET, Arch
 from nas_transfer.supernet.cost import Cost, ModuleCost, convolution_cost, linear_cost, strided_size
@@ -31,16 +33,20 @@ from nas_transfer.supernet.networks import build_body
 from nas_transfer.supernet.ops import ElasticConv2d
 from nas_transfer.supernet.preprocessing import Preprocessing
 from nas_transfer.supernet.protocol import TAP_STRIDES
-from nas_transfer.tasks.base import Batch, Task, TaskSettings
-from nas_transfer.tasks.coco_metrics import CocoResult, evaluate_coco, gather_results, paste_mask, to_coco_results
-from nas_transfer.tasks.deployment import Deployed, Run
+from nas_transfer.tasks.coco_metrics import paste_mask, to_coco_results
+from nas_transfer.tasks.deployed import Deployed
+from nas_transfer.tasks.kind import TaskKind
+from nas_transfer.tasks.metrics import CocoMetric
 from nas_transfer.tasks.normalise import in_order
 from nas_transfer.tasks.prediction import Prediction
+from nas_transfer.tasks.task import Task, TaskSettings, Teacher
 
 ANCHOR_RATIOS = (0.5, 1.0, 2.0)
 ROI_SIZE = 7
 PYRAMID_LEVELS = 5
-ROI_LEVELS = ("0", "1", "2", "3")  # the boxes' features come from strides 4 to 32
+RESULT_FILES = {"bbox": "predictions", "segm": "predictions_segm"}
+"""Names of the files of predicted boxes and masks."""
+ROI_LEVELS = ("0", "1", "2", "3")  # the features of boxes come from strides 4 to 32
 
 
 @dataclass(frozen=True)
@@ -50,17 +56,17 @@ class DetectorSize:
     Args:
         fpn_channels: of every pyramid level; 256 in the paper.
         box_head_channels: of the two fully connected layers; 1024 in the paper.
-        anchor_sizes: the anchors' side in pixels on the pyramid levels at strides 4, 8, 16, 32, 64, one each.
-        min_size: the image's short side in pixels after resizing.
-        max_size: the largest long side; it wins over `min_size`.
+        anchor_sizes: the side of the anchors in pixels, one for each pyramid level (strides 4, 8, 16, 32, 64).
+        min_size: the short side of the image in pixels after resizing.
+        max_size: upper bound of the long side; it takes precedence over `min_size`.
         proposals_train: proposals after non-maximum suppression in training, per image.
-        proposals_test: the same in evaluation; the box head's cost is that of so many.
-        rpn_batch: anchors per image that the RPN's loss samples.
-        box_batch: proposals per image that the box head's loss samples, a quarter of them objects.
+        proposals_test: the same in evaluation; the cost of the box head is that of so many proposals.
+        rpn_batch: anchors per image that the loss of the RPN samples.
+        box_batch: proposals per image that the loss of the box head samples, a quarter of them objects.
         detections: boxes kept per image.
 
     Raises:
-        ConfigError: naming the value.
+        ConfigError: a value out of range, by name.
     """
 
     fpn_channels: int
@@ -91,9 +97,9 @@ class PyramidBackbone(nn.Module):
 
     Args:
         body: gives maps at strides 4, 8, 16, 32.
-        in_channels: their widths; the largest ones for an elastic body.
+        in_channels: widths of these maps; the largest ones for an elastic body.
         out_channels: of every pyramid level.
-        elastic: whether the lateral convolutions follow their input's width.
+        elastic: whether the lateral convolutions follow the width of their input.
     """
 
     def __init__(self, body: nn.Module, in_channels: Sequence[int], out_channels: int, elastic: bool) -> None:
@@ -103,10 +109,10 @@ class PyramidBackbone(nn.Module):
         self.neck = FeaturePyramidNetwork(list(in_channels), out_channels, extra_blocks=LastLevelMaxPool())
         if elastic:
             for lateral in self.neck.inner_blocks:
-                stock = lateral[0]  # type: ignore[index]
+                stock = lateral[0]
                 conv = ElasticConv2d(stock.in_channels, stock.out_channels, bias=True)
                 conv.load_state_dict(stock.state_dict())
-                lateral[0] = conv  # type: ignore[index]
+                lateral[0] = conv
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Map normalised images (B, 3, H, W) to maps (B, out_channels, H_i, W_i) at strides 4, 8, 16, 32, 64."""
@@ -114,59 +120,58 @@ class PyramidBackbone(nn.Module):
         return self.neck(OrderedDict((str(level), features) for level, features in enumerate(maps)))
 
 
-class DetectionTask(Task):
-    """Faster R-CNN on COCO-style boxes, scored by COCO's mAP.
+class DetectionTask(Task[DetectionBatch, list[Tensor]]):
+    """Faster R-CNN on boxes in COCO's format, scored by COCO's mAP. `ground_truth` must be set before an evaluation.
 
     Args:
-        settings: `num_classes` is without background.
+        settings: `num_classes` does not count the background.
         detector: the sizes of the detector.
-        category_ids: the data's COCO category ids in label order; only a task without data, for costs, has none.
-
-    `ground_truth` must be set before an evaluation to the annotations of the split that is evaluated.
+        category_ids: the COCO category ids of the data in the order of the labels; empty for a task without data, which
+            only states costs.
     """
 
-    score_key = "map"
-    outputs: tuple[str, ...] = ("boxes", "labels", "scores")
+    kind = TaskKind("detection", "Object detection", "map", model="faster_rcnn", score_label="mAP", size_label=None)
+    outputs: ClassVar[tuple[str, ...]] = ("boxes", "labels", "scores")
     detector: DetectorSize
 
     def __init__(self, settings: TaskSettings, *, detector: DetectorSize, category_ids: Sequence[int] = ()) -> None:
         super().__init__(settings, self.build_network(settings, detector))
         self.category_ids = list(category_ids)
         self.detector = detector
-        self.pending: list[CocoResult] = []
-        self.pending_images: list[int] = []
+        self.metric = CocoMetric(category_ids, with_masks="masks" in self.outputs)
 
-    def rebuild(self, settings: TaskSettings) -> DetectionTask:
+    def rebuild(self, settings: TaskSettings) -> Self:
         """The same task with new weights for other settings."""
         return type(self)(settings, category_ids=self.category_ids, detector=self.detector)
 
     @staticmethod
-    def build_network(settings: TaskSettings, detector: Any) -> FasterRCNN:
-        """torchvision's detector around the table's body: of the supernet, or of one arch as plain static modules."""
+    def build_network(settings: TaskSettings, detector: DetectorSize) -> FasterRCNN:
+        """Build torchvision's detector around the body of the supernet, or of one arch as plain static modules."""
         return FasterRCNN(**detector_arguments(settings, detector))
 
     @property
     def body(self) -> nn.Module:
-        """The table's body inside the network."""
-        return self.network.backbone.body  # type: ignore[union-attr, return-value]
+        """The body of the table inside the network."""
+        return self.network.backbone.body
 
-    def losses(self, batch: Batch, teacher: Any) -> tuple[dict[str, Tensor], Any]:
-        """The losses of the detector and, with a teacher, the distance to its pyramid; returns the own pyramid too."""
-        with _outputs_of(self.network.backbone) as outputs:  # type: ignore[arg-type]
+    def losses(
+        self, batch: DetectionBatch, *, regularise: bool, teacher: Teacher[list[Tensor]] | None
+    ) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """The losses of the detector and, with a teacher, the distance to its pyramid. The detector has no dropout."""
+        with _outputs_of(self.network.backbone) as outputs:
             losses = self.network(self.as_floats(batch["images"]), batch["targets"])
         maps = list(outputs[0].values())
         if teacher is not None:
-            share = self.sampling.distillation
-            losses = {name: (1 - share) * loss for name, loss in losses.items()}
-            losses["distillation"] = share * pyramid_distance(maps, teacher)
+            losses = {name: (1 - teacher.share) * loss for name, loss in losses.items()}
+            losses["distillation"] = teacher.share * pyramid_distance(maps, teacher.outputs)
         return losses, [level.detach() for level in maps]
 
     def as_floats(self, images: Sequence[Tensor]) -> list[Tensor]:
-        """uint8 images as torchvision's detectors take them, which then subtract and divide by themselves."""
+        """uint8 images as torchvision's detectors take them, which normalise by themselves."""
         return [in_order(image, self.table.preprocessing).to(self.dtype) for image in images]
 
-    def run_network(self, images: Tensor) -> Any:
-        """The whole detector, resizing included."""
+    def run_network(self, images: Tensor) -> object:
+        """Run the whole detector, resizing included."""
         return self.network(list(images))
 
     def deployed(self) -> Deployed:
@@ -175,43 +180,40 @@ class DetectionTask(Task):
             _DeployedDetector(self.network, self.table.preprocessing, self.outputs), self.outputs, one_image=True
         )
 
-    def run_by(self, run: Run) -> None:
-        """Let another engine run the detector."""
-        self.network = _EngineDetector(run, self.outputs, self.table.preprocessing)
-
-    def forward_batch(self, batch: Batch) -> list[dict[str, Tensor]]:
-        """Boxes (N, 4) xyxy in the image's own pixels, labels (N,) in 1..C and scores (N,), for each image."""
+    def forward_batch(self, batch: DetectionBatch) -> list[dict[str, Tensor]]:
+        """Boxes (N, 4) xyxy in pixels of the image, labels (N,) in 1..C and scores (N,), for each image."""
         return self.network(self.as_floats(batch["images"]))
 
-    def predict_image(self, batch: Batch, image_id: int, vocabulary: Vocabulary) -> Prediction:
+    def predict_image(self, batch: DetectionBatch, image_id: int, vocabulary: Vocabulary) -> Prediction:
         """Boxes in ``predictions.json``."""
         output = {name: values.cpu() for name, values in self.forward_batch(batch)[0].items()}
         boxes = to_coco_results([image_id], [output], vocabulary.ids)
         return Prediction({"predictions.json": boxes}, partial(draw_detections, output, vocabulary.names))
 
-    def update_metrics(self, batch: Batch) -> None:
-        """Predict a batch and keep the boxes."""
-        self.keep(batch, self.forward_batch(batch))
-
-    def keep(self, batch: Batch, outputs: list[dict[str, Tensor]]) -> None:
-        """Remember predicted boxes until `compute_metrics`."""
+    def update_metrics(self, batch: DetectionBatch) -> None:
+        """Predict a batch and keep the detections."""
         image_ids = [int(target["image_id"]) for target in batch["targets"]]
-        self.pending += to_coco_results(image_ids, outputs, self.category_ids)
-        self.pending_images += image_ids
+        sizes = [(image.shape[-2], image.shape[-1]) for image in batch["images"]]
+        self.metric.update(image_ids, self.forward_batch(batch), sizes)
 
     def compute_metrics(self) -> dict[str, float]:
-        """COCO's average precisions and recalls, ``map`` first; RuntimeError without `ground_truth`."""
-        results, image_ids = gather_results(self.pending, self.pending_images)
-        self.pending, self.pending_images = [], []
-        self.predictions = {"predictions": results}
-        return evaluate_coco(self.require_ground_truth(), results, image_ids)
+        """Return COCO's average precisions and recalls, ``map`` first, and reset them.
+
+        Raises:
+            RuntimeError: `ground_truth` is not set.
+        """
+        self.metric.ground_truth = self.ground_truth
+        metrics = self.metric.compute()
+        self.metric.reset()
+        self.predictions = {RESULT_FILES[kind]: results for kind, results in self.metric.results.items()}
+        return metrics
 
     def input_size(self, arch: Arch) -> tuple[int, int]:
-        """min_size x max_size, as the literature states detection costs (800 x 1333), for every arch."""
+        """min_size x max_size for every arch, as the literature states costs of detectors (800 x 1333)."""
         return self.detector.min_size, self.detector.max_size
 
     def resize_factor(self, height: int, width: int) -> float:
-        """The short side becomes min_size, unless the long one then exceeds max_size."""
+        """The scale at which the short side becomes min_size, or a smaller one if the long side exceeds max_size."""
         return min(self.detector.min_size / min(height, width), self.detector.max_size / max(height, width))
 
     def head_costs(self, arch: Arch) -> dict[str, Cost]:
@@ -229,27 +231,14 @@ class _DeployedDetector(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """The outputs of the only image."""
-        found = self.network([in_order(images[0], self.preprocessing)])[0]
-        return tuple(found[name] for name in self.outputs)
-
-
-class _EngineDetector(nn.Module):
-    """Stands in for a detector that another engine runs image by image."""
-
-    def __init__(self, run: Run, outputs: Sequence[str], preprocessing: Preprocessing) -> None:
-        super().__init__()
-        self.run, self.outputs, self.preprocessing = run, tuple(outputs), preprocessing
-
-    def forward(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
-        """Map images (3, H, W) in the weights' channel order to torchvision's list of dictionaries."""
-        raw = [in_order(image, self.preprocessing)[None] for image in images]  # either order is the other's mirror
-        return [dict(zip(self.outputs, self.run(image), strict=True)) for image in raw]
+        detections = self.network([in_order(images[0], self.preprocessing)])[0]
+        return tuple(detections[name] for name in self.outputs)
 
 
 def draw_detections(
-    output: dict[str, Tensor], names: Sequence[str], image: Tensor, threshold: float, side: int
+    output: Mapping[str, Tensor], names: Sequence[str], image: Tensor, threshold: float, side: int
 ) -> Picture:
-    """An image with the boxes, and masks where there are such, of what was detected with at least this score."""
+    """Draw the boxes, and masks if there are any, of all detections with at least this score on an image."""
     sure = output["scores"] >= threshold
     boxes, scores = output["boxes"][sure], output["scores"][sure].tolist()
     labels = [label - 1 for label in output["labels"][sure].tolist()]
@@ -260,8 +249,29 @@ def draw_detections(
     return draw_instances(image, boxes, labels, names, masks, scores, side)
 
 
-def detector_arguments(settings: TaskSettings, sizes: DetectorSize) -> dict[str, Any]:
-    """What torchvision's Faster R-CNN and the detectors derived from it are built from."""
+class DetectorArguments(TypedDict):
+    """Arguments of torchvision's Faster R-CNN and of the detectors derived from it."""
+
+    backbone: PyramidBackbone
+    min_size: int
+    max_size: int
+    image_mean: list[float]
+    image_std: list[float]
+    rpn_anchor_generator: AnchorGenerator
+    rpn_pre_nms_top_n_train: int
+    rpn_pre_nms_top_n_test: int
+    rpn_post_nms_top_n_train: int
+    rpn_post_nms_top_n_test: int
+    rpn_batch_size_per_image: int
+    box_roi_pool: MultiScaleRoIAlign
+    box_head: TwoMLPHead
+    box_predictor: FastRCNNPredictor
+    box_batch_size_per_image: int
+    box_detections_per_img: int
+
+
+def detector_arguments(settings: TaskSettings, sizes: DetectorSize) -> DetectorArguments:
+    """Build the parts of a detector around the body of the table."""
     table, arch = settings.table, settings.arch
     channels = table.feature_channels(table.space.arch_or_largest(arch))
     return {
@@ -287,7 +297,7 @@ def detector_arguments(settings: TaskSettings, sizes: DetectorSize) -> dict[str,
 
 
 def pyramid_distance(maps: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-    """The mean over the levels of |map - target|^2 / |target|^2: 1 for a map of zeros, whatever the targets' scale."""
+    """The mean over the levels of |map - target|^2 / |target|^2: 1 for maps of zeros, whatever the scale of targets."""
     distances = [
         (level - target).square().sum() / target.square().sum().clamp(min=1e-12)
         for level, target in zip(maps, targets, strict=True)
@@ -296,9 +306,9 @@ def pyramid_distance(maps: Sequence[Tensor], targets: Sequence[Tensor]) -> Tenso
 
 
 @contextlib.contextmanager
-def _outputs_of(module: nn.Module) -> Iterator[list[Any]]:
+def _outputs_of(module: nn.Module) -> Iterator[list[Mapping[str, Tensor]]]:
     """Collect what a module returns while it runs inside a larger network."""
-    outputs: list[Any] = []
+    outputs: list[Mapping[str, Tensor]] = []
     hook = module.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
     try:
         yield outputs
@@ -309,7 +319,7 @@ def _outputs_of(module: nn.Module) -> Iterator[list[Any]]:
 def detector_costs(
     channels: Sequence[int], input_size: tuple[int, int], num_classes: int, sizes: DetectorSize
 ) -> dict[str, Cost]:
-    """What the detector behind the body costs for one image.
+    """The costs of the detector behind the body for one image, by part: ``neck`` and ``head``.
 
     Args:
         channels: widths of the body's maps at strides 4, 8, 16, 32.

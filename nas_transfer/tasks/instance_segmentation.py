@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN, MaskRCNN
@@ -13,14 +12,16 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import MultiScaleRoIAlign
 
-from nas_transfer.data.module import Vocabulary
+from nas_transfer.data.parts import Vocabulary
+from nas_transfer.data.samples import DetectionBatch
 from nas_transfer.errors import ConfigError
 from nas_transfer.space import Arch
 from nas_transfer.supernet.cost import Cost, ModuleCost, convolution_cost
-from nas_transfer.tasks.base import Batch, TaskSettings
-from nas_transfer.tasks.coco_metrics import CocoResult, evaluate_coco, gather_results, to_coco_masks, to_coco_results
+from nas_transfer.tasks.coco_metrics import encode_masks, to_coco_masks, to_coco_results
 from nas_transfer.tasks.detection import ROI_LEVELS, DetectionTask, DetectorSize, detector_arguments, draw_detections
+from nas_transfer.tasks.kind import TaskKind
 from nas_transfer.tasks.prediction import Prediction
+from nas_transfer.tasks.task import TaskSettings, Teacher
 
 MASK_ROI_SIZE = 14
 MASK_CONVOLUTIONS = 4
@@ -31,32 +32,39 @@ class MaskDetectorSize(DetectorSize):
     """The sizes of a detector with a mask head.
 
     Args:
-        mask_channels: of the mask head's four convolutions and its deconvolution; 256 in the paper.
+        mask_channels: of the four convolutions and the deconvolution of the mask head; 256 in the paper.
     """
 
     mask_channels: int
 
 
 class InstanceSegmentationTask(DetectionTask):
-    """Mask R-CNN on COCO-style boxes and masks, scored by COCO's mAP over masks (``map_segm``) and boxes (``map``).
+    """Mask R-CNN on boxes and masks in COCO's format, scored by COCO's mAP of masks (``map_segm``) and boxes (``map``).
 
-    Args: those of `DetectionTask`; `detector` is a `MaskDetectorSize`.
+    Args:
+        settings: `num_classes` does not count the background.
+        detector: the sizes of the detector.
+        category_ids: as for `DetectionTask`.
 
     Raises:
-        ConfigError: at the first batch, if the data was loaded without masks.
+        ConfigError: at the first training batch, if the data was loaded without masks.
     """
 
-    score_key = "map_segm"
+    kind = TaskKind(
+        "instance_segmentation", "Instance segmentation", "map_segm", model="mask_rcnn", score_label="mask mAP",
+        size_label=None,
+    )  # fmt: skip
     outputs = ("boxes", "labels", "scores", "masks")
     detector: MaskDetectorSize
 
     def __init__(self, settings: TaskSettings, *, detector: MaskDetectorSize, category_ids: Sequence[int] = ()) -> None:
         super().__init__(settings, detector=detector, category_ids=category_ids)
-        self.pending_masks: list[CocoResult] = []
 
     @staticmethod
-    def build_network(settings: TaskSettings, detector: MaskDetectorSize) -> FasterRCNN:
-        """torchvision's detector around the table's body: of the supernet, or of one arch as plain static modules."""
+    def build_network(settings: TaskSettings, detector: DetectorSize) -> FasterRCNN:
+        """Build torchvision's detector around the body of the supernet, or of one arch as plain static modules."""
+        if not isinstance(detector, MaskDetectorSize):
+            raise ConfigError("expected the sizes of a detector with a mask head, got no detector.mask_channels")
         width = detector.mask_channels
         network = MaskRCNN(
             **detector_arguments(settings, detector),
@@ -68,47 +76,33 @@ class InstanceSegmentationTask(DetectionTask):
         network.transform = _UnpastedMasks(stock.min_size, stock.max_size, stock.image_mean, stock.image_std)
         return network
 
-    def losses(self, batch: Batch, teacher: Any) -> tuple[dict[str, Tensor], Any]:
-        """The losses of the detector, ``loss_mask`` among them, and with a teacher the distance to its pyramid."""
+    def losses(
+        self, batch: DetectionBatch, *, regularise: bool, teacher: Teacher[list[Tensor]] | None
+    ) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """The losses of the detector, with ``loss_mask``, and with a teacher the distance to its pyramid."""
         if any("masks" not in target for target in batch["targets"]):
-            raise ConfigError("expected masks in the data of an instance segmentation, got none: data.with_masks=true")
-        return super().losses(batch, teacher)
+            raise ConfigError("instance segmentation needs masks, and the data has none: set data.with_masks=true")
+        return super().losses(batch, regularise=regularise, teacher=teacher)
 
-    def predict_image(self, batch: Batch, image_id: int, vocabulary: Vocabulary) -> Prediction:
+    def predict_image(self, batch: DetectionBatch, image_id: int, vocabulary: Vocabulary) -> Prediction:
         """Boxes in ``predictions.json``, masks in ``predictions_segm.json``."""
         output = {name: values.cpu() for name, values in self.forward_batch(batch)[0].items()}
         image = batch["images"][0]
         boxes = to_coco_results([image_id], [output], vocabulary.ids)
-        masks = to_coco_masks([image_id], [output], [(image.shape[1], image.shape[2])], vocabulary.ids)
+        encoded = encode_masks(output, (image.shape[1], image.shape[2]))
+        masks = to_coco_masks([image_id], [output], [encoded], vocabulary.ids)
         rows = {"predictions.json": boxes, "predictions_segm.json": masks}
         return Prediction(rows, partial(draw_detections, output, vocabulary.names))
 
-    def update_metrics(self, batch: Batch) -> None:
-        """Predict a batch and keep the boxes and masks."""
-        outputs = self.forward_batch(batch)
-        self.keep(batch, outputs)
-        image_ids = [int(target["image_id"]) for target in batch["targets"]]
-        sizes = [(image.shape[-2], image.shape[-1]) for image in batch["images"]]
-        self.pending_masks += to_coco_masks(image_ids, outputs, sizes, self.category_ids)
-
-    def compute_metrics(self) -> dict[str, float]:
-        """COCO's average precisions and recalls of masks (``<name>_segm``) and boxes; resets them."""
-        masks, image_ids = gather_results(self.pending_masks, self.pending_images)
-        self.pending_masks = []
-        boxes = super().compute_metrics()
-        self.predictions["predictions_segm"] = masks
-        scores = evaluate_coco(self.require_ground_truth(), masks, image_ids, "segm")
-        return {f"{name}_segm": value for name, value in scores.items()} | boxes
-
     def head_costs(self, arch: Arch) -> dict[str, Cost]:
-        """``neck``, ``head`` and ``mask_head``, the last on as many boxes as an image has detections."""
+        """``neck``, ``head`` and ``mask_head``, which runs on `detections` boxes."""
         return super().head_costs(arch) | {"mask_head": mask_head_cost(self.detector, self.settings.num_classes)}
 
 
 class _UnpastedMasks(GeneralizedRCNNTransform):
-    """torchvision's resizing, but predicted masks stay as they are inside their boxes.
+    """torchvision's resizing, but predicted masks stay inside their boxes.
 
-    The stock one pastes all masks of an image at once, as floats: more than a gigabyte for a photograph.
+    The stock transform pastes all masks of an image at once as floats: more than a gigabyte for a photograph.
     """
 
     def postprocess(
@@ -125,9 +119,9 @@ class _UnpastedMasks(GeneralizedRCNNTransform):
 
 
 def mask_head_cost(sizes: MaskDetectorSize, num_classes: int) -> Cost:
-    """What the mask head costs for one image with `detections` boxes; its deconvolution doubles the 14x14 maps.
+    """The cost of the mask head for one image with `detections` boxes. Its deconvolution doubles the 14x14 maps.
 
-    A 2x2 deconvolution of stride 2 multiplies every input by its four weights: once for each output pixel.
+    A 2x2 deconvolution of stride 2 multiplies every input by its four weights, which is once for each output pixel.
     """
     width, side = sizes.mask_channels, (MASK_ROI_SIZE, MASK_ROI_SIZE)
     doubled = (2 * MASK_ROI_SIZE, 2 * MASK_ROI_SIZE)

@@ -1,4 +1,4 @@
-"""From stored pixels to what the supernet's weights expect: the one place where a task normalises."""
+"""From stored pixels to what the weights of a supernet expect: the only place where a task normalises."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from nas_transfer.supernet.preprocessing import Preprocessing
 
 
 class Normalise(nn.Module):
-    """Channels in the weights' order, each minus its mean, divided by its deviation.
+    """Puts channels in the order of the weights, subtracts their mean and divides by their standard deviation.
 
     Args:
-        preprocessing: of the weights, or of the table where there are none.
+        preprocessing: of the weights, or of the table if there are none.
     """
 
     def __init__(self, preprocessing: Preprocessing) -> None:
@@ -23,10 +23,10 @@ class Normalise(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map RGB images uint8 (B, 3, H, W), values 0-255, to float (B, 3, H, W)."""
-        mean, std = self.moments  # type: ignore[misc]
+        mean, std = self.moments
         return (in_order(images, self.preprocessing) - mean) / std
 
 
 def in_order(images: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """RGB images (..., 3, H, W) with their channels in the weights' order."""
+    """RGB images (..., 3, H, W) with their channels in the order of the weights."""
     return images.flip(-3) if preprocessing.channel_order == "bgr" else images

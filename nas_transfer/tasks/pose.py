@@ -1,31 +1,31 @@
-"""Top-down pose estimation: a crop to one heatmap a keypoint (Xiao et al. 2018), scored by COCO's AP."""
+"""Top-down pose estimation: one heatmap for each keypoint of a crop (Xiao et al. 2018), scored by COCO's AP."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as distributed
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from nas_transfer.data.drawing import Picture, draw_persons
-from nas_transfer.data.module import Vocabulary
+from nas_transfer.data.parts import Vocabulary
+from nas_transfer.data.samples import PoseBatch
 from nas_transfer.errors import ConfigError
 from nas_transfer.space import SUPERNET, Arch
 from nas_transfer.supernet.cost import Cost, ModuleCost, convolution_cost, strided_size
 from nas_transfer.supernet.layers import Layers
 from nas_transfer.supernet.networks import build_body
-from nas_transfer.tasks.base import Batch, Task, TaskSettings
-from nas_transfer.tasks.coco_metrics import CocoResult, evaluate_coco
-from nas_transfer.tasks.deployment import Deployed, DeployedNetwork
-from nas_transfer.tasks.heatmaps import decode_heatmaps, encode_heatmaps, mirror_heatmaps, suppress_duplicates
+from nas_transfer.tasks.coco_metrics import Persons, to_coco_keypoints
+from nas_transfer.tasks.deployed import TOP_STRIDE, Deployed, DeployedNetwork
+from nas_transfer.tasks.heatmaps import decode_heatmaps, encode_heatmaps, mirror_heatmaps
+from nas_transfer.tasks.kind import TaskKind
+from nas_transfer.tasks.metrics import KeypointMetric
 from nas_transfer.tasks.prediction import Prediction
+from nas_transfer.tasks.task import Task, TaskSettings, Teacher
 
-TOP_STRIDE = 32
 DECONVOLUTION_KERNEL = 4
 
 
@@ -35,13 +35,14 @@ class PoseHeadSize:
 
     Args:
         channels: of each deconvolution, which doubles height and width; three of 256 in the paper: maps at stride 4.
-        sigma: of the targets' Gaussians, in heatmap cells.
+        sigma: of the Gaussians of the targets, in heatmap cells.
         flip_test: average the maps of each crop and of its mirror image; twice the time, about one AP more.
-        score_threshold: keypoints below it do not count in a person's score.
-        oks_threshold: of two persons of an image with a higher similarity one is dropped (duplicates of a detector).
+        score_threshold: keypoints below it do not count in the score of a person.
+        oks_threshold: of two persons of an image with a higher similarity, which a detector found twice, the one with
+            the lower score is left out.
 
     Raises:
-        ConfigError: naming the value.
+        ConfigError: a value out of range, by name.
     """
 
     channels: tuple[int, ...]
@@ -59,7 +60,7 @@ class PoseHeadSize:
 
     @property
     def stride(self) -> int:
-        """Image pixels a heatmap cell."""
+        """Image pixels per heatmap cell."""
         return TOP_STRIDE >> len(self.channels)
 
 
@@ -85,29 +86,33 @@ class PoseNetwork(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Heatmaps."""
+        """Map normalised crops (B, 3, H, W) to heatmaps (B, K, H / stride, W / stride)."""
         return self.maps(self.deconvolutions(self.body(images.contiguous(memory_format=torch.channels_last))[-1]))
 
 
-class PoseTask(Task):
-    """Heatmap regression; in a sandwich the smaller archs imitate the largest one's maps.
+class PoseTask(Task[PoseBatch, Tensor]):
+    """Heatmap regression. In a sandwich, the smaller archs imitate the maps of the largest one.
+
+    `ground_truth` must be set before an evaluation.
 
     Args:
         settings: `num_classes` is the number of keypoints K.
         head: sizes of the head.
         input_size: (H, W) of the crops, multiples of 32.
         category_id: COCO id of the category, for predictions.
-        flip_pairs: indices of left and right twins.
-        sigmas: (K,) of the object keypoint similarity. A task without data, for costs, needs none of these three.
-
-    `ground_truth` must be set before an evaluation to the annotations of the split that is evaluated.
+        flip_pairs: indices of left and right keypoints.
+        sigmas: (K,) of the object keypoint similarity. A task without data, which only states costs, needs neither
+            this nor the two before.
 
     Raises:
-        ConfigError: an input size that the body's last map does not divide.
+        ConfigError: an input size that is no multiple of 32.
     """
 
-    score_key = "ap"
-    classes_are = "keypoints"
+    kind = TaskKind(
+        "pose", "Pose estimation", "ap", classes_are="keypoints", model="topdown", score_label="AP",
+        macs_part="body", shows_schedule=False,
+    )  # fmt: skip
+    takes_boxes = True
 
     def __init__(
         self,
@@ -130,11 +135,11 @@ class PoseTask(Task):
         self.category_id = category_id
         self.flip_pairs = [list(pair) for pair in flip_pairs]
         self.sigmas = list(sigmas)
-        self._pending: dict[int, dict[str, Any]] = {}
+        self.metric = KeypointMetric(settings.num_classes, category_id, self.sigmas, head.oks_threshold)
 
-    def rebuild(self, settings: TaskSettings) -> PoseTask:
+    def rebuild(self, settings: TaskSettings) -> Self:
         """The same task with new weights for other settings."""
-        return PoseTask(
+        return type(self)(
             settings, head=self.head, input_size=self.crop_size, category_id=self.category_id,
             flip_pairs=self.flip_pairs, sigmas=self.sigmas,
         )  # fmt: skip
@@ -143,32 +148,34 @@ class PoseTask(Task):
         """Map uint8 crops (B, 3, H, W) to heatmaps (B, K, H / stride, W / stride)."""
         return self.network(self.normalise(images))
 
-    def losses(self, batch: Batch, teacher: Any) -> tuple[dict[str, Tensor], Any]:
-        """Mean squared error over the labelled keypoints' maps, and with a teacher that against its maps."""
+    def losses(
+        self, batch: PoseBatch, *, regularise: bool, teacher: Teacher[Tensor] | None
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Mean squared error of the maps of labelled keypoints, and of a teacher. The network has no dropout."""
         maps = self(batch["images"])
         size = (maps.shape[2], maps.shape[3])
         targets, weights = encode_heatmaps(
             batch["keypoints"], batch["visible"], size, self.head.stride, self.head.sigma
         )
-        share = 0.0 if teacher is None else self.sampling.distillation
+        share = 0.0 if teacher is None else teacher.share
         losses = {}
         if share < 1:
             squares = (maps - targets.to(maps.dtype)).square().mean((2, 3))
             losses["heatmaps"] = (1 - share) * (squares * weights).mean()
-        if share > 0:
-            losses["distillation"] = share * (maps - teacher).square().mean()
+        if teacher is not None and share > 0:
+            losses["distillation"] = share * (maps - teacher.outputs).square().mean()
         return losses, maps.detach()
 
     def deployed(self) -> Deployed:
         """``heatmaps`` (B, K, H / stride, W / stride) of crops around persons."""
         return Deployed(DeployedNetwork(self.normalise, self.network), ("heatmaps",))
 
-    def forward_batch(self, batch: Batch) -> Tensor:
+    def forward_batch(self, batch: PoseBatch) -> Tensor:
         """Heatmaps of an evaluation batch."""
         return self(batch["images"])
 
-    def predict(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
-        """Keypoints (B, K, 2) in the image's pixel-index frame and their scores (B, K), float64."""
+    def predict(self, batch: PoseBatch) -> tuple[np.ndarray, np.ndarray]:
+        """Keypoints (B, K, 2) in the pixel-index frame of the image and their scores (B, K), float64."""
         maps = self(batch["images"])
         if self.head.flip_test:
             maps = (maps + mirror_heatmaps(self(batch["images"].flip(3)), self.flip_pairs)) / 2
@@ -177,9 +184,10 @@ class PoseTask(Task):
         moved = torch.einsum("bij,bkj->bki", to_image[:, :, :2], points.double()) + to_image[:, None, :, 2]
         return moved.cpu().numpy(), scores.double().cpu().numpy()
 
-    def predict_image(self, batch: Batch, image_id: int, vocabulary: Vocabulary) -> Prediction:
+    def predict_image(self, batch: PoseBatch, image_id: int, vocabulary: Vocabulary) -> Prediction:
         """Persons without duplicates in ``predictions.json``."""
-        persons = self._results(self._persons(batch | {"image_ids": torch.full_like(batch["image_ids"], image_id)}))
+        found = self.predict_persons({**batch, "image_ids": torch.full_like(batch["image_ids"], image_id)})
+        persons = to_coco_keypoints(found, self.category_id, self.sigmas, self.head.oks_threshold)
 
         def draw(image: Tensor, threshold: float, side: int) -> Picture:
             rows = [torch.tensor(person["keypoints"]).reshape(-1, 3) for person in persons]
@@ -189,65 +197,42 @@ class PoseTask(Task):
 
         return Prediction({"predictions.json": persons}, draw)
 
-    def update_metrics(self, batch: Batch) -> None:
-        """Predict a batch and keep the keypoints by sample, so that a sample that two ranks see counts once."""
-        self._pending |= self._persons(batch)
-
-    def _persons(self, batch: Batch) -> dict[int, dict[str, Any]]:
-        """The keypoints of a batch's persons by sample id."""
-        points, scores = self.predict(batch)
-        rows = zip(
-            batch["sample_ids"].tolist(), batch["image_ids"].tolist(), batch["areas"].tolist(),
-            batch["box_scores"].tolist(), points, scores, strict=True,
-        )  # fmt: skip
-        return {
-            sample_id: {
-                "image_id": image_id, "area": area, "score": box_score * self._certainty(own_scores),
-                "points": own_points, "scores": own_scores,
-            }
-            for sample_id, image_id, area, box_score, own_points, own_scores in rows
-        }  # fmt: skip
+    def predict_persons(self, batch: PoseBatch) -> Persons:
+        """The persons of a batch. The score of a person is that of its box times the mean of its sure keypoints."""
+        points, point_scores = self.predict(batch)
+        certainties = [self._certainty(scores) for scores in point_scores]
+        return Persons(
+            sample_ids=batch["sample_ids"].cpu().numpy(),
+            image_ids=batch["image_ids"].cpu().numpy(),
+            areas=batch["areas"].cpu().double().numpy(),
+            scores=batch["box_scores"].cpu().double().numpy() * np.asarray(certainties),
+            points=points,
+            point_scores=point_scores,
+        )
 
     def _certainty(self, scores: np.ndarray) -> float:
-        """The mean score of the keypoints above the threshold, 0 without any."""
+        """The mean score of the keypoints above the threshold; 0 if all are below."""
         sure = scores[scores > self.head.score_threshold]
         return float(sure.mean()) if len(sure) else 0.0
 
-    def compute_metrics(self) -> dict[str, float]:
-        """COCO's average precisions and recalls by OKS, ``ap`` first; resets them."""
-        persons = self._pending
-        if distributed.is_initialized() and distributed.get_world_size() > 1:
-            parts: list[Any] = [None] * distributed.get_world_size()
-            distributed.all_gather_object(parts, persons)
-            persons = {sample_id: person for part in parts for sample_id, person in part.items()}
-        self._pending = {}
-        results = self._results(persons)
-        self.predictions = {"predictions": results}
-        image_ids = self.require_ground_truth().getImgIds()
-        return evaluate_coco(self.require_ground_truth(), results, image_ids, "keypoints", self.sigmas)
+    def update_metrics(self, batch: PoseBatch) -> None:
+        """Predict a batch and keep its persons."""
+        self.metric.update(self.predict_persons(batch))
 
-    def _results(self, persons: dict[int, dict[str, Any]]) -> list[CocoResult]:
-        """Persons in COCO's result format, without duplicates."""
-        by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
-        for sample_id in sorted(persons):
-            by_image[persons[sample_id]["image_id"]].append(persons[sample_id])
-        results = []
-        for image_id, own in by_image.items():
-            points = np.stack([person["points"] for person in own])
-            areas, scores = (np.asarray([person[key] for person in own]) for key in ("area", "score"))
-            kept = suppress_duplicates(points, areas, scores, np.asarray(self.sigmas), self.head.oks_threshold)
-            for index in kept:
-                rows = np.concatenate([points[index], own[index]["scores"][:, None]], 1)
-                results.append(
-                    {
-                        "image_id": image_id, "category_id": self.category_id,
-                        "keypoints": rows.flatten().tolist(), "score": float(scores[index]),
-                    }
-                )  # fmt: skip
-        return results
+    def compute_metrics(self) -> dict[str, float]:
+        """Return COCO's average precisions and recalls by OKS, ``ap`` first, and reset them.
+
+        Raises:
+            RuntimeError: `ground_truth` is not set.
+        """
+        self.metric.ground_truth = self.ground_truth
+        metrics = self.metric.compute()
+        self.metric.reset()
+        self.predictions = {"predictions": self.metric.results}
+        return metrics
 
     def input_size(self, arch: Arch) -> tuple[int, int]:
-        """The crops' size, for every arch."""
+        """The size of the crops, for every arch."""
         return self.crop_size
 
     def head_costs(self, arch: Arch) -> dict[str, Cost]:
@@ -257,7 +242,7 @@ class PoseTask(Task):
 
 
 def pose_head_cost(in_channels: int, input_size: tuple[int, int], num_keypoints: int, sizes: PoseHeadSize) -> Cost:
-    """What the head costs for one crop: a deconvolution multiplies each input pixel by all of its kernel's weights."""
+    """The cost of the head for one crop. A deconvolution multiplies each input pixel by all weights of its kernel."""
     size = input_size
     for _ in range(5):
         size = strided_size(size, 2)

@@ -31,23 +31,23 @@ class Recipe:
     Args:
         optimizer: ``sgd`` (momentum, Nesterov off), ``adam``, ``adamw``.
         lr: peak learning rate at a total batch of `lr_batch` images.
-        lr_batch: the linear rule (Goyal et al. 2017, section 2.1): a run with a total batch of b images (devices x
-            batch a device x `accumulate`) uses lr * b / lr_batch; null for `lr` whatever the batch.
-        momentum: of SGD; Adam's first beta.
-        weight_decay: applied to weights with more than one dimension, never to norms and biases.
+        lr_batch: for the linear scaling rule (Goyal et al. 2017, section 2.1): a run with a total batch of b images
+            (devices x batch per device x `accumulate`) uses lr * b / lr_batch; null to use `lr` for every batch.
+        momentum: of SGD; the first beta of Adam.
+        weight_decay: of weights with more than one dimension; norms and biases have none.
         schedule: ``cosine``, ``linear``, ``poly`` ((1 - t)^0.9, Chen et al. 2018), ``step`` (x 0.1 at each milestone),
             ``constant``.
-        final_factor: where ``cosine``, ``linear`` and ``poly`` end, as a fraction of `lr`.
+        final_factor: the rate at the end of ``cosine``, ``linear`` and ``poly``, as a fraction of `lr`.
         milestones: fractions of all steps at which ``step`` decays, e.g. 8 and 11 of 12 epochs: [0.667, 0.917].
-        warmup_steps: linear warm-up from `warmup_factor` of the rate; at most a tenth of the run.
-        warmup_factor: where the warm-up starts.
-        clip_norm: the gradients' largest L2 norm, null for none.
+        warmup_steps: length of a linear warm-up; at most a tenth of the run.
+        warmup_factor: the rate at the start of the warm-up, as a fraction of the scheduled rate.
+        clip_norm: upper bound of the L2 norm of the gradients; null for none.
         accumulate: batches whose gradients are averaged before a step.
-        drop_path: stochastic depth (Huang et al. 2016): the share of images for which the body's last block is skipped,
-            falling linearly to 0 at its first block; in a sandwich of the largest arch only (BigNAS).
+        drop_path: stochastic depth (Huang et al. 2016): the share of images for which the last block of the body is
+            skipped. It falls linearly to 0 at the first block. In a sandwich, for the largest arch only (BigNAS).
 
     Raises:
-        ConfigError: naming the value.
+        ConfigError: a value out of range, by name.
     """
 
     optimizer: Literal["sgd", "adam", "adamw"]
@@ -85,13 +85,13 @@ class Recipe:
             )
 
     def for_total_batch(self, images: int) -> Recipe:
-        """This recipe with the learning rate that the linear rule gives for a total batch of so many images."""
+        """This recipe with the learning rate of the linear scaling rule for a total batch of this many images."""
         if self.lr_batch is None:
             return self
         return replace(self, lr=self.lr * images / self.lr_batch, lr_batch=images)
 
     def build_optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
-        """The optimiser over the trainable parameters, in two groups: decayed weights, undecayed norms and biases."""
+        """Build the optimiser of the trainable parameters, with weight decay for all but norms and biases."""
         trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
         groups = [
             {"params": [p for p in trainable if p.dim() > 1], "weight_decay": self.weight_decay},
@@ -128,18 +128,18 @@ class ArchSampling:
     """Which archs one step of supernet training runs.
 
     Args:
-        rule: ``sandwich`` (largest, `num_random` uniform ones, smallest; Yu et al. 2020, BigNAS), ``single_path`` (one
-            uniform arch; Guo et al. 2020, SPOS, and DetNAS) or ``largest`` (that one alone: the first phase of
-            once-for-all, and what a sandwich is to be compared with).
+        rule: ``sandwich`` (the largest arch, `num_random` uniform ones and the smallest; Yu et al. 2020, BigNAS),
+            ``single_path`` (one uniform arch; Guo et al. 2020, SPOS, and DetNAS) or ``largest`` (the largest arch only:
+            the first phase of once-for-all, and the baseline of a sandwich).
         num_random: random archs of a sandwich.
         macs: null for random archs uniform in the space, or [low, high, step] for archs uniform in cost (DetNAS,
-            section 4.1): a target from low to high by step is drawn, and the nearest of `CANDIDATES` random archs in
-            the task's MACs taken.
-        distillation: weight of the in-place distillation loss of the smaller archs against the largest one's outputs,
-            in 0-1; the loss against the labels gets the rest. 1 is BigNAS, 0 trains every arch on the labels alone.
+            section 4.1): a target from low to high by step is drawn, and the one of `CANDIDATES` random archs whose
+            MACs in the task are nearest is taken.
+        distillation: weight of the in-place distillation loss of the smaller archs against the outputs of the largest
+            one, in 0-1; the loss against the labels gets the rest. 1 is BigNAS, 0 trains every arch on the labels only.
 
     Raises:
-        ConfigError: naming the value.
+        ConfigError: a value out of range, by name.
     """
 
     rule: Literal["sandwich", "single_path", "largest"]
@@ -162,14 +162,17 @@ class ArchSampling:
 
     @property
     def archs_per_step(self) -> int:
-        """How many forward and backward passes one batch costs."""
+        """Forward and backward passes for one batch."""
         return self.num_random + 2 if self.rule == "sandwich" else 1
 
     def draw(self, space: SearchSpace, seed: int, step: int, macs_of: MacsOf) -> list[Arch]:
-        """The archs of one step: a function of (seed, step) alone, so that all ranks and a resumed run agree.
+        """Draw the archs of one step from (seed, step) only, so that all ranks and a resumed run draw the same.
 
         Args:
-            macs_of: the MACs (N,) of archs, asked for only where archs are to be uniform in them.
+            space: the archs to draw from.
+            seed: of the run.
+            step: number of the step.
+            macs_of: the MACs (N,) of archs, called only for archs that are uniform in cost.
         """
         generator = np.random.default_rng([seed, step])
         if self.rule == "single_path":

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
+import torch.distributed as distributed
 import torch.nn.functional as F
-from pycocotools import mask as rle
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
+from typing_extensions import Self
 
 from nas_transfer.data.drawing import Picture, draw_label_map
-from nas_transfer.data.module import Vocabulary
+from nas_transfer.data.parts import Vocabulary
+from nas_transfer.data.samples import SegmentationBatch
 from nas_transfer.data.segmentation_transforms import IGNORE_LABEL
 from nas_transfer.errors import ConfigError
 from nas_transfer.space import SUPERNET, Arch
 from nas_transfer.supernet.cost import Cost
 from nas_transfer.supernet.layers import Layers
 from nas_transfer.supernet.networks import build_body
-from nas_transfer.tasks.base import Batch, Task, TaskSettings
 from nas_transfer.tasks.deeplab import DeepLab, DeepLabSize, deeplab_cost
-from nas_transfer.tasks.deployment import TOP_STRIDE, Deployed, DeployedNetwork, Run
+from nas_transfer.tasks.deployed import Deployed, DeployedNetwork
+from nas_transfer.tasks.kind import TaskKind
+from nas_transfer.tasks.metrics import SegmentResults
 from nas_transfer.tasks.prediction import Prediction
+from nas_transfer.tasks.task import Task, TaskSettings, Teacher
 
 
 @dataclass(frozen=True)
@@ -35,10 +39,11 @@ class SegmentationEvaluation:
         mode: ``whole`` images at their own size, or ``slide``: windows whose logits are averaged where they overlap.
         window: (H, W) of a window, pixels.
         stride: (vertical, horizontal) distance of windows, pixels; at most the window.
-        keep_predictions: write them in COCO's result format (one RLE a class and image); large for large sets.
+        keep_predictions: write the predictions in COCO's result format (one mask a class and image); large for large
+            data sets.
 
     Raises:
-        ConfigError: naming the value.
+        ConfigError: a value out of range, by name.
     """
 
     mode: Literal["whole", "slide"]
@@ -58,18 +63,21 @@ class SegmentationEvaluation:
             )
 
 
-class SegmentationTask(Task):
-    """DeepLabV3+ with cross entropy per pixel; in a sandwich the smaller archs imitate the largest one's soft labels.
+class SegmentationTask(Task[SegmentationBatch, Tensor]):
+    """DeepLabV3+ with cross entropy per pixel. In a sandwich, the smaller archs imitate the largest one's soft labels.
 
     Args:
         settings: `num_classes` counts no background: label 0 is a class like the others.
         head: sizes of the head.
         evaluation: whole images or windows.
         input_size: (H, W) of the training crop, at which costs are stated.
-        class_names: for the scores of each class; only a task without data, for costs, has none.
+        class_names: for the scores of each class; empty for a task without data, which only states costs.
     """
 
-    score_key = "miou"
+    kind = TaskKind(
+        "segmentation", "Semantic segmentation", "miou", model="deeplabv3plus", score_label="mIoU",
+        size_label="Crop Size",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -89,60 +97,48 @@ class SegmentationTask(Task):
         self.crop_size = (int(input_size[0]), int(input_size[1]))
         self.class_names = tuple(class_names)
         self.confusion = MulticlassConfusionMatrix(num_classes, ignore_index=IGNORE_LABEL, validate_args=False)
-        self._pending: list[dict[str, Any]] = []
+        self.segments = SegmentResults()
 
-    def rebuild(self, settings: TaskSettings) -> SegmentationTask:
+    def rebuild(self, settings: TaskSettings) -> Self:
         """The same task with new weights for other settings."""
-        return SegmentationTask(
+        return type(self)(
             settings, head=self.head, evaluation=self.evaluation, input_size=self.crop_size,
             class_names=self.class_names,
         )  # fmt: skip
 
-    def losses(self, batch: Batch, teacher: Any) -> tuple[dict[str, Tensor], Any]:
-        """Cross entropy at full resolution, that of the auxiliary head, and with a teacher that of its soft labels.
+    def losses(
+        self, batch: SegmentationBatch, *, regularise: bool, teacher: Teacher[Tensor] | None
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Cross entropy per pixel, also of the auxiliary head, and cross entropy against the teacher's soft labels.
 
         Raises:
-            ConfigError: a batch of one image on one device, whose pooled branch has no variance to normalise by.
+            ConfigError: a batch of one image on one device: the globally pooled branch has no variance to normalise by.
         """
-        if len(batch["images"]) == 1 and self.trainer_world_size == 1:
+        if len(batch["images"]) == 1 and _world_size() == 1:
             raise ConfigError(
-                "expected two images or more a step, got one: the pooled branch's BatchNorm needs them; "
+                "expected at least two images a training step, got one: the BatchNorm of the pooled branch needs them; "
                 "set data.batch_size=2, or use several devices with trainer.sync_batchnorm=true"
             )
         images = torch.stack(batch["images"])
         labels = torch.stack(batch["labels"]).long()
-        logits, auxiliary = self.network.with_auxiliary(self.normalise(images))  # type: ignore[operator]
-        share = 0.0 if teacher is None else self.sampling.distillation
+        self.network.set_dropout(self.head.dropout if regularise else 0.0)
+        logits, auxiliary = self.network.with_auxiliary(self.normalise(images))
+        share = 0.0 if teacher is None else teacher.share
         losses = {}
         if share < 1:
             losses["cross_entropy"] = (1 - share) * pixel_cross_entropy(logits, labels)
             if auxiliary is not None:
                 weight = (1 - share) * self.head.auxiliary_weight
                 losses["auxiliary"] = weight * pixel_cross_entropy(auxiliary, labels)
-        if share > 0:
-            losses["distillation"] = share * F.cross_entropy(logits, teacher.softmax(1))
+        if teacher is not None and share > 0:
+            losses["distillation"] = share * F.cross_entropy(logits, teacher.outputs.softmax(1))
         return losses, logits.detach()
-
-    @property
-    def trainer_world_size(self) -> int:
-        """Ranks that train together, 1 outside of a training."""
-        return self._trainer.world_size if self._trainer is not None else 1
 
     def deployed(self) -> Deployed:
         """``logits`` (B, C, H, W)."""
         return Deployed(DeployedNetwork(self.normalise, self.network, _enlarge_to), ("logits",))
 
-    def run_by(self, run: Run) -> None:
-        """Let another engine run the network, on images that are padded to the sizes that it takes."""
-
-        def padded(images: Tensor) -> tuple[Tensor, ...]:
-            height, width = images.shape[2:]
-            logits = run(F.pad(images, (0, -width % TOP_STRIDE, 0, -height % TOP_STRIDE)))[0]
-            return (logits[:, :, :height, :width],)
-
-        super().run_by(padded)
-
-    def forward_batch(self, batch: Batch) -> Tensor:
+    def forward_batch(self, batch: SegmentationBatch) -> Tensor:
         """Logits of all images at once, padded to a common size: for BatchNorm statistics, not for scores."""
         height, width = (max(image.shape[side] for image in batch["images"]) for side in (1, 2))
         padded = [
@@ -158,8 +154,8 @@ class SegmentationTask(Task):
             return _enlarge(self.network(self.normalise(image[None])), size)[0].argmax(0)
         return slide(lambda part: self.network(self.normalise(part)), image, self.evaluation)[0].argmax(0)
 
-    def predict_image(self, batch: Batch, image_id: int, vocabulary: Vocabulary) -> Prediction:
-        """A label image."""
+    def predict_image(self, batch: SegmentationBatch, image_id: int, vocabulary: Vocabulary) -> Prediction:
+        """The class of each pixel."""
         labels = self.predict(batch["images"][0]).cpu()
 
         def draw(image: Tensor, threshold: float, side: int) -> Picture:
@@ -167,26 +163,29 @@ class SegmentationTask(Task):
 
         return Prediction({}, draw, np.asarray(vocabulary.ids, dtype=np.uint8)[labels.numpy()])
 
-    def update_metrics(self, batch: Batch) -> None:
-        """Predict a batch and count its pixels."""
+    def update_metrics(self, batch: SegmentationBatch) -> None:
+        """Predict a batch and count its pixels by true and predicted class."""
         for image, labels, sample_id in zip(
             batch["images"], batch["labels"], batch["sample_ids"].tolist(), strict=True
         ):
             predicted = self.predict(image)
             self.confusion.update(predicted.flatten(), labels.long().flatten())
             if self.evaluation.keep_predictions:
-                self._pending += to_coco_segments(sample_id, predicted)
+                self.segments.update(sample_id, predicted)
 
     def compute_metrics(self) -> dict[str, float]:
-        """``miou``, ``pixel_accuracy``, ``mean_accuracy`` and ``iou/<class>``; a class that is nowhere is left out."""
+        """Return ``miou``, ``pixel_accuracy``, ``mean_accuracy`` and ``iou/<class>``, and reset them.
+
+        A class that is neither annotated nor predicted anywhere is left out.
+        """
         metrics = scores_of(self.confusion.compute().cpu(), self.class_names)
         self.confusion.reset()
-        self.predictions = {"predictions": self._pending} if self.evaluation.keep_predictions else {}
-        self._pending = []
+        self.predictions = {"predictions": self.segments.compute()} if self.evaluation.keep_predictions else {}
+        self.segments.reset()
         return metrics
 
     def input_size(self, arch: Arch) -> tuple[int, int]:
-        """The training crop, for every arch."""
+        """The size of the training crop, for every arch."""
         return self.crop_size
 
     def head_costs(self, arch: Arch) -> dict[str, Cost]:
@@ -196,16 +195,19 @@ class SegmentationTask(Task):
 
 
 def pixel_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross entropy over the labelled pixels of labels (B, H, W), the logits enlarged to them; 0 without any."""
+    """Mean cross entropy over the labelled pixels of labels (B, H, W); 0 if no pixel is labelled.
+
+    The logits (B, C, h, w) are enlarged to the size of the labels.
+    """
     enlarged = _enlarge(logits, (labels.shape[1], labels.shape[2]))
     total = F.cross_entropy(enlarged, labels, ignore_index=IGNORE_LABEL, reduction="sum")
     return total / (labels != IGNORE_LABEL).sum().clamp(min=1)
 
 
-def slide(network: Any, image: Tensor, evaluation: SegmentationEvaluation) -> Tensor:
+def slide(network: Callable[[Tensor], Tensor], image: Tensor, evaluation: SegmentationEvaluation) -> Tensor:
     """Mean logits over windows that cover an image (3, H, W): (1, C, H, W).
 
-    The last window of a row or column is moved back to end at the border; an image smaller than it is one window.
+    The last window of a row or column is moved back so that it ends at the border. A smaller image is one window.
     """
     size = (image.shape[1], image.shape[2])
     starts = []
@@ -228,7 +230,7 @@ def slide(network: Any, image: Tensor, evaluation: SegmentationEvaluation) -> Te
 
 
 def scores_of(confusion: Tensor, class_names: Sequence[str]) -> dict[str, float]:
-    """The metrics of a confusion matrix (C, C), rows the truth, as fractions; empty without a labelled pixel."""
+    """The metrics of a confusion matrix (C, C) with true classes in rows, as fractions; none if all is unlabelled."""
     counts = confusion.double()
     hits, truth, found = counts.diagonal(), counts.sum(1), counts.sum(0)
     union = truth + found - hits
@@ -244,15 +246,9 @@ def scores_of(confusion: Tensor, class_names: Sequence[str]) -> dict[str, float]
     } | ious
 
 
-def to_coco_segments(image_id: int, predicted: Tensor) -> list[dict[str, Any]]:
-    """A label map (H, W) in COCO's result format: an RLE for each class in it; category ids are label + 1."""
-    labels = predicted.cpu().numpy()
-    records = []
-    for label in np.unique(labels).tolist():
-        encoded = rle.encode(np.asfortranarray(labels == label, dtype=np.uint8))
-        segmentation = {"size": list(labels.shape), "counts": encoded["counts"].decode()}
-        records.append({"image_id": image_id, "category_id": label + 1, "segmentation": segmentation, "score": 1.0})
-    return records
+def _world_size() -> int:
+    """How many ranks train together."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def _enlarge_to(logits: Tensor, images: Tensor) -> Tensor:

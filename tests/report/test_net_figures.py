@@ -8,31 +8,32 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nas_transfer.report.collect import Run, read_run
-from nas_transfer.report.net_figures import net_figures, not_dominated
+from nas_transfer.report.collect import read_run
+from nas_transfer.report.net_figures import net_figures, non_dominated_nets
+from nas_transfer.report.nets import Net, nets_of
 from nas_transfer.report.plots import BOTTOM, HEIGHT, LEFT, TOP, WIDTH, Figure
 from nas_transfer.report.published import PUBLISHED
-from nas_transfer.report.tables import kind_of
-from tests.report.run_folders import arch, write_run
+from nas_transfer.runs import Costs
+from tests.report.run_folders import space_arch, write_run
 
 POINT = re.compile(r'<g class="mark (s\d) (\w+)"><\w+ ([^>]*)/><title>(.*?)</title></g>', re.DOTALL)
-MATCHING = {"coco_det": ([800, 1333], 80), "coco_pose": ([256, 192], 17), "cityscapes_seg": ([512, 1024], 19)}
+MATCHING = {"coco_det": ((800, 1333), 80), "coco_pose": ((256, 192), 17), "cityscapes_seg": ((512, 1024), 19)}
 
 
-def net(folder: Path, task: str, name: str, *, space: str = "lite", root: str = "data/own", **changes: Any) -> Run:
-    """A fine-tuned net: `body` and `head` MACs, `size`, `classes` and fields of its result."""
+def net(folder: Path, task: str, name: str, *, space: str = "lite", root: str = "data/own", **changes: Any) -> Net:
+    """A fine-tuned net: `body` and `head` MACs (no `body` if None), `size`, `classes` and fields of its result."""
     body, head = changes.pop("body", 80e6), changes.pop("head", 20e6)
-    costs = {
-        "macs": {"body": body, "head": head, "total": body + head}, "params": {"total": 1e6},
-        "input_size": changes.pop("size", [96, 128]), "num_classes": changes.pop("classes", 6),
-    }  # fmt: skip
+    parts = {"head": round(head), "total": round((body or 0) + head)}
+    macs = parts if body is None else {"body": round(body), **parts}
+    costs = Costs(macs, {"total": 1_000_000}, 1_000_000, changes.pop("size", (96, 128)), changes.pop("classes", 6))
     settings = {"data.root": root, "arch": changes.pop("named", "picked.yaml")}
-    own = {**arch().to_dict(), "space": space}
-    return read_run(write_run(folder / task / name, "finetune", task, settings, arch=own, costs=costs, **changes))
+    path = write_run(folder / task / name, "finetune", task, settings, arch=space_arch(space), costs=costs, **changes)
+    (made,) = nets_of([read_run(path)])
+    return made
 
 
-def drawn(nets: list[Run]) -> list[Figure]:
-    return net_figures(kind_of(nets[0]), nets)
+def drawn(nets: list[Net]) -> list[Figure]:
+    return net_figures(nets[0].kind, nets)
 
 
 def points(figure: Figure) -> list[tuple[str, str, str, str]]:
@@ -74,7 +75,7 @@ def test_each_supernet_has_one_look_in_all_charts_and_its_name_in_the_legend(tmp
         for colour, marker, _, title in points(figure):
             looks[next(space for space in spaces if f"/{space}" in title)].add((colour, marker))
     assert re.findall(r'class="name".*?>(.*?)</text>', first.svg) == ["max"]  # nine nets, of which one can be named
-    names = [net.folder.name for net in nets if net.task == "small_det"]
+    names = [net.folder.name for net in nets if net.run.task == "small_det"]
     assert re.findall(r'class="name".*?>(.*?)</text>', second.svg) == names
     assert all(len(own) == 1 for own in looks.values())
     assert len(set.union(*looks.values())) == 3
@@ -96,7 +97,7 @@ def test_the_line_goes_through_the_nets_that_no_other_beats(tmp_path: Path, seed
     best = [
         one for one in values if not any(other[0] <= one[0] and other[1] >= one[1] and other != one for other in values)
     ]
-    assert sorted(values[int(own.folder.name)] for own in not_dominated(nets, "total")) == sorted(best)
+    assert sorted(values[int(own.folder.name)] for own in non_dominated_nets(nets, "total")) == sorted(best)
     (figure,) = drawn(nets)
     at = {values[int(title.splitlines()[2][-2:])]: place(where) for _, _, where, title in points(figure)}
     path = re.search(r'<path class="line s0" d="M([\d.]+) ([\d.]+)([^"]*)"', figure.svg)
@@ -124,7 +125,7 @@ def test_published_nets_are_left_out_where_they_mean_something_else(tmp_path: Pa
     size, classes = MATCHING[task]
     costs: dict[str, Any] = {"size": size, "classes": classes}
     if wrong == "size":
-        costs["size"] = [size[0], size[1] + 1]
+        costs["size"] = (size[0], size[1] + 1)
     if wrong == "classes":
         costs["classes"] = classes + 1
     named = task.replace("coco", "shapes").replace("cityscapes", "shapes") if wrong == "task" else task
@@ -136,12 +137,12 @@ def test_published_nets_are_left_out_where_they_mean_something_else(tmp_path: Pa
 
 
 def test_a_pose_net_is_drawn_at_its_bodys_macs_as_the_published_ones_are(tmp_path: Path) -> None:
-    own = net(tmp_path, "coco_pose", "a", size=[256, 192], classes=17, body=339e6, head=1064e6, score=0.6608)
+    own = net(tmp_path, "coco_pose", "a", size=(256, 192), classes=17, body=339e6, head=1064e6, score=0.6608)
     (figure,) = drawn([own])
     assert "MACs of the body alone, at 256x192" in figure.svg
     places = {title.splitlines()[0 if marker == "dot" else 1]: place(at) for _, marker, at, title in points(figure)}
     assert places["AP 66.08 %"] == places["Topdown_bignas_250M: AP 66.08 %, 339 M MACs"]
-    whole = net(tmp_path, "coco_det", "a", size=[800, 1333], classes=80, body=7.937e9, head=120e9, score=0.369)
+    whole = net(tmp_path, "coco_det", "a", size=(800, 1333), classes=80, body=7.937e9, head=120e9, score=0.369)
     (figure,) = drawn([whole])
     assert "MACs of all parts, at 800x1333" in figure.svg
     places = {title.splitlines()[0 if marker == "dot" else 1]: place(at) for _, marker, at, title in points(figure)}
@@ -149,9 +150,10 @@ def test_a_pose_net_is_drawn_at_its_bodys_macs_as_the_published_ones_are(tmp_pat
 
 
 def test_a_pose_net_that_does_not_state_its_bodys_macs_is_beside_no_published_one(tmp_path: Path) -> None:
-    nets = [net(tmp_path, "coco_pose", name, size=[256, 192], classes=17) for name in "ab"]
-    assert nets[0].result is not None
-    del nets[0].result["costs"]["macs"]["body"]
+    nets = [
+        net(tmp_path, "coco_pose", name, size=(256, 192), classes=17, body=body)
+        for name, body in (("a", None), ("b", 80e6))
+    ]
     (figure,) = drawn(nets)
     assert "MACs of all parts" in figure.svg
     assert "hollow" not in figure.svg

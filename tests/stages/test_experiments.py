@@ -8,11 +8,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import nas_transfer.cli  # noqa: F401  registers the resolvers
 from nas_transfer.paths import conf_dir
-from nas_transfer.stages.common.build import build_arch, build_task
+from nas_transfer.stages.common.build import build_arch, build_task, build_training_settings
 from nas_transfer.stages.config.base import TaskRunConfig
 from nas_transfer.stages.config.entry import read_config
 from nas_transfer.stages.config.network import ProfileConfig
-from nas_transfer.tasks.base import Task
+from nas_transfer.tasks.task import Task
 
 DETECTION = "faster_rcnn_fpn_1x_coco"
 POSE = "topdown_256x192_coco"
@@ -90,13 +90,8 @@ def test_a_preset_trains_with_the_recipes_total_batch_and_another_one_moves_the_
     assert (cfg.trainer.devices, cfg.trainer.sync_batchnorm, cfg.task.recipe.drop_path) == (8, True, 0.2)
     assert cfg.trainer.devices * cfg.data.batch_size * cfg.task.recipe.accumulate == total_batch
     config = read_config(cfg, TaskRunConfig)
-    table = config.supernet.build()
-    with torch.device("meta"):
-        tasks = [
-            build_task(config, table, table.space.smallest(), None, 10, batch)
-            for batch in (total_batch, total_batch // 8)
-        ]
-    assert [task.recipe.lr for task in tasks] == pytest.approx([rate, rate / 8])
+    settings = [build_training_settings(config, 10, batch) for batch in (total_batch, total_batch // 8)]
+    assert [each.recipe.lr for each in settings] == pytest.approx([rate, rate / 8])
 
 
 def test_the_command_line_wins_over_an_experiment() -> None:

@@ -1,6 +1,5 @@
 """Exported files against the networks that they come from, and loaded as others load them, without this package."""
 
-import copy
 import json
 import logging
 import os
@@ -22,7 +21,8 @@ from pycocotools.coco import COCO
 from safetensors import safe_open
 
 import nas_transfer.cli  # noqa: F401  registers the resolvers
-from nas_transfer.deploy.engines import largest_difference, run_onnx, run_torch, unmatched_share, write_engines
+from nas_transfer.deploy.engines import Run, largest_difference, run_onnx, run_torch, unmatched_share, write_engines
+from nas_transfer.deploy.modules import DeployedBody, run_by
 from nas_transfer.errors import ConfigError, RunError
 from nas_transfer.paths import conf_dir
 from nas_transfer.stages import export
@@ -34,7 +34,7 @@ from nas_transfer.supernet.layers import fold_batch_norms
 from nas_transfer.supernet.networks import build_body
 from nas_transfer.supernet.protocol import SupernetTable
 from nas_transfer.tasks.coco_metrics import evaluate_coco
-from nas_transfer.tasks.deployment import Deployed, DeployedBody, Run
+from nas_transfer.tasks.deployed import Deployed
 from nas_transfer.tasks.normalise import Normalise
 from tests.conftest import load_supernet
 from tests.stages.test_proxy import BASE, TASKS
@@ -244,9 +244,9 @@ def test_a_whole_detector_finds_in_onnx_what_it_finds_in_torch(tmp_path: Path) -
 
 
 def detections(task: Any, data: Any, run: Run) -> list[dict[str, Any]]:
-    scored = copy.deepcopy(task)
-    scored.run_by(run)
+    scored = run_by(task, run)
     with torch.inference_mode():
         for batch in data.val_dataloader():
             scored.update_metrics(batch)
-    return scored.pending
+    scored.compute_metrics()
+    return scored.predictions["predictions"]

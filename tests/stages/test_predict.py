@@ -24,7 +24,7 @@ from nas_transfer.stages.config.training import EvaluateConfig
 from nas_transfer.stages.evaluate import run as evaluate
 from nas_transfer.stages.finetune import run as train
 from nas_transfer.stages.predict import run as predict
-from nas_transfer.tasks.base import Task
+from nas_transfer.tasks.task import Task
 
 TINY = {
     "shapes_cls": ["trainer.max_steps=2"],

@@ -21,7 +21,7 @@ from nas_transfer.paths import conf_dir
 from nas_transfer.report.collect import read_run
 from nas_transfer.report.studies import growth, read_study
 from nas_transfer.runs import Evaluation, Job, Outcome, files
-from nas_transfer.search.objectives.base import Candidate
+from nas_transfer.search.objectives.base import TrialSubnet
 from nas_transfer.space import SUPERNET
 from nas_transfer.stages import search as stage
 from nas_transfer.stages.common.candidates import build_evaluator
@@ -170,7 +170,7 @@ class Faulty:
         self.every = every
         self.calls = 0
 
-    def measure(self, candidate: Candidate) -> float:
+    def measure(self, subnet: TrialSubnet) -> float:
         self.calls += 1
         if self.every or self.calls == 3:
             raise ValueError("this one\nis broken")
@@ -226,16 +226,16 @@ def test_limits_that_have_to_be_measured_leave_candidates_out_before_they_are_sc
     tmp_path: Path, supernet: Path
 ) -> None:
     searched(
-        tmp_path, supernet, "search.trials=12", "objective=[score,macs,memory_mb]",
-        "search.constraints={memory_mb: {max: 3}}",
+        tmp_path, supernet, "search.trials=12", "objective=[score,macs,memory_mib]",
+        "search.constraints={memory_mib: {max: 3}}",
     )  # fmt: skip
     outcomes = trials(tmp_path)
     out = [outcome for outcome in outcomes.values() if outcome["left_out"]]
     assert 0 < len(out) < 12
     assert all(
-        "outside search.constraints.memory_mb" in outcome["reason"] and not outcome["metrics"] for outcome in out
+        "outside search.constraints.memory_mib" in outcome["reason"] and not outcome["metrics"] for outcome in out
     )
-    assert all(outcome["values"]["memory_mb"] <= 3 for outcome in outcomes.values() if not outcome["left_out"])
+    assert all(outcome["values"]["memory_mib"] <= 3 for outcome in outcomes.values() if not outcome["left_out"])
     # The report's curve, from the files alone, ends where the search says.
     study = read_study(read_run(tmp_path))
     assert study is not None

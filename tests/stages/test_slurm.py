@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nas_transfer.search.objectives.base import Candidate
+from nas_transfer.search.objectives.base import TrialSubnet
 from nas_transfer.stages.common.slurm_jobs import wait_for_jobs
 from tests.conftest import REPOSITORY
 from tests.stages import test_proxy as proxy
@@ -57,11 +57,11 @@ class Deadly:
     def __init__(self, direction: str) -> None:
         pass
 
-    def measure(self, candidate: Candidate) -> float:
-        space = candidate.subnet.table.space
-        if candidate.arch.values[1:] == space.largest().values[1:]:
+    def measure(self, subnet: TrialSubnet) -> float:
+        space = subnet.task.table.space
+        if subnet.arch.values[1:] == space.largest().values[1:]:
             os._exit(1)
-        if candidate.arch.values[1:] == space.smallest().values[1:]:
+        if subnet.arch.values[1:] == space.smallest().values[1:]:
             time.sleep(300)
         return 1.0
 

@@ -77,7 +77,7 @@ def test_keypoint_scores_are_pycocotools_on_the_written_predictions(tmp_path: Pa
     for name, place in (("ap", 0), ("ap_50", 1), ("ap_75", 2), ("ar", 5)):
         assert result.metrics[name] == pytest.approx(statistics[place], abs=1e-6)
     assert result.metrics["ap"] > 0
-    assert result.costs["classes_are"] == "keypoints"
+    assert result.costs.classes_are == "keypoints"
 
 
 def test_region_scores_are_a_count_over_the_written_predictions(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_real_data_of_every_layout_is_trained_on_and_scored(
     tmp_path: Path, name: str, classes: int, metrics: set[str]
 ) -> None:
     found = run(tmp_path, *real_arguments(name, tmp_path), "arch=min", "trainer.max_steps=2")
-    assert found.costs["num_classes"] == classes
+    assert found.costs.num_classes == classes
     assert metrics <= set(found.metrics)
     assert found.score == found.metrics[found.score_key]
     shutil.rmtree(tmp_path)  # weights of the larger space: pytest would keep them

@@ -12,22 +12,19 @@ from nas_transfer.space import SUPERNET, ArchOrSupernet
 from nas_transfer.supernet.preprocessing import Preprocessing
 from nas_transfer.supernet.protocol import SupernetTable
 from nas_transfer.supernet.weights.reading import file_sha256
-from nas_transfer.tasks.base import TaskSettings
 from nas_transfer.tasks.checkpoint import Checkpoint, inherit, load_checkpoint, load_network, save_checkpoint
 from nas_transfer.tasks.classification import ClassificationTask
 from nas_transfer.tasks.pose import PoseTask
-from nas_transfer.tasks.recipe import ArchSampling
+from nas_transfer.tasks.task import TaskSettings
 from tests.conftest import load_supernet
 from tests.supernet import public_nets
 from tests.tasks.test_pose import HEAD, SIZE
-from tests.tasks.test_recipe import recipe
 
 BGR = Preprocessing((10, 20, 30), (2, 3, 4), channel_order="bgr", interpolation="bilinear")
 
 
 def settings(table: SupernetTable, arch: ArchOrSupernet, num_classes: int) -> TaskSettings:
-    sampling = ArchSampling("sandwich", 1, None, 1.0)
-    return TaskSettings(table, arch, num_classes, recipe(), sampling, seed=0, total_steps=1)
+    return TaskSettings(table, arch, num_classes)
 
 
 def classifier(table: SupernetTable, arch: ArchOrSupernet = SUPERNET, num_classes: int = 6) -> ClassificationTask:
@@ -54,16 +51,16 @@ def test_a_run_leaves_its_preprocessing_metrics_versions_and_ancestors(table: Su
     first = load_checkpoint(str(save(classifier(table), tmp_path / "first", public)), table)
     second = load_checkpoint(str(save(classifier(table), tmp_path / "second", first)), table)
     assert (second.preprocessing, second.metrics, second.versions) == (BGR, {"top1": 0.5}, {"torch": "2"})
-    assert [parent["file"] for parent in second.provenance] == [str(public.path), str(first.path)]
-    assert [parent["sha256"] for parent in second.provenance] == [file_sha256(public.path), file_sha256(first.path)]
-    assert "Apache-2.0" in second.provenance[0]["licence"]
-    assert second.provenance[0]["format"] == "efficientnet_lite"
-    assert second.provenance[1]["config_sha256"] == "c0ffee"
+    assert [parent.file for parent in second.provenance] == [str(public.path), str(first.path)]
+    assert [parent.sha256 for parent in second.provenance] == [file_sha256(public.path), file_sha256(first.path)]
+    assert "Apache-2.0" in second.provenance[0].licence
+    assert second.provenance[0].format == "efficientnet_lite"
+    assert second.provenance[1].config_sha256 == "c0ffee"
 
 
 def test_the_file_is_read_by_torch_without_unpickling_an_object(table: SupernetTable, tmp_path: Path) -> None:
     content = torch.load(save(classifier(table), tmp_path / "run") / "weights.pt", weights_only=True)
-    assert content["format"] == "nas_transfer/2"
+    assert content["format"] == "nas_transfer/3"
 
 
 def test_a_subnet_takes_its_part_of_a_supernet_kernel_transforms_included(tmp_path: Path) -> None:
@@ -128,6 +125,6 @@ def test_weights_of_another_arch_space_or_format_are_refused_by_name(tmp_path: P
     torch.save({"format": "nas_transfer/1"}, tmp_path / "old.pt")
     with pytest.raises(WeightsError, match="nas_transfer/1: train it again"):
         load_checkpoint(str(tmp_path / "old.pt"), table)
-    torch.save({"format": "nas_transfer/2"}, tmp_path / "part.pt")
+    torch.save({"format": "nas_transfer/3"}, tmp_path / "part.pt")
     with pytest.raises(WeightsError, match=r"all entries of the format .* in .*part\.pt"):
         load_checkpoint(str(tmp_path / "part.pt"), table)

@@ -10,11 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nas_transfer.errors import ConfigError
 from nas_transfer.space import SUPERNET, ArchOrSupernet
-from nas_transfer.tasks.base import TaskSettings
 from nas_transfer.tasks.detection import DetectionTask, DetectorSize, pyramid_distance
-from nas_transfer.tasks.recipe import ArchSampling
+from nas_transfer.tasks.task import TaskSettings, Teacher
 from tests.conftest import load_supernet
-from tests.tasks.test_recipe import recipe
 
 SIZES = DetectorSize(
     fpn_channels=16, box_head_channels=24, anchor_sizes=(8, 16, 32, 64, 96), min_size=64, max_size=96,
@@ -22,12 +20,9 @@ SIZES = DetectorSize(
 )  # fmt: skip
 
 
-def make_task(arch: ArchOrSupernet = SUPERNET, distillation: float = 0.0) -> DetectionTask:
+def make_task(arch: ArchOrSupernet = SUPERNET) -> DetectionTask:
     torch.manual_seed(0)
-    settings = TaskSettings(
-        table=load_supernet("bignas_nano"), arch=arch, num_classes=3, recipe=recipe(),
-        sampling=ArchSampling("sandwich", 2, None, distillation), seed=0, total_steps=10,
-    )  # fmt: skip
+    settings = TaskSettings(load_supernet("bignas_nano"), arch, num_classes=3)
     return DetectionTask(settings, category_ids=[1, 2, 3], detector=SIZES)
 
 
@@ -53,7 +48,7 @@ def test_the_extracted_detectors_pyramid_and_losses_equal_the_active_ones() -> N
         losses = []
         for module in (task.train(), subnet.train()):
             torch.manual_seed(1)  # the same anchors and proposals are sampled
-            losses.append(module.losses(as_double(batch), None)[0])
+            losses.append(module.losses(as_double(batch), regularise=True, teacher=None)[0])
         assert set(losses[0]) == {"loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg"}
         for name, loss in losses[0].items():
             torch.testing.assert_close(loss, losses[1][name], rtol=1e-8, atol=1e-8)
@@ -93,22 +88,22 @@ class _Both(nn.Module):
 
 
 def test_smaller_archs_imitate_the_largest_ones_pyramid() -> None:
-    task = make_task(distillation=0.25).train()
+    task = make_task().train()
     batch = {
         "images": [torch.randint(256, (3, 64, 80), dtype=torch.uint8)],
         "targets": [{"boxes": torch.tensor([[5.0, 5.0, 40.0, 50.0]]), "labels": torch.tensor([2])}],
     }
     torch.manual_seed(1)
-    plain, pyramid = task.losses(batch, None)
+    plain, pyramid = task.losses(batch, regularise=True, teacher=None)
     assert [tuple(level.shape[:2]) for level in pyramid] == [(1, SIZES.fpn_channels)] * 5
     torch.manual_seed(1)
-    same, _ = task.losses(batch, pyramid)
+    same, _ = task.losses(batch, regularise=False, teacher=Teacher(pyramid, 0.25))
     assert same["distillation"].item() == pytest.approx(0, abs=1e-6)
     assert same["loss_classifier"].item() == pytest.approx(0.75 * plain["loss_classifier"].item(), rel=1e-4)
     zeros = [torch.zeros_like(level) for level in pyramid]
     assert pyramid_distance(zeros, pyramid).item() == pytest.approx(1.0)
     task.set_arch(task.table.space.smallest())
-    imitated, _ = task.losses(batch, pyramid)
+    imitated, _ = task.losses(batch, regularise=False, teacher=Teacher(pyramid, 0.25))
     assert imitated["distillation"] > 0.01
 
 

@@ -13,23 +13,18 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nas_transfer.errors import ConfigError
 from nas_transfer.space import SUPERNET, ArchOrSupernet
-from nas_transfer.tasks.base import TaskSettings
-from nas_transfer.tasks.coco_metrics import evaluate_coco, to_coco_masks
+from nas_transfer.tasks.coco_metrics import encode_masks, evaluate_coco, to_coco_masks
 from nas_transfer.tasks.instance_segmentation import InstanceSegmentationTask, MaskDetectorSize
-from nas_transfer.tasks.recipe import ArchSampling
+from nas_transfer.tasks.task import TaskSettings
 from tests.conftest import load_supernet
 from tests.tasks.test_detection import SIZES
-from tests.tasks.test_recipe import recipe
 
 MASK_SIZES = MaskDetectorSize(**asdict(SIZES), mask_channels=12)
 
 
 def make_task(arch: ArchOrSupernet = SUPERNET) -> InstanceSegmentationTask:
     torch.manual_seed(0)
-    settings = TaskSettings(
-        table=load_supernet("bignas_nano"), arch=arch, num_classes=3, recipe=recipe(),
-        sampling=ArchSampling("sandwich", 2, None, 0.0), seed=0, total_steps=10,
-    )  # fmt: skip
+    settings = TaskSettings(load_supernet("bignas_nano"), arch, num_classes=3)
     return InstanceSegmentationTask(settings, category_ids=[1, 2, 3], detector=MASK_SIZES)
 
 
@@ -55,11 +50,13 @@ def test_training_gives_a_mask_loss_and_an_extracted_subnet_has_the_same() -> No
     losses = []
     for module in (task, subnet):
         torch.manual_seed(1)
-        losses.append(module.losses(batch, None)[0]["loss_mask"])
+        losses.append(module.losses(batch, regularise=True, teacher=None)[0]["loss_mask"])
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-9, atol=1e-9)
     assert 0.1 < losses[0] < 5
     with pytest.raises(ConfigError, match="with_masks=true"):
-        task.losses(batch | {"targets": [{key: target[key] for key in ("boxes", "labels")}]}, None)
+        task.losses(
+            batch | {"targets": [{key: target[key] for key in ("boxes", "labels")}]}, regularise=True, teacher=None
+        )
 
 
 def test_a_mask_that_fills_its_box_is_pasted_exactly_there() -> None:
@@ -67,7 +64,7 @@ def test_a_mask_that_fills_its_box_is_pasted_exactly_there() -> None:
         "boxes": torch.tensor([[10.0, 20.0, 40.0, 60.0]]), "labels": torch.tensor([2]), "scores": torch.tensor([0.5]),
         "masks": torch.ones(1, 1, 28, 28),
     }  # fmt: skip
-    (result,) = to_coco_masks([7], [output], [(100, 80)], [4, 9])
+    (result,) = to_coco_masks([7], [output], [encode_masks(output, (100, 80))], [4, 9])
     pasted = rle.decode(result["segmentation"])
     assert (result["image_id"], result["category_id"], result["score"]) == (7, 9, 0.5)
     assert pasted.shape == (100, 80)

@@ -13,7 +13,7 @@ from nas_transfer.stages.common.build import build_task
 from nas_transfer.stages.config.base import TaskRunConfig
 from nas_transfer.stages.config.entry import read_config
 from nas_transfer.supernet.preprocessing import Preprocessing
-from nas_transfer.tasks.base import Task
+from nas_transfer.tasks.task import Task
 
 PREPROCESSINGS = [
     Preprocessing((10, 20, 30), (2, 3, 4), channel_order="bgr"),

@@ -14,24 +14,20 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nas_transfer.errors import ConfigError
 from nas_transfer.space import SUPERNET, ArchOrSupernet
-from nas_transfer.tasks.base import TaskSettings
+from nas_transfer.tasks.coco_metrics import Persons
 from nas_transfer.tasks.heatmaps import encode_heatmaps
 from nas_transfer.tasks.pose import PoseHeadSize, PoseTask
-from nas_transfer.tasks.recipe import ArchSampling
+from nas_transfer.tasks.task import TaskSettings, Teacher
 from tests.conftest import load_supernet
-from tests.tasks.test_recipe import recipe
 
 HEAD = PoseHeadSize(channels=(24, 16), sigma=1.0, flip_test=True, score_threshold=0.2, oks_threshold=0.9)
 SIGMAS = [0.05, 0.1, 0.07, 0.04]
 SIZE = (96, 64)
 
 
-def make_task(arch: ArchOrSupernet = SUPERNET, distillation: float = 0.5, size: tuple[int, int] = SIZE) -> PoseTask:
+def make_task(arch: ArchOrSupernet = SUPERNET, size: tuple[int, int] = SIZE) -> PoseTask:
     torch.manual_seed(0)
-    settings = TaskSettings(
-        table=load_supernet("bignas_nano"), arch=arch, num_classes=4, recipe=recipe(),
-        sampling=ArchSampling("sandwich", 2, None, distillation), seed=0, total_steps=10,
-    )  # fmt: skip
+    settings = TaskSettings(load_supernet("bignas_nano"), arch, num_classes=4)
     return PoseTask(settings, head=HEAD, input_size=size, category_id=3, flip_pairs=[[1, 2]], sigmas=SIGMAS)
 
 
@@ -63,7 +59,9 @@ def test_the_extracted_network_equals_the_active_one_in_outputs_and_losses() -> 
         assert not any("Elastic" in type(module).__name__ for module in subnet.network.modules())
         ours, theirs = (module.eval().forward_batch(batch) for module in (task, subnet))
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
-        losses = [module.train().losses(batch, None)[0]["heatmaps"] for module in (task, subnet)]
+        losses = [
+            module.train().losses(batch, regularise=True, teacher=None)[0]["heatmaps"] for module in (task, subnet)
+        ]
         torch.testing.assert_close(losses[0], losses[1], rtol=1e-9, atol=1e-9)
 
 
@@ -77,15 +75,15 @@ def test_the_heads_cost_equals_torchs_counter_and_its_parameters() -> None:
 
 
 def test_the_loss_is_the_mean_square_over_labelled_maps_and_the_teachers_share() -> None:
-    task = make_task(distillation=0.25).train()
+    task = make_task().train()
     task.set_arch(task.table.space.smallest())
     batch = make_batch()
-    losses, maps = task.losses(batch, None)
+    losses, maps = task.losses(batch, regularise=True, teacher=None)
     targets, _ = encode_heatmaps(batch["keypoints"], batch["visible"], tuple(maps.shape[2:]), HEAD.stride, HEAD.sigma)
     by_hand = sum(float((maps[b, k] - targets[b, k]).square().mean()) for b in range(3) for k in (0, 1, 3)) / (3 * 4)
     assert losses["heatmaps"].item() == pytest.approx(by_hand, rel=1e-5)
     teacher = torch.full_like(maps, 0.5)
-    mixed, _ = task.losses(batch, teacher)
+    mixed, _ = task.losses(batch, regularise=False, teacher=Teacher(teacher, 0.25))
     assert mixed["heatmaps"].item() == pytest.approx(0.75 * by_hand, rel=1e-4)
     assert mixed["distillation"].item() == pytest.approx(0.25 * float((maps - 0.5).square().mean()), rel=1e-4)
 
@@ -162,6 +160,14 @@ def by_hand(truth: COCO, results: list[dict[str, Any]]) -> float:
     return float(np.mean(precisions))
 
 
+def as_arrays(persons: dict[int, dict[str, Any]]) -> Persons:
+    columns = {key: np.asarray([person[key] for person in persons.values()]) for key in persons[1]}
+    return Persons(
+        sample_ids=np.asarray(list(persons)), image_ids=columns["image_id"], areas=columns["area"],
+        scores=columns["score"], points=columns["points"], point_scores=columns["scores"],
+    )  # fmt: skip
+
+
 def test_scores_equal_pycocotools_on_the_written_file_and_a_computation_by_hand(tmp_path: Path) -> None:
     truth = ground_truth(tmp_path / "truth.json")
     task = make_task(load_supernet("bignas_nano").space.smallest()).eval()
@@ -177,7 +183,7 @@ def test_scores_equal_pycocotools_on_the_written_file_and_a_computation_by_hand(
         }  # fmt: skip
     persons[9] = persons[1] | {"score": 0.1}  # a duplicate, which is dropped
     persons[10] = persons[1] | {"score": 0.99, "points": persons[1]["points"] + 70}  # a person where none is
-    task._pending = persons
+    task.metric.update(as_arrays(persons))
     metrics = task.compute_metrics()
     results = task.predictions["predictions"]
     assert len(results) == 5
@@ -199,8 +205,9 @@ def test_a_persons_score_is_its_boxs_times_the_mean_of_its_sure_keypoints() -> N
     task = make_task(load_supernet("bignas_nano").space.smallest()).eval()
     task.predict = lambda _: (np.zeros((2, 4, 2)), np.array([[0.1, 0.4, 0.6, 0.2], [0.1, 0.1, 0.1, 0.1]]))  # type: ignore[method-assign]
     batch = make_batch(2) | {"box_scores": torch.tensor([0.5, 1.0])}
-    task.update_metrics(batch)
-    assert [task._pending[number]["score"] for number in (10, 11)] == pytest.approx([0.25, 0.0])
+    persons = task.predict_persons(batch)
+    assert persons.sample_ids.tolist() == [10, 11]
+    assert persons.scores == pytest.approx([0.25, 0.0])
 
 
 def test_a_size_that_the_body_does_not_divide_is_refused() -> None:

@@ -11,19 +11,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nas_transfer.errors import ConfigError
 from nas_transfer.space import SUPERNET, ArchOrSupernet
-from nas_transfer.tasks.base import TaskSettings
+from nas_transfer.tasks.coco_metrics import to_coco_segments
 from nas_transfer.tasks.deeplab import DeepLabSize, deeplab_cost
-from nas_transfer.tasks.recipe import ArchSampling
 from nas_transfer.tasks.segmentation import (
     SegmentationEvaluation,
     SegmentationTask,
     pixel_cross_entropy,
     scores_of,
     slide,
-    to_coco_segments,
 )
+from nas_transfer.tasks.task import TaskSettings, Teacher
 from tests.conftest import load_supernet
-from tests.tasks.test_recipe import recipe
 
 HEAD = DeepLabSize(
     channels=24, low_level_channels=8, dilations=(1, 2, 3), dropout=0.0, auxiliary_channels=16, auxiliary_weight=0.4
@@ -31,12 +29,9 @@ HEAD = DeepLabSize(
 WHOLE = SegmentationEvaluation("whole", (32, 48), (16, 24), keep_predictions=True)
 
 
-def make_task(arch: ArchOrSupernet = SUPERNET, distillation: float = 0.5) -> SegmentationTask:
+def make_task(arch: ArchOrSupernet = SUPERNET) -> SegmentationTask:
     torch.manual_seed(0)
-    settings = TaskSettings(
-        table=load_supernet("bignas_nano"), arch=arch, num_classes=4, recipe=recipe(),
-        sampling=ArchSampling("sandwich", 2, None, distillation), seed=0, total_steps=10,
-    )  # fmt: skip
+    settings = TaskSettings(load_supernet("bignas_nano"), arch, num_classes=4)
     return SegmentationTask(settings, head=HEAD, evaluation=WHOLE, input_size=(64, 96), class_names=list("abcd"))
 
 
@@ -61,7 +56,7 @@ def test_the_extracted_network_equals_the_active_one_in_outputs_and_losses() -> 
         assert not any("Elastic" in type(module).__name__ for module in subnet.network.modules())
         ours, theirs = (t.eval().forward_batch(make_batch(50, 70)) for t in (task, subnet))
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
-        losses = [module.train().losses(make_batch(), None)[0] for module in (task, subnet)]
+        losses = [module.train().losses(make_batch(), regularise=True, teacher=None)[0] for module in (task, subnet)]
         assert set(losses[0]) == {"cross_entropy", "auxiliary"}
         for name, loss in losses[0].items():
             torch.testing.assert_close(loss, losses[1][name], rtol=1e-9, atol=1e-9)
@@ -175,9 +170,9 @@ def test_cross_entropy_counts_labelled_pixels_alone() -> None:
 
 
 def test_the_smaller_archs_imitate_the_largest_ones_soft_labels() -> None:
-    task = make_task(distillation=1.0).train()
-    _, teacher = task.losses(make_batch(), None)
-    losses, own = task.losses(make_batch(), teacher)
+    task = make_task().train()
+    _, teacher = task.losses(make_batch(), regularise=True, teacher=None)
+    losses, own = task.losses(make_batch(), regularise=False, teacher=Teacher(teacher, 1.0))
     assert set(losses) == {"distillation"}
     entropy = -(own.softmax(1) * own.log_softmax(1)).sum(1).mean()
     assert losses["distillation"].item() == pytest.approx(entropy.item(), rel=1e-4)
@@ -187,6 +182,6 @@ def test_a_single_image_cannot_train_and_says_so() -> None:
     batch = make_batch()
     alone = {"images": batch["images"][:1], "labels": batch["labels"][:1]}  # type: ignore[index]
     with pytest.raises(ConfigError, match="batch_size=2"):
-        make_task().losses(alone, None)
+        make_task().losses(alone, regularise=True, teacher=None)
     with pytest.raises(ConfigError, match="stride"):
         SegmentationEvaluation("slide", (32, 48), (33, 48), keep_predictions=False)

@@ -1,1 +1,1 @@
-"""Objectives: what is measured of a candidate, one file here and one in conf/objective each."""
+"""Objectives: what a search measures of a trial. Each has one file here and one in conf/objective."""

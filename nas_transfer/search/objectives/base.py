@@ -1,52 +1,56 @@
-"""What an objective is, and what it gets to see of a candidate."""
+"""The protocol of objectives, and what they see of a trial."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from nas_transfer.space import Arch
-from nas_transfer.tasks.base import Task
+from nas_transfer.tasks.task import Task
 
 Direction = Literal["maximize", "minimize"]
 
 
-@dataclass
-class Candidate:
-    """One arch under evaluation.
+class TrialSubnet(Protocol):
+    """The subnet of one trial, as objectives see it."""
 
-    Attributes:
-        arch: the arch.
-        subnet: its network, a private copy with recalibrated BatchNorm, which is folded into the convolutions.
-        score: runs the subnet over the search split; all of the task's metrics.
-    """
+    @property
+    def arch(self) -> Arch:
+        """The arch of the trial."""
 
-    arch: Arch
-    subnet: Task
-    score: Callable[[], Mapping[str, float]]
+    @property
+    def task(self) -> Task:
+        """The task of the subnet: a private copy with recalibrated BatchNorms, which are folded into convolutions.
+
+        It is built, and trained in a proxy search, when an objective first asks for it.
+        """
+
+    def score(self) -> Mapping[str, float]:
+        """All metrics of the task on the search split, measured once."""
 
 
 class Objective(Protocol):
-    """A number to be had of each candidate, in a stated unit.
+    """A number that is measured of each trial, in a stated unit.
 
-    `direction` says whether more is better. `measured_first` objectives are cheap beside the score: they are measured
-    before it, so that a candidate that breaks a limit on one is never scored.
+    Attributes:
+        direction: whether more or less is better.
+        measured_first: whether the objective is cheap compared with the score. It is then measured before the score, so
+            that a trial that breaks a limit on it is never scored.
     """
 
     direction: Direction
     measured_first: bool
 
-    def measure(self, candidate: Candidate) -> float:
-        """The value for a candidate."""
+    def measure(self, subnet: TrialSubnet) -> float:
+        """Measure the subnet of a trial."""
 
 
 @runtime_checkable
 class ArchCost(Objective, Protocol):
-    """An objective that is known from the arch alone, so that limits on it are kept before anything is built."""
+    """An objective that follows from the arch alone, so that limits on it are checked before anything is built."""
 
     def of_archs(self, task: Task, archs: Sequence[Arch]) -> npt.NDArray[np.float64]:
-        """The values (N,) for archs of the task's space."""
+        """The values (N,) for archs of the space of the task."""

@@ -1,21 +1,22 @@
-"""Latency of a candidate as the sum over its blocks, each timed once on the device that evaluates."""
+"""Latency of a network as the sum over its blocks, each timed once on the device that evaluates it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from nas_transfer.search.latency_table import LatencyTable
-from nas_transfer.search.objectives.base import Candidate, Direction
+from nas_transfer.search.objectives.base import Direction, TrialSubnet
 
 
 class LatencyByTable:
-    """Milliseconds a batch of the body, from a table of its blocks; steadier and faster than whole measurements.
+    """Milliseconds per batch of the body, from a table of its blocks: less noisy and faster than timing whole networks.
 
     Args:
         direction: ``minimize``.
-        folder: of the tables, kept across runs; a file for each device.
-        batch_size: images a pass.
-        warmup, repeats: passes for each block that the table does not know yet.
+        folder: of the tables, which are kept across runs; one file for each device.
+        batch_size: images per pass.
+        warmup: passes before the measurement of a block that is not in the table yet.
+        repeats: measured passes of such a block.
     """
 
     measured_first = True
@@ -28,9 +29,9 @@ class LatencyByTable:
         self.repeats = repeats
         self._table: LatencyTable | None = None
 
-    def measure(self, candidate: Candidate) -> float:
-        """Milliseconds of the body at the task's input size."""
-        task = candidate.subnet
+    def measure(self, subnet: TrialSubnet) -> float:
+        """Milliseconds of the body at the input size of the task."""
+        task = subnet.task
         if self._table is None:
             self._table = LatencyTable(self.folder, task.device, self.batch_size, self.warmup, self.repeats)
-        return self._table.body_ms(task.table, candidate.arch, task.input_size(candidate.arch))
+        return self._table.body_ms(task.table, subnet.arch, task.input_size(subnet.arch))

@@ -1,4 +1,4 @@
-"""Multiply-accumulates of a candidate: convolutions and linear layers."""
+"""Multiply-accumulates (MACs) of a network: convolutions and linear layers."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from nas_transfer.search.objectives.base import Candidate, Direction
+from nas_transfer.search.objectives.base import Direction, TrialSubnet
 from nas_transfer.space import Arch
-from nas_transfer.tasks.base import Task
+from nas_transfer.tasks.task import Task
 
 
 class Macs:
-    """Multiply-accumulates for one image: of the whole network, or of its body at an input size of choice.
+    """Multiply-accumulates for one image: of the whole network, or of its body at a given input size.
 
     Args:
         direction: ``minimize``.
-        body_size: (H, W) at which the body alone is counted, as DetNAS limits it; None for the whole network at the
-            task's own input size.
+        body_size: (H, W) at which the body alone is counted, as in DetNAS; None for the whole network at the input
+            size of the task.
     """
 
     measured_first = True
@@ -33,6 +33,6 @@ class Macs:
             return task.table.body_totals(archs, [self.body_size] * len(archs)).macs.astype(np.float64)
         return task.cost_totals(archs).macs.astype(np.float64)
 
-    def measure(self, candidate: Candidate) -> float:
-        """The value for a candidate."""
-        return float(self.of_archs(candidate.subnet, [candidate.arch])[0])
+    def measure(self, subnet: TrialSubnet) -> float:
+        """The number of multiply-accumulates."""
+        return float(self.of_archs(subnet.task, [subnet.arch])[0])

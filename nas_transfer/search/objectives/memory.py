@@ -1,23 +1,24 @@
-"""Memory that a candidate needs for a forward pass."""
+"""Memory that a network needs for a forward pass."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from nas_transfer.search.objectives.base import Candidate, Direction
+from nas_transfer.search.objectives.base import Direction, TrialSubnet
 
 MIB = 2**20
 
 
 class Memory:
-    """Weights and the largest pair of a layer's input and output, in MiB a batch: what an inference engine must hold.
+    """Weights, and the input and output of the largest layer, in MiB per batch: the least an inference engine holds.
 
-    An estimate from tensor sizes, the same on every machine: it leaves out workspaces and what a runtime keeps.
+    It is estimated from the sizes of tensors and is the same on every machine. Workspaces and other memory of a runtime
+    are not counted.
 
     Args:
         direction: ``minimize``.
-        batch_size: images a pass.
+        batch_size: images per pass.
     """
 
     measured_first = True
@@ -26,9 +27,9 @@ class Memory:
         self.direction = direction
         self.batch_size = batch_size
 
-    def measure(self, candidate: Candidate) -> float:
-        """MiB, at the task's input size."""
-        task = candidate.subnet
+    def measure(self, subnet: TrialSubnet) -> float:
+        """MiB, at the input size of the task."""
+        task = subnet.task
         largest = 0
 
         def note(_module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
@@ -38,7 +39,7 @@ class Memory:
 
         leaves = [module for module in task.network.modules() if not list(module.children())]
         hooks = [leaf.register_forward_hook(note) for leaf in leaves]
-        height, width = task.input_size(candidate.arch)
+        height, width = task.input_size(subnet.arch)
         try:
             with torch.inference_mode():
                 task.run_network(torch.zeros(self.batch_size, 3, height, width, device=task.device))

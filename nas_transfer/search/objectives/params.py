@@ -1,4 +1,4 @@
-"""Parameters that a candidate's network holds."""
+"""The number of parameters of a network."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from nas_transfer.search.objectives.base import Candidate, Direction
+from nas_transfer.search.objectives.base import Direction, TrialSubnet
 from nas_transfer.space import Arch
-from nas_transfer.tasks.base import Task
+from nas_transfer.tasks.task import Task
 
 
 class Params:
-    """All parameters, of the body and of what follows it, for one image."""
+    """All parameters of the body and of what follows it.
+
+    Args:
+        direction: ``minimize``.
+    """
 
     measured_first = True
 
@@ -24,6 +28,6 @@ class Params:
         """The values (N,)."""
         return task.cost_totals(archs).params.astype(np.float64)
 
-    def measure(self, candidate: Candidate) -> float:
-        """The value for a candidate."""
-        return float(self.of_archs(candidate.subnet, [candidate.arch])[0])
+    def measure(self, subnet: TrialSubnet) -> float:
+        """The number of parameters."""
+        return float(self.of_archs(subnet.task, [subnet.arch])[0])

@@ -1,9 +1,9 @@
-"""The task's score, or any other of its metrics, on the search split."""
+"""The score of the task, or another of its metrics, on the search split."""
 
 from __future__ import annotations
 
 from nas_transfer.errors import ConfigError
-from nas_transfer.search.objectives.base import Candidate, Direction
+from nas_transfer.search.objectives.base import Direction, TrialSubnet
 
 
 class Score:
@@ -11,7 +11,7 @@ class Score:
 
     Args:
         direction: ``maximize``, or ``minimize`` for an error.
-        key: of the task's metrics; None for its `score_key`.
+        key: name of a metric of the task; None for its `score_key`.
     """
 
     measured_first = False
@@ -20,10 +20,14 @@ class Score:
         self.direction = direction
         self.key = key
 
-    def measure(self, candidate: Candidate) -> float:
-        """The metric; ConfigError if there is none of this name, or if it is no fraction."""
-        key = self.key or candidate.subnet.score_key
-        metrics = candidate.score()
+    def measure(self, subnet: TrialSubnet) -> float:
+        """The value of the metric.
+
+        Raises:
+            ConfigError: there is no metric of this name, or its value is no fraction.
+        """
+        key = self.key or subnet.task.score_key
+        metrics = subnet.score()
         if key not in metrics:
             raise ConfigError(f"expected search.score_key to be one of {', '.join(metrics)}, got {key}")
         if self.direction == "maximize" and metrics[key] > 1:

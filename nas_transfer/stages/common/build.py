@@ -30,8 +30,9 @@ from nas_transfer.stages.config.factory import Factory
 from nas_transfer.stages.config.training import ScoredRunConfig
 from nas_transfer.supernet.preprocessing import Preprocessing
 from nas_transfer.supernet.protocol import SupernetTable
-from nas_transfer.tasks.base import Task, TaskSettings
 from nas_transfer.tasks.checkpoint import Checkpoint, load_checkpoint
+from nas_transfer.tasks.task import Task, TaskSettings
+from nas_transfer.tasks.training import TrainingSettings
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
@@ -137,28 +138,17 @@ def make_data(factory: Factory[DownstreamData], arch: ArchOrSupernet, preprocess
     return data
 
 
-def build_task(
-    config: TaskRunConfig,
-    table: SupernetTable,
-    arch: ArchOrSupernet,
-    data: DownstreamData | None,
-    total_steps: int = 0,
-    total_batch: int | None = None,
-) -> Task:
-    """The task with new weights, drawn from the seed; the last two matter to training alone."""
-    task = config.task
-    recipe = task.recipe.build()
-    settings = TaskSettings(
-        table=table,
-        arch=arch,
-        num_classes=task.cost_classes if data is None else data.num_classes,
-        recipe=recipe if total_batch is None else recipe.for_total_batch(total_batch),
-        sampling=task.sampling.build(),
-        seed=config.seed,
-        total_steps=total_steps,
-    )
+def build_training_settings(config: TaskRunConfig, total_steps: int, total_batch: int) -> TrainingSettings:
+    """How a task is trained for so many steps of a total batch of so many images."""
+    recipe = config.task.recipe.build().for_total_batch(total_batch)
+    return TrainingSettings(recipe, config.task.sampling.build(), config.seed, total_steps)
+
+
+def build_task(config: TaskRunConfig, table: SupernetTable, arch: ArchOrSupernet, data: DownstreamData | None) -> Task:
+    """The task with new weights, drawn from the seed."""
+    settings = TaskSettings(table, arch, config.task.cost_classes if data is None else data.num_classes)
     torch.manual_seed(stable_seed(config.seed, "weights"))
-    built = task.build.build()(settings, **({} if data is None else data.task_arguments()))
+    built = config.task.build.build()(settings, **({} if data is None else data.task_arguments()))
     built.ground_truth = None if data is None else data.val_ground_truth
     return built
 

@@ -21,8 +21,8 @@ from nas_transfer.stages.common.run_directory import log_to
 from nas_transfer.stages.common.slurm_jobs import slurm_job
 from nas_transfer.stages.config.search import SearchConfig
 from nas_transfer.supernet.protocol import SupernetTable
-from nas_transfer.tasks.base import Task
 from nas_transfer.tasks.checkpoint import Checkpoint, load_network
+from nas_transfer.tasks.task import Task
 
 logger = logging.getLogger(__name__)
 

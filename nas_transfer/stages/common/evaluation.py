@@ -12,8 +12,9 @@ from nas_transfer.errors import ConfigError
 from nas_transfer.space import SUPERNET, Arch
 from nas_transfer.stages.common.build import build_arch, build_data, build_task, build_weights
 from nas_transfer.stages.config.base import DataRunConfig
-from nas_transfer.tasks.base import Task
 from nas_transfer.tasks.checkpoint import Checkpoint, checkpoint_arch, load_network
+from nas_transfer.tasks.task import Task
+from nas_transfer.tasks.training import ScoringModule
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ def load_trained(config: DataRunConfig) -> tuple[Task, DownstreamData, Checkpoin
     if arch is not SUPERNET and wanted != arch and config.arch != LARGEST:  # the default, unless one was named
         logger.info("the weights are those of arch %s alone: arch=%s is not looked at", arch.short_id(), config.arch)
     data = build_data(config.data, arch, table.preprocessing)
-    task = build_task(config, table, arch, data, total_steps=0)
+    task = build_task(config, table, arch, data)
     load_network(task, checkpoint)
     if arch is SUPERNET and wanted is not SUPERNET:
         # One net's weights hold its own statistics, which a data set without train images must do with.
@@ -44,18 +45,21 @@ def load_trained(config: DataRunConfig) -> tuple[Task, DownstreamData, Checkpoin
     return task, data, checkpoint
 
 
-def evaluate_task(task: Task, data: DownstreamData, trainer: pl.Trainer, calibration_images: int) -> dict[str, float]:
+def evaluate_task(
+    module: ScoringModule, data: DownstreamData, trainer: pl.Trainer, calibration_images: int
+) -> dict[str, float]:
     """All metrics on the validation split, as fractions.
 
     A supernet is scored by its largest and smallest subnet, each extracted and with recalibrated BatchNorm statistics;
     their metrics are named ``max/<name>`` and ``min/<name>``, and the largest one's also ``<name>``.
     """
-    if task.arch is not SUPERNET:
-        return validate(task, data, trainer)
+    task = module.task
+    if not task.is_supernet:
+        return validate(module, data, trainer)
     space = task.table.space
     metrics: dict[str, float] = {}
     for name, arch in ((LARGEST, space.largest()), (SMALLEST, space.smallest())):
-        scores = validate(extract_calibrated(task, arch, data, calibration_images), data, trainer)
+        scores = validate(ScoringModule(extract_calibrated(task, arch, data, calibration_images)), data, trainer)
         logger.info("%s subnet: %s %.4f", name, task.score_key, scores[task.score_key])
         metrics |= {f"{name}/{key}": value for key, value in scores.items()}
         if name == LARGEST:
@@ -63,16 +67,17 @@ def evaluate_task(task: Task, data: DownstreamData, trainer: pl.Trainer, calibra
     return metrics
 
 
-def validate(task: Task, data: DownstreamData, trainer: pl.Trainer) -> dict[str, float]:
+def validate(module: ScoringModule, data: DownstreamData, trainer: pl.Trainer) -> dict[str, float]:
     """A subnet's metrics on the validation split; those of the last validation if nothing changed since."""
-    if task.metrics_step < 0 or task.metrics_step != trainer.global_step:
-        trainer.validate(task, data.val_dataloader(), verbose=False)
-    if task.score_key not in task.metrics:
+    if module.metrics_step < 0 or module.metrics_step != trainer.global_step:
+        trainer.validate(module, data.val_dataloader(), verbose=False)
+    score_key = module.task.score_key
+    if score_key not in module.metrics:
         raise ConfigError(
-            f"{task.score_key} is not defined on the validation split: "
+            f"{score_key} is not defined on the validation split: "
             "it has no annotation, or trainer.limit_val_batches left none"
         )
-    return task.metrics
+    return module.metrics
 
 
 def extract_calibrated(supernet: Task, arch: Arch, data: DownstreamData, calibration_images: int) -> Task:

@@ -15,7 +15,7 @@ from nas_transfer.runs import SECONDS_PER_HOUR, Ancestor, Costs, Result, files
 from nas_transfer.runs.atomic import write_json
 from nas_transfer.space import SUPERNET, Arch
 from nas_transfer.stages.config.base import TaskRunConfig
-from nas_transfer.tasks.base import Task
+from nas_transfer.tasks.task import Task
 
 LEAST_SCORE_DRAWN = 0.5  # as by stage=predict
 
@@ -28,6 +28,7 @@ def make_result(
     seconds: float = 0.0,
     devices: int = 1,
     images_seen: int = 0,
+    samples_digest: str = "",
     provenance: tuple[Ancestor, ...] = (),
 ) -> Result:
     """The result of a stage; a supernet's costs are those of its largest arch."""
@@ -44,8 +45,8 @@ def make_result(
         devices=devices,
         gpu_hours=devices * seconds / SECONDS_PER_HOUR if on_accelerator else 0.0,
         images_seen=images_seen,
-        passes_per_image=1 if task.arch is not SUPERNET else task.sampling.archs_per_step,
-        samples_digest=task.samples_digest,
+        passes_per_image=config.task.sampling.build().archs_per_step if task.is_supernet else 1,
+        samples_digest=samples_digest,
         seed=config.seed,
         config_sha256=config.config_sha256,
         provenance=provenance,
@@ -64,7 +65,7 @@ def cost_report(task: Task, arch: Arch) -> Costs:
         params_checkpoint=checkpoint,
         input_size=task.input_size(arch),
         num_classes=task.settings.num_classes,
-        classes_are=task.classes_are,
+        classes_are=task.kind.classes_are,
     )
 
 
@@ -76,7 +77,7 @@ def write_predictions(num_samples: int, folder: Path, task: Task, data: Downstre
     """
     for name, records in task.predictions.items():
         write_json(folder / f"{name}.json", records)
-    if task.arch is not SUPERNET:
+    if not task.is_supernet:
         _draw_samples(num_samples, folder / files.SAMPLES_FOLDER, task, data)
 
 
@@ -85,7 +86,7 @@ def _draw_samples(count: int, folder: Path, task: Task, data: DownstreamData) ->
     task.eval()
     for place in np.linspace(0, len(val) - 1, min(count, len(val))).round().astype(int).tolist():
         sample = val[SampleKey(place, 0)]
-        batch = task.transfer_batch_to_device(data.collate([data.in_own_frame(sample)]), task.device, 0)
+        batch = task.on_device(data.collate([data.in_own_frame(sample)]))
         with torch.inference_mode():
             prediction = task.predict_image(batch, sample["sample_id"], data.vocabulary)
         shown = data.draw_sample(sample), prediction.draw(sample["image"], LEAST_SCORE_DRAWN, TILE)

@@ -22,6 +22,7 @@ from nas_transfer.stages.common.build import (
     build_data,
     build_task,
     build_trainer,
+    build_training_settings,
     build_weights,
     set_threads,
 )
@@ -29,13 +30,14 @@ from nas_transfer.stages.common.evaluation import evaluate_task
 from nas_transfer.stages.common.results import make_result, write_predictions
 from nas_transfer.stages.config.base import DataRunConfig
 from nas_transfer.stages.config.training import TrainConfig
-from nas_transfer.tasks.base import Task
 from nas_transfer.tasks.checkpoint import (
     Checkpoint,
     inherit,
     save_checkpoint,
 )
 from nas_transfer.tasks.recipe import Recipe
+from nas_transfer.tasks.task import Task
+from nas_transfer.tasks.training import TaskModule
 
 logger = logging.getLogger(__name__)
 
@@ -56,10 +58,11 @@ def train(config: TrainConfig, folder: Path) -> Result | None:
     recipe = config.task.recipe.build()
     total_batch = data.batch_size * trainer.world_size * recipe.accumulate
     _tell_of_the_batch(recipe, config.trainer.max_steps, total_batch)
-    task = build_task(config, table, arch, data, total_steps, total_batch)
+    task = build_task(config, table, arch, data)
+    module = TaskModule(task, build_training_settings(config, total_steps, total_batch))
     if parent is not None:
         _inherit(task, parent)
-    accumulate = task.recipe.accumulate
+    accumulate = recipe.accumulate
     num_batches = total_steps * accumulate
     data.stream(num_batches, batches_per_step=accumulate)
     every = max(1, round(config.trainer.check_val_every_n_epoch * steps_per_epoch * accumulate))
@@ -73,15 +76,15 @@ def train(config: TrainConfig, folder: Path) -> Result | None:
     last = folder / files.LAST_CHECKPOINT
     if last.exists():
         logger.info("resuming from %s", last)
-    trainer.fit(task, datamodule=data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
-    seconds = task.seconds
-    metrics = evaluate_task(task, data, trainer, config.calibration_images)
+    trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+    seconds = module.seconds
+    metrics = evaluate_task(module, data, trainer, config.calibration_images)
     if not trainer.is_global_zero:
         return None
     images = num_batches * data.batch_size * trainer.world_size
     result = make_result(
         config, task, metrics, seconds=seconds, images_seen=images, devices=trainer.world_size,
-        provenance=() if parent is None else parent.lineage(),
+        samples_digest=module.samples_digest, provenance=() if parent is None else parent.lineage(),
     )  # fmt: skip
     save_checkpoint(
         folder / files.WEIGHTS, task, parent=parent, metrics=metrics, versions=result.versions,
@@ -124,7 +127,7 @@ def _tell_of_the_batch(recipe: Recipe, max_steps: int | None, total_batch: int) 
 def _inherit(task: Task, checkpoint: Checkpoint) -> None:
     """Start from given weights and say what of them was taken over."""
     anew = inherit(task, checkpoint)
-    if checkpoint.task != type(task).__name__:
+    if not checkpoint.is_of_kind(task):
         logger.info("weights of the body from %s; neck and head start anew", checkpoint.path)
     elif anew:
         logger.info("weights from %s, but for those with a row for each class: %s", checkpoint.path, ", ".join(anew))

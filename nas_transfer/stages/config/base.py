@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from nas_transfer.data.module import DownstreamData
     from nas_transfer.supernet.protocol import SupernetTable
-    from nas_transfer.tasks.base import Task
     from nas_transfer.tasks.recipe import ArchSampling, Recipe
+    from nas_transfer.tasks.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)

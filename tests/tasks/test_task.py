@@ -2,8 +2,8 @@
 
 import pytest
 
-from nas_transfer.tasks.base import Task
 from nas_transfer.tasks.pose import PoseTask
+from nas_transfer.tasks.task import Task
 
 
 def test_a_task_without_one_of_the_contracts_methods_is_refused_by_the_methods_name() -> None:

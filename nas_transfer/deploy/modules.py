@@ -1,0 +1,105 @@
+"""Modules that are exported, and modules by which a task is run by another engine."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nas_transfer.deploy.engines import Run
+from nas_transfer.supernet.preprocessing import Preprocessing
+from nas_transfer.supernet.protocol import TAP_STRIDES
+from nas_transfer.tasks.deployed import TOP_STRIDE
+from nas_transfer.tasks.normalise import Normalise, in_order
+from nas_transfer.tasks.task import Task
+
+
+class DeployedBody(nn.Module):
+    """A body from raw pixels to its feature maps: (B, C_i, H / s, W / s) at strides s of 4, 8, 16, 32.
+
+    Args:
+        normalise: maps raw images to what the weights expect.
+        body: the body of a single arch.
+    """
+
+    outputs = tuple(f"stride_{stride}" for stride in TAP_STRIDES)
+
+    def __init__(self, normalise: Normalise, body: nn.Module) -> None:
+        super().__init__()
+        self.normalise = normalise
+        self.body = body
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Map raw images (B, 3, H, W) to the feature maps."""
+        return tuple(self.body(self.normalise(images)))
+
+
+class EngineNetwork(nn.Module):
+    """Replaces a network whose deployed form another engine runs.
+
+    Args:
+        run: the engine.
+        pads: whether the engine needs sides in multiples of 32. Other images are padded on the right and at the bottom,
+            and the output, which is expected at the size of the images, is cut to them.
+    """
+
+    def __init__(self, run: Run, *, pads: bool) -> None:
+        super().__init__()
+        self.run = run
+        self.pads = pads
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map raw images (B, 3, H, W) to the first output."""
+        height, width = images.shape[2:]
+        missing = (0, -width % TOP_STRIDE, 0, -height % TOP_STRIDE)
+        pixels = images.to(torch.float32)
+        if not self.pads or not any(missing):
+            return self.run(pixels)[0].to(images.device)
+        return self.run(F.pad(pixels, missing))[0][:, :, :height, :width].to(images.device)
+
+
+class EngineDetector(nn.Module):
+    """Replaces a detector of torchvision that another engine runs, image by image.
+
+    Args:
+        run: the engine.
+        outputs: the names of its outputs.
+        preprocessing: of the weights.
+    """
+
+    def __init__(self, run: Run, outputs: Sequence[str], preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.run, self.outputs, self.preprocessing = run, tuple(outputs), preprocessing
+
+    def forward(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
+        """Map images (3, H, W) in the channel order of the weights to the detections of each image, by name."""
+        raw = [in_order(image, self.preprocessing)[None] for image in images]  # a second exchange restores the order
+        return [dict(zip(self.outputs, self.run(image), strict=True)) for image in raw]
+
+
+class RawPixels(nn.Module):
+    """Replaces `Normalise` where the engine normalises."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images uint8 as floats with the same values."""
+        return images.to(torch.float32)
+
+
+def run_by(task: Task, run: Run) -> Task:
+    """A copy of a task whose network an engine runs, so that an evaluation scores this engine.
+
+    Args:
+        task: a subnet. A network for batches is expected to have one output and to take what `Task.normalise` gives.
+        run: runs what `Task.deployed` gives.
+    """
+    deployed = task.deployed()
+    scored = copy.deepcopy(task)
+    if deployed.one_image:
+        scored.network = EngineDetector(run, deployed.outputs, task.table.preprocessing)
+    else:
+        scored.normalise = RawPixels()
+        scored.network = EngineNetwork(run, pads=deployed.size is None)
+    return scored

@@ -1,0 +1,110 @@
+"""Finished fine-tuned nets: how their kind of task tabulates them, and which of them compare."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nas_transfer.report.collect import Run
+from nas_transfer.report.texts import NONE
+from nas_transfer.runs import ArchContent, Result, TaskKind
+from nas_transfer.space import short_id
+
+
+@dataclass(frozen=True)
+class Net:
+    """A finished fine-tuned net: one arch, trained and scored.
+
+    Attributes:
+        run: its folder.
+        result: of the run.
+        arch: dict form.
+        score: a fraction, on the validation split.
+        kind: of its task.
+    """
+
+    run: Run
+    result: Result
+    arch: ArchContent
+    score: float
+    kind: TaskKind
+
+    @property
+    def folder(self) -> Path:
+        """Of its run."""
+        return self.run.folder
+
+    @property
+    def supernet(self) -> str:
+        """The space of its arch, which has the name of its supernet."""
+        return str(self.arch.get("space", "net"))
+
+    @property
+    def arch_name(self) -> str:
+        """The word or the name of the arch file on the command line; empty if unknown."""
+        return Path(str(self.run.config.get("arch", ""))).stem
+
+    @property
+    def model(self) -> str:
+        """Supernet, kind of net, and which arch."""
+        return f"{self.supernet}_{self.kind.model} {self.arch_name} ({short_id(self.arch)})".replace("  ", " ")
+
+
+def kind_of(result: Result) -> TaskKind:
+    """How the nets of a result's task are tabulated; without such data by the task's name and score."""
+    return result.kind or TaskKind(result.task, result.task, result.score_key or "score")
+
+
+def nets_of(runs: Sequence[Run]) -> list[Net]:
+    """The finished fine-tuned nets among runs, by MACs."""
+    nets = [
+        Net(run, run.result, run.result.arch, run.result.score, kind_of(run.result))
+        for run in runs
+        if run.is_net and run.result is not None and run.result.arch is not None and run.result.score is not None
+    ]
+    return sorted(nets, key=lambda net: net.result.costs.macs["total"])
+
+
+def nets_by_kind(nets: Sequence[Net]) -> list[tuple[TaskKind, list[Net]]]:
+    """The nets of each kind of task, by title."""
+    kinds = sorted({net.kind for net in nets}, key=lambda kind: (kind.title, kind.score_key))
+    return [(kind, [net for net in nets if net.kind == kind]) for kind in kinds]
+
+
+def nets_by_data(nets: Sequence[Net]) -> list[list[Net]]:
+    """Groups of nets whose scores compare: those of one task on one dataset."""
+    groups: dict[tuple[str, str], list[Net]] = {}
+    for net in nets:
+        groups.setdefault((net.run.task, data_root(net.run)), []).append(net)
+    return list(groups.values())
+
+
+def data_root(run: Run) -> str:
+    """The folder of its data as configured, normalised; empty if unknown."""
+    root = run.config.get("data.root")
+    return os.path.normpath(str(root)) if root else ""
+
+
+def dataset(run: Run, others: Sequence[Run] = ()) -> str:
+    """The last folder of its data's root, with the parent where the root of another run ends alike."""
+    root = data_root(run)
+    if not root:
+        return NONE
+    path = Path(root)
+    other_roots = {data_root(other) for other in others} - {"", root}
+    ambiguous = any(Path(other).name == path.name for other in other_roots)
+    return str(Path(*path.parts[-2:])) if ambiguous else path.name or root
+
+
+def schedule(run: Run) -> tuple[int, int] | None:
+    """Optimiser steps of a finished training, and images in a step; None if they are unknown."""
+    result = run.result
+    if result is None or not result.images_seen:
+        return None
+    batch, accumulate = run.config.get("data.batch_size"), run.config.get("task.recipe.accumulate", 1)
+    if not (isinstance(batch, int) and isinstance(accumulate, int) and min(batch, accumulate, result.devices) >= 1):
+        return None
+    images = batch * accumulate * result.devices
+    return round(result.images_seen / images), images

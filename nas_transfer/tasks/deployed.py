@@ -1,0 +1,61 @@
+"""What a task declares as its deployed form: a plain module from raw pixels to named outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from nas_transfer.supernet.protocol import TAP_STRIDES
+
+TOP_STRIDE = TAP_STRIDES[-1]
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """A network as others use it.
+
+    Attributes:
+        module: maps RGB images float32 (B, 3, H, W) with values 0-255 to a tuple of tensors. It normalises by itself.
+        outputs: the names of these tensors.
+        size: the input size (H, W); None for any multiples of 32.
+        one_image: whether the input is one image of any size instead of a batch, as for a detector. The outputs are
+            then those of torchvision's detectors, by name.
+    """
+
+    module: nn.Module
+    outputs: tuple[str, ...]
+    size: tuple[int, int] | None = None
+    one_image: bool = False
+
+    @property
+    def takes(self) -> str:
+        """The input in words."""
+        if self.one_image:
+            return "one RGB image of any size"
+        sides = "sides in multiples of 32" if self.size is None else f"{self.size[0]}x{self.size[1]} pixels"
+        return f"any batch of RGB images of {sides}"
+
+
+class DeployedNetwork(nn.Module):
+    """A network with one output tensor, from raw pixels.
+
+    Args:
+        normalise: maps raw images to what the network expects.
+        network: the network of a single arch.
+        finish: maps the output and the raw images to the final output.
+    """
+
+    def __init__(
+        self, normalise: nn.Module, network: nn.Module, finish: Callable[[Tensor, Tensor], Tensor] | None = None
+    ) -> None:
+        super().__init__()
+        self.normalise = normalise
+        self.network = network
+        self.finish = finish
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        """Map raw images (B, 3, H, W) to the output."""
+        output = self.network(self.normalise(images))
+        return (output if self.finish is None else self.finish(output, images),)

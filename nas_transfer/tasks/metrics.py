@@ -1,0 +1,247 @@
+"""Metrics of predictions: torchmetrics gathers their states from all ranks, and each prediction counts once."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from pycocotools.coco import COCO
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from nas_transfer.tasks.coco_metrics import (
+    Persons,
+    encode_masks,
+    evaluate_coco,
+    to_coco_keypoints,
+    to_coco_masks,
+    to_coco_results,
+    to_coco_segments,
+)
+from nas_transfer.tasks.prediction import CocoResult, RunLengths
+
+
+class RowMetric(Metric):
+    """A metric whose states are tables of rows.
+
+    torchmetrics concatenates the rows of all ranks in the order of the ranks. A rank without any batch adds no rows.
+    """
+
+    full_state_update = False
+    is_differentiable = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._no_rows: dict[str, Tensor] = {}
+
+    def add_rows(self, name: str, *shape: int, dtype: torch.dtype) -> None:
+        """Declare the state `name` with rows of this shape."""
+        self.add_state(name, [], dist_reduce_fx="cat")
+        self._no_rows[name] = torch.zeros(0, *shape, dtype=dtype)
+
+    def append(self, name: str, rows: Tensor) -> None:
+        """Add rows to a state."""
+        getattr(self, name).append(rows.detach().to(self.device))
+
+    def rows(self, name: str) -> Tensor:
+        """All rows of a state, on the CPU."""
+        state = getattr(self, name)
+        return self._no_rows[name] if isinstance(state, list) and not state else dim_zero_cat(state).cpu()
+
+    def sync(self, *arguments: object, **options: object) -> None:
+        """Gather the states of all ranks; a state without rows takes part with the shape and type of its rows."""
+        for name, nothing in self._no_rows.items():
+            if not getattr(self, name):
+                getattr(self, name).append(nothing.to(self.device))
+        super().sync(*arguments, **options)
+
+
+class CocoMetric(RowMetric):
+    """COCO's average precisions and recalls of boxes and, if wanted, of masks.
+
+    Args:
+        category_ids: the COCO category id of label k at index k - 1.
+        with_masks: whether masks are scored too. Their metrics are named ``<name>_segm``.
+
+    Attributes:
+        ground_truth: the annotations to compare with, set before `compute`.
+        results: the predictions of the last `compute` in COCO's result format, ``bbox`` and ``segm``.
+    """
+
+    higher_is_better = True
+
+    def __init__(self, category_ids: Sequence[int], *, with_masks: bool = False) -> None:
+        super().__init__()
+        self.category_ids = list(category_ids)
+        self.with_masks = with_masks
+        self.ground_truth: COCO | None = None
+        self.results: dict[str, list[CocoResult]] = {}
+        for name in ("image_ids", "counts", "labels"):
+            self.add_rows(name, dtype=torch.int64)
+        self.add_rows("boxes", 4, dtype=torch.float32)
+        self.add_rows("scores", dtype=torch.float32)
+        if with_masks:
+            _add_masks(self)
+
+    def update(
+        self, image_ids: Sequence[int], outputs: Sequence[Mapping[str, Tensor]], sizes: Sequence[tuple[int, int]] = ()
+    ) -> None:
+        """Add the detections of some images.
+
+        Args:
+            image_ids: COCO ids of the images.
+            outputs: for each image boxes (N, 4) xyxy in pixels, scores (N,), labels (N,) in 1..C, and masks
+                (N, 1, M, M), probabilities inside each box, if masks are scored.
+            sizes: (H, W) of the images, if masks are scored.
+        """
+        self.append("image_ids", torch.tensor(image_ids, dtype=torch.int64))
+        self.append("counts", torch.tensor([len(output["scores"]) for output in outputs], dtype=torch.int64))
+        for output in outputs:
+            for name in ("boxes", "scores", "labels"):
+                self.append(name, output[name])
+        if self.with_masks:
+            for output, size in zip(outputs, sizes, strict=True):
+                _append_masks(self, encode_masks(output, size))
+
+    def compute(self) -> dict[str, float]:
+        """All metrics as fractions; an image that several ranks predicted counts once.
+
+        Raises:
+            RuntimeError: `ground_truth` is not set.
+        """
+        truth = _required(self.ground_truth)
+        counts = self.rows("counts").tolist()
+        images = _first_of_each(self.rows("image_ids").tolist())
+        split = {name: self.rows(name).split(counts) for name in ("boxes", "scores", "labels")}
+        outputs = [{name: parts[index] for name, parts in split.items()} for index in images.values()]
+        image_ids = list(images)
+        boxes = to_coco_results(image_ids, outputs, self.category_ids)
+        self.results = {"bbox": boxes}
+        metrics: dict[str, float] = {}
+        if self.with_masks:
+            all_masks = _masks(self, counts)
+            masks = to_coco_masks(image_ids, outputs, [all_masks[k] for k in images.values()], self.category_ids)
+            self.results["segm"] = masks
+            scores = evaluate_coco(truth, masks, image_ids, "segm")
+            metrics = {f"{name}_segm": value for name, value in scores.items()}
+        return metrics | evaluate_coco(truth, boxes, image_ids)
+
+
+class KeypointMetric(RowMetric):
+    """COCO's average precisions and recalls of persons by their object keypoint similarity (OKS).
+
+    Args:
+        num_keypoints: K of each person.
+        category_id: the COCO id of the category.
+        sigmas: (K,) of the object keypoint similarity.
+        oks_threshold: of two persons of an image with a higher similarity, the one with the lower score is left out.
+
+    Attributes:
+        ground_truth: the annotations to compare with, set before `compute`.
+        results: the predictions of the last `compute` in COCO's result format.
+    """
+
+    higher_is_better = True
+
+    def __init__(self, num_keypoints: int, category_id: int, sigmas: Sequence[float], oks_threshold: float) -> None:
+        super().__init__()
+        self.category_id = category_id
+        self.sigmas = list(sigmas)
+        self.oks_threshold = oks_threshold
+        self.ground_truth: COCO | None = None
+        self.results: list[CocoResult] = []
+        for name in ("sample_ids", "image_ids"):
+            self.add_rows(name, dtype=torch.int64)
+        for name in ("areas", "scores"):
+            self.add_rows(name, dtype=torch.float64)
+        self.add_rows("points", num_keypoints, 2, dtype=torch.float64)
+        self.add_rows("point_scores", num_keypoints, dtype=torch.float64)
+
+    def update(self, persons: Persons) -> None:
+        """Add the predicted persons of a batch."""
+        for name, values in vars(persons).items():
+            self.append(name, torch.from_numpy(values))
+
+    def compute(self) -> dict[str, float]:
+        """All metrics as fractions; of a sample that was predicted more than once, the last prediction counts.
+
+        Raises:
+            RuntimeError: `ground_truth` is not set.
+        """
+        truth = _required(self.ground_truth)
+        names = ("sample_ids", "image_ids", "areas", "scores", "points", "point_scores")
+        columns = {name: self.rows(name).numpy() for name in names}
+        last = list({sample: row for row, sample in enumerate(columns["sample_ids"].tolist())}.values())
+        persons = Persons(**{name: column[last] for name, column in columns.items()})
+        self.results = to_coco_keypoints(persons, self.category_id, self.sigmas, self.oks_threshold)
+        return evaluate_coco(truth, self.results, truth.getImgIds(), "keypoints", self.sigmas)
+
+
+class SegmentResults(RowMetric):
+    """Collects label maps in COCO's result format: one mask for each class of an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("image_ids", "counts", "category_ids"):
+            self.add_rows(name, dtype=torch.int64)
+        _add_masks(self)
+
+    def update(self, image_id: int, labels: Tensor) -> None:
+        """Add the predicted label map (H, W) of an image."""
+        results = to_coco_segments(image_id, labels)
+        self.append("image_ids", torch.tensor([image_id]))
+        self.append("counts", torch.tensor([len(results)]))
+        self.append("category_ids", torch.tensor([result["category_id"] for result in results]))
+        _append_masks(self, [result["segmentation"] for result in results])
+
+    def compute(self) -> list[CocoResult]:
+        """The records of all images; an image that several ranks predicted counts once."""
+        counts = self.rows("counts").tolist()
+        categories, masks = self.rows("category_ids").split(counts), _masks(self, counts)
+        return [
+            {"image_id": image_id, "category_id": category, "segmentation": mask, "score": 1.0}
+            for image_id, index in _first_of_each(self.rows("image_ids").tolist()).items()
+            for category, mask in zip(categories[index].tolist(), masks[index], strict=True)
+        ]
+
+
+def _required(ground_truth: COCO | None) -> COCO:
+    if ground_truth is None:
+        raise RuntimeError("set ground_truth before an evaluation")
+    return ground_truth
+
+
+def _first_of_each(image_ids: Sequence[int]) -> dict[int, int]:
+    """The index of the first prediction of each image, in the order of these."""
+    first: dict[int, int] = {}
+    for index, image_id in enumerate(image_ids):
+        first.setdefault(image_id, index)
+    return first
+
+
+def _add_masks(metric: RowMetric) -> None:
+    """Declare states for run-length encoded masks: [height, width], and the bytes of all codes with their lengths."""
+    metric.add_rows("mask_sizes", 2, dtype=torch.int64)
+    metric.add_rows("mask_lengths", dtype=torch.int64)
+    metric.add_rows("mask_bytes", dtype=torch.uint8)
+
+
+def _append_masks(metric: RowMetric, masks: Sequence[RunLengths]) -> None:
+    codes = [mask["counts"].encode() for mask in masks]
+    metric.append("mask_sizes", torch.tensor([mask["size"] for mask in masks], dtype=torch.int64).reshape(-1, 2))
+    metric.append("mask_lengths", torch.tensor([len(code) for code in codes], dtype=torch.int64))
+    metric.append("mask_bytes", torch.from_numpy(np.frombuffer(b"".join(codes), dtype=np.uint8).copy()))
+
+
+def _masks(metric: RowMetric, counts: Sequence[int]) -> list[list[RunLengths]]:
+    """The masks of each image, of which there are `counts`."""
+    codes = metric.rows("mask_bytes").split(metric.rows("mask_lengths").tolist())
+    masks: list[RunLengths] = [
+        {"size": size, "counts": code.numpy().tobytes().decode()}
+        for size, code in zip(metric.rows("mask_sizes").tolist(), codes, strict=True)
+    ]
+    ends = np.cumsum([0, *counts]).tolist()
+    return [masks[start:end] for start, end in itertools.pairwise(ends)]

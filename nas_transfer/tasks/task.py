@@ -1,0 +1,252 @@
+"""What every task is: a network around the body of a supernet, with its losses, metrics, costs and predictions.
+
+The `network` of a task holds the body that a supernet's table builds. For one arch, the network is plain and static.
+For `SUPERNET`, it holds the weights of all archs; `Task.set_arch` makes one of them active, and `Task.extract` copies
+one out. How a task is trained is the part of `nas_transfer.tasks.training`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Generic, TypeVar
+
+import numpy as np
+import torch
+from pycocotools.coco import COCO
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from nas_transfer.data.parts import Vocabulary
+from nas_transfer.errors import ArchError
+from nas_transfer.space import SUPERNET, Arch, ArchOrSupernet
+from nas_transfer.supernet.calibrate import recalibrate_batch_norm
+from nas_transfer.supernet.cost import Cost, CostTotals, totals_by_group
+from nas_transfer.supernet.ops import copy_slices
+from nas_transfer.supernet.protocol import SupernetTable
+from nas_transfer.tasks.deployed import Deployed
+from nas_transfer.tasks.devices import to_device
+from nas_transfer.tasks.kind import TaskKind
+from nas_transfer.tasks.normalise import Normalise
+from nas_transfer.tasks.prediction import CocoResult, Prediction
+
+BatchT = TypeVar("BatchT", bound=Mapping[str, object])
+OutputsT = TypeVar("OutputsT")
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """What every task is built from.
+
+    Args:
+        table: the table of the supernet.
+        arch: the subnet to build, or `SUPERNET`.
+        num_classes: taken from the data.
+    """
+
+    table: SupernetTable
+    arch: ArchOrSupernet
+    num_classes: int
+
+
+@dataclass(frozen=True)
+class Teacher(Generic[OutputsT]):
+    """What a smaller arch of a sandwich imitates (in-place distillation, Yu et al. 2020, BigNAS, section 3.1).
+
+    Args:
+        outputs: of the largest arch for the same batch, detached.
+        share: weight of the imitation in the loss, in 0-1; the loss against the labels gets the rest.
+    """
+
+    outputs: OutputsT
+    share: float
+
+
+class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
+    """The common part of all tasks.
+
+    A subclass builds its network, hands it to the constructor, declares `kind` and implements the abstract methods.
+    The network is expected to hold the body of the table as `body`; a subclass that keeps it elsewhere overrides the
+    property `body`.
+
+    Attributes:
+        kind: the name, score and tabulation of this kind of task.
+        input_follows_arch: whether each arch has its own input size.
+        takes_boxes: whether the network sees one box of the image at a time, such as a person.
+        normalise: maps uint8 images to what the weights expect, for networks that do not normalise by themselves.
+        ground_truth: annotations of the split that is evaluated, for metrics that compare with COCO's format.
+        predictions: of the last `compute_metrics` in COCO's result format, by file name; for tasks that keep them.
+    """
+
+    kind: ClassVar[TaskKind]
+    input_follows_arch: ClassVar[bool] = False
+    takes_boxes: ClassVar[bool] = False
+
+    def __init__(self, settings: TaskSettings, network: nn.Module) -> None:
+        super().__init__()
+        self.settings = settings
+        self.table = settings.table
+        self.arch = settings.arch
+        self.network: nn.Module = network.to(memory_format=torch.channels_last)
+        self.normalise: nn.Module = Normalise(settings.table.preprocessing)
+        self.ground_truth: COCO | None = None
+        self.predictions: dict[str, list[CocoResult]] = {}
+
+    @property
+    def score_key(self) -> str:
+        """The metric that searches maximise."""
+        return self.kind.score_key
+
+    @property
+    def is_supernet(self) -> bool:
+        """Whether the network holds the weights of all archs."""
+        return self.arch is SUPERNET
+
+    # Training and evaluation
+
+    @abstractmethod
+    def losses(
+        self, batch: BatchT, *, regularise: bool, teacher: Teacher[OutputsT] | None
+    ) -> tuple[Mapping[str, Tensor], OutputsT]:
+        """Compute the named losses of the active arch and the outputs that a smaller arch may imitate.
+
+        Args:
+            batch: a training batch.
+            regularise: whether dropout is on. In a sandwich it is on for the largest arch only (BigNAS, section 3.3).
+            teacher: what the largest arch of this sandwich returned; None to learn from the labels alone.
+
+        Returns:
+            The losses, whose sum is minimised, and the detached outputs.
+        """
+
+    @abstractmethod
+    def forward_batch(self, batch: BatchT) -> object:
+        """Run the network on an evaluation batch for its outputs, or only for the inputs of its BatchNorms."""
+
+    @abstractmethod
+    def update_metrics(self, batch: BatchT) -> None:
+        """Predict an evaluation batch and add it to the metrics."""
+
+    @abstractmethod
+    def compute_metrics(self) -> dict[str, float]:
+        """Return all metrics since the last call, over all ranks, as fractions in 0-1, and reset them."""
+
+    @abstractmethod
+    def predict_image(self, batch: BatchT, image_id: int, vocabulary: Vocabulary) -> Prediction:
+        """Predict one image, given as a batch by `prediction_batch` of the data."""
+
+    def prepared(self, batch: BatchT, arch: Arch) -> BatchT:
+        """An evaluation batch as `arch` sees it. Archs of one input size see the same batch."""
+        return batch
+
+    def on_device(self, batch: BatchT) -> BatchT:
+        """The batch with its tensors on the device of the network."""
+        return to_device(batch, self.device)
+
+    # Costs
+
+    @abstractmethod
+    def input_size(self, arch: Arch) -> tuple[int, int]:
+        """Height and width at which the costs of an arch are stated."""
+
+    @abstractmethod
+    def head_costs(self, arch: Arch) -> dict[str, Cost]:
+        """The costs of what follows the body, by part (``neck``, ``head``), at `input_size`."""
+
+    def resize_factor(self, height: int, width: int) -> float:
+        """The scale at which an image of this size enters the network; 1 where images are cropped instead."""
+        return 1.0
+
+    def costs(self, arch: Arch) -> dict[str, Cost]:
+        """The costs of an arch by part: ``body`` and the parts of `head_costs`, at `input_size`."""
+        return {"body": self.table.body_cost(arch, self.input_size(arch)), **self.head_costs(arch)}
+
+    def cost_totals(self, archs: Sequence[Arch]) -> CostTotals:
+        """MACs and parameters of many archs: int64 (N,), the sums over the parts of `costs`.
+
+        Raises:
+            ArchError: an arch of another space.
+        """
+        if not archs:
+            return CostTotals(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
+
+        def heads(index: int) -> tuple[int, int]:
+            costs = self.head_costs(archs[index]).values()
+            return sum(cost.macs for cost in costs), sum(cost.params for cost in costs)
+
+        body = self.table.body_totals(archs, [self.input_size(arch) for arch in archs])
+        return body + totals_by_group(self.table.head_keys(archs), heads)
+
+    # Deployment
+
+    @abstractmethod
+    def deployed(self) -> Deployed:
+        """The network of a subnet as others use it, from raw pixels to named outputs."""
+
+    def run_network(self, images: Tensor) -> object:
+        """Run the network alone on normalised images (B, 3, H, W), to measure latency and memory."""
+        return self.network(images)
+
+    # Archs
+
+    @property
+    def body(self) -> nn.Module:
+        """The body of the table inside the network."""
+        return self.network.body
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the network; the CPU for a network without parameters."""
+        return next(self.network.parameters(), torch.empty(0)).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The number format of the network; float32 for a network without parameters."""
+        return next(self.network.parameters(), torch.empty(0)).dtype
+
+    def require_subnet(self) -> Arch:
+        """The arch of a subnet.
+
+        Raises:
+            ArchError: the task is a supernet.
+        """
+        if self.arch is SUPERNET:
+            raise ArchError("expected the task of a single subnet, got a supernet: extract one of its archs")
+        return self.arch
+
+    def set_arch(self, arch: Arch) -> None:
+        """Make one arch of a supernet the active one.
+
+        Raises:
+            ArchError: the task is a single subnet, or `arch` is of another space.
+        """
+        self._require_supernet("set an arch of")
+        for module in self.network.modules():
+            if hasattr(module, "set_arch"):
+                module.set_arch(arch)
+
+    def extract(self, arch: Arch) -> Self:
+        """Build the task of one subnet: a plain static network with its own copy of the weights.
+
+        Raises:
+            ArchError: the task is a single subnet, or `arch` is of another space.
+        """
+        self._require_supernet("extract from")
+        subnet = self.rebuild(replace(self.settings, arch=arch))
+        subnet.ground_truth = self.ground_truth
+        subnet.to(device=self.device, dtype=self.dtype)
+        copy_slices(self.network, subnet.network)
+        return subnet.train(self.training)
+
+    def _require_supernet(self, purpose: str) -> None:
+        if self.arch is not SUPERNET:
+            raise ArchError(f"expected a supernet to {purpose}, got the subnet {self.arch.short_id()}")
+
+    @abstractmethod
+    def rebuild(self, settings: TaskSettings) -> Self:
+        """The same task with new weights for other settings."""
+
+    def calibrate(self, batches: Iterable[BatchT]) -> int:
+        """Measure the BatchNorm statistics of a subnet on evaluation batches; returns how many there were."""
+        return recalibrate_batch_norm(self.network, map(self.on_device, batches), self.forward_batch)
