@@ -127,9 +127,26 @@ class Front:
         """The trial of this number, None if it is not on the front."""
         return next((trial for trial in self.trials if trial.number == number), None)
 
+    def rows(self) -> list[dict[str, object]]:
+        """The trials as plain dicts for a table: number, whether it is picked, values, costs, arch file."""
+        return [
+            {
+                "trial": trial.number,
+                "picked": trial.number == self.picked,
+                **trial.values,
+                **({} if trial.costs is None else _cost_columns(trial.costs)),
+                "file": trial.file,
+            }
+            for trial in self.trials
+        ]
+
     def write(self, folder: Path) -> None:
         """Write ``front.json`` into a run folder."""
         write_record(folder / files.FRONT, self, FRONT_FORMAT)
+
+
+def _cost_columns(costs: Costs) -> dict[str, object]:
+    return {"macs": costs.macs["total"], "params": costs.params["total"], "input_size": costs.size}
 
 
 def read_front(folder: Path) -> Front:
