@@ -18,7 +18,7 @@ MODULES = (
     "supernet.protocol",
     "supernet.cost",
     "tasks.task",
-    "tasks.kind",
+    "runs.kinds",
     "tasks.deployed",
     "tasks.training",
     "tasks.recipe",
