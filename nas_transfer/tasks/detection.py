@@ -27,6 +27,7 @@ from nas_transfer.data.drawing import Picture, draw_instances
 from nas_transfer.data.parts import Vocabulary
 from nas_transfer.data.samples import DetectionBatch
 from nas_transfer.errors import ConfigError
+from nas_transfer.runs import TaskKind
 from nas_transfer.space import SUPERNET, Arch
 from nas_transfer.supernet.cost import Cost, ModuleCost, convolution_cost, linear_cost, strided_size
 from nas_transfer.supernet.networks import build_body
@@ -35,7 +36,6 @@ from nas_transfer.supernet.preprocessing import Preprocessing
 from nas_transfer.supernet.protocol import TAP_STRIDES
 from nas_transfer.tasks.coco_metrics import paste_mask, to_coco_results
 from nas_transfer.tasks.deployed import Deployed
-from nas_transfer.tasks.kind import TaskKind
 from nas_transfer.tasks.metrics import CocoMetric
 from nas_transfer.tasks.normalise import in_order
 from nas_transfer.tasks.prediction import Prediction

@@ -14,6 +14,7 @@ from nas_transfer.data.drawing import Picture, draw_persons
 from nas_transfer.data.parts import Vocabulary
 from nas_transfer.data.samples import PoseBatch
 from nas_transfer.errors import ConfigError
+from nas_transfer.runs import TaskKind
 from nas_transfer.space import SUPERNET, Arch
 from nas_transfer.supernet.cost import Cost, ModuleCost, convolution_cost, strided_size
 from nas_transfer.supernet.layers import Layers
@@ -21,7 +22,6 @@ from nas_transfer.supernet.networks import build_body
 from nas_transfer.tasks.coco_metrics import Persons, to_coco_keypoints
 from nas_transfer.tasks.deployed import TOP_STRIDE, Deployed, DeployedNetwork
 from nas_transfer.tasks.heatmaps import decode_heatmaps, encode_heatmaps, mirror_heatmaps
-from nas_transfer.tasks.kind import TaskKind
 from nas_transfer.tasks.metrics import KeypointMetric
 from nas_transfer.tasks.prediction import Prediction
 from nas_transfer.tasks.task import Task, TaskSettings, Teacher

@@ -19,13 +19,13 @@ from nas_transfer.data.parts import Vocabulary
 from nas_transfer.data.samples import SegmentationBatch
 from nas_transfer.data.segmentation_transforms import IGNORE_LABEL
 from nas_transfer.errors import ConfigError
+from nas_transfer.runs import TaskKind
 from nas_transfer.space import SUPERNET, Arch
 from nas_transfer.supernet.cost import Cost
 from nas_transfer.supernet.layers import Layers
 from nas_transfer.supernet.networks import build_body
 from nas_transfer.tasks.deeplab import DeepLab, DeepLabSize, deeplab_cost
 from nas_transfer.tasks.deployed import Deployed, DeployedNetwork
-from nas_transfer.tasks.kind import TaskKind
 from nas_transfer.tasks.metrics import SegmentResults
 from nas_transfer.tasks.prediction import Prediction
 from nas_transfer.tasks.task import Task, TaskSettings, Teacher

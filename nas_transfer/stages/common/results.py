@@ -52,6 +52,7 @@ def make_result(
         seed=cfg.seed,
         config_sha256=config_sha256(cfg),
         provenance=provenance,
+        kind=task.kind,
     )
 
 
