@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
 import resource
@@ -10,8 +9,8 @@ import statistics
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -35,7 +34,9 @@ from nas_transfer.stages.common.build import (
     make_data,
     set_threads,
 )
-from nas_transfer.stages.common.training import steps_of_epoch, steps_of_run
+from nas_transfer.stages.common.training import steps_of_epoch
+from nas_transfer.stages.config.entry import read_config
+from nas_transfer.stages.config.training import CheckConfig
 from nas_transfer.supernet.protocol import SupernetTable
 from nas_transfer.tasks.checkpoint import Checkpoint, inherit
 from nas_transfer.tasks.training import TaskModule
@@ -56,26 +57,26 @@ def run(cfg: DictConfig, folder: Path) -> None:
         ConfigError: a run without a length.
         NasTransferError: data that cannot be found at all, or weights that cannot be read.
     """
-    set_threads(cfg)
+    config = read_config(cfg, CheckConfig)
+    set_threads(config.num_threads)
     start = time.monotonic()
-    steps_of_run(cfg, steps_per_epoch=1)  # a run without a length is refused before hours of reading
-    table, parent = build_weights(cfg)
-    arch = build_arch(cfg, table.space)
-    factor = build_task(cfg, table, arch, None).resize_factor
-    data = make_data(cfg, arch, table.preprocessing)
+    table, parent = build_weights(config)
+    arch = build_arch(config.arch, table.space)
+    factor = build_task(config, table, arch, None).resize_factor
+    data = make_data(config.data, arch, table.preprocessing)
     inventories = data.inventories()
-    seen = {part: _see(cfg, part, inventory) for part, inventory in inventories.items()}
+    seen = {part: _see(config, part, inventory) for part, inventory in inventories.items()}
     findings = [finding for part in seen for finding in part_findings(part, inventories[part], seen[part], factor)]
     findings += leaks(seen)
     counts = Counter(finding.kind for finding in findings)
     seconds = time.monotonic() - start
     training: TrainingEstimate | str
-    if counts["broken"] and not cfg.data.skip_broken:
+    if counts["broken"] and not config.data["skip_broken"]:
         training = f"{counts['broken']} files are broken: repair or remove them, or set data.skip_broken=true"
     else:
-        training = _training(cfg, table, parent, arch)
+        training = _training(config, table, parent, arch)
     check = Check(
-        task=cfg.task.name,
+        task=config.task.name,
         root=str(data.root),
         parts={part: summarise(inventories[part], seen[part]) for part in seen},
         counts=dict(counts),
@@ -90,25 +91,25 @@ def run(cfg: DictConfig, folder: Path) -> None:
     print(f"all of it: {folder / files.CHECK}")
 
 
-def _see(cfg: DictConfig, part: str, inventory: Inventory) -> list[Seen]:
-    threads = cfg.num_workers or min(MOST_THREADS, os.cpu_count() or 1)
+def _see(config: CheckConfig, part: str, inventory: Inventory) -> list[Seen]:
+    threads = config.num_workers or min(MOST_THREADS, os.cpu_count() or 1)
     return list(
         track(
             see_all(inventory, threads),
             f"reading {part}",
             total=len(inventory.files),
             transient=True,
-            disable=not (cfg.trainer.enable_progress_bar and sys.stdout.isatty()),
+            disable=not (config.trainer.enable_progress_bar and sys.stdout.isatty()),
         )
     )
 
 
 def _training(
-    cfg: DictConfig, table: SupernetTable, parent: Checkpoint | None, arch: ArchOrSupernet
+    config: CheckConfig, table: SupernetTable, parent: Checkpoint | None, arch: ArchOrSupernet
 ) -> TrainingEstimate | str:
     """How long training takes, or why that is unknown: training fails here."""
     try:
-        return _timed_training(cfg, table, parent, arch)
+        return _timed_training(config, table, parent, arch)
     except (NasTransferError, torch.OutOfMemoryError) as error:
         return _sentence(error)
     except RuntimeError as error:
@@ -132,7 +133,7 @@ class StepTimes(Callback):
         """Of each timed step."""
         return np.diff(self.ends[WARMUP_STEPS - 1 :]).tolist()
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
         """Note the time after a step, once the device has done it."""
         if trainer.global_step == self.steps:
             return
@@ -145,18 +146,18 @@ class StepTimes(Callback):
 
 
 def _timed_training(
-    cfg: DictConfig, table: SupernetTable, parent: Checkpoint | None, arch: ArchOrSupernet
+    config: CheckConfig, table: SupernetTable, parent: Checkpoint | None, arch: ArchOrSupernet
 ) -> TrainingEstimate:
     """Train a few steps on one device as the training stage would, and extrapolate to the whole run."""
-    cfg = copy.deepcopy(cfg)
-    cfg.trainer.devices, cfg.trainer.num_nodes, cfg.trainer.strategy = 1, 1, "auto"
-    data = build_data(cfg, arch, table.preprocessing)
+    on_one_device = replace(config.trainer, devices=1, num_nodes=1, strategy="auto")
+    config = replace(config, trainer=on_one_device)
+    data = build_data(config.data, arch, table.preprocessing)
     steps = WARMUP_STEPS + MOST_STEPS
-    trainer = build_bare_trainer(cfg, steps)
-    epoch = steps_of_epoch(cfg, data, trainer)
-    total = steps_of_run(cfg, epoch)
-    accumulate = cfg.task.recipe.accumulate
-    task = build_task(cfg, table, arch, data)
+    trainer = build_bare_trainer(config.trainer, steps)
+    epoch = steps_of_epoch(config, data, trainer)
+    total = config.trainer.steps(epoch)
+    accumulate = config.task.recipe.build().accumulate
+    task = build_task(config, table, arch, data)
     if parent is not None:
         inherit(task, parent)
     data.stream(steps * accumulate, batches_per_step=accumulate)
@@ -165,12 +166,12 @@ def _timed_training(
     on_gpu = trainer.strategy.root_device.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
-    settings = build_training_settings(cfg, total, data.batch_size * accumulate)
+    settings = build_training_settings(config, total, data.batch_size * accumulate)
     trainer.fit(TaskModule(task, settings).train(), datamodule=data)
     seconds = statistics.median(times.seconds)  # other work on the machine disturbs single steps
     return TrainingEstimate(
         device=torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads",
-        arch=str(cfg.arch),
+        arch=config.arch,
         batch=data.batch_size * accumulate,
         step_seconds=seconds,
         steps_timed=len(times.seconds),

@@ -22,7 +22,9 @@ from nas_transfer.errors import ConfigError, WeightsError
 from nas_transfer.paths import conf_dir
 from nas_transfer.runs import read_check
 from nas_transfer.stages.check import ENOUGH_SECONDS, MOST_STEPS, WARMUP_STEPS, StepTimes, run
-from nas_transfer.stages.common.build import build_table, make_data
+from nas_transfer.stages.common.build import make_data
+from nas_transfer.stages.config.entry import read_config
+from nas_transfer.stages.config.training import CheckConfig
 
 
 def config(folder: Path, task: str, *overrides: str) -> DictConfig:
@@ -30,7 +32,8 @@ def config(folder: Path, task: str, *overrides: str) -> DictConfig:
     sizes = ["data.draw.num_train=10", "data.draw.num_val=5", "data.batch_size=4", "num_threads=1"]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = compose("config", ["stage=check", f"task={task}", f"data.root={folder}/data", *sizes, *overrides])
-    make_data(cfg, None, build_table(cfg).preprocessing)
+    config = read_config(cfg, CheckConfig)
+    make_data(config.data, config.supernet.build().space.largest(), config.supernet.build().preprocessing)
     return cfg
 
 
