@@ -10,9 +10,11 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import NoReturn, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -24,12 +26,14 @@ from omegaconf.errors import OmegaConfBaseException
 from nas_transfer.errors import ConfigError, NasTransferError
 from nas_transfer.paths import conf_dir
 from nas_transfer.runs import ArchContent, Result, files
-from nas_transfer.stages.common.run_directory import log_to, open_run, run_name
-from nas_transfer.stages.common.trained_run import trained_task
+from nas_transfer.stages.common.run_directory import is_main_process, log_to
+from nas_transfer.stages.config.entry import begin_run, run_name
+from nas_transfer.stages.config.trained import trained_task
 from nas_transfer.sweeper import register
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+HYDRA_FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 
 register()
 OmegaConf.register_new_resolver("run_name", run_name, replace=True)
@@ -55,7 +59,7 @@ def _run_stage(cfg: DictConfig) -> float | None:
         hydra.utils.get_method(cfg.stage.run)(cfg, Path(cfg.run_dir))
         return None
     _refuse_relaunching_in_a_sweep(cfg)
-    run = open_run(cfg, cast(DictConfig, HydraConfig.get()))
+    _, run = begin_run(cfg, cast(DictConfig, HydraConfig.get()), imports=False)
     log_to(run.folder)
     result = run.result()
     if result is None:
@@ -74,9 +78,17 @@ def _refuse_relaunching_in_a_sweep(cfg: DictConfig) -> None:
     several = cfg.trainer.devices not in (1, "1") or cfg.trainer.num_nodes > 1
     if several and HydraConfig.get().mode == RunMode.MULTIRUN and "SLURM_JOB_ID" not in os.environ:
         raise ConfigError(
-            f"expected trainer.devices=1 in a sweep on this machine, got {cfg.trainer.devices}: "
+            f"trainer.devices must be 1 in a sweep on this machine, got {cfg.trainer.devices}: "
             "use hydra/launcher=slurm, or give each run a command of its own without -m"
         )
+
+
+def _refuse_folders_of_hydra(arguments: Sequence[str]) -> None:
+    """Hydra's own folder keys name no run; only Lightning sets one, for the processes that it starts itself."""
+    for argument in arguments:
+        key, _, value = argument.lstrip("+").partition("=")
+        if key in HYDRA_FOLDERS and is_main_process():
+            raise ConfigError(f"{key} names no run's folder, got {value}: use run_dir=..., runs=... or name=...")
 
 
 def main() -> None:
@@ -86,9 +98,14 @@ def main() -> None:
     # (a detector on two busy cores: 6 s a step instead of 0.5). Read by torch when it is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
+        _refuse_folders_of_hydra(sys.argv[1:])
         run_stage()
     except (NasTransferError, HydraException, OmegaConfBaseException) as error:
         _fail(_composition_sentence(error))
+    except ValueError as error:
+        if not _is_of_hydra(error):
+            raise
+        _fail(str(error))  # flags that contradict each other, or an argument without a key
     except KeyboardInterrupt:
         _interrupted()
     except SystemExit as error:
@@ -97,8 +114,27 @@ def main() -> None:
         raise
 
 
+@contextmanager
+def sentences(arguments: Sequence[str]) -> Iterator[None]:
+    """Raise what Hydra and OmegaConf say of these arguments as a ConfigError of one sentence."""
+    try:
+        yield
+    except NasTransferError:
+        raise
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_composition_sentence(error, arguments)) from error
+
+
+def _is_of_hydra(error: ValueError) -> bool:
+    """Whether Hydra itself raised it before a stage began."""
+    files_of_frames = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+    package = Path(hydra.__file__).parent
+    began = next(place for place, file in enumerate(files_of_frames) if file.is_relative_to(package))
+    return all(file.is_relative_to(package) for file in files_of_frames[began:])
+
+
 def _interrupted() -> NoReturn:
-    print("\ninterrupted: the same command goes on from the last checkpoint", file=sys.stderr)
+    print("\ninterrupted: the same command continues from the last checkpoint", file=sys.stderr)
     sys.exit(EXIT_INTERRUPTED)
 
 
@@ -108,7 +144,7 @@ def _fail(sentence: str) -> NoReturn:
     sys.exit(EXIT_BAD_INPUT)
 
 
-def _composition_sentence(error: Exception) -> str:
+def _composition_sentence(error: Exception, arguments: Sequence[str] | None = None) -> str:
     """Our own error's sentence, or Hydra's message in one, with the nearest known key or choice for an unknown one."""
     cause: BaseException | None = error
     while cause is not None:  # Hydra wraps what a constructor or a resolver raised
@@ -120,14 +156,14 @@ def _composition_sentence(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.options:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         near = _nearest(choice, error.options)
-        return f"expected {group} to be one of {', '.join(error.options)}, got '{choice}': did you mean '{near}'?"
+        return f"{group} must be one of {', '.join(error.options)}, got '{choice}': did you mean '{near}'?"
     unknown = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text)
     if unknown is None:
         nested = error.__cause__
         return f"{text} {nested}" if nested is not None and str(nested) not in text else text
     key = unknown.group(1).lstrip("+~")
-    near = _nearest(key, _known_keys())
-    return f"expected a key of the configuration, got '{key}': did you mean '{near}'? (--cfg job shows all keys)"
+    near = _nearest(key, _known_keys(sys.argv[1:] if arguments is None else arguments))
+    return f"'{key}' is not a key of the configuration: did you mean '{near}'? (--cfg job shows all keys)"
 
 
 def _nearest(key: str, known: Sequence[str]) -> str:
@@ -137,25 +173,19 @@ def _nearest(key: str, known: Sequence[str]) -> str:
     return difflib.get_close_matches(key, same_word or known, n=1, cutoff=0.0)[0]
 
 
-def _known_keys() -> list[str]:
+def _known_keys(arguments: Sequence[str]) -> list[str]:
     """All dotted keys of the configuration as far as the command line can be composed without the unknown key."""
-    groups = [
-        argument
-        for argument in sys.argv[1:]
-        if re.match(r"(stage|task|data|supernet|trainer|experiment)=[\w/]+$", argument)
-    ]
+    groups = [argument for argument in arguments if (conf_dir() / f"{argument.replace('=', '/', 1)}.yaml").is_file()]
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = hydra.compose("config", groups)
     keys: list[str] = []
 
-    def collect(node: Any, prefix: str) -> None:
-        for key in node:
+    def collect(node: object, prefix: str) -> None:
+        for key, child in node.items() if isinstance(node, dict) else ():
             keys.append(f"{prefix}{key}")
-            child = node._get_node(key)
-            if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
-                collect(child, f"{prefix}{key}.")
+            collect(child, f"{prefix}{key}.")
 
-    collect(cfg, "")
+    collect(OmegaConf.to_container(cfg), "")
     return keys
 
 

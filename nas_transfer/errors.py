@@ -1,8 +1,10 @@
 """The one exception family: what a user can mend by changing the command, the data or a file.
 
-Every message is one sentence of the form "expected ..., got ...: try ...". The command line prints it without a
-traceback and ends with exit code 2; anything outside this family is a defect of the program and keeps its traceback.
+Every message is one line: what is wrong, what was given, what to do. The command line prints it without a traceback and
+ends with exit code 2; anything outside this family is a defect of the program and keeps its traceback.
 """
+
+from collections.abc import Iterable
 
 
 class NasTransferError(Exception):
@@ -10,7 +12,16 @@ class NasTransferError(Exception):
 
 
 class ConfigError(NasTransferError):
-    """A configuration value that cannot be used, alone or together with another."""
+    """Configuration values that cannot be used, alone or together.
+
+    Args:
+        faults: a sentence for each value.
+    """
+
+    def __init__(self, *faults: str) -> None:
+        several = f"{len(faults)} faults in the configuration: {'; '.join(faults)}"
+        super().__init__(several if len(faults) > 1 else "".join(faults))
+        self.faults = faults
 
 
 class DataError(NasTransferError):
@@ -27,3 +38,10 @@ class WeightsError(NasTransferError):
 
 class RunError(NasTransferError):
     """A run directory that is missing, unfinished, or belongs to another configuration."""
+
+
+def report_faults(faults: Iterable[str]) -> None:
+    """Raise one ConfigError for all faults, if there are any; a record's ``__post_init__`` calls it with its own."""
+    collected = tuple(faults)
+    if collected:
+        raise ConfigError(*collected)

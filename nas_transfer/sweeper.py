@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
@@ -21,9 +21,12 @@ from omegaconf import DictConfig
 
 from nas_transfer.errors import ConfigError, NasTransferError
 from nas_transfer.stages.common.run_directory import log_to
+from nas_transfer.stages.config.entry import begin_run
+from nas_transfer.stages.config.search import SearchConfig
 
 if TYPE_CHECKING:
     from nas_transfer.runs import Job
+    from nas_transfer.search.loop import Launch
 
 TARGET = "hydra_plugins.nas_transfer.ArchSweeper"
 
@@ -40,24 +43,22 @@ class ArchSweeper(Sweeper):
             .launch
         )
 
-    def sweep(self, arguments: list[str]) -> Any:
+    def sweep(self, arguments: list[str]) -> float | None:
         """Run the search to its end; `arguments` are the command line's, which every job gets too.
 
         Raises:
             NasTransferError: everything that a user can mend.
         """
-        from nas_transfer.stages.search import search  # torch and Optuna, not needed before
-
         for override in OverridesParser.create().parse_overrides(arguments):
             if override.is_sweep_override():
                 raise ConfigError(
-                    f"expected one value for {override.key_or_group} in a search, got several: "
-                    "give one command a value (a search is a sweep over archs already)"
+                    f"a search takes one value for {override.key_or_group}, got several: "
+                    "run one command for each value (a search is a sweep over archs already)"
                 )
         self.arguments = arguments
         self.log_plainly()
         logging.getLogger("hydra._internal.core_plugins.basic_launcher").setLevel(logging.WARNING)
-        return search(self.composed, self.composed.hydra, self.launch)
+        return run_search(self.composed, self.launch)
 
     def log_plainly(self) -> None:
         """Log as the jobs do."""
@@ -83,6 +84,21 @@ class ArchSweeper(Sweeper):
             self.log_plainly()  # launchers set up their own log
             log_to(Path(self.composed.run_dir))
         return [_failure(result) for result in returns]
+
+
+def run_search(cfg: DictConfig, launch: Launch) -> float | None:
+    """Run or go on with the search of a composed configuration, Hydra's own keys included; the picked arch's score.
+
+    Raises:
+        NasTransferError: everything that a user can mend.
+    """
+    from nas_transfer.stages.search import search  # torch and Optuna, not needed before
+
+    config, run = begin_run(cfg, cfg.hydra, imports=True)
+    if not isinstance(config, SearchConfig):
+        raise ConfigError(f"stage.config must name a search's record for this sweeper, got {cfg.stage.config}")
+    log_to(run.folder)
+    return search(config, launch)
 
 
 def _failure(result: JobReturn) -> str | None:

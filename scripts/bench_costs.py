@@ -16,7 +16,9 @@ from hydra import compose, initialize_config_dir
 import nas_transfer.cli  # noqa: F401  registers the resolvers
 from nas_transfer.paths import conf_dir
 from nas_transfer.space import SUPERNET
-from nas_transfer.stages.common.build import build_table, build_task
+from nas_transfer.stages.common.build import build_task
+from nas_transfer.stages.config.base import TaskRunConfig
+from nas_transfer.stages.config.entry import read_config
 
 
 def main() -> None:
@@ -28,10 +30,10 @@ def main() -> None:
     print(f"macs and params of {options.archs} archs, one thread: seconds of a first call, a second, and one by one")
     for supernet, name in (("bignas", "imagenet"), ("bignas", "coco_det"), ("detnas_1300m", "imagenet")):
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            cfg = compose("config", [f"task={name}", f"supernet={supernet}"])
-        table = build_table(cfg)
+            config = read_config(compose("config", [f"task={name}", f"supernet={supernet}"]), TaskRunConfig)
+        table = config.supernet.build()
         with torch.device("meta"):
-            task = build_task(cfg, table, SUPERNET, None)
+            task = build_task(config, table, SUPERNET, None)
         rng = np.random.default_rng(0)
         archs = [table.space.sample(rng) for _ in range(options.archs)]
         seconds = []

@@ -30,7 +30,9 @@ from nas_transfer.runs import Evaluation
 from nas_transfer.search.evaluate import CandidateEvaluator
 from nas_transfer.space import Arch
 from nas_transfer.stages.common.candidates import build_evaluator
-from nas_transfer.stages.common.training import train
+from nas_transfer.stages.config.entry import read_config
+from nas_transfer.stages.config.search import SearchConfig
+from nas_transfer.stages.finetune import run as train
 from nas_transfer.tasks.task import Task
 
 NUM_CALIBRATION = 500
@@ -97,7 +99,7 @@ def timed(options: argparse.Namespace) -> dict[str, object]:
     search = configuration(
         options, "stage=search", f"weights={options.weights}", f"search.precision='{options.precision}'"
     )
-    evaluator = build_evaluator(search, cache=ours)
+    evaluator = build_evaluator(read_config(search, SearchConfig), cache=ours)
     space = evaluator.supernet.table.space
     rng = np.random.default_rng(0)
     archs = [space.smallest(), space.largest(), *(space.sample(rng) for _ in range(options.candidates - 2))]

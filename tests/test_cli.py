@@ -115,6 +115,63 @@ def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path: Path, arguments: li
     assert expected in sentence(forked(tmp_path, *arguments, code=2))
 
 
+def test_several_faults_are_one_sentence_and_leave_no_folder(tmp_path: Path) -> None:
+    text = sentence(forked(tmp_path, "task=coco_det", "num_threads=0", "task.recipe.lr=-1", "resume=perhaps", code=2))
+    assert text.startswith("error: 4 faults in the configuration: ")
+    for key in ("data.root", "num_threads", "recipe.lr", "resume"):
+        assert key in text
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [
+        (["hydra.run.dir=elsewhere", *PROFILE], "hydra.run.dir"),
+        (["-m", "hydra.sweep.dir=elsewhere", *PROFILE], "hydra.sweep.dir"),
+        (["-m", "hydra.sweep.subdir=elsewhere", *PROFILE], "hydra.sweep.subdir"),
+    ],
+)
+def test_hydras_own_folder_keys_are_refused(tmp_path: Path, arguments: list[str], key: str) -> None:
+    text = sentence(forked(tmp_path, *arguments, code=2))
+    assert text == f"error: {key} names no run's folder, got elsewhere: use run_dir=..., runs=... or name=..."
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "expected"),
+    [
+        (["-h"], 0, "python -m nas_transfer stage=proxy"),
+        (["--hydra-help"], 0, "--shell-completion"),
+        (["--version"], 0, "Hydra 1."),
+        (["--info", "searchpath"], 0, "Config search path"),
+        (["--info", "plugins"], 0, "Installed Hydra Plugins"),
+        (["--cfg", "job", "--package", "task.recipe"], 0, "lr_batch: 8"),
+        (["--cfg", "job", "--resolve", "seed=5"], 0, "seed: 5"),
+        (["-sc", "install=bash"], 0, "hydra_bash_completion"),
+        (["--shell-completion", "uninstall=bash"], 0, "unset hydra_bash_completion"),
+        (["--foo"], 2, "unrecognized arguments: --foo"),
+        (["--foo=3", "task=coco_det"], 2, "unrecognized arguments: --foo=3"),
+        (["--cfg", "everything"], 2, "argument --cfg/-c: invalid choice: 'everything'"),
+        (["--shell-completion"], 2, "error: Expecting one subcommand from ['install', 'uninstall', 'query']"),
+        (["--resolve"], 2, "error: The --resolve flag can only be used in conjunction with --cfg or --help"),
+        (["--run", "--multirun"], 2, "error: Only one of --run, --multirun"),
+        (["--config-name", "other"], 2, "error: Cannot find primary config 'other'"),
+        (["task"], 2, "error: Error parsing override 'task'"),
+    ],
+)
+def test_flags_are_those_of_any_hydra_program(tmp_path: Path, arguments: list[str], code: int, expected: str) -> None:
+    done = forked(tmp_path, *arguments, code=code)
+    assert expected in (done.stderr if code else done.stdout)
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_shell_completes_choices_and_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for line, expected in (("task=coco_", "task=coco_det"), ("task.recipe.opt", "task.recipe.optimizer=")):
+        monkeypatch.setenv("COMP_LINE", f"nas-transfer {line}")
+        assert expected in forked(tmp_path, "-sc", "query=bash").stdout
+
+
 def test_an_arch_file_outside_the_space_names_the_gene_and_what_is_allowed(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(
         "resolution: 192\nwidth: [16, 16, 24, 32, 64, 112, 192, 216, 1792]\ndepth: [1, 3, 3, 3, 3, 9, 1]\n"
@@ -209,4 +266,4 @@ def test_ctrl_c_says_how_to_go_on_also_when_lightning_has_turned_it_into_exit_co
         "    except KeyboardInterrupt:\n        sys.exit(1)\n"
     )
     done = run(tmp_path, "stage.run=interrupted_stage.run", code=130)
-    assert done.stderr.strip() == "interrupted: the same command goes on from the last checkpoint"
+    assert done.stderr.strip() == "interrupted: the same command continues from the last checkpoint"

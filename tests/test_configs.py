@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 import nas_transfer.cli  # noqa: F401  registers the resolvers
 from nas_transfer.paths import conf_dir
+from nas_transfer.stages.config.entry import config_sha256, read_config, record_of
 
 CONF = conf_dir()
 GROUPS = {
@@ -35,8 +36,7 @@ def targets(node: Any) -> Iterator[dict[str, Any]]:
 
 def bind(node: dict[str, Any]) -> None:
     """Bind a node's keys to its target's signature: TypeError for a missing or an unknown one."""
-    not_theirs = {"preview"}  # of data: the profile stage's own
-    arguments = {key: value for key, value in node.items() if not key.startswith("_") and key not in not_theirs}
+    arguments = {key: value for key, value in node.items() if not key.startswith("_")}
     signature = inspect.signature(get_object(node["_target_"]))
     if node.get("_partial_"):
         signature.bind_partial(**arguments)
@@ -54,11 +54,23 @@ def composed(*overrides: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES, ids="=".join)
 def test_every_choice_composes_and_its_targets_take_its_arguments(group: str, choice: str) -> None:
-    stage = ["stage=search"] if group in ("objective", "sampler") else []
+    stage = ["stage=search"] if group in ("objective", "sampler", "search") else []
     found = list(targets(composed(*stage, f"{group}={choice}")))
     assert found
     for node in found:
         bind(node)
+
+
+@pytest.mark.parametrize("task", GROUPS["task"])
+@pytest.mark.parametrize("stage", GROUPS["stage"])
+def test_every_stage_reads_every_task_into_its_record(stage: str, task: str) -> None:
+    given = ["data.root=somewhere", "weights=a_run", *(["images=pictures"] if stage == "predict" else [])]
+    classes = ["data.class_names=[a]"] if task == "small_seg" else []
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", [f"stage={stage}", f"task={task}", *given, *classes])
+    config = read_config(cfg, record_of(cfg))
+    assert config.stage.name == stage
+    assert config.config_sha256 == config_sha256(cfg)
 
 
 @pytest.mark.parametrize("task", GROUPS["task"])

@@ -161,6 +161,7 @@ def test_the_graph_counts_lazy_imports_and_finds_cycles(tmp_path: Path) -> None:
         "supernet.cost",
         "cli",
         "stages.common.run_directory",
+        "stages.config.entry",
         "runs.result",
         "report.page",
     ],

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from nas_transfer.data.inspection import PartSummary
+from nas_transfer.runs import Check, Finding, PartSummary, TrainingEstimate
 
 PROBLEMS = {
     "broken": "broken, missing or mismatched files",
@@ -23,20 +22,19 @@ NOTES_SHOWN = 5
 MOST_CLASSES = 40
 
 
-def check_text(content: Mapping[str, Any]) -> str:
-    """The content of a check as lines for people: all problems, and the first notes of each kind."""
-    lines = [
-        f"{content['task']} on {content['root']}, read in {content['seconds']:.0f} s; ranges: least - median - most"
-    ]
-    for part, summary in content["parts"].items():
+def check_text(check: Check) -> str:
+    """A check as lines for people: all problems, and the first notes of each kind."""
+    lines = [f"{check.task} on {check.root}, read in {check.seconds:.0f} s; ranges: least - median - most"]
+    for part, summary in check.parts.items():
         lines += _part_lines(part, summary)
-    lines += _class_table(content["parts"])
+    lines += _class_table(check.parts)
     for kinds, shown in ((NOTES, NOTES_SHOWN), (PROBLEMS, None)):
         for kind, title in kinds.items():
-            lines += _finding_lines(kind, title, content["findings"], shown)
-    lines.append(_training_line(content["training"]))
-    count = content["num_problems"]
-    lines.append(f"{count} problem{'' if count == 1 else 's'}")
+            lines += _finding_lines(kind, title, check.findings, shown)
+    lines.append(
+        f"training was not timed: {check.not_timed}" if check.training is None else _training_line(check.training)
+    )
+    lines.append(f"{check.num_problems} problem{'' if check.num_problems == 1 else 's'}")
     return "\n".join(lines)
 
 
@@ -88,28 +86,26 @@ def _class_table(parts: Mapping[str, PartSummary]) -> list[str]:
     return lines
 
 
-def _finding_lines(kind: str, title: str, findings: Sequence[Mapping[str, str]], shown: int | None) -> list[str]:
-    of_kind = [finding for finding in findings if finding["kind"] == kind]
+def _finding_lines(kind: str, title: str, findings: Sequence[Finding], shown: int | None) -> list[str]:
+    of_kind = [finding for finding in findings if finding.kind == kind]
     if not of_kind:
         return []
     lines = [f"{len(of_kind)} {title}:"]
     if kind == "empty class":  # one line per part, since there may be dozens
-        for part in dict.fromkeys(finding["part"] for finding in of_kind):
-            lines.append(f"  {part}: " + ", ".join(finding["name"] for finding in of_kind if finding["part"] == part))
+        for part in dict.fromkeys(finding.part for finding in of_kind):
+            lines.append(f"  {part}: " + ", ".join(finding.name for finding in of_kind if finding.part == part))
         return lines
-    lines += [f"  {finding['part']}: {finding['text']}" for finding in of_kind[:shown]]
+    lines += [f"  {finding.part}: {finding.text}" for finding in of_kind[:shown]]
     if shown is not None and len(of_kind) > shown:
         lines.append(f"  ... and {len(of_kind) - shown} more")
     return lines
 
 
-def _training_line(training: Mapping[str, Any]) -> str:
-    if "skipped" in training:
-        return f"training was not timed: {training['skipped']}"
-    hours = training["hours"]
+def _training_line(training: TrainingEstimate) -> str:
+    hours = training.hours
     whole = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
     return (
-        f"training arch={training['arch']} on one {training['device']}: {training['step_seconds']:.2f} s per step of "
-        f"{training['batch']} images, {whole} for {training['steps']} steps ({training['epochs']:.1f} epochs) without "
-        f"scoring, from the median of {training['steps_timed']} steps; peak memory {training['peak_memory_gb']:.1f} GB"
+        f"training arch={training.arch} on one {training.device}: {training.step_seconds:.2f} s per step of "
+        f"{training.batch} images, {whole} for {training.steps} steps ({training.epochs:.1f} epochs) without "
+        f"scoring, from the median of {training.steps_timed} steps; peak memory {training.peak_memory_gb:.1f} GB"
     )

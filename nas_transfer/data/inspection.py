@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypedDict
 
 import numpy as np
 import torch
 
 from nas_transfer.errors import DataError
+from nas_transfer.runs import Finding, LabelSummary, PartSummary, PersonSummary
 
 SMALL_BELOW, LARGE_FROM = 32**2, 96**2
 """Bounds of COCO's area classes, in pixels of the stored image."""
@@ -76,63 +76,6 @@ class Seen:
     digest: bytes = b""
     contents: Contents = field(default_factory=lambda: Contents(np.zeros(0, dtype=np.int64)))
     broken: str = ""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong: its kind, the part, the file or class, and a sentence."""
-
-    kind: str
-    part: str
-    name: str
-    text: str
-
-
-class ClassSummary(TypedDict):
-    """Images with a class, and how often it is there in all."""
-
-    images: int
-    count: int
-
-
-class LabelSummary(ClassSummary, total=False):
-    """Also the share of the pixels of label maps."""
-
-    pixel_share: float
-
-
-class ObjectSummary(TypedDict):
-    """The objects of a part; ranges are minimum, median and maximum."""
-
-    count: int
-    an_image: list[float] | None
-    images_without: int
-    small: int
-    medium: int
-    large: int
-
-
-class PersonSummary(ObjectSummary, total=False):
-    """Also the labelled keypoints of each person."""
-
-    keypoints_a_person: list[float] | None
-
-
-class ImageSummary(TypedDict):
-    """How many images a part has."""
-
-    images: int
-    broken: int
-
-
-class PartSummary(ImageSummary, total=False):
-    """A part in numbers; what the layout does not have is left out."""
-
-    width: list[float] | None
-    height: list[float] | None
-    classes: dict[str, LabelSummary]
-    objects: PersonSummary
-    ignored_share: float
 
 
 def see_all(inventory: Inventory, threads: int) -> Iterator[Seen]:

@@ -5,7 +5,15 @@ Nothing here imports torch, numpy or Hydra.
 """
 
 from nas_transfer.runs import files
-from nas_transfer.runs.check import Check, Finding, TrainingEstimate, read_check
+from nas_transfer.runs.check import (
+    Check,
+    Finding,
+    LabelSummary,
+    PartSummary,
+    PersonSummary,
+    TrainingEstimate,
+    read_check,
+)
 from nas_transfer.runs.costs import SECONDS_PER_HOUR, Ancestor, ArchContent, Costs, Usage
 from nas_transfer.runs.fronts import (
     CONFIDENCE,
@@ -49,8 +57,11 @@ __all__ = [
     "Finding",
     "Front",
     "Job",
+    "LabelSummary",
     "Manifest",
     "Outcome",
+    "PartSummary",
+    "PersonSummary",
     "PredictorQuality",
     "RankQuality",
     "Repeats",

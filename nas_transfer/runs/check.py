@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 from nas_transfer.runs import files
 from nas_transfer.runs.reading import read_record, write_record
@@ -20,6 +21,53 @@ class Finding:
     part: str
     name: str
     text: str
+
+
+class ClassSummary(TypedDict):
+    """Images with a class, and how often it is there in all."""
+
+    images: int
+    count: int
+
+
+class LabelSummary(ClassSummary, total=False):
+    """Also the share of the pixels of label maps."""
+
+    pixel_share: float
+
+
+class ObjectSummary(TypedDict):
+    """The objects of a part; ranges are minimum, median and maximum."""
+
+    count: int
+    an_image: list[float] | None
+    images_without: int
+    small: int
+    medium: int
+    large: int
+
+
+class PersonSummary(ObjectSummary, total=False):
+    """Also the labelled keypoints of each person."""
+
+    keypoints_a_person: list[float] | None
+
+
+class ImageSummary(TypedDict):
+    """How many images a part has."""
+
+    images: int
+    broken: int
+
+
+class PartSummary(ImageSummary, total=False):
+    """A part of a dataset in numbers; what the layout does not have is left out."""
+
+    width: list[float] | None
+    height: list[float] | None
+    classes: dict[str, LabelSummary]
+    objects: PersonSummary
+    ignored_share: float
 
 
 @dataclass(frozen=True)
@@ -55,7 +103,7 @@ class Check:
     Attributes:
         task: for which it was checked.
         root: folder of the dataset.
-        parts: figures of each part: images, sizes, classes, objects.
+        parts: of the dataset, by name.
         counts: findings by kind.
         num_problems: findings that count as problems.
         findings: all of them.
@@ -66,7 +114,7 @@ class Check:
 
     task: str
     root: str
-    parts: Mapping[str, Mapping[str, object]]
+    parts: Mapping[str, PartSummary]
     counts: Mapping[str, int]
     num_problems: int
     findings: tuple[Finding, ...]

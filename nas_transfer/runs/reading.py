@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Literal, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 from nas_transfer.errors import RunError
 from nas_transfer.runs.atomic import write_json
@@ -21,6 +21,8 @@ Record = TypeVar("Record", bound="DataclassInstance")
 
 FORMAT = "format"
 """Key of the format version in each file."""
+REQUIRED_KEYS = "__required_keys__"
+"""Of a TypedDict, by typing's documentation."""
 
 
 def write_record(path: Path, record: DataclassInstance, version: int) -> None:
@@ -90,7 +92,7 @@ def parse(kind: type[Record], content: Mapping[str, object], prefix: str = "") -
 
 
 @cache
-def _hints(kind: type[DataclassInstance]) -> Mapping[str, object]:
+def _hints(kind: type) -> Mapping[str, object]:
     return get_type_hints(kind)
 
 
@@ -107,6 +109,10 @@ def _value(hint: object, value: object, name: str) -> object:
         raise ValueError(f"{name} is {value!r}, not one of {', '.join(map(repr, arguments))}")
     if is_dataclass(hint) and isinstance(hint, type):
         return parse(hint, _mapping(value, name), f"{name}.")
+    if is_typeddict(hint) and isinstance(hint, type):
+        return _typed_dict(hint, _mapping(value, name), name)
+    if origin is list:
+        return list(_tuple((arguments[0], Ellipsis), value, name))
     if origin is tuple:
         return _tuple(arguments, value, name)
     if isinstance(origin, type) and issubclass(origin, Mapping):
@@ -119,6 +125,13 @@ def _mapping(value: object, name: str) -> Mapping[str, object]:
     if not isinstance(value, Mapping):
         raise ValueError(f"{name} is no mapping")
     return value
+
+
+def _typed_dict(hint: type, content: Mapping[str, object], name: str) -> dict[str, object]:
+    for key in getattr(hint, REQUIRED_KEYS):
+        if key not in content:
+            raise ValueError(f"{name}.{key} is missing")
+    return {key: _value(kind, content[key], f"{name}.{key}") for key, kind in _hints(hint).items() if key in content}
 
 
 def _one_of(hints: Sequence[object], value: object, name: str) -> object:

@@ -1,8 +1,7 @@
-"""Look a data set through and time the recipe on it, before hours are spent."""
+"""Validate a dataset and estimate the training time."""
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
 import resource
@@ -10,9 +9,8 @@ import statistics
 import sys
 import time
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -24,8 +22,7 @@ from rich.progress import track
 from nas_transfer.data.check_text import PROBLEMS, check_text
 from nas_transfer.data.inspection import Inventory, Seen, leaks, part_findings, see_all, summarise
 from nas_transfer.errors import NasTransferError
-from nas_transfer.runs import files
-from nas_transfer.runs.atomic import write_json
+from nas_transfer.runs import Check, TrainingEstimate, files
 from nas_transfer.space import ArchOrSupernet
 from nas_transfer.stages.common.build import (
     build_arch,
@@ -37,7 +34,9 @@ from nas_transfer.stages.common.build import (
     make_data,
     set_threads,
 )
-from nas_transfer.stages.common.training import steps_of_epoch, steps_of_run
+from nas_transfer.stages.common.training import steps_of_epoch
+from nas_transfer.stages.config.entry import read_config
+from nas_transfer.stages.config.training import CheckConfig
 from nas_transfer.supernet.protocol import SupernetTable
 from nas_transfer.tasks.checkpoint import Checkpoint, inherit
 from nas_transfer.tasks.training import TaskModule
@@ -58,59 +57,64 @@ def run(cfg: DictConfig, folder: Path) -> None:
         ConfigError: a run without a length.
         NasTransferError: data that cannot be found at all, or weights that cannot be read.
     """
-    set_threads(cfg)
+    config = read_config(cfg, CheckConfig)
+    set_threads(config.num_threads)
     start = time.monotonic()
-    steps_of_run(cfg, steps_per_epoch=1)  # a run without a length is refused before hours of reading
-    table, parent = build_weights(cfg)
-    arch = build_arch(cfg, table.space)
-    factor = build_task(cfg, table, arch, None).resize_factor
-    data = make_data(cfg, arch, table.preprocessing)
+    table, parent = build_weights(config)
+    arch = build_arch(config.arch, table.space)
+    factor = build_task(config, table, arch, None).resize_factor
+    data = make_data(config.data, arch, table.preprocessing)
     inventories = data.inventories()
-    seen = {part: _see(cfg, part, inventory) for part, inventory in inventories.items()}
+    seen = {part: _see(config, part, inventory) for part, inventory in inventories.items()}
     findings = [finding for part in seen for finding in part_findings(part, inventories[part], seen[part], factor)]
     findings += leaks(seen)
-    content: dict[str, Any] = {
-        "task": cfg.task.name,
-        "root": str(data.root),
-        "parts": {part: summarise(inventories[part], seen[part]) for part in seen},
-        "counts": dict(Counter(finding.kind for finding in findings)),
-        "num_problems": sum(finding.kind in PROBLEMS for finding in findings),
-        "findings": [asdict(finding) for finding in findings],
-        "seconds": time.monotonic() - start,
-    }
-    broken = content["counts"].get("broken", 0)
-    if broken and not cfg.data.skip_broken:
-        reason = f"{broken} files are broken: repair or remove them, or set data.skip_broken=true"
-        content["training"] = {"skipped": reason}
+    counts = Counter(finding.kind for finding in findings)
+    seconds = time.monotonic() - start
+    training: TrainingEstimate | str
+    if counts["broken"] and not config.data["skip_broken"]:
+        training = f"{counts['broken']} files are broken: repair or remove them, or set data.skip_broken=true"
     else:
-        content["training"] = _training(cfg, table, parent, arch)
-    write_json(folder / files.CHECK, content)
-    print(check_text(content))
+        training = _training(config, table, parent, arch)
+    check = Check(
+        task=config.task.name,
+        root=str(data.root),
+        parts={part: summarise(inventories[part], seen[part]) for part in seen},
+        counts=dict(counts),
+        num_problems=sum(finding.kind in PROBLEMS for finding in findings),
+        findings=tuple(findings),
+        seconds=seconds,
+        training=None if isinstance(training, str) else training,
+        not_timed=training if isinstance(training, str) else "",
+    )
+    check.write(folder)
+    print(check_text(check))
     print(f"all of it: {folder / files.CHECK}")
 
 
-def _see(cfg: DictConfig, part: str, inventory: Inventory) -> list[Seen]:
-    threads = cfg.num_workers or min(MOST_THREADS, os.cpu_count() or 1)
+def _see(config: CheckConfig, part: str, inventory: Inventory) -> list[Seen]:
+    threads = config.num_workers or min(MOST_THREADS, os.cpu_count() or 1)
     return list(
         track(
             see_all(inventory, threads),
             f"reading {part}",
             total=len(inventory.files),
             transient=True,
-            disable=not (cfg.trainer.enable_progress_bar and sys.stdout.isatty()),
+            disable=not (config.trainer.enable_progress_bar and sys.stdout.isatty()),
         )
     )
 
 
-def _training(cfg: DictConfig, table: SupernetTable, parent: Checkpoint | None, arch: ArchOrSupernet) -> dict[str, Any]:
-    """What training takes, or under ``skipped`` why it fails here, which leaves that unknown."""
+def _training(
+    config: CheckConfig, table: SupernetTable, parent: Checkpoint | None, arch: ArchOrSupernet
+) -> TrainingEstimate | str:
+    """How long training takes, or why that is unknown: training fails here."""
     try:
-        return _timed_training(cfg, table, parent, arch)
+        return _timed_training(config, table, parent, arch)
     except (NasTransferError, torch.OutOfMemoryError) as error:
-        return {"skipped": _sentence(error)}
+        return _sentence(error)
     except RuntimeError as error:
         logger.warning("training failed", exc_info=True)
-        return {"skipped": _sentence(error)}
+        return _sentence(error)
 
 
 def _sentence(error: Exception) -> str:
@@ -129,7 +133,7 @@ class StepTimes(Callback):
         """Of each timed step."""
         return np.diff(self.ends[WARMUP_STEPS - 1 :]).tolist()
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
         """Note the time after a step, once the device has done it."""
         if trainer.global_step == self.steps:
             return
@@ -142,18 +146,18 @@ class StepTimes(Callback):
 
 
 def _timed_training(
-    cfg: DictConfig, table: SupernetTable, parent: Checkpoint | None, arch: ArchOrSupernet
-) -> dict[str, Any]:
+    config: CheckConfig, table: SupernetTable, parent: Checkpoint | None, arch: ArchOrSupernet
+) -> TrainingEstimate:
     """Train a few steps on one device as the training stage would, and extrapolate to the whole run."""
-    cfg = copy.deepcopy(cfg)
-    cfg.trainer.devices, cfg.trainer.num_nodes, cfg.trainer.strategy = 1, 1, "auto"
-    data = build_data(cfg, arch, table.preprocessing)
+    on_one_device = replace(config.trainer, devices=1, num_nodes=1, strategy="auto")
+    config = replace(config, trainer=on_one_device)
+    data = build_data(config.data, arch, table.preprocessing)
     steps = WARMUP_STEPS + MOST_STEPS
-    trainer = build_bare_trainer(cfg, steps)
-    epoch = steps_of_epoch(cfg, data, trainer)
-    total = steps_of_run(cfg, epoch)
-    accumulate = cfg.task.recipe.accumulate
-    task = build_task(cfg, table, arch, data)
+    trainer = build_bare_trainer(config.trainer, steps)
+    epoch = steps_of_epoch(config, data, trainer)
+    total = config.trainer.steps(epoch)
+    accumulate = config.task.recipe.build().accumulate
+    task = build_task(config, table, arch, data)
     if parent is not None:
         inherit(task, parent)
     data.stream(steps * accumulate, batches_per_step=accumulate)
@@ -162,20 +166,20 @@ def _timed_training(
     on_gpu = trainer.strategy.root_device.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
-    settings = build_training_settings(cfg, total, data.batch_size * accumulate)
+    settings = build_training_settings(config, total, data.batch_size * accumulate)
     trainer.fit(TaskModule(task, settings).train(), datamodule=data)
     seconds = statistics.median(times.seconds)  # other work on the machine disturbs single steps
-    return {
-        "device": torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads",
-        "arch": str(cfg.arch),
-        "batch": data.batch_size * accumulate,
-        "step_seconds": seconds,
-        "steps_timed": len(times.seconds),
-        "steps": total,
-        "epochs": total / epoch,
-        "hours": seconds * total / 3600,
-        "peak_memory_gb": (torch.cuda.max_memory_reserved() if on_gpu else _peak_bytes()) / 1e9,
-    }
+    return TrainingEstimate(
+        device=torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads",
+        arch=config.arch,
+        batch=data.batch_size * accumulate,
+        step_seconds=seconds,
+        steps_timed=len(times.seconds),
+        steps=total,
+        epochs=total / epoch,
+        hours=seconds * total / 3600,
+        peak_memory_gb=(torch.cuda.max_memory_reserved() if on_gpu else _peak_bytes()) / 1e9,
+    )
 
 
 def _peak_bytes() -> int:

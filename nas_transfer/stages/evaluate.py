@@ -11,7 +11,9 @@ from nas_transfer.runs import Result
 from nas_transfer.stages.common.build import build_trainer, set_threads
 from nas_transfer.stages.common.evaluation import evaluate_task, load_trained
 from nas_transfer.stages.common.results import make_result, write_predictions
-from nas_transfer.stages.common.trained_run import changes_since
+from nas_transfer.stages.config.entry import read_config
+from nas_transfer.stages.config.trained import changes_since
+from nas_transfer.stages.config.training import EvaluateConfig
 from nas_transfer.tasks.training import ScoringModule
 
 logger = logging.getLogger(__name__)
@@ -24,13 +26,14 @@ def run(cfg: DictConfig, folder: Path) -> Result | None:
         ConfigError: no weights, or an arch that the weights do not hold.
         NasTransferError: data or weights that cannot be used.
     """
-    set_threads(cfg)
+    config = read_config(cfg, EvaluateConfig)
+    set_threads(config.num_threads)
     for difference in changes_since(cfg):
         logger.warning("%s", difference)
-    task, data, checkpoint = load_trained(cfg)
-    trainer = build_trainer(cfg, folder)
-    metrics = evaluate_task(cfg, ScoringModule(task), data, trainer)
+    task, data, checkpoint = load_trained(config)
+    trainer = build_trainer(config, folder)
+    metrics = evaluate_task(ScoringModule(task), data, trainer, config.calibration_images)
     if not trainer.is_global_zero:
         return None
-    write_predictions(cfg, folder, task, data)
-    return make_result(cfg, task, metrics, devices=trainer.world_size, provenance=checkpoint.lineage())
+    write_predictions(config.sample_predictions, folder, task, data)
+    return make_result(config, task, metrics, devices=trainer.world_size, provenance=checkpoint.lineage())

@@ -8,7 +8,6 @@ import logging
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +15,7 @@ import yaml
 from omegaconf import DictConfig
 from torch import Tensor
 
+from nas_transfer.data.module import DownstreamData
 from nas_transfer.deploy.engines import (
     Run,
     largest_difference,
@@ -34,7 +34,9 @@ from nas_transfer.search.latency_table import pass_times
 from nas_transfer.stages.common.build import set_threads
 from nas_transfer.stages.common.evaluation import load_trained
 from nas_transfer.stages.common.results import make_result
-from nas_transfer.stages.common.trained_run import with_the_runs_own
+from nas_transfer.stages.config.entry import read_config
+from nas_transfer.stages.config.network import ExportConfig
+from nas_transfer.stages.config.trained import with_trained_groups
 from nas_transfer.supernet.layers import fold_batch_norms
 from nas_transfer.tasks.checkpoint import Checkpoint
 from nas_transfer.tasks.deployed import TOP_STRIDE, Deployed
@@ -55,17 +57,17 @@ def run(cfg: DictConfig, folder: Path) -> Result:
             then.
     """
     onnxruntime()
-    set_threads(cfg)
-    cfg = with_the_runs_own(cfg)
-    task, data, checkpoint = load_trained(cfg)
+    config = read_config(with_trained_groups(cfg), ExportConfig)
+    set_threads(config.num_threads)
+    task, data, checkpoint = load_trained(config)
     if task.is_supernet:
-        raise ConfigError("expected one arch of a supernet to export, got arch=supernet: max, min, a name or a file")
+        raise ConfigError("one arch of a supernet can be exported, got arch=supernet: use max, min, a name or a file")
     task.to("cpu")
     unchecked = folder / files.UNCHECKED_FOLDER
     shutil.rmtree(unchecked, ignore_errors=True)
     unchecked.mkdir(parents=True)
     try:
-        result = _export(cfg, task, data, checkpoint, unchecked)
+        result = _export(config, task, data, checkpoint, unchecked)
         for path in unchecked.iterdir():
             path.replace(folder / path.name)
     finally:
@@ -73,17 +75,17 @@ def run(cfg: DictConfig, folder: Path) -> Result:
     return result
 
 
-def _export(cfg: DictConfig, task: Task, data: Any, checkpoint: Checkpoint, folder: Path) -> Result:
+def _export(config: ExportConfig, task: Task, data: DownstreamData, checkpoint: Checkpoint, folder: Path) -> Result:
     """Write all files and compare them with the network."""
     _write_weights(task, checkpoint, folder)
     fold_batch_norms(task.eval().network)
-    images = _real_images(data, cfg.stage.compared_images)
+    images = _real_images(data, config.stage.compared_images)
     body = DeployedBody(Normalise(task.table.preprocessing), copy.deepcopy(task.body).requires_grad_(True)).eval()
     parts = {files.BODY: Deployed(body, body.outputs), files.MODEL: task.deployed()}
-    differences = {name: _checked(deployed, images, folder / name, cfg) for name, deployed in parts.items()}
+    differences = {name: _checked(deployed, images, folder / name, config) for name, deployed in parts.items()}
     engines = {
         "torch": run_torch(parts[files.MODEL].module.eval()),
-        "onnxruntime": run_onnx(folder / files.MODEL, cfg.num_threads),
+        "onnxruntime": run_onnx(folder / files.MODEL, config.num_threads),
     }
     metrics = {name: _score(task, data, engine) for name, engine in engines.items()}
     scores = {name: own[task.score_key] for name, own in metrics.items()}
@@ -92,16 +94,16 @@ def _export(cfg: DictConfig, task: Task, data: Any, checkpoint: Checkpoint, fold
     for name in engines:
         at = "x".join(map(str, size))
         print(f"{name:<12} {task.score_key} {100 * scores[name]:.2f} %, {times[name]:.2f} ms at {at}")
-    if not abs(scores["torch"] - scores["onnxruntime"]) <= cfg.stage.max_score_difference:
+    if not abs(scores["torch"] - scores["onnxruntime"]) <= config.stage.max_score_difference:
         raise RunError(
-            f"expected {files.MODEL} to score within stage.max_score_difference={cfg.stage.max_score_difference:g} of "
+            f"{files.MODEL} must score within stage.max_score_difference={config.stage.max_score_difference:g} of "
             f"torch's {scores['torch']:.4f}, got {scores['onnxruntime']:.4f}: nothing was exported"
         )
-    export = ExportSummary(differences, scores["torch"], times, size, cfg.num_threads)
-    result = make_result(cfg, task, metrics["onnxruntime"], provenance=checkpoint.lineage())
+    export = ExportSummary(differences, scores["torch"], times, size, config.num_threads)
+    result = make_result(config, task, metrics["onnxruntime"], provenance=checkpoint.lineage())
     result = replace(result, export=export)
     channels = dict(zip(body.outputs, task.table.feature_channels(task.require_subnet()), strict=True))
-    write_text(folder / files.MODEL_CARD, model_card(result, str(cfg.data.root), channels, parts[files.MODEL]))
+    write_text(folder / files.MODEL_CARD, model_card(result, str(config.data["root"]), channels, parts[files.MODEL]))
     return result
 
 
@@ -120,7 +122,7 @@ def _write_weights(task: Task, checkpoint: Checkpoint, folder: Path) -> None:
     save_file(tensors, folder / files.TENSORS, metadata)
 
 
-def _real_images(data: Any, count: int) -> list[Tensor]:
+def _real_images(data: DownstreamData, count: int) -> list[Tensor]:
     """The first images of the validation split, float (1, 3, H, W) in 0-255, cut to multiples of `TOP_STRIDE`."""
     images: list[Tensor] = []
     for batch in data.val_dataloader():
@@ -133,7 +135,7 @@ def _real_images(data: Any, count: int) -> list[Tensor]:
     return images
 
 
-def _checked(deployed: Deployed, images: list[Tensor], path: Path, cfg: DictConfig) -> float:
+def _checked(deployed: Deployed, images: list[Tensor], path: Path, config: ExportConfig) -> float:
     """Write a network's files and return how far ONNX is from torch; RunError beyond the bound.
 
     Outputs are compared value by value, but for a detector's: two detections that score alike may change places.
@@ -141,22 +143,22 @@ def _checked(deployed: Deployed, images: list[Tensor], path: Path, cfg: DictConf
     write_engines(deployed, path)
     if deployed.size is not None:
         images = [F.interpolate(image, deployed.size, mode="bilinear") for image in images]
-    compare, bound, what = (
-        (unmatched_share, "max_unmatched", "of the detections")
+    compare, key, bound, what = (
+        (unmatched_share, "max_unmatched", config.stage.max_unmatched, "of the detections")
         if deployed.one_image
-        else (largest_difference, "max_difference", "of the largest output")
+        else (largest_difference, "max_difference", config.stage.max_difference, "of the largest output")
     )
-    difference = compare(run_torch(deployed.module.eval()), run_onnx(path, cfg.num_threads), images)
+    difference = compare(run_torch(deployed.module.eval()), run_onnx(path, config.num_threads), images)
     print(f"{path.name:<12} differs from torch by {difference:.1e} {what}, {len(images)} images")
-    if not difference <= cfg.stage[bound]:
+    if not difference <= bound:
         raise RunError(
-            f"expected {path.name} to differ from torch by at most stage.{bound}={cfg.stage[bound]:g} {what}, "
-            f"got {difference:.2g}: nothing was exported"
+            f"{path.name} must differ from torch by at most stage.{key}={bound:g} {what}, got {difference:.2g}: "
+            "nothing was exported"
         )
     return difference
 
 
-def _score(task: Task, data: Any, engine: Run) -> dict[str, float]:
+def _score(task: Task, data: DownstreamData, engine: Run) -> dict[str, float]:
     """All metrics on the validation split with the network run by an engine."""
     scored = run_by(task, engine)
     scored.ground_truth = data.val_ground_truth

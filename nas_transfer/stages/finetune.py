@@ -1,5 +1,21 @@
 """Train one arch, or the whole supernet, on a downstream task."""
 
-from nas_transfer.stages.common.training import train as run
+from __future__ import annotations
 
-__all__ = ["run"]
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from nas_transfer.runs.result import Result
+from nas_transfer.stages.common.training import train
+from nas_transfer.stages.config.entry import read_config
+from nas_transfer.stages.config.training import TrainConfig
+
+
+def run(cfg: DictConfig, folder: Path) -> Result | None:
+    """Train, evaluate, and leave weights and predictions in `folder`; None on a rank that does not write.
+
+    Raises:
+        NasTransferError: configuration, data, arch or weights that cannot be used.
+    """
+    return train(read_config(cfg, TrainConfig), folder)

@@ -21,13 +21,16 @@ from nas_transfer.data.coco_annotations import CocoFile, ImageEntry
 from nas_transfer.data.drawing import overlay_side, with_legend
 from nas_transfer.data.images import image_files
 from nas_transfer.data.keypoint_annotations import read_boxes
+from nas_transfer.data.module import DownstreamData
 from nas_transfer.data.samples import DetectedBox, ScoredBox
 from nas_transfer.errors import ConfigError, DataError
 from nas_transfer.runs import files as run_files
 from nas_transfer.runs.atomic import write_json
 from nas_transfer.stages.common.build import set_threads
 from nas_transfer.stages.common.evaluation import load_trained
-from nas_transfer.stages.common.trained_run import trained_config, with_the_runs_own
+from nas_transfer.stages.config.entry import read_config
+from nas_transfer.stages.config.network import PredictConfig
+from nas_transfer.stages.config.trained import trained_config, with_trained_groups
 from nas_transfer.tasks.prediction import Prediction
 from nas_transfer.tasks.task import Task
 
@@ -43,25 +46,24 @@ def run(cfg: DictConfig, folder: Path) -> None:
         ConfigError: no images, a run without its configuration, or a supernet without a choice of its subnet.
         NasTransferError: data or weights that cannot be used.
     """
-    set_threads(cfg)
-    root, files = _find_images(Path(str(cfg.images)))
-    if not 0 <= cfg.score_threshold <= 1:
-        raise ConfigError(f"expected score_threshold in 0-1, got {cfg.score_threshold}")
     if trained_config(cfg.weights) is None:
         raise ConfigError(
-            f"expected weights=<a finished run's folder>, got {cfg.weights}: "
+            f"stage=predict needs weights=<a finished run's folder>, got {cfg.weights}: "
             "its .hydra/config.yaml says what the network is"
         )
-    task, data, _ = load_trained(with_the_runs_own(cfg))
+    config = read_config(with_trained_groups(cfg), PredictConfig)
+    set_threads(config.num_threads)
+    root, files = _find_images(Path(config.images))
+    task, data, _ = load_trained(config)
     if task.is_supernet:
-        raise ConfigError("expected one arch to predict with, got arch=supernet: use max, min, a name or a file")
-    boxes = _find_boxes(cfg, task, data, root, files)
+        raise ConfigError("stage=predict needs one arch, got arch=supernet: use max, min, a name or a file")
+    boxes = _find_boxes(config.boxes, task, data, root, files)
     for name in (run_files.OVERLAYS_FOLDER, run_files.LABELS_FOLDER):
         shutil.rmtree(folder / name, ignore_errors=True)
     for stale in folder.glob(f"{run_files.PREDICTIONS_PREFIX}*.*"):
         stale.unlink()
     start = time.monotonic()
-    rows, broken = _predict_all(cfg, task, data, root, files, boxes, folder)
+    rows, broken = _predict_all(config, task, data, root, files, boxes, folder)
     seconds = time.monotonic() - start
     for name, own in rows.items():
         _write_rows(folder / name, own)
@@ -72,32 +74,36 @@ def run(cfg: DictConfig, folder: Path) -> None:
         print(f"  left out: {sentence}")
 
 
-def _find_images(place: Path) -> tuple[Path, list[str]]:
+def _find_images(path: Path) -> tuple[Path, list[str]]:
     """The folder, and the sorted paths of its images relative to it."""
-    if place.is_file():
-        return place.parent, [place.name]
-    names = [Path(file).relative_to(place).as_posix() for file in image_files(place)]
+    if path.is_file():
+        return path.parent, [path.name]
+    names = [Path(file).relative_to(path).as_posix() for file in image_files(path)]
     if not names:
-        raise ConfigError(f"expected images=<a folder of images, or one>, got none in {place}")
-    return place, names
+        raise ConfigError(f"images must name an image or a folder of images, got none in {path}")
+    return path, names
 
 
-def _find_boxes(cfg: DictConfig, task: Task, data: Any, root: Path, files: Sequence[str]) -> Boxes | None:
+def _find_boxes(
+    boxes_file: str | None, task: Task, data: DownstreamData, root: Path, files: Sequence[str]
+) -> Boxes | None:
     """The persons of each image by its number; None if a pose task takes each image for one, and for other tasks."""
-    if cfg.boxes is None:
+    if boxes_file is None:
         if task.takes_boxes:
             logger.info("no boxes=...: each image is taken for one person")
         return None
     if not task.takes_boxes:
-        raise ConfigError(f"expected boxes for a pose task alone, got boxes={cfg.boxes} for a {task.kind.name} task")
+        raise ConfigError(
+            f"boxes are for a pose task alone, got boxes={boxes_file} for a {task.kind.name} task: leave it out"
+        )
     images = tuple(ImageEntry(number, name, 0, 0) for number, name in enumerate(files, start=1))
     listed = CocoFile(root, (), images, (), 0)
     found: Boxes = defaultdict(list)
-    for record in read_boxes(Path(cfg.boxes), listed, data.vocabulary.ids[0], data.sources.box_threshold, "boxes"):
+    for record in read_boxes(Path(boxes_file), listed, data.vocabulary.ids[0], data.sources.box_threshold, "boxes"):
         number = record["image_id"]
         if record.get("file_name", files[number - 1]) != files[number - 1]:
             raise DataError(
-                f"expected image_id {number} in {cfg.boxes} to be {files[number - 1]}, got {record['file_name']}: "
+                f"image_id {number} in {boxes_file} must be {files[number - 1]}, got {record['file_name']}: "
                 "predict the boxes on this very folder"
             )
         found[number].append(record)
@@ -105,14 +111,20 @@ def _find_boxes(cfg: DictConfig, task: Task, data: Any, root: Path, files: Seque
 
 
 def _predict_all(
-    cfg: DictConfig, task: Task, data: Any, root: Path, files: Sequence[str], boxes: Boxes | None, folder: Path
+    config: PredictConfig,
+    task: Task,
+    data: DownstreamData,
+    root: Path,
+    files: Sequence[str],
+    boxes: Boxes | None,
+    folder: Path,
 ) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
     """The rows of each file, and a sentence for each image that cannot be read."""
     task.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     stems = Counter(Path(name).with_suffix("") for name in files)
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
     broken = []
-    shown = cfg.trainer.enable_progress_bar and sys.stdout.isatty()
+    shown = config.trainer.enable_progress_bar and sys.stdout.isatty()
     for number, name in track(list(enumerate(files, start=1)), "predicting", transient=True, disable=not shown):
         try:
             image = data.read(root / name)
@@ -129,7 +141,7 @@ def _predict_all(
         for file, own in prediction.rows.items():
             rows[file] += [{"image_id": number, "file_name": name, **row} for row in own]
         target = Path(name) if stems[Path(name).with_suffix("")] > 1 else Path(name).with_suffix("")
-        _write_pictures(prediction, image, cfg.score_threshold, folder, target)
+        _write_pictures(prediction, image, config.score_threshold, folder, target)
     return rows, broken
 
 

@@ -9,14 +9,18 @@ from omegaconf import DictConfig
 from nas_transfer.errors import ConfigError
 from nas_transfer.runs import Result
 from nas_transfer.stages.common.training import train
+from nas_transfer.stages.config.entry import read_config
+from nas_transfer.stages.config.factory import TARGET
+from nas_transfer.stages.config.training import TrainConfig
 
 CLASSIFICATION = "nas_transfer.tasks.classification."
 
 
 def run(cfg: DictConfig, folder: Path) -> Result | None:
     """Train the supernet or one arch; ConfigError for a task that is not a classification."""
-    if not cfg.task.build._target_.startswith(CLASSIFICATION):
+    config = read_config(cfg, TrainConfig)
+    if not str(config.task.build[TARGET]).startswith(CLASSIFICATION):
         raise ConfigError(
-            f"expected a classification task to pretrain on, got task={cfg.task.name}: use stage=finetune"
+            f"stage=pretrain needs a classification task, got task={config.task.name}: use stage=finetune"
         )
-    return train(cfg, folder)
+    return train(config, folder)

@@ -11,16 +11,14 @@ import logging
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from omegaconf import DictConfig
 
+from nas_transfer.data.module import DownstreamData
 from nas_transfer.data.randomness import stable_seed
-from nas_transfer.errors import ConfigError
 from nas_transfer.runs import Evaluation, Spent, files
 from nas_transfer.search.evaluate import CandidateEvaluator
-from nas_transfer.search.halving import Rungs
 from nas_transfer.space import SUPERNET
 from nas_transfer.stages.common.build import (
     LastCheckpoint,
@@ -31,7 +29,8 @@ from nas_transfer.stages.common.build import (
     set_threads,
 )
 from nas_transfer.stages.common.candidates import evaluate_job, evaluator_of, supernet_weights
-from nas_transfer.stages.common.run_directory import config_sha256
+from nas_transfer.stages.config.entry import read_config
+from nas_transfer.stages.config.search import ProxyConfig
 from nas_transfer.supernet.protocol import SupernetTable
 from nas_transfer.tasks.checkpoint import Checkpoint, inherit, load_checkpoint, load_network, save_checkpoint
 from nas_transfer.tasks.task import Task
@@ -46,7 +45,7 @@ REPEATED_EPOCHS = 1_000_000
 
 def run(cfg: DictConfig, folder: Path) -> None:
     """Train and evaluate the archs of one job; the first job makes the warm start."""
-    evaluate_job(cfg, folder, build_proxy_evaluator)
+    evaluate_job(read_config(cfg, ProxyConfig), folder, build_proxy_evaluator)
 
 
 @dataclass(frozen=True)
@@ -56,22 +55,22 @@ class ProxyTraining:
     Every call for the same steps and repeat sees the same batches: they depend on the seed and the step alone.
 
     Args:
-        cfg: the configuration.
+        config: the configuration.
         data: the data module.
         last: the last rung's steps, over which the learning rate runs; a longer training has a schedule of its own.
     """
 
-    cfg: DictConfig
-    data: Any
+    config: ProxyConfig
+    data: DownstreamData
     last: int
 
     def __call__(self, subnet: Task, evaluation: Evaluation) -> int:
         """Train a subnet as its evaluation says; returns how many images it saw."""
         if evaluation.steps == evaluation.after:
             return 0
-        seed = stable_seed(self.cfg.seed, "repeat", evaluation.repeat) if evaluation.repeat else self.cfg.seed
+        seed = stable_seed(self.config.seed, "repeat", evaluation.repeat) if evaluation.repeat else self.config.seed
         settings = replace(self.settings(max(evaluation.steps, self.last)), seed=seed)
-        folder = Path(self.cfg.run_dir)
+        folder = self.config.folder
         before = files.state_file(folder, evaluation.trial, evaluation.after) if evaluation.after else None
         kept = files.state_file(folder, evaluation.trial, evaluation.steps) if evaluation.keep else None
         module = TaskModule(subnet, settings)
@@ -81,7 +80,8 @@ class ProxyTraining:
 
     def settings(self, total_steps: int) -> TrainingSettings:
         """How a task is trained whose learning rate runs over so many steps."""
-        return build_training_settings(self.cfg, total_steps, self.data.batch_size * self.cfg.task.recipe.accumulate)
+        accumulate = self.config.task.recipe.build().accumulate
+        return build_training_settings(self.config, total_steps, self.data.batch_size * accumulate)
 
     def train(
         self, module: TaskModule, steps: int, *, before: Path | None = None, after: int = 0, kept: Path | None = None,
@@ -98,7 +98,7 @@ class ProxyTraining:
         # Longer than the training, which the trainer ends: Lightning goes on with no epoch that has come to its end.
         length = max(steps, self.last) * batches
         self.data.stream(length, batches_per_step=batches, first_epoch=repeat * REPEATED_EPOCHS)
-        trainer = build_bare_trainer(self.cfg, steps)
+        trainer = build_bare_trainer(self.config.trainer, steps)
         if kept is not None:
             kept.parent.mkdir(exist_ok=True)
             trainer.callbacks.append(LastCheckpoint(kept, steps))
@@ -109,55 +109,53 @@ class ProxyTraining:
         return (steps - after) * batches * self.data.batch_size
 
 
-def build_proxy_evaluator(cfg: DictConfig) -> CandidateEvaluator:
+def build_proxy_evaluator(config: ProxyConfig) -> CandidateEvaluator:
     """The evaluator whose candidates are trained before they are scored.
 
     Raises:
-        ConfigError: a number of steps below 0.
         NasTransferError: data or weights that cannot be used.
     """
-    if not isinstance(cfg.proxy.warmup_steps, int) or cfg.proxy.warmup_steps < 0:
-        raise ConfigError(f"expected proxy.warmup_steps of at least 0 training steps, got {cfg.proxy.warmup_steps}")
-    last = Rungs(tuple(cfg.proxy.rungs), cfg.proxy.keep).steps[-1]
-    set_threads(cfg)
-    table, checkpoint = supernet_weights(cfg)
-    data = build_data(cfg, SUPERNET, table.preprocessing)
-    training = ProxyTraining(cfg, data, last)
-    file = Path(cfg.run_dir) / cfg.stage.prepares
+    last = config.rungs().steps[-1]
+    set_threads(config.num_threads)
+    table, checkpoint = supernet_weights(config)
+    data = build_data(config.data, SUPERNET, table.preprocessing)
+    training = ProxyTraining(config, data, last)
+    file = config.folder / config.stage.prepares
     if file.is_file():
-        return _evaluator(cfg, table, file, training)
+        return _evaluator(config, table, file, training)
     temporary = file.with_name(f".{file.name}")
-    spent = _make_warm_start(cfg, table, checkpoint, training, temporary)
-    evaluator = _evaluator(cfg, table, temporary, training)
+    spent = _make_warm_start(config, table, checkpoint, training, temporary)
+    evaluator = _evaluator(config, table, temporary, training)
     _timed(evaluator, min(TIMED_STEPS, last), spent).write(file.parent)
     temporary.rename(file)
     return evaluator
 
 
-def _evaluator(cfg: DictConfig, table: SupernetTable, file: Path, training: ProxyTraining) -> CandidateEvaluator:
-    supernet = build_task(cfg, table, SUPERNET, training.data)
+def _evaluator(config: ProxyConfig, table: SupernetTable, file: Path, training: ProxyTraining) -> CandidateEvaluator:
+    supernet = build_task(config, table, SUPERNET, training.data)
     load_network(supernet, load_checkpoint(str(file), table))
-    return evaluator_of(cfg, supernet, training.data, train=training)
+    return evaluator_of(config, supernet, training.data, train=training)
 
 
 def _make_warm_start(
-    cfg: DictConfig, table: SupernetTable, checkpoint: Checkpoint, training: ProxyTraining, file: Path
+    config: ProxyConfig, table: SupernetTable, checkpoint: Checkpoint, training: ProxyTraining, file: Path
 ) -> Spent:
     """Inherit, and train what starts anew (neck, head, last layer) behind the frozen body, all archs by turns."""
-    task = build_task(cfg, table, SUPERNET, training.data)
+    task = build_task(config, table, SUPERNET, training.data)
     anew = inherit(task, checkpoint)
     spent = Spent()
-    if anew and cfg.proxy.warmup_steps:
-        logger.info("warm-up of neck and head behind the frozen body: %d steps", cfg.proxy.warmup_steps)
+    if anew and config.proxy.warmup_steps:
+        logger.info("warm-up of neck and head behind the frozen body: %d steps", config.proxy.warmup_steps)
         task.body.requires_grad_(False)
         start = time.monotonic()
-        steps = cfg.proxy.warmup_steps
+        steps = config.proxy.warmup_steps
         images = training.train(TaskModule(task, training.settings(steps)), steps)
         spent = Spent(time.monotonic() - start, "cuda" if torch.cuda.is_available() else "cpu", images)
         logger.info("warm-up: %d images in %.0f s", images, spent.seconds)
     save_checkpoint(
-        file, task, parent=checkpoint, metrics={}, versions={}, stage=cfg.stage.name, config_sha256=config_sha256(cfg)
-    )
+        file, task, parent=checkpoint, metrics={}, versions={}, stage=config.stage.name,
+        config_sha256=config.config_sha256,
+    )  # fmt: skip
     return replace(spent, provenance=checkpoint.lineage())
 
 

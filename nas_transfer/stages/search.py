@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from nas_transfer.errors import ConfigError
 from nas_transfer.runs import (
     SECONDS_PER_HOUR,
     Costs,
@@ -33,20 +30,21 @@ from nas_transfer.runs import (
 )
 from nas_transfer.runs.texts import duration
 from nas_transfer.search.front import TradeOff, front_of, pick, points_of, share_of_hypervolume, write_front
-from nas_transfer.search.halving import Rungs
-from nas_transfer.search.loop import Budget, Launch, Schedule, SearchLoop
-from nas_transfer.search.objectives.base import ArchCost
+from nas_transfer.search.loop import Launch, SearchLoop
+from nas_transfer.search.objectives.base import ArchCost, Objective
 from nas_transfer.search.problem import Costs as ArchCosts
 from nas_transfer.search.problem import Known, Problem
 from nas_transfer.search.samplers.base import ArchSampler
 from nas_transfer.search.study import Study, signs, study_lock
-from nas_transfer.space import SUPERNET, short_id
-from nas_transfer.stages.common.build import build_data, build_table, build_task, set_threads
-from nas_transfer.stages.common.candidates import build_evaluator, evaluate_job, limits_of
+from nas_transfer.space import SUPERNET, Arch, short_id
+from nas_transfer.stages.common.build import build_data, build_task, set_threads
+from nas_transfer.stages.common.candidates import build_evaluator, evaluate_job
+from nas_transfer.stages.common.limits import limits_of
 from nas_transfer.stages.common.results import cost_report, make_result
-from nas_transfer.stages.common.run_directory import log_to, open_run
 from nas_transfer.stages.common.slurm_jobs import wait_for_jobs
-from nas_transfer.stages.common.trust import Rescored, check_trust, rescore, validate_proxy
+from nas_transfer.stages.common.trust import Rescored, rescore, validate_proxy
+from nas_transfer.stages.config.entry import read_config
+from nas_transfer.stages.config.search import ProxyConfig, SearchConfig, SearchKeys
 from nas_transfer.tasks.task import Task
 
 logger = logging.getLogger(__name__)
@@ -57,50 +55,42 @@ LEAST_TOLD = 3
 
 def run(cfg: DictConfig, folder: Path) -> None:
     """Evaluate the archs of one job with the supernet's own weights."""
-    evaluate_job(cfg, folder, build_evaluator)
+    evaluate_job(read_config(cfg, SearchConfig), folder, build_evaluator)
 
 
-def search(cfg: DictConfig, hydra_cfg: DictConfig, launch: Launch) -> float | None:
+def search(config: SearchConfig, launch: Launch) -> float | None:
     """Run or go on with a search, write its front and print it; the picked arch's score.
 
     Raises:
         NasTransferError: everything that a user can mend; an infeasible constraint before anything is evaluated.
     """
-    if cfg.weights is None:
-        raise ConfigError("expected weights=<a supernet's finished run> to search, got none")
-    if cfg.trainer.devices not in (1, "1"):
-        raise ConfigError(
-            f"expected trainer.devices=1 for a search, got {cfg.trainer.devices}: a candidate is evaluated on one; "
-            "hydra/launcher=slurm search.trials_per_job=N evaluates several at once"
-        )
     started = time.monotonic()
-    folder = open_run(cfg, hydra_cfg).folder
-    log_to(folder)
-    with study_lock(folder):
-        return _Search(cfg, folder, launch, started).run()
+    with study_lock(config.folder):
+        return _Search(config, launch, started).run()
 
 
 class _Search:
     """The objects of one search and what is said about it on the way."""
 
-    def __init__(self, cfg: DictConfig, folder: Path, launch: Launch, started: float) -> None:
-        set_threads(cfg)
-        self.cfg, self.folder, self.started = cfg, folder, started
-        table = build_table(cfg)
-        data = build_data(cfg, SUPERNET, table.preprocessing)
+    def __init__(self, config: SearchConfig, launch: Launch, started: float) -> None:
+        set_threads(config.num_threads)
+        keys, folder = config.search, config.folder
+        self.config, self.folder, self.started = config, folder, started
+        table = config.supernet.build()
+        data = build_data(config.data, SUPERNET, table.preprocessing)
         with torch.device("meta"):  # for costs alone
-            self.task = build_task(cfg, table, SUPERNET, data)
-        self.objectives = {str(name): instantiate(objective) for name, objective in cfg.search.objectives.items()}
-        self.trade_off = trade_off_of(cfg, self.objectives)
-        schedule = schedule_of(cfg, data.batch_size * cfg.task.recipe.accumulate)
-        check_trust(cfg, schedule.rungs.steps[-1])
-        self.problem = make_problem(cfg, self.task, self.objectives)
-        rng = np.random.default_rng(cfg.seed)
+            self.task = build_task(config, table, SUPERNET, data)
+        self.objectives = {name: objective.build() for name, objective in keys.objectives.items()}
+        self.trade_off = None if keys.trade_off is None else keys.trade_off.build()
+        budget = config.budget(data.batch_size * config.task.recipe.build().accumulate)
+        schedule = keys.schedule(config.rungs(), budget)
+        self.problem = make_problem(keys, self.task, self.objectives)
+        rng = np.random.default_rng(config.seed)
         self.problem.draw(rng)  # an infeasible constraint ends the search here
-        sampler = instantiate(cfg.search.sampler)(problem=self.problem, seed=cfg.seed)
+        sampler = keys.sampler.build()(problem=self.problem, seed=config.seed)
         directions = {name: objective.direction for name, objective in self.objectives.items()}
         self.sampler: ArchSampler = sampler
-        self.study = Study(folder, cfg.search.storage, table.space, directions, sampler)
+        self.study = Study(folder, keys.storage, table.space, directions, sampler)
         self.loop = SearchLoop(self.study, folder, schedule, launch, self.tell_progress)
         self.done_before = len(self.study)
 
@@ -108,19 +98,21 @@ class _Search:
         """Search, then pick, and find out how far the front can be trusted."""
         logger.info(
             "search of %s: %d of %d trials, %s archs, objectives %s",
-            self.task.table.name, self.done_before, self.cfg.search.trials, f"{self.problem.size:.2g}",
+            self.task.table.name, self.done_before, self.config.search.trials, f"{self.problem.size:.2g}",
             ", ".join(f"{name} ({objective.direction})" for name, objective in self.objectives.items()),
         )  # fmt: skip
         wait_for_jobs(self.folder)
-        if self.cfg.stage.prepares is not None:
-            self.loop.prepare(self.folder / self.cfg.stage.prepares)
+        if self.config.stage.prepares is not None:
+            self.loop.prepare(self.folder / self.config.stage.prepares)
             self.tell_estimate()
         self.loop.run()
         front = self.front()
-        picked = pick(front, self.cfg.pick, self.cfg.pick_under or {}, self.trade_off)
-        rescored = rescore(self.cfg, self.loop, front)
+        picked = pick(front, self.config.pick, self.config.pick_under or {}, self.trade_off)
+        rescored = rescore(self.config, self.loop, front)
         front = write_front(self.folder, replace(front, picked=picked.number), self.costs_of, rescored)
-        validation = validate_proxy(self.cfg, self.loop, front) if "proxy" in self.cfg else None
+        validation = None
+        if isinstance(self.config, ProxyConfig):
+            validation = validate_proxy(self.config, self.loop, front)
         self.write_result(front, picked, validation)
         self.show(front, picked, rescored, validation)
         return picked.values[front.names[0]]
@@ -192,9 +184,9 @@ class _Search:
             logger.warning(
                 "all %d candidates score %g, so that they cannot be ranked: train for longer (%s)",
                 len(told), told[0].values[first],
-                "proxy.warmup_steps, proxy.rungs" if "proxy" in self.cfg else "the supernet",
+                "proxy.warmup_steps, proxy.rungs" if isinstance(self.config, ProxyConfig) else "the supernet",
             )  # fmt: skip
-        done, total = len(self.study), self.cfg.search.trials
+        done, total = len(self.study), self.config.search.trials
         if self.trade_off is not None:
             self.trade_off.worths(front)  # a score on another scale ends the search
         rate = (time.monotonic() - self.started) / max(1, done - self.done_before)
@@ -227,7 +219,7 @@ class _Search:
         seconds, images = sum(use.seconds for use in spent.values()), sum(use.images for use in spent.values())
         gpu_seconds = sum(use.gpu_seconds for use in spent.values())
         result = make_result(
-            self.cfg,
+            self.config,
             self.task,
             dict(picked.metrics),
             seconds=seconds,
@@ -254,7 +246,7 @@ class _Search:
 
     def show(self, front: Front, picked: Trial, rescored: Rescored | None, validation: Validation | None) -> None:
         """Print the front, the picked trial marked."""
-        print(f"search {self.cfg.task.name}: {self.folder}")
+        print(f"search {self.config.task.name}: {self.folder}")
         heads = "".join(f"{name:>16}" for name in front.names)
         print(f"  trial  {heads}{'' if rescored is None else '          again'}   arch")
         for trial in front.trials:
@@ -265,50 +257,21 @@ class _Search:
         size = "x".join(map(str, self.costs_of(picked).input_size))
         share = self.hypervolume(front)
         volume = "undefined" if share is None else f"{share:.4f}"
+        rule = _rule(self.config.pick, self.trade_off)
         print(
             f"  {len(self.study)} trials, {len(self.study.failures())} failed; hypervolume {volume}; "
-            f"picked (*) by {_rule(self.cfg, self.trade_off)}: {self.folder / files.PICKED_ARCH} (costs at {size})"
+            f"picked (*) by {rule}: {self.folder / files.PICKED_ARCH} (costs at {size})"
         )
         for line in (rescored, validation):
             if line is not None:
                 print(f"  {line}")
 
 
-def _rule(cfg: DictConfig, trade_off: TradeOff | None) -> str:
-    return cfg.pick or ("knee" if trade_off is None else "trade_off")
+def _rule(pick: str | None, trade_off: TradeOff | None) -> str:
+    return pick or ("knee" if trade_off is None else "trade_off")
 
 
-def trade_off_of(cfg: DictConfig, objectives: Mapping[str, Any]) -> TradeOff | None:
-    """What ``search.trade_off`` says, None if nothing; ConfigError for what is not an objective of this search."""
-    given = cfg.search.trade_off
-    if given is None:
-        return None
-    try:
-        trade_off = TradeOff(**given)
-    except TypeError as error:
-        raise ConfigError(
-            f"expected search.trade_off={{second: macs, max_score_key: 1.0, ratio: 0.1}}, got {dict(given)}"
-        ) from error
-    for name in ("score", trade_off.second):
-        if name not in objectives:
-            raise ConfigError(
-                f"expected search.trade_off of the objectives {', '.join(objectives)}, got {name}: "
-                f"objective=[score,{trade_off.second}]"
-            )
-    return trade_off
-
-
-def schedule_of(cfg: DictConfig, images_per_step: int) -> Schedule:
-    """How the search is cut into batches, jobs and rungs; ConfigError naming a value."""
-    own = {name: cfg.search[name] for name in ("trials", "ask_batch", "trials_per_job", "max_failures")}
-    if "proxy" not in cfg:
-        return Schedule(**own)
-    rungs = Rungs(tuple(cfg.proxy.rungs), cfg.proxy.keep)
-    budget = Budget(**cfg.proxy.budget, images_per_trial=rungs.steps_per_trial * images_per_step)
-    return Schedule(**own, rungs=rungs, budget=budget)
-
-
-def make_problem(cfg: DictConfig, task: Task, objectives: Mapping[str, Any]) -> Problem:
+def make_problem(keys: SearchKeys, task: Task, objectives: Mapping[str, Objective]) -> Problem:
     """The archs that a search of this task may ask for.
 
     Genes that only classification sees stay at their largest choice where the input size is the task's own.
@@ -317,19 +280,19 @@ def make_problem(cfg: DictConfig, task: Task, objectives: Mapping[str, Any]) -> 
     frozen = {}
     if not task.input_follows_arch:
         frozen = {name: space.largest()[name] for name in task.table.classifier_genes}
-    frozen |= {str(name): value for name, value in (cfg.search.frozen or {}).items()}
+    frozen |= keys.frozen or {}
     space.sample(np.random.default_rng(0), frozen)  # ArchError for a gene that there is not
-    known = [name for name, objective in objectives.items() if isinstance(objective, ArchCost)]
-    limits = {name: limit for name, limit in limits_of(cfg).items() if name in known}
+    known = {name: objective for name, objective in objectives.items() if isinstance(objective, ArchCost)}
+    limits = {name: limit for name, limit in limits_of(keys.constraints).items() if name in known}
 
-    def costs(archs: Any) -> ArchCosts:
-        return {name: objectives[name].of_archs(task, archs) for name in known}
+    def costs(archs: Sequence[Arch]) -> ArchCosts:
+        return {name: objective.of_archs(task, archs) for name, objective in known.items()}
 
     factors = signs([objective.direction for objective in objectives.values()])
 
-    def known_values(archs: Any) -> Known:
-        found = costs(archs)
-        return {k: factors[k] * found[name] for k, name in enumerate(objectives) if name in found}
+    def known_values(archs: Sequence[Arch]) -> Known:
+        values = costs(archs)
+        return {k: factors[k] * values[name] for k, name in enumerate(objectives) if name in values}
 
     return Problem(space, frozen, limits, costs, known_values)
 

@@ -15,7 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from nas_transfer.paths import conf_dir
 from nas_transfer.space import SUPERNET
 from nas_transfer.stages import export, predict
-from nas_transfer.stages.common.build import build_table, build_task
+from nas_transfer.stages.common.build import build_task
+from nas_transfer.stages.config.base import TaskRunConfig
+from nas_transfer.stages.config.entry import read_config
 from tests.conftest import REPOSITORY
 from tests.stages.test_search import CLASSIFY, arguments, supernet
 from tests.test_cli import forked, run
@@ -61,7 +63,8 @@ def test_a_task_of_ones_own_is_extracted_as_it_is_and_costs_what_torch_counts(
 ) -> None:
     monkeypatch.syspath_prepend(folder)
     cfg = composed(folder, "task=grades")
-    task = build_task(cfg, build_table(cfg), SUPERNET, None).double()
+    config = read_config(cfg, TaskRunConfig)
+    task = build_task(config, config.supernet.build(), SUPERNET, None).double()
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (4, 3, 64, 64), dtype=torch.uint8, generator=generator)
     batch = {"images": images, "labels": torch.tensor([0, 5, 2, 3])}

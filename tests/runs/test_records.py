@@ -20,6 +20,7 @@ from nas_transfer.runs import (
     Front,
     Manifest,
     Outcome,
+    PartSummary,
     PredictorQuality,
     RankQuality,
     Repeats,
@@ -65,7 +66,10 @@ RESULT = Result(
 )  # fmt: skip
 FINDING = Finding("tiny", "train", "a.jpg", "a.jpg: a box of 2 pixels")
 TRAINING = TrainingEstimate("CPU", "max", 8, 0.5, 3, 100, 2.5, 1.5, 4.5)
-PARTS = {"train": {"images": 3, "width": [1.0, 2.0, 3.0]}}
+PARTS: dict[str, PartSummary] = {
+    "train": {"images": 3, "broken": 1, "width": [1.0, 2.0, 3.0], "classes": {"cat": {"images": 1, "count": 2}}},
+    "val": {"images": 0, "broken": 0},
+}
 CHECK = Check("shapes_det", "data", PARTS, {"tiny": 1}, 0, (FINDING,), 1.5, TRAINING, "")
 
 
@@ -212,6 +216,14 @@ def test_lists_of_a_fixed_length_keep_it() -> None:
     content = {"difference": {}, "score_torch": 1, "latency_ms": {}, "latency_size": [1], "threads": 1}
     with pytest.raises(ValueError, match="latency_size has 1 values instead of 2"):
         parse(ExportSummary, content)
+
+
+def test_a_part_without_its_number_of_images_is_refused(tmp_path: Path) -> None:
+    CHECK.write(tmp_path)
+    path = tmp_path / files.CHECK
+    path.write_text(path.read_text().replace('"images": 3', '"pictures": 3'))
+    with pytest.raises(RunError, match=r"parts\.train\.images is missing$"):
+        read_check(tmp_path)
 
 
 def test_unknown_keys_are_ignored() -> None:

@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,8 +20,11 @@ from PIL import Image
 import nas_transfer.cli  # noqa: F401  registers the resolvers
 from nas_transfer.errors import ConfigError, WeightsError
 from nas_transfer.paths import conf_dir
+from nas_transfer.runs import read_check
 from nas_transfer.stages.check import ENOUGH_SECONDS, MOST_STEPS, WARMUP_STEPS, StepTimes, run
-from nas_transfer.stages.common.build import build_table, make_data
+from nas_transfer.stages.common.build import make_data
+from nas_transfer.stages.config.entry import read_config
+from nas_transfer.stages.config.training import CheckConfig
 
 
 def config(folder: Path, task: str, *overrides: str) -> DictConfig:
@@ -28,13 +32,16 @@ def config(folder: Path, task: str, *overrides: str) -> DictConfig:
     sizes = ["data.draw.num_train=10", "data.draw.num_val=5", "data.batch_size=4", "num_threads=1"]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = compose("config", ["stage=check", f"task={task}", f"data.root={folder}/data", *sizes, *overrides])
-    make_data(cfg, None, build_table(cfg).preprocessing)
+    config = read_config(cfg, CheckConfig)
+    make_data(config.data, config.supernet.build().space.largest(), config.supernet.build().preprocessing)
     return cfg
 
 
 def checked(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     run(cfg, folder)
-    return json.loads((folder / "check.json").read_text())
+    content = json.loads((folder / "check.json").read_text())
+    assert json.loads(json.dumps(asdict(read_check(folder)))).items() <= content.items()
+    return content
 
 
 def found(content: dict[str, Any], kind: str) -> list[dict[str, str]]:
@@ -106,7 +113,7 @@ def test_planted_defects_of_a_detection_set_are_found_by_name(
     ]
     assert [f["name"] for f in found(result, "outside")] == [copied.name]
     assert result["parts"]["val"]["objects"]["images_without"] == 1
-    assert "2 files are broken" in result["training"]["skipped"]
+    assert "2 files are broken" in result["not_timed"]
     printed = capsys.readouterr().out
     for name in (truncated.name, missing.name, files["val"][0].name, "unicorn", "annotation 7003"):
         assert name in printed
@@ -135,7 +142,7 @@ def test_mended_data_is_looked_at_anew(tmp_path: Path) -> None:
 def test_a_recipe_that_training_refuses_does_not_cost_the_reading(tmp_path: Path) -> None:
     content = checked(config(tmp_path, "shapes_seg", "data.batch_size=1"), tmp_path)
     assert content["parts"]["train"]["images"] == 10
-    assert "batch" in content["training"]["skipped"]
+    assert "batch" in content["not_timed"]
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("out of\nmemory"), RuntimeError("out of memory"),
@@ -149,7 +156,7 @@ def test_a_training_that_fails_does_not_cost_the_reading(
     monkeypatch.setattr(pl.Trainer, "fit", fail)
     content = checked(config(tmp_path, "shapes_cls"), tmp_path)
     assert content["parts"]["train"]["images"] == 10
-    assert content["training"] == {"skipped": "out of memory"}
+    assert (content["training"], content["not_timed"]) == (None, "out of memory")
     assert "training was not timed: out of memory" in capsys.readouterr().out
 
 

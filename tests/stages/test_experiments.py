@@ -8,7 +8,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import nas_transfer.cli  # noqa: F401  registers the resolvers
 from nas_transfer.paths import conf_dir
-from nas_transfer.stages.common.build import build_arch, build_table, build_task, build_training_settings
+from nas_transfer.stages.common.build import build_arch, build_task, build_training_settings
+from nas_transfer.stages.config.base import TaskRunConfig
+from nas_transfer.stages.config.entry import read_config
+from nas_transfer.stages.config.network import ProfileConfig
 from nas_transfer.tasks.task import Task
 
 DETECTION = "faster_rcnn_fpn_1x_coco"
@@ -30,9 +33,10 @@ def composed(*overrides: str) -> DictConfig:
 
 def build(cfg: DictConfig) -> Task:
     """The task without data and without memory."""
-    table = build_table(cfg)
+    config = read_config(cfg, ProfileConfig)
+    table = config.supernet.build()
     with torch.device("meta"):
-        return build_task(cfg, table, build_arch(cfg, table.space), None)
+        return build_task(config, table, build_arch(config.arch, table.space), None)
 
 
 def test_there_is_one_experiment_for_each_row() -> None:
@@ -85,8 +89,9 @@ def test_a_preset_trains_with_the_recipes_total_batch_and_another_one_moves_the_
     cfg = composed(f"experiment=bignas_600m_{kind}", "data.root=somewhere")
     assert (cfg.trainer.devices, cfg.trainer.sync_batchnorm, cfg.task.recipe.drop_path) == (8, True, 0.2)
     assert cfg.trainer.devices * cfg.data.batch_size * cfg.task.recipe.accumulate == total_batch
-    settings = [build_training_settings(cfg, 10, batch) for batch in (total_batch, total_batch // 8)]
-    assert [own.recipe.lr for own in settings] == pytest.approx([rate, rate / 8])
+    config = read_config(cfg, TaskRunConfig)
+    settings = [build_training_settings(config, 10, batch) for batch in (total_batch, total_batch // 8)]
+    assert [each.recipe.lr for each in settings] == pytest.approx([rate, rate / 8])
 
 
 def test_the_command_line_wins_over_an_experiment() -> None:

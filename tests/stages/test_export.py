@@ -15,7 +15,7 @@ import pytest
 import torch
 import torchvision
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from pycocotools.coco import COCO
 from safetensors import safe_open
@@ -27,7 +27,9 @@ from nas_transfer.errors import ConfigError, RunError
 from nas_transfer.paths import conf_dir
 from nas_transfer.stages import export
 from nas_transfer.stages.common.evaluation import load_trained
-from nas_transfer.stages.common.training import train
+from nas_transfer.stages.config.entry import read_config
+from nas_transfer.stages.config.training import EvaluateConfig
+from nas_transfer.stages.finetune import run as train
 from nas_transfer.supernet.layers import fold_batch_norms
 from nas_transfer.supernet.networks import build_body
 from nas_transfer.supernet.protocol import SupernetTable
@@ -172,7 +174,7 @@ def test_a_network_that_differs_is_not_written(tmp_path: Path) -> None:
 def test_an_export_without_weights_is_one_sentence(tmp_path: Path) -> None:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = compose("config", ["stage=export", "task=shapes_cls", f"data.root={tmp_path}"])
-    with pytest.raises(ConfigError, match="expected weights=<a finished run"):
+    with pytest.raises(ConfigError, match="add weights=<a finished run"):
         export.run(cfg, tmp_path)
 
 
@@ -220,9 +222,9 @@ def test_detections_are_matched_in_any_order_and_those_of_one_engine_alone_are_c
 def test_a_whole_detector_finds_in_onnx_what_it_finds_in_torch(tmp_path: Path) -> None:
     """By COCO's measure, of a detector that scores near 1: what is annotated is what it says itself."""
     _, folder, trained = exported(tmp_path, "shapes_det")
-    task, data, _ = load_trained(
-        OmegaConf.merge(OmegaConf.load(trained / ".hydra/config.yaml"), {"weights": str(trained)})
-    )
+    cfg = OmegaConf.merge(OmegaConf.load(trained / ".hydra/config.yaml"), {"weights": str(trained)})
+    assert isinstance(cfg, DictConfig)
+    task, data, _ = load_trained(read_config(cfg, EvaluateConfig))
     fold_batch_norms(task.eval().network)
     engines = [run_torch(task.deployed().module.eval()), run_onnx(folder / "model.onnx", 1)]
     found = [detections(task, data, run) for run in engines]

@@ -19,8 +19,10 @@ from nas_transfer.data.sampler import SampleKey
 from nas_transfer.errors import ConfigError
 from nas_transfer.paths import conf_dir
 from nas_transfer.stages.common.evaluation import load_trained
-from nas_transfer.stages.common.training import train
+from nas_transfer.stages.config.entry import read_config
+from nas_transfer.stages.config.training import EvaluateConfig
 from nas_transfer.stages.evaluate import run as evaluate
+from nas_transfer.stages.finetune import run as train
 from nas_transfer.stages.predict import run as predict
 from nas_transfer.tasks.task import Task
 
@@ -65,7 +67,7 @@ def val_samples(folder: Path, task: str) -> tuple[Task, Any, list[Any]]:
     cfg = OmegaConf.load(folder / "run/.hydra/config.yaml")
     assert isinstance(cfg, DictConfig)
     cfg.weights = f"{folder}/run"
-    network, data, _ = load_trained(cfg)
+    network, data, _ = load_trained(read_config(cfg, EvaluateConfig))
     val = data.require_parts().val
     return network.eval(), data, [val[SampleKey(place, 0)] for place in (0, len(val) - 1)]
 

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 import nas_transfer.cli  # noqa: F401  registers the resolvers
 from nas_transfer.paths import conf_dir
 from nas_transfer.stages import evaluate
-from nas_transfer.stages.common.training import train
+from nas_transfer.stages.finetune import run as train
 from tests.conftest import sample_data
 from tests.supernet import public_nets
 from tests.supernet.test_pretrained import Bomb

@@ -20,8 +20,10 @@ from nas_transfer.errors import ConfigError
 from nas_transfer.paths import conf_dir
 from nas_transfer.runs import Evaluation, Job
 from nas_transfer.stages import proxy
-from nas_transfer.stages import search as stage
-from nas_transfer.stages.common.training import train
+from nas_transfer.stages.config.entry import read_config
+from nas_transfer.stages.config.search import ProxyConfig
+from nas_transfer.stages.finetune import run as train
+from nas_transfer.sweeper import run_search
 from tests.conftest import sample_data
 from tests.stages.test_search import trials, without_times
 from tests.test_cli import run
@@ -77,14 +79,14 @@ def searched(cfg: DictConfig) -> dict:
             proxy.run(own, folder)
         return [None] * len(jobs)
 
-    stage.search(cfg, cfg.hydra, launch)
+    run_search(cfg, launch)
     return json.loads((folder / "result.json").read_text())
 
 
 def test_a_score_does_not_depend_on_which_candidates_came_before(tmp_path: Path, parent: Path) -> None:
     cfg = composed(tmp_path, parent, "shapes_cls", "proxy.rungs=[4]")
     (tmp_path / "run").mkdir()
-    evaluator = proxy.build_proxy_evaluator(cfg)
+    evaluator = proxy.build_proxy_evaluator(read_config(cfg, ProxyConfig))
     before = {name: tensor.clone() for name, tensor in evaluator.supernet.network.state_dict().items()}
     rng = np.random.default_rng(0)
     archs = [evaluator.supernet.table.space.sample(rng, {"resolution": 48}) for _ in range(4)]
@@ -105,7 +107,9 @@ def test_a_score_does_not_depend_on_which_candidates_came_before(tmp_path: Path,
         assert (again.values, again.metrics) == (found.values, found.metrics)
     after = evaluator.supernet.network.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)  # nobody trained the shared weights
-    untrained = proxy.build_proxy_evaluator(composed(tmp_path, parent, "shapes_cls", "proxy.rungs=[0]"))
+    untrained = proxy.build_proxy_evaluator(
+        read_config(composed(tmp_path, parent, "shapes_cls", "proxy.rungs=[0]"), ProxyConfig)
+    )
     assert not torch.equal(
         untrained.extract(Evaluation(0, archs[0].to_dict())).network.state_dict()["head.classifier.weight"],
         forwards[0]["head.classifier.weight"],
@@ -168,7 +172,9 @@ def test_the_warm_start_holds_the_inherited_body_and_a_trained_head(tmp_path: Pa
     assert all(torch.equal(tensor, inherited[name]) for name, tensor in warm["body"].items())
     assert [own["file"] for own in warm["provenance"]] == [str(parent / "weights.pt")]
     (tmp_path / "run" / "warm_start.pt").unlink()
-    proxy.build_proxy_evaluator(composed(tmp_path, parent, "shapes_det", "proxy.warmup_steps=0"))
+    proxy.build_proxy_evaluator(
+        read_config(composed(tmp_path, parent, "shapes_det", "proxy.warmup_steps=0"), ProxyConfig)
+    )
     cold = torch.load(tmp_path / "run" / "warm_start.pt", weights_only=True)
     changed = [name for name, tensor in warm["rest"].items() if not torch.equal(tensor, cold["rest"][name])]
     assert len(changed) > 10
@@ -177,7 +183,7 @@ def test_the_warm_start_holds_the_inherited_body_and_a_trained_head(tmp_path: Pa
 def test_survivors_go_on_from_their_own_state_as_if_they_had_never_stopped(tmp_path: Path, parent: Path) -> None:
     cfg = composed(tmp_path, parent, "shapes_cls", "proxy.rungs=[0,3,7]")
     (tmp_path / "run").mkdir()
-    evaluator = proxy.build_proxy_evaluator(cfg)
+    evaluator = proxy.build_proxy_evaluator(read_config(cfg, ProxyConfig))
     arch = evaluator.supernet.table.space.sample(np.random.default_rng(3), {"resolution": 48})
     straight = evaluator.extract(Evaluation(5, arch.to_dict(), steps=7)).network.state_dict()
     evaluator.images = 0
@@ -260,7 +266,7 @@ def test_the_front_is_scored_again_and_held_against_longer_trainings(tmp_path: P
 
 def test_repeats_see_other_batches_and_the_same_repeat_the_same(tmp_path: Path, parent: Path) -> None:
     (tmp_path / "run").mkdir()
-    evaluator = proxy.build_proxy_evaluator(composed(tmp_path, parent, "shapes_cls"))
+    evaluator = proxy.build_proxy_evaluator(read_config(composed(tmp_path, parent, "shapes_cls"), ProxyConfig))
     arch = evaluator.supernet.table.space.smallest()
     nets = [
         evaluator.extract(Evaluation(0, arch.to_dict(), steps=2, repeat=repeat)).network.state_dict()
@@ -304,14 +310,14 @@ def test_a_search_that_is_killed_trains_nothing_twice_and_ends_alike(tmp_path: P
 
 def test_impossible_steps_are_one_sentence(tmp_path: Path, parent: Path) -> None:
     with pytest.raises(ConfigError, match=r"proxy\.rungs as ascending"):
-        proxy.build_proxy_evaluator(composed(tmp_path, parent, "shapes_cls", "proxy.rungs=[-1]"))
+        read_config(composed(tmp_path, parent, "shapes_cls", "proxy.rungs=[-1]"), ProxyConfig)
 
 
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("search.repeats=1", r"search\.repeats of 0 or at least 2"),
-        ("proxy.validate=2", r"proxy\.validate of 0 or at least 3"),
+        ("search.repeats=1", r"search\.repeats must be 0 or at least 2"),
+        ("proxy.validate=2", r"proxy\.validate must be 0 or at least 3"),
         ("search.trade_off={second: params}", r"objective=\[score,params\]"),
     ],
 )

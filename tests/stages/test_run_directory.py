@@ -13,7 +13,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 import nas_transfer.cli  # noqa: F401  registers the resolvers
 from nas_transfer.errors import ConfigError, RunError
 from nas_transfer.paths import conf_dir
-from nas_transfer.stages.common.run_directory import RANKS, config_sha256, identity, open_run
+from nas_transfer.runs import Costs, Result
+from nas_transfer.stages.common.run_directory import RANKS, RunDirectory
+from nas_transfer.stages.config.entry import begin_run, config_sha256, identity
 
 HYDRA = OmegaConf.create({"overrides": {"task": []}})
 
@@ -21,6 +23,10 @@ HYDRA = OmegaConf.create({"overrides": {"task": []}})
 def composed(*overrides: str) -> DictConfig:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return compose("config", [*overrides])
+
+
+def opened(cfg: DictConfig) -> RunDirectory:
+    return begin_run(cfg, HYDRA, imports=False)[1]
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
@@ -74,21 +80,21 @@ def test_a_missing_value_leaves_no_folder_behind(tmp_path: Path) -> None:
     folder = tmp_path / cfg.run_dir
     folder.mkdir(parents=True)  # as Hydra does
     with pytest.raises(ConfigError, match=r"data\.root"):
-        open_run(cfg, HYDRA)
+        opened(cfg)
     assert not folder.exists()
 
 
 def test_an_infinite_limit_is_written_as_a_word() -> None:
     cfg = composed("task.recipe.clip_norm=inf")
     assert cfg.task.recipe.clip_norm == math.inf
-    run = open_run(cfg, HYDRA)
+    run = opened(cfg)
     assert json.loads((run.folder / "run.json").read_text())["config"]["task.recipe.clip_norm"] == "Infinity"
-    assert open_run(cfg, HYDRA) == run
+    assert opened(cfg) == run
 
 
 def test_a_new_run_records_its_identity_and_its_configuration(tmp_path: Path) -> None:
     cfg = composed("seed=3")
-    run = open_run(cfg, HYDRA)
+    run = opened(cfg)
     record: dict[str, Any] = json.loads((run.folder / "run.json").read_text())
     assert record["config_sha256"] == config_sha256(cfg)
     assert record["config"]["seed"] == 3
@@ -97,28 +103,33 @@ def test_a_new_run_records_its_identity_and_its_configuration(tmp_path: Path) ->
 
 
 def test_the_same_configuration_finds_its_folder_and_its_result_again() -> None:
-    run = open_run(composed(), HYDRA)
-    (run.folder / "result.json").write_text('{"score": 0.5}')
+    run = opened(composed())
+    costs = Costs({"total": 3}, {"total": 2}, 2, (96, 96), 6)
+    result = Result(
+        "finetune", "shapes_det", None, "map", 0.5, {"map": 0.5}, costs, seconds=1.0, devices=1, gpu_hours=0.0,
+        images_seen=8, passes_per_image=1, samples_digest="", seed=0, config_sha256="",
+    )  # fmt: skip
+    result.write(run.folder)
     before = contents(run.folder)
-    again = open_run(composed(), HYDRA)
+    again = opened(composed())
     assert again == run
-    assert again.result() == {"score": 0.5}
+    assert again.result() == result
     assert contents(run.folder) == before
 
 
 def test_another_configuration_is_refused_naming_the_key_and_both_values() -> None:
-    run = open_run(composed("name=mine", "seed=1"), HYDRA)
+    run = opened(composed("name=mine", "seed=1"))
     before = contents(run.folder)
     with pytest.raises(RunError, match=r"runs/finetune/shapes_det/mine .*seed=1 \(now 2\)"):
-        open_run(composed("name=mine", "seed=2"), HYDRA)
+        opened(composed("name=mine", "seed=2"))
     assert contents(run.folder) == before
 
 
 def test_resume_never_refuses_the_folder_of_its_own_run() -> None:
-    run = open_run(composed("resume=never"), HYDRA)
+    run = opened(composed("resume=never"))
     before = contents(run.folder)
     with pytest.raises(RunError, match="resume=auto"):
-        open_run(composed("resume=never"), HYDRA)
+        opened(composed("resume=never"))
     assert contents(run.folder) == before
 
 
@@ -127,17 +138,17 @@ def test_a_result_without_the_record_of_its_configuration_is_not_taken_for_this_
     folder.mkdir(parents=True)
     (folder / "result.json").write_text('{"score": 0.9}')
     with pytest.raises(RunError, match=r"run\.json"):
-        open_run(composed("name=mine"), HYDRA)
+        opened(composed("name=mine"))
 
 
 @pytest.mark.parametrize("variable", RANKS)
 def test_another_rank_writes_nothing_and_fails_no_check(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     monkeypatch.setitem(os.environ, variable, "1")
-    early = open_run(composed("name=early"), HYDRA)  # before rank 0 came to it
+    early = opened(composed("name=early"))  # before rank 0 came to it
     assert not early.folder.exists()
     monkeypatch.delitem(os.environ, variable)
-    run = open_run(composed("resume=never"), HYDRA)
+    run = opened(composed("resume=never"))
     before = contents(run.folder)
     monkeypatch.setitem(os.environ, variable, "1")
-    assert open_run(composed("resume=never"), HYDRA) == run
+    assert opened(composed("resume=never")) == run
     assert contents(run.folder) == before

@@ -25,7 +25,10 @@ from nas_transfer.search.objectives.base import TrialSubnet
 from nas_transfer.space import SUPERNET
 from nas_transfer.stages import search as stage
 from nas_transfer.stages.common.candidates import build_evaluator
-from nas_transfer.stages.common.training import train
+from nas_transfer.stages.config.entry import read_config
+from nas_transfer.stages.config.search import SearchConfig
+from nas_transfer.stages.finetune import run as train
+from nas_transfer.sweeper import run_search
 from tests.conftest import load_supernet
 from tests.stages.test_tasks import TINY
 from tests.test_cli import run, sentence
@@ -67,7 +70,7 @@ def searched(folder: Path, supernet: Path, *overrides: str) -> dict:
             stage.run(own, folder)
         return [None] * len(jobs)
 
-    stage.search(cfg, cfg.hydra, launch)
+    run_search(cfg, launch)
     return json.loads((folder / "front.json").read_text())
 
 
@@ -139,7 +142,7 @@ def test_the_same_arch_always_has_the_same_score_and_the_evaluate_stage_has_it_t
     member = front["trials"][0]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = compose("config", arguments(supernet, "search.trials=3"))
-    evaluator = build_evaluator(cfg)
+    evaluator = build_evaluator(read_config(cfg, SearchConfig))
     arch = evaluator.supernet.table.space.from_dict(member["arch"])
     before = {name: tensor.clone() for name, tensor in evaluator.supernet.state_dict().items()}
     for _ in range(2):
@@ -319,7 +322,7 @@ def test_every_task_is_searched_at_its_own_input_size(tmp_path: Path, task: str,
         stage.run(cfg, tmp_path / "search")
         return [None]
 
-    stage.search(cfg, cfg.hydra, launch)
+    run_search(cfg, launch)
     outcomes = trials(tmp_path / "search")
     assert [outcome["reason"] for outcome in outcomes.values()] == [None] * 3
     assert all(outcome["values"]["score"] == outcome["metrics"][score] for outcome in outcomes.values())

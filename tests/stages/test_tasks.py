@@ -15,7 +15,7 @@ from pycocotools.cocoeval import COCOeval
 import nas_transfer.cli  # noqa: F401  registers the resolvers
 from nas_transfer.paths import conf_dir
 from nas_transfer.runs.result import Result
-from nas_transfer.stages.common.training import train
+from nas_transfer.stages.finetune import run as train
 from nas_transfer.stages.profile import run as profile
 from tests.conftest import sample_data
 
@@ -119,7 +119,7 @@ def test_a_supernet_of_every_task_is_trained_scored_and_hands_its_weights_on(tmp
 def test_a_preview_shows_training_samples_with_their_annotations(tmp_path: Path, task: str) -> None:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         draw = ["data.draw.num_train=12", "data.draw.num_val=3", f"data.root={tmp_path}/data", "data.batch_size=4"]
-        cfg = compose("config", ["stage=profile", f"task={task}", "data.preview=4", *draw])
+        cfg = compose("config", ["stage=profile", f"task={task}", "preview=4", *draw])
     profile(cfg, tmp_path)
     sheet = np.asarray(Image.open(tmp_path / "preview.png"))
     assert sheet.shape[1] == 2 * 328 + 8
@@ -150,7 +150,7 @@ def real_arguments(name: str, folder: Path) -> list[str]:
         cityscapes_of_camvid(folder / "data")
         return ["task=cityscapes_seg", *crop]
     root = f"data.root={sample_data(name.partition(' ')[0])}"
-    joints = [f"data.{p}_annotations=annotations/person_keypoints_{p}_coco17.json" for p in ("train", "val")]
+    joints = [f"data.sources.{p}_annotations=annotations/person_keypoints_{p}_coco17.json" for p in ("train", "val")]
     names = f"data.class_names=[{','.join(CAMVID)}]"
     pose = ["task=coco_pose", "data.input_size=[64,64]", "data.batch_size=8", root]
     return {

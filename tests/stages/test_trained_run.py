@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 import nas_transfer.cli  # noqa: F401  registers the resolvers
 from nas_transfer.errors import ConfigError
 from nas_transfer.paths import conf_dir
-from nas_transfer.stages.common.trained_run import changes_since, trained_task, with_the_runs_own
+from nas_transfer.stages.config.trained import changes_since, trained_task, with_trained_groups
 from tests.test_cli import forked
 
 
@@ -30,17 +30,17 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_an_export_takes_the_runs_own_network_and_data(run: Path) -> None:
-    cfg = with_the_runs_own(composed("stage=export", f"weights={run}", "arch=min"))
+    cfg = with_trained_groups(composed("stage=export", f"weights={run}", "arch=min"))
     assert cfg.supernet.name == "efficientnet_lite0"
     assert cfg.task.build.detector.min_size == 64
     assert (cfg.data.root, cfg.arch, cfg.stage.name) == ("here", "min", "export")
-    assert with_the_runs_own(composed("stage=export", f"weights={run}", "data.root=there")).data.root == "there"
+    assert with_trained_groups(composed("stage=export", f"weights={run}", "data.root=there")).data.root == "there"
     assert Path(cfg.run_dir).parts[:3] == ("runs", "export", "shapes_det")
     public = composed("stage=export", "weights=efficientnet_lite0", "task=imagenet", "data.root=there")
-    assert with_the_runs_own(public) == public
+    assert with_trained_groups(public) == public
     assert Path(public.run_dir).parts[:3] == ("runs", "export", "imagenet")
     with pytest.raises(ConfigError, match=r"or data\.root=.*weights=efficientnet_lite0 alone"):
-        with_the_runs_own(composed("stage=export", "weights=efficientnet_lite0", "task=imagenet"))
+        with_trained_groups(composed("stage=export", "weights=efficientnet_lite0", "task=imagenet"))
 
 
 def test_a_task_by_another_name_has_no_run(run: Path) -> None:
@@ -60,11 +60,11 @@ def test_what_an_evaluation_changes_is_named(run: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ("task=shapes_cls", "expected task as the run in {run} had it, shapes_det, got shapes_cls: leave it out"),
-        ("supernet=bignas_nano", "expected supernet as the run in {run} had it, efficientnet_lite0, got bignas_nano"),
+        ("task=shapes_cls", "task must be as the run in {run} had it, shapes_det, got shapes_cls: leave it out"),
+        ("supernet=bignas_nano", "supernet must be as the run in {run} had it, efficientnet_lite0, got bignas_nano"),
         (
             "task.build.detector.min_size=96",
-            "expected task.build.detector.min_size as the run in {run} had it, 64, got",
+            "task.build.detector.min_size must be as the run in {run} had it, 64, got",
         ),
         ("task=shapes_det", "expected weights in {run}/weights.pt"),  # said for nothing, but no contradiction
     ],

@@ -10,7 +10,7 @@ from torchvision.models import resnet50
 
 import nas_transfer.cli  # noqa: F401  registers the resolvers
 from nas_transfer.paths import conf_dir
-from nas_transfer.stages.common.training import train
+from nas_transfer.stages.finetune import run as train
 from nas_transfer.supernet.networks import build_body, build_classifier
 from nas_transfer.supernet.resnet.table import ResNetTable
 from nas_transfer.tasks.checkpoint import load_checkpoint

@@ -9,7 +9,9 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor
 
 from nas_transfer.paths import conf_dir
-from nas_transfer.stages.common.build import build_table, build_task
+from nas_transfer.stages.common.build import build_task
+from nas_transfer.stages.config.base import TaskRunConfig
+from nas_transfer.stages.config.entry import read_config
 from nas_transfer.supernet.preprocessing import Preprocessing
 from nas_transfer.tasks.task import Task
 
@@ -23,8 +25,9 @@ TASKS = ["shapes_cls", "shapes_det", "shapes_insseg", "shapes_pose", "shapes_seg
 def make_task(name: str, preprocessing: Preprocessing) -> Task:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = compose("config", [f"task={name}", "supernet=bignas_nano"])
-    table = replace(build_table(cfg), preprocessing=preprocessing)
-    return build_task(cfg, table, table.space.largest(), None).eval()
+    config = read_config(cfg, TaskRunConfig)
+    table = replace(config.supernet.build(), preprocessing=preprocessing)
+    return build_task(config, table, table.space.largest(), None).eval()
 
 
 @pytest.mark.parametrize("preprocessing", PREPROCESSINGS, ids=["bgr", "lite"])

@@ -7,17 +7,17 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import Logger
 
 from nas_transfer.arch_files import resolve_arch
+from nas_transfer.data.module import DownstreamData
 from nas_transfer.data.randomness import stable_seed
 from nas_transfer.errors import ConfigError
 from nas_transfer.paths import conf_dir
@@ -25,6 +25,9 @@ from nas_transfer.runs import files
 from nas_transfer.runs.atomic import replacing
 from nas_transfer.space import SUPERNET, ArchOrSupernet, SearchSpace
 from nas_transfer.stages.common.progress import ProgressLog
+from nas_transfer.stages.config.base import DataRunConfig, TaskRunConfig, TrainerConfig
+from nas_transfer.stages.config.factory import Factory
+from nas_transfer.stages.config.training import ScoredRunConfig
 from nas_transfer.supernet.preprocessing import Preprocessing
 from nas_transfer.supernet.protocol import SupernetTable
 from nas_transfer.tasks.checkpoint import Checkpoint, load_checkpoint
@@ -32,8 +35,6 @@ from nas_transfer.tasks.task import Task, TaskSettings
 from nas_transfer.tasks.training import TrainingSettings
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
-LENGTH_KEYS = ("max_steps", "max_epochs", "check_val_every_n_epoch", "limit_train_batches")
-"""Trainer keys that this program turns into the length of its one stream of batches."""
 
 
 class LastCheckpoint(Callback):
@@ -44,17 +45,15 @@ class LastCheckpoint(Callback):
     """
 
     def __init__(self, path: Path, every_n_steps: int) -> None:
-        if every_n_steps < 1:
-            raise ConfigError(f"expected checkpoint_every_n_steps of at least 1, got {every_n_steps}")
         self.path = path
         self.every_n_steps = every_n_steps
         self.saved_step = 0
 
-    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
+    def on_train_start(self, trainer: pl.Trainer, *_: object) -> None:
         """Know a resumed run's state as saved: between two steps there are gradients that no checkpoint holds."""
         self.saved_step = trainer.global_step
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
         """Save after every `every_n_steps`-th optimiser step."""
         step = trainer.global_step
         if step == self.saved_step or step % self.every_n_steps:
@@ -67,9 +66,9 @@ class LastCheckpoint(Callback):
             trainer.save_checkpoint(temporary, weights_only=False)
 
 
-def set_threads(cfg: DictConfig) -> None:
+def set_threads(num_threads: int) -> None:
     """Bound the process's threads, keep its memory and silence third-party notices that no user can act on."""
-    torch.set_num_threads(cfg.num_threads)
+    torch.set_num_threads(num_threads)
     keep_freed_memory()
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
@@ -95,37 +94,32 @@ def keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
-def build_table(cfg: DictConfig) -> SupernetTable:
-    """The supernet's table."""
-    return instantiate(cfg.supernet)
-
-
-def build_arch(cfg: DictConfig, space: SearchSpace) -> ArchOrSupernet:
+def build_arch(name: str, space: SearchSpace) -> ArchOrSupernet:
     """The arch that ``arch=`` names, or the supernet; ArchError if there is none."""
-    return resolve_arch(str(cfg.arch), space, [conf_dir() / "archs"])
+    return resolve_arch(name, space, [conf_dir() / "archs"])
 
 
-def build_weights(cfg: DictConfig) -> tuple[SupernetTable, Checkpoint | None]:
+def build_weights(config: DataRunConfig) -> tuple[SupernetTable, Checkpoint | None]:
     """The supernet's table and the weights to start from, if any; their preprocessing is then the table's.
 
     Raises:
         WeightsError: weights that cannot be used.
     """
-    table = build_table(cfg)
-    if cfg.weights is None:
+    table = config.supernet.build()
+    if config.weights is None:
         return table, None
-    checkpoint = load_checkpoint(str(cfg.weights), table, str(cfg.weights_format))
+    checkpoint = load_checkpoint(config.weights, table, config.weights_format)
     return replace(table, preprocessing=checkpoint.preprocessing), checkpoint  # type: ignore[type-var]
 
 
-def build_data(cfg: DictConfig, arch: ArchOrSupernet, preprocessing: Preprocessing) -> Any:
+def build_data(factory: Factory[DownstreamData], arch: ArchOrSupernet, preprocessing: Preprocessing) -> DownstreamData:
     """The data module, set up; DataError for a data set that is not as it should be."""
-    data = make_data(cfg, arch, preprocessing)
+    data = make_data(factory, arch, preprocessing)
     data.setup("fit")
     return data
 
 
-def make_data(cfg: DictConfig, arch: ArchOrSupernet, preprocessing: Preprocessing) -> Any:
+def make_data(factory: Factory[DownstreamData], arch: ArchOrSupernet, preprocessing: Preprocessing) -> DownstreamData:
     """The data module before it has looked at its files; an embedded data set is drawn.
 
     Where images are resized for classification, that is done as the weights expect it.
@@ -133,76 +127,73 @@ def make_data(cfg: DictConfig, arch: ArchOrSupernet, preprocessing: Preprocessin
     Supernet training leaves the search split out of train, so that a search never scores what was trained on; a fixed
     arch trains on all of train.
     """
-    options = {key: value for key, value in cfg.data.items() if key != "preview"}
-    if options["split"]["hold_out_search"] is None:
-        options["split"] = OmegaConf.merge(options["split"], {"hold_out_search": arch is SUPERNET})
-    if "interpolation" in options and options["interpolation"] is None:
-        options["interpolation"] = preprocessing.interpolation
-    data = instantiate(options)
+    chosen: dict[str, object] = {}
+    split = factory["split"]
+    if isinstance(split, Mapping) and split["hold_out_search"] is None:
+        chosen["split"] = {**split, "hold_out_search": arch is SUPERNET}
+    if "interpolation" in factory and factory["interpolation"] is None:
+        chosen["interpolation"] = preprocessing.interpolation
+    data = factory.with_values(**chosen).build()
     data.prepare_data()
     return data
 
 
-def build_training_settings(cfg: DictConfig, total_steps: int, total_batch: int) -> TrainingSettings:
+def build_training_settings(config: TaskRunConfig, total_steps: int, total_batch: int) -> TrainingSettings:
     """How a task is trained for so many steps of a total batch of so many images."""
-    recipe = instantiate(cfg.task.recipe).for_total_batch(total_batch)
-    return TrainingSettings(recipe, instantiate(cfg.task.sampling), cfg.seed, total_steps)
+    recipe = config.task.recipe.build().for_total_batch(total_batch)
+    return TrainingSettings(recipe, config.task.sampling.build(), config.seed, total_steps)
 
 
-def build_task(cfg: DictConfig, table: SupernetTable, arch: ArchOrSupernet, data: Any) -> Task:
+def build_task(config: TaskRunConfig, table: SupernetTable, arch: ArchOrSupernet, data: DownstreamData | None) -> Task:
     """The task with new weights, drawn from the seed."""
-    settings = TaskSettings(table, arch, cfg.task.cost_classes if data is None else data.num_classes)
-    torch.manual_seed(stable_seed(cfg.seed, "weights"))
-    built = instantiate(cfg.task.build)(settings, **({} if data is None else data.task_arguments()))
+    settings = TaskSettings(table, arch, config.task.cost_classes if data is None else data.num_classes)
+    torch.manual_seed(stable_seed(config.seed, "weights"))
+    built = config.task.build.build()(settings, **({} if data is None else data.task_arguments()))
     built.ground_truth = None if data is None else data.val_ground_truth
     return built
 
 
-def build_bare_trainer(cfg: DictConfig, steps: int) -> pl.Trainer:
+def build_bare_trainer(config: TrainerConfig, steps: int) -> pl.Trainer:
     """Lightning's trainer for a short training that leaves nothing on disk and is not validated on the way."""
-    return instantiate(
-        _trainer_options(cfg) | {"enable_progress_bar": False, "limit_val_batches": 0},
+    return config.lightning.build(
+        **_trainer_arguments(config),
+        enable_progress_bar=False,
+        limit_val_batches=0,
         logger=False,
         enable_checkpointing=False,
         max_epochs=1,
         max_steps=steps,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        enable_model_summary=False,
     )
 
 
-def build_trainer(cfg: DictConfig, folder: Path) -> pl.Trainer:
-    """Lightning's trainer with our callbacks; its one epoch is the whole run (see `training`)."""
-    callbacks: list[Callback] = []
+def build_trainer(config: ScoredRunConfig, folder: Path, callbacks: Sequence[Callback] = ()) -> pl.Trainer:
+    """Lightning's trainer, which tells its progress; its one epoch is the whole run (see `training`)."""
     on_terminal = sys.stdout.isatty()
-    if cfg.trainer.enable_progress_bar:
-        callbacks.append(pl.callbacks.RichProgressBar() if on_terminal else ProgressLog())
-    if cfg.ema_decay is not None:
-        callbacks.append(pl.callbacks.EMAWeightAveraging(decay=cfg.ema_decay))
-    # Last, so that a step's checkpoint holds what the others did after that step.
-    callbacks.append(LastCheckpoint(folder / files.LAST_CHECKPOINT, cfg.checkpoint_every_n_steps))
-    loggers: list[Any] = [pl.loggers.CSVLogger(str(folder), name=files.LOGS_FOLDER)]
-    if cfg.tensorboard:
+    bars: list[Callback] = []
+    if config.trainer.enable_progress_bar:
+        bars.append(pl.callbacks.RichProgressBar() if on_terminal else ProgressLog())
+    loggers: list[Logger] = [pl.loggers.CSVLogger(str(folder), name=files.LOGS_FOLDER)]
+    if config.tensorboard:
         try:
             loggers.append(pl.loggers.TensorBoardLogger(str(folder), name=files.TENSORBOARD_FOLDER))
         except ModuleNotFoundError as error:
-            raise ConfigError("expected TensorBoard for tensorboard=true, got none: pip install tensorboard") from error
-    return instantiate(
-        _trainer_options(cfg) | {"enable_progress_bar": cfg.trainer.enable_progress_bar and on_terminal},
-        callbacks=callbacks,
+            raise ConfigError("tensorboard=true needs TensorBoard, got none: pip install tensorboard") from error
+    return config.trainer.lightning.build(
+        **_trainer_arguments(config.trainer),
+        enable_progress_bar=config.trainer.enable_progress_bar and on_terminal,
+        callbacks=[*bars, *callbacks],
         logger=loggers,
         default_root_dir=str(folder),
         max_epochs=1,
         check_val_every_n_epoch=None,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        enable_model_summary=False,
     )
 
 
-def _trainer_options(cfg: DictConfig) -> dict[str, Any]:
-    options = {str(key): value for key, value in cfg.trainer.items() if key not in LENGTH_KEYS}
-    if options["sync_batchnorm"] and not torch.cuda.is_available():
-        options["sync_batchnorm"] = False  # torch's refuses a CPU; a supernet's own are shared anywhere
-    return options
+def _trainer_arguments(config: TrainerConfig) -> dict[str, object]:
+    """What Lightning's Trainer is always given: this program's own sampling and order of batches."""
+    return config.arguments() | {
+        "sync_batchnorm": config.sync_batchnorm and torch.cuda.is_available(),  # torch's refuses a CPU
+        "use_distributed_sampler": False,
+        "num_sanity_val_steps": 0,
+        "enable_model_summary": False,
+    }

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import pytorch_lightning as pl
-from omegaconf import DictConfig
 
 from nas_transfer.arch_files import LARGEST, SMALLEST
+from nas_transfer.data.module import DownstreamData
 from nas_transfer.errors import ConfigError
 from nas_transfer.space import SUPERNET, Arch
 from nas_transfer.stages.common.build import build_arch, build_data, build_task, build_weights
+from nas_transfer.stages.config.base import DataRunConfig
 from nas_transfer.tasks.checkpoint import Checkpoint, checkpoint_arch, load_network
 from nas_transfer.tasks.task import Task
 from nas_transfer.tasks.training import ScoringModule
@@ -19,31 +19,35 @@ from nas_transfer.tasks.training import ScoringModule
 logger = logging.getLogger(__name__)
 
 
-def load_trained(cfg: DictConfig) -> tuple[Task, Any, Checkpoint]:
+def load_trained(config: DataRunConfig) -> tuple[Task, DownstreamData, Checkpoint]:
     """The network that ``weights=`` and, of a supernet's, ``arch=`` name, data and weights; a subnet's is calibrated.
 
     Raises:
         ConfigError: no weights, or an arch that the weights do not hold.
         NasTransferError: data or weights that cannot be used.
     """
-    table, checkpoint = build_weights(cfg)
+    table, checkpoint = build_weights(config)
     if checkpoint is None:
-        raise ConfigError(f"expected weights=<a finished run's folder, or a file> to {cfg.stage.name}, got none")
-    wanted = build_arch(cfg, table.space)
+        raise ConfigError(f"stage={config.stage.name} needs weights=<a finished run's folder, or a file>, got none")
+    wanted = build_arch(config.arch, table.space)
     arch = checkpoint_arch(checkpoint, table.space)
-    if arch is not SUPERNET and wanted != arch and cfg.arch != LARGEST:  # the default, unless one was named
-        logger.info("the weights are those of arch %s alone: arch=%s is not looked at", arch.short_id(), cfg.arch)
-    data = build_data(cfg, arch, table.preprocessing)
-    task = build_task(cfg, table, arch, data)
+    if arch is not SUPERNET and wanted != arch and config.arch != LARGEST:  # the default, unless one was named
+        logger.info("the weights are those of arch %s alone: arch=%s is not looked at", arch.short_id(), config.arch)
+    data = build_data(config.data, arch, table.preprocessing)
+    task = build_task(config, table, arch, data)
     load_network(task, checkpoint)
     if arch is SUPERNET and wanted is not SUPERNET:
         # One net's weights hold its own statistics, which a data set without train images must do with.
         as_published = checkpoint.calibrated == wanted.to_dict()
-        task = task.extract(wanted) if as_published else extract_calibrated(cfg, task, wanted, data)
+        task = (
+            task.extract(wanted) if as_published else extract_calibrated(task, wanted, data, config.calibration_images)
+        )
     return task, data, checkpoint
 
 
-def evaluate_task(cfg: DictConfig, module: ScoringModule, data: Any, trainer: pl.Trainer) -> dict[str, float]:
+def evaluate_task(
+    module: ScoringModule, data: DownstreamData, trainer: pl.Trainer, calibration_images: int
+) -> dict[str, float]:
     """All metrics on the validation split, as fractions.
 
     A supernet is scored by its largest and smallest subnet, each extracted and with recalibrated BatchNorm statistics;
@@ -55,7 +59,7 @@ def evaluate_task(cfg: DictConfig, module: ScoringModule, data: Any, trainer: pl
     space = task.table.space
     metrics: dict[str, float] = {}
     for name, arch in ((LARGEST, space.largest()), (SMALLEST, space.smallest())):
-        scores = validate(ScoringModule(extract_calibrated(cfg, task, arch, data)), data, trainer)
+        scores = validate(ScoringModule(extract_calibrated(task, arch, data, calibration_images)), data, trainer)
         logger.info("%s subnet: %s %.4f", name, task.score_key, scores[task.score_key])
         metrics |= {f"{name}/{key}": value for key, value in scores.items()}
         if name == LARGEST:
@@ -63,22 +67,22 @@ def evaluate_task(cfg: DictConfig, module: ScoringModule, data: Any, trainer: pl
     return metrics
 
 
-def validate(module: ScoringModule, data: Any, trainer: pl.Trainer) -> dict[str, float]:
+def validate(module: ScoringModule, data: DownstreamData, trainer: pl.Trainer) -> dict[str, float]:
     """A subnet's metrics on the validation split; those of the last validation if nothing changed since."""
     if module.metrics_step < 0 or module.metrics_step != trainer.global_step:
         trainer.validate(module, data.val_dataloader(), verbose=False)
     score_key = module.task.score_key
     if score_key not in module.metrics:
         raise ConfigError(
-            f"expected a validation split on which {score_key} is defined, got none: "
+            f"{score_key} is not defined on the validation split: "
             "it has no annotation, or trainer.limit_val_batches left none"
         )
     return module.metrics
 
 
-def extract_calibrated(cfg: DictConfig, supernet: Task, arch: Arch, data: Any) -> Task:
+def extract_calibrated(supernet: Task, arch: Arch, data: DownstreamData, calibration_images: int) -> Task:
     """The task of one subnet of a supernet, its BatchNorm statistics recalibrated on images of train."""
     subnet = supernet.extract(arch)
     # Pairs at least: on one image the BatchNorm of a globally pooled branch has no variance.
-    subnet.calibrate(data.calibration_dataloader(cfg.calibration_images, max(2, data.batch_size)))
+    subnet.calibrate(data.calibration_dataloader(calibration_images, max(2, data.batch_size)))
     return subnet

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from hydra.utils import instantiate
-from omegaconf import DictConfig
 
 from nas_transfer.data.drawing import TILE, contact_sheet
+from nas_transfer.data.module import DownstreamData
 from nas_transfer.data.sampler import SampleKey
 from nas_transfer.runs import SECONDS_PER_HOUR, Ancestor, Costs, Result, files
 from nas_transfer.runs.atomic import write_json
 from nas_transfer.space import SUPERNET, Arch
-from nas_transfer.stages.common.run_directory import config_sha256
+from nas_transfer.stages.config.base import TaskRunConfig
 from nas_transfer.tasks.task import Task
 
 LEAST_SCORE_DRAWN = 0.5  # as by stage=predict
 
 
 def make_result(
-    cfg: DictConfig,
+    config: TaskRunConfig,
     task: Task,
     metrics: dict[str, float],
     *,
@@ -36,8 +34,8 @@ def make_result(
     """The result of a stage; a supernet's costs are those of its largest arch."""
     on_accelerator = task.device.type != "cpu"
     return Result(
-        stage=cfg.stage.name,
-        task=cfg.task.name,
+        stage=config.stage.name,
+        task=config.task.name,
         arch=None if task.arch is SUPERNET else task.arch.to_dict(),
         score_key=task.score_key,
         score=metrics.get(task.score_key),
@@ -47,10 +45,10 @@ def make_result(
         devices=devices,
         gpu_hours=devices * seconds / SECONDS_PER_HOUR if on_accelerator else 0.0,
         images_seen=images_seen,
-        passes_per_image=instantiate(cfg.task.sampling).archs_per_step if task.is_supernet else 1,
+        passes_per_image=config.task.sampling.build().archs_per_step if task.is_supernet else 1,
         samples_digest=samples_digest,
-        seed=cfg.seed,
-        config_sha256=config_sha256(cfg),
+        seed=config.seed,
+        config_sha256=config.config_sha256,
         provenance=provenance,
     )
 
@@ -71,19 +69,19 @@ def cost_report(task: Task, arch: Arch) -> Costs:
     )
 
 
-def write_predictions(cfg: DictConfig, folder: Path, task: Task, data: Any) -> None:
+def write_predictions(num_samples: int, folder: Path, task: Task, data: DownstreamData) -> None:
     """Write the last evaluation's predictions in COCO's result format, for a task that makes such, and draw some.
 
-    `files.SAMPLES_FOLDER` shows `cfg.sample_predictions` images, spread over the validation split, as they are
+    `files.SAMPLES_FOLDER` shows `num_samples` images, spread over the validation split, as they are
     annotated and as a subnet sees them.
     """
     for name, records in task.predictions.items():
         write_json(folder / f"{name}.json", records)
     if not task.is_supernet:
-        _draw_samples(cfg.sample_predictions, folder / files.SAMPLES_FOLDER, task, data)
+        _draw_samples(num_samples, folder / files.SAMPLES_FOLDER, task, data)
 
 
-def _draw_samples(count: int, folder: Path, task: Task, data: Any) -> None:
+def _draw_samples(count: int, folder: Path, task: Task, data: DownstreamData) -> None:
     val = data.require_parts().val
     task.eval()
     for place in np.linspace(0, len(val) - 1, min(count, len(val))).round().astype(int).tolist():

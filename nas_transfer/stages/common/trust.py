@@ -6,49 +6,25 @@ import logging
 from collections.abc import Sequence
 
 import numpy as np
-from omegaconf import DictConfig
 
-from nas_transfer.errors import ConfigError, RunError
+from nas_transfer.errors import RunError
 from nas_transfer.runs import Evaluation, Front, Outcome, Trial, Validation, files, read_outcome
 from nas_transfer.search.front import minimised
 from nas_transfer.search.loop import SearchLoop
 from nas_transfer.search.pareto import by_rank
 from nas_transfer.search.statistics import Rescored, rank_quality
+from nas_transfer.stages.config.search import ProxyConfig, SearchConfig
 
 logger = logging.getLogger(__name__)
 
 
-def check_trust(cfg: DictConfig, steps: int) -> None:
-    """Refuse, before anything is evaluated, what could not be done after the search.
-
-    Args:
-        steps: of the last rung.
-
-    Raises:
-        ConfigError: numbers from which nothing can be said.
-    """
-    repeats = cfg.search.repeats
-    if not isinstance(repeats, int) or repeats < 0 or repeats == 1:
-        raise ConfigError(f"expected search.repeats of 0 or at least 2 seeds, got {repeats}")
-    if "proxy" not in cfg:
-        return
-    count, times = cfg.proxy.validate, cfg.proxy.validate_times
-    if not isinstance(count, int) or count < 0 or 0 < count < 3 or not isinstance(times, int) or times < 2:
-        raise ConfigError(
-            "expected proxy.validate of 0 or at least 3 archs and proxy.validate_times of at least 2, "
-            f"got {count} and {times}"
-        )
-    if count and not steps:
-        raise ConfigError("expected a last rung of at least 1 step to be longer than with proxy.validate, got 0")
-
-
-def rescore(cfg: DictConfig, loop: SearchLoop, front: Front) -> Rescored | None:
+def rescore(config: SearchConfig, loop: SearchLoop, front: Front) -> Rescored | None:
     """Score the front's members from `search.repeats` other seeds; None if none are asked for.
 
     Raises:
         RunError: a member that could not be scored again.
     """
-    count = cfg.search.repeats
+    count = config.search.repeats
     if not count:
         return None
     logger.info("scoring the front's %d members again from %d other seeds", len(front.trials), count)
@@ -63,18 +39,18 @@ def rescore(cfg: DictConfig, loop: SearchLoop, front: Front) -> Rescored | None:
     return Rescored({trial.number: tuple(scores[place::members]) for place, trial in enumerate(front.trials)})
 
 
-def validate_proxy(cfg: DictConfig, loop: SearchLoop, front: Front) -> Validation | None:
+def validate_proxy(config: ProxyConfig, loop: SearchLoop, front: Front) -> Validation | None:
     """Train some archs for longer and hold the search's scores against theirs; None if none are asked for.
 
     Raises:
         RunError: an arch that could not be trained.
     """
-    count, times, steps = cfg.proxy.validate, cfg.proxy.validate_times, loop.schedule.rungs.steps[-1]
+    count, times, steps = config.proxy.validate, config.proxy.validate_times, loop.schedule.rungs.steps[-1]
     if not count:
         return None
     chosen = spread(loop.study.told(), front, count)
     if len(chosen) < 3:
-        raise RunError(f"expected at least 3 trials with values for proxy.validate, got {len(chosen)}")
+        raise RunError(f"proxy.validate needs at least 3 trials with values, got {len(chosen)}")
     long = times * steps
     logger.info("training %d archs for %d instead of %d steps", len(chosen), long, steps)
     evaluations = [
@@ -86,7 +62,7 @@ def validate_proxy(cfg: DictConfig, loop: SearchLoop, front: Front) -> Validatio
     longs = tuple(outcome.values[first] for outcome in outcomes)
     validation = Validation(
         steps, long, tuple(trial.number for trial in chosen), shorts, longs,
-        rank_quality(np.asarray(longs), np.asarray(shorts), cfg.seed),
+        rank_quality(np.asarray(longs), np.asarray(shorts), config.seed),
         sum(outcome.images for outcome in outcomes), sum(outcome.seconds for outcome in outcomes),
     )  # fmt: skip
     validation.write(loop.folder)
@@ -111,6 +87,6 @@ def _outcomes(loop: SearchLoop, evaluations: Sequence[Evaluation]) -> list[Outco
         outcome = read_outcome(loop.folder / evaluation.file)
         if outcome is None or outcome.reason is not None:
             reason = reasons.get(evaluation.trial, "its job left no result") if outcome is None else outcome.reason
-            raise RunError(f"expected trial {evaluation.trial} to be scored again, got: {reason} ({evaluation.file})")
+            raise RunError(f"trial {evaluation.trial} could not be scored again: {reason} ({evaluation.file})")
         outcomes.append(outcome)
     return outcomes

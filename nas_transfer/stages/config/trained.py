@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -11,14 +12,14 @@ from omegaconf import DictConfig, OmegaConf
 from nas_transfer.errors import ConfigError
 from nas_transfer.runs import files
 
-OWN_GROUPS = ("task", "supernet", "data", "seed")
+TRAINED_GROUPS = ("task", "supernet", "data", "seed")
 """Configuration that a network cannot be had without, as it was trained."""
 
 
 def trained_config(weights: str | None) -> DictConfig | None:
     """The configuration of the run whose folder, or file in it, this is; None for other weights."""
-    place = Path(str(weights))
-    file = (place if place.is_dir() else place.parent) / files.CONFIG
+    path = Path(str(weights))
+    file = (path if path.is_dir() else path.parent) / files.CONFIG
     if weights is None or not file.is_file():
         return None
     return cast(DictConfig, OmegaConf.load(file))
@@ -30,8 +31,8 @@ def trained_task(weights: str | None, otherwise: str = "unknown") -> str:
     return otherwise if cfg is None else str(cfg.task.name)
 
 
-def with_the_runs_own(cfg: DictConfig) -> DictConfig:
-    """The configuration with `OWN_GROUPS` as the run that ``weights`` names had them, but for a ``data.root`` if set.
+def with_trained_groups(cfg: DictConfig) -> DictConfig:
+    """The configuration with `TRAINED_GROUPS` as the run that ``weights`` names had them; a ``data.root`` stays.
 
     Weights of no run leave it as it is.
 
@@ -39,29 +40,29 @@ def with_the_runs_own(cfg: DictConfig) -> DictConfig:
         ConfigError: another task, supernet, data or seed on the command line than the run's; no data with weights of no
             run.
     """
-    own = trained_config(cfg.weights)
-    if own is None:
+    trained = trained_config(cfg.weights)
+    if trained is None:
         if cfg.data.root is None:
             raise ConfigError(
-                f"expected weights=<a finished run's folder>, or data.root=<a folder> beside other weights, got "
-                f"weights={cfg.weights} alone"
+                f"stage={cfg.stage.name} needs weights=<a finished run's folder>, or data.root=<a folder> beside other "
+                f"weights, got weights={cfg.weights} alone"
             )
         return cfg
-    _refuse_others(cfg, own)
-    merged = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=False))
-    theirs = cast(dict[str, Any], OmegaConf.to_container(own, resolve=False))
-    merged |= {key: theirs[key] for key in OWN_GROUPS}
+    _refuse_others(cfg, trained)
+    merged = cast(dict[str, object], OmegaConf.to_container(cfg, resolve=False))
+    theirs = cast(dict[str, object], OmegaConf.to_container(trained, resolve=False))
+    merged |= {key: theirs[key] for key in TRAINED_GROUPS}
     if cfg.data.root is not None:
-        merged["data"]["root"] = cfg.data.root
+        cast(dict[str, object], merged["data"])["root"] = cfg.data.root
     return OmegaConf.create(merged)
 
 
 def changes_since(cfg: DictConfig) -> list[str]:
     """In what ``task.build`` differs from that of the run that ``weights`` names: a sentence a value."""
-    own = trained_config(cfg.weights)
-    if own is None:
+    trained = trained_config(cfg.weights)
+    if trained is None:
         return []
-    mine, theirs = (_flat(OmegaConf.to_container(one.task.build, resolve=True), "task.build") for one in (cfg, own))
+    mine, theirs = (_flat(OmegaConf.to_container(one.task.build, resolve=True), "task.build") for one in (cfg, trained))
     return [
         f"{key} is {mine.get(key)}, the run in {cfg.weights} had {theirs.get(key)}"
         for key in sorted(mine.keys() | theirs.keys())
@@ -69,24 +70,24 @@ def changes_since(cfg: DictConfig) -> list[str]:
     ]
 
 
-def _flat(value: Any, path: str) -> dict[str, Any]:
+def _flat(value: object, path: str) -> dict[str, object]:
     if not isinstance(value, dict):
         return {path: value}
-    return {key: leaf for name, own in value.items() for key, leaf in _flat(own, f"{path}.{name}").items()}
+    return {key: leaf for name, child in value.items() for key, leaf in _flat(child, f"{path}.{name}").items()}
 
 
-def _refuse_others(cfg: DictConfig, own: DictConfig) -> None:
-    given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+def _refuse_others(cfg: DictConfig, trained: DictConfig) -> None:
+    given: Sequence[str] = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     for override in given:
         key = override.lstrip("+~").partition("=")[0]
-        if key.partition(".")[0] not in OWN_GROUPS or key == "data.root":
+        if key.partition(".")[0] not in TRAINED_GROUPS or key == "data.root":
             continue
-        mine, theirs = _value(cfg, key), _value(own, key)
+        mine, theirs = _value(cfg, key), _value(trained, key)
         if mine != theirs:
-            raise ConfigError(f"expected {key} as the run in {cfg.weights} had it, {theirs}, got {mine}: leave it out")
+            raise ConfigError(f"{key} must be as the run in {cfg.weights} had it, {theirs}, got {mine}: leave it out")
 
 
-def _value(cfg: DictConfig, key: str) -> Any:
+def _value(cfg: DictConfig, key: str) -> object:
     """What a configuration has under a key; of a group, the choice."""
     choice = {"task": "task.name", "supernet": "supernet.name", "data": "data._target_"}.get(key, key)
     return OmegaConf.select(cfg, choice)

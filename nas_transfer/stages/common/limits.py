@@ -1,0 +1,18 @@
+"""Limits on objectives, as ``search.constraints`` states them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from nas_transfer.search.problem import Limit
+from nas_transfer.stages.config.factory import Factory
+
+
+def limit_between(min: float | None = None, max: float | None = None) -> Limit:
+    """The limit that ``{min: ..., max: ...}`` means; ConfigError for a range that is none."""
+    return Limit(None if min is None else float(min), None if max is None else float(max))
+
+
+def limits_of(constraints: Mapping[str, Factory[Limit]] | None) -> dict[str, Limit]:
+    """The limits by the name of their objective."""
+    return {name: limit.build() for name, limit in (constraints or {}).items()}

@@ -1,0 +1,161 @@
+"""The keys that several stages share."""
+
+# No `from __future__ import annotations`: the reader needs the fields' types themselves, not their source text.
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from nas_transfer.errors import ConfigError
+from nas_transfer.stages.config.factory import Factory
+from nas_transfer.stages.config.field import key
+from nas_transfer.stages.config.reader import sha256_of
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
+    from nas_transfer.data.module import DownstreamData
+    from nas_transfer.supernet.protocol import SupernetTable
+    from nas_transfer.tasks.recipe import ArchSampling, Recipe
+    from nas_transfer.tasks.task import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """``stage``: which step runs.
+
+    Attributes:
+        name: first folder of a run.
+        run: the function.
+        config: the record that its configuration is read into, a subclass of `RunConfig`.
+    """
+
+    name: str = key()
+    run: str = key()
+    config: str = key(identity=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """The keys of every stage.
+
+    Attributes:
+        identity: the keys that change the result, flat; the reader sets it.
+    """
+
+    stage: StageConfig = key()
+    runs: str = key(identity=False)
+    name: str = key(identity=False)
+    run_dir: str = key(identity=False)
+    resume: Literal["auto", "never"] = key(identity=False)
+    identity: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """Where the run lies."""
+        return Path(self.run_dir)
+
+    @property
+    def config_sha256(self) -> str:
+        """The hash of the run's identity."""
+        return sha256_of(self.identity)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskConfig:
+    """``task``: a network for a kind of prediction, and how it is trained.
+
+    Attributes:
+        name: second folder of a run.
+        cost_classes: classes that costs are stated for where no data set is read.
+        build: makes the task, given its settings.
+        recipe: optimiser and schedule.
+        sampling: which archs a step of supernet training runs.
+    """
+
+    name: str = key()
+    cost_classes: int = key(minimum=1)
+    build: Factory["Callable[..., Task]"] = key()
+    recipe: Factory["Recipe"] = key(target="nas_transfer.tasks.recipe.Recipe")
+    sampling: Factory["ArchSampling"] = key(target="nas_transfer.tasks.recipe.ArchSampling")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    """``trainer``: Lightning's Trainer, and the length of a run.
+
+    Attributes:
+        max_steps, max_epochs: the length; whichever is reached first.
+        check_val_every_n_epoch: how often a single arch is scored on the way.
+        limit_train_batches: batches, or the share of them, that make an epoch.
+        lightning: the Trainer's class and all other arguments.
+    """
+
+    accelerator: str = key()
+    devices: int | str | tuple[int, ...] = key()
+    num_nodes: int = key(minimum=1)
+    strategy: object = key()
+    sync_batchnorm: bool = key()
+    max_steps: int | None = key()
+    max_epochs: int | float | None = key()
+    check_val_every_n_epoch: int | float = key(minimum=0)
+    limit_train_batches: int | float | None = key(minimum=0)
+    log_every_n_steps: int = key(identity=False, minimum=1)
+    enable_progress_bar: bool = key(identity=False)
+    lightning: Factory["pl.Trainer"] = key(rest=True, builds=False)
+
+    @property
+    def single_device(self) -> bool:
+        """Whether one device of one machine is asked for."""
+        return self.devices in (1, "1") and self.num_nodes == 1
+
+    def steps(self, steps_per_epoch: int) -> int:
+        """The optimiser steps of a run; ConfigError for a run without a length."""
+        bounds = []
+        if self.max_steps is not None and self.max_steps > 0:
+            bounds.append(self.max_steps)
+        if self.max_epochs is not None and self.max_epochs > 0:
+            bounds.append(max(1, round(self.max_epochs * steps_per_epoch)))
+        if not bounds:
+            raise ConfigError(
+                "trainer.max_steps or trainer.max_epochs must be above 0 to say how long to train, "
+                f"got {self.max_steps} and {self.max_epochs}"
+            )
+        return min(bounds)
+
+    def arguments(self) -> dict[str, object]:
+        """What Lightning's Trainer gets of it."""
+        return {
+            "accelerator": self.accelerator,
+            "devices": list(self.devices) if isinstance(self.devices, tuple) else self.devices,
+            "num_nodes": self.num_nodes,
+            "strategy": self.strategy,
+            "sync_batchnorm": self.sync_batchnorm,
+            "log_every_n_steps": self.log_every_n_steps,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskRunConfig(RunConfig):
+    """The keys of stages that build a task's network."""
+
+    arch: str = key()
+    supernet: Factory["SupernetTable"] = key()
+    task: TaskConfig = key()
+    seed: int = key(minimum=0)
+    num_threads: int = key(minimum=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataRunConfig(TaskRunConfig):
+    """The keys of stages that read a data set and start from weights."""
+
+    data: Factory["DownstreamData"] = key(uncounted=("num_workers",), builds=False)
+    weights: str | None = key()
+    weights_format: str = key()
+    calibration_images: int = key(minimum=1)
+    num_workers: int = key(identity=False, minimum=0)
+    trainer: TrainerConfig = key()
+
+
+NO_WEIGHTS = "weights must name a trained network, got null: add weights=<a finished run's folder, or a file>"

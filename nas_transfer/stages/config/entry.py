@@ -1,0 +1,93 @@
+"""Where a stage begins: its configuration becomes its record, and names its run."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TypeVar
+
+from hydra.utils import get_class
+from omegaconf import DictConfig, OmegaConf
+
+from nas_transfer.errors import ConfigError
+from nas_transfer.runs import files
+from nas_transfer.stages.common.run_directory import RunDirectory, open_run
+from nas_transfer.stages.config import reader
+from nas_transfer.stages.config.base import RunConfig
+from nas_transfer.stages.config.training import TrainConfig
+
+Config = TypeVar("Config", bound=RunConfig)
+
+SHARED_KEYS = frozenset(field.name for field in dataclasses.fields(TrainConfig))
+"""The keys of ``config.yaml``: every composed configuration has them, whether its stage has a use for them or not."""
+
+
+def read_config(cfg: DictConfig, record: type[Config], *, imports: bool = True) -> Config:
+    """A stage's configuration as its record; see `reader.read`.
+
+    Raises:
+        ConfigError: all that is wrong with it.
+    """
+    config = reader.read(cfg, record, SHARED_KEYS, imports=imports)
+    return dataclasses.replace(config, identity=reader.identity(cfg, record, SHARED_KEYS))
+
+
+def record_of(cfg: DictConfig) -> type[RunConfig]:
+    """The record that the configuration's stage names."""
+    name = OmegaConf.select(cfg, "stage.config")
+    record = None if name is None else get_class(str(name))
+    if record is None or not issubclass(record, RunConfig):
+        raise ConfigError(f"stage.config must name a subclass of {RunConfig.__module__}.RunConfig, got {name}")
+    return record
+
+
+def begin_run(cfg: DictConfig, hydra_cfg: DictConfig, *, imports: bool) -> tuple[RunConfig, RunDirectory]:
+    """Read the configuration, then claim the run's folder, or find that it is this configuration's already.
+
+    Args:
+        imports: see `reader.read`.
+
+    Raises:
+        ConfigError: all that is wrong with the configuration; no folder is left behind.
+        RunError: the folder holds another run.
+    """
+    try:
+        config = read_config(cfg, record_of(cfg), imports=imports)
+    except ConfigError:
+        folder = Path(str(cfg.run_dir))
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()  # Hydra made it before anything could be checked
+        raise
+    return config, open_run(config, texts_of(cfg, hydra_cfg))
+
+
+def identity(cfg: DictConfig) -> dict[str, object]:
+    """The keys that change the run's result; see `reader.identity`."""
+    return reader.identity(cfg, record_of(cfg), SHARED_KEYS)
+
+
+def config_sha256(cfg: DictConfig) -> str:
+    """The hash of `identity`."""
+    return reader.sha256_of(identity(cfg))
+
+
+def run_name(*, _root_: DictConfig) -> str:
+    """Resolver of ``${run_name:}``: the arch, so that a person finds the folder, and 8 digits of the hash.
+
+    A configuration that cannot be read gets the name ``incomplete``; the run itself then says what is wrong with it.
+    """
+    try:
+        digest = config_sha256(_root_)
+    except ConfigError:
+        return "incomplete"
+    arch = Path(str(_root_.arch)).stem
+    return f"{arch}-{digest[:8]}"
+
+
+def texts_of(cfg: DictConfig, hydra_cfg: DictConfig) -> dict[str, str]:
+    """What a run keeps of its configuration, by path in its folder."""
+    return {
+        files.CONFIG: OmegaConf.to_yaml(cfg),
+        files.HYDRA_CONFIG: OmegaConf.to_yaml(hydra_cfg),
+        files.OVERRIDES: OmegaConf.to_yaml(hydra_cfg.overrides.task),
+    }

@@ -1,0 +1,123 @@
+"""What a user chooses by `_target_`: a class with its arguments, checked before it is built."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from hydra.utils import get_object, instantiate
+
+from nas_transfer.errors import ConfigError
+
+Built = TypeVar("Built", covariant=True)
+
+TARGET, PARTIAL = "_target_", "_partial_"
+SHORT = 6
+"""So many names are listed as a whole."""
+
+
+@dataclass(frozen=True)
+class Factory(Generic[Built]):
+    """A mapping with a `_target_` and its arguments, resolved and plain.
+
+    Attributes:
+        content: the mapping.
+        path: its dotted key, for messages.
+        uncounted: keys of it that do not belong to the run's identity.
+    """
+
+    content: Mapping[str, object]
+    path: str = field(compare=False)
+    uncounted: tuple[str, ...] = field(default=(), compare=False)
+
+    def __getitem__(self, name: str) -> object:
+        return self.content[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.content
+
+    def build(self, **extra: object) -> Built:
+        """The object, with further or other arguments of the program's own."""
+        return instantiate(dict(self.content), **extra)
+
+    def with_values(self, **values: object) -> Factory[Built]:
+        """A copy with other arguments."""
+        return Factory({**self.content, **values}, self.path, self.uncounted)
+
+    def faults(self, builds: bool) -> list[str]:
+        """A sentence for each argument that the target lacks or does not know, and for each value that it refuses.
+
+        Imports the target.
+
+        Args:
+            builds: whether to build it, so that it checks its own values.
+        """
+        faults = [fault for path, node in _targets(self.content, self.path) for fault in _binding_faults(path, node)]
+        if faults or not builds:
+            return faults
+        try:
+            self.build()
+        except Exception as error:
+            return _own_faults(error, self.path)
+        return []
+
+
+def _targets(node: object, path: str) -> Iterator[tuple[str, Mapping[str, object]]]:
+    if isinstance(node, Mapping):
+        if TARGET in node:
+            yield path, node
+        for name, child in node.items():
+            yield from _targets(child, f"{path}.{name}")
+    elif isinstance(node, list):
+        for index, child in enumerate(node):
+            yield from _targets(child, f"{path}[{index}]")
+
+
+def _binding_faults(path: str, node: Mapping[str, object]) -> list[str]:
+    name = str(node[TARGET])
+    try:
+        target = get_object(name)
+        parameters = inspect.signature(target).parameters.values()
+    except Exception as error:
+        cause = " ".join(str(error.__cause__ or error).split())
+        return [f"{path}.{TARGET} must name a class or function that can be imported, got {name}: {cause}"]
+    kinds = {parameter.kind for parameter in parameters}
+    named = {parameter.name: parameter for parameter in parameters if parameter.kind not in _VARIADIC}
+    given = {argument for argument in node if not argument.startswith("_")}
+    faults = []
+    if inspect.Parameter.VAR_KEYWORD not in kinds:
+        faults = [
+            f"{path}.{argument} is not an argument of {name.rpartition('.')[2]}{_near(argument, list(named))}"
+            for argument in sorted(given - named.keys())
+        ]
+    if not node.get(PARTIAL, False):
+        faults += [
+            f"{path}.{parameter.name} is missing: add {path}.{parameter.name}=... to the command"
+            for parameter in named.values()
+            if parameter.default is inspect.Parameter.empty and parameter.name not in given
+        ]
+    return faults
+
+
+def _near(argument: str, known: list[str]) -> str:
+    """What to do instead."""
+    if len(known) <= SHORT:
+        return f", which takes {', '.join(known) or 'none'}"
+    near = difflib.get_close_matches(argument, known, n=1, cutoff=0.0)[0]
+    return f": did you mean {near}?"
+
+
+_VARIADIC = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+
+
+def _own_faults(error: Exception, path: str) -> list[str]:
+    """The faults that a target reported of itself, which Hydra wraps."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ConfigError):
+            return list(cause.faults)
+        error, cause = (cause if isinstance(cause, Exception) else error), cause.__cause__
+    return [f"{path} cannot be built: {' '.join(str(error).split()) or type(error).__name__}"]

@@ -1,0 +1,113 @@
+"""The keys of stages that use a network without training it."""
+
+# No `from __future__ import annotations`: the reader needs the fields' types themselves, not their source text.
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nas_transfer.stages.config.base import (
+    NO_WEIGHTS,
+    DataRunConfig,
+    RunConfig,
+    StageConfig,
+    TaskConfig,
+    TaskRunConfig,
+    TrainerConfig,
+)
+from nas_transfer.stages.config.factory import Factory
+from nas_transfer.stages.config.field import key
+
+if TYPE_CHECKING:
+    from nas_transfer.data.module import DownstreamData
+    from nas_transfer.supernet.protocol import SupernetTable
+
+LEAST_TIMED = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileConfig(TaskRunConfig):
+    """The keys of ``stage=profile``.
+
+    Attributes:
+        preview: training samples to draw; `data` is read for them alone.
+        latency: random archs whose blocks are timed.
+    """
+
+    preview: int = key(minimum=0)
+    latency: int = key(minimum=0)
+    data: Factory["DownstreamData"] | None = key(only_with=("preview",), uncounted=("num_workers",), builds=False)
+    seed: int = key(counts_with=("preview", "latency"), minimum=0)
+
+    def faults(self) -> Iterator[str]:
+        """Too few archs to learn anything from."""
+        if 0 < self.latency < LEAST_TIMED:
+            yield f"latency must be 0 or at least {LEAST_TIMED} archs, got {self.latency}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportStageConfig(StageConfig):
+    """``stage`` of an export: by how much an engine may differ from torch.
+
+    Attributes:
+        max_difference: of outputs, as a share of the largest one.
+        max_unmatched: share of a detector's detections that only one of the two makes.
+        max_score_difference: of the scores on the validation split.
+        compared_images: how many images of that split outputs are compared on.
+    """
+
+    max_difference: float = key(minimum=0)
+    max_unmatched: float = key(minimum=0, maximum=1)
+    max_score_difference: float = key(minimum=0, maximum=1)
+    compared_images: int = key(minimum=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig(DataRunConfig):
+    """The keys of ``stage=export``."""
+
+    stage: ExportStageConfig = key()
+    weights: str = key(null=NO_WEIGHTS)
+    trainer: TrainerConfig = key(identity=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig(DataRunConfig):
+    """The keys of ``stage=predict``: those of the trained run's own configuration do not count.
+
+    Attributes:
+        images: a folder or a file.
+        score_threshold: what scores less is not drawn.
+        boxes: a file of persons for pose.
+    """
+
+    supernet: Factory["SupernetTable"] = key(identity=False)
+    task: TaskConfig = key(identity=False)
+    data: Factory["DownstreamData"] = key(identity=False, builds=False)
+    trainer: TrainerConfig = key(identity=False)
+    seed: int = key(identity=False, minimum=0)
+    weights: str = key(null=NO_WEIGHTS)
+    images: str = key()
+    score_threshold: float = key(minimum=0, maximum=1)
+    boxes: str | None = key()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig(RunConfig):
+    """The keys of ``stage=report``.
+
+    Attributes:
+        runs_in: folders and patterns.
+    """
+
+    runs_in: str | tuple[str, ...] | None = key()
+
+    def faults(self) -> Iterator[str]:
+        """No folder at all."""
+        if self.runs_in is not None and not self.patterns:
+            yield "runs_in must name folders and patterns such as '[runs/search/*/*, runs/finetune/*/*]', got none"
+
+    @property
+    def patterns(self) -> list[str]:
+        """The folders and patterns; all below `runs` by default."""
+        given = self.runs if self.runs_in is None else self.runs_in
+        return [pattern for pattern in ([given] if isinstance(given, str) else given) if pattern]

@@ -1,0 +1,322 @@
+"""From the composed YAML to a record: types, bounds, missing and unknown keys, and all faults in one error."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import difflib
+import hashlib
+import json
+import types
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeVar, Union, cast, get_args, get_origin, runtime_checkable
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
+
+from nas_transfer.errors import ConfigError, report_faults
+from nas_transfer.stages.config.factory import TARGET, Factory
+from nas_transfer.stages.config.field import Key, keys_of
+
+FOLDER_KEYS = ("name", "runs", "run_dir")
+"""Where a run lies: what follows from them counts as one and the same for every run."""
+OF_HYDRA = frozenset({"hydra"})
+
+Record = TypeVar("Record")
+_NOTHING = object()
+_UNSET = (None, 0, False, _NOTHING)
+
+
+@runtime_checkable
+class ChecksItself(Protocol):
+    """A record with rules about several of its keys."""
+
+    def faults(self) -> Iterable[str]:
+        """A sentence for each broken rule."""
+
+
+@runtime_checkable
+class HasParts(Protocol):
+    """A record from which objects are made that check their own values."""
+
+    def parts(self) -> Iterable[Callable[[], object]]:
+        """Makers of these objects, which raise ConfigError."""
+
+
+@dataclass(frozen=True)
+class _Deferred:
+    """A check that imports what a `_target_` names."""
+
+    check: Callable[[], list[str]]
+
+
+class _Reading:
+    """One pass over a configuration: what is wrong so far, and what can only be checked by importing more."""
+
+    def __init__(self) -> None:
+        self.faults: list[str] = []
+        self.deferred: list[_Deferred] = []
+
+    def record(self, cfg: DictConfig, record: type, path: str, others: Collection[str] = ()) -> object:
+        """A record from the keys of `cfg`; `_NOTHING` after a fault.
+
+        Args:
+            others: keys that the record has no field for and that are no mistake.
+        """
+        before = len(self.faults)
+        known = keys_of(record)
+        rest = next((name for name, (_, options) in known.items() if options.rest), None)
+        names = [str(name) for name in cfg]
+        unknown = [name for name in names if (name not in known or name == rest) and name not in others]
+        values: dict[str, object] = {}
+        for name, (hint, options) in known.items():
+            if name == rest:
+                content = {other: self.plain(cfg, other, _join(path, other)) for other in unknown}
+                values[name] = self._factory(content, path, options)
+            elif options.only_with and not any(values.get(switch) not in _UNSET for switch in options.only_with):
+                values[name] = None
+            elif name not in names:
+                self._missing(_join(path, name))
+            else:
+                values[name] = self.key(cfg, name, hint, _join(path, name), options)
+        if rest is None:
+            self.faults += [_unknown(_join(path, name), [_join(path, key) for key in known]) for name in unknown]
+        if len(self.faults) > before or any(value is _NOTHING for value in values.values()):
+            return _NOTHING
+        read = record(**values)
+        if isinstance(read, ChecksItself):
+            self.faults += read.faults()
+        if isinstance(read, HasParts):
+            self.deferred += [_Deferred(lambda make=make: _faults_of(make)) for make in read.parts()]  # type: ignore[misc]
+        return read
+
+    def key(self, cfg: DictConfig, name: str, hint: object, path: str, options: Key) -> object:
+        """The value of a key, converted."""
+        value = self._value(cfg, name, path)
+        if value is None and options.null is not None:
+            self.faults.append(options.null)
+            return _NOTHING
+        return _NOTHING if value is _NOTHING else self.convert(value, hint, path, options)
+
+    def convert(self, value: object, hint: object, path: str, options: Key) -> object:
+        """A value as the type that a field states; `_NOTHING` after a fault."""
+        origin = get_origin(hint)
+        if origin in (Union, types.UnionType):
+            return self._one_of(value, get_args(hint), path, options)
+        if hint is object:
+            return self.plain_value(value, path)
+        if hint is Factory or origin is Factory:
+            if isinstance(value, DictConfig):
+                content = cast(dict[str, object], self.plain_value(value, path))
+                return self._factory(content, path, options)
+        elif dataclasses.is_dataclass(hint):
+            if isinstance(value, DictConfig):
+                return self.record(value, cast(type, hint), path)
+        elif origin is tuple:
+            if isinstance(value, ListConfig):
+                return self._items(value, get_args(hint), path, options)
+        elif isinstance(origin, type) and issubclass(origin, Mapping):
+            if isinstance(value, DictConfig):
+                inner = get_args(hint)[1]
+                items = {str(name): self.key(value, str(name), inner, _join(path, name), options) for name in value}
+                return _NOTHING if any(item is _NOTHING for item in items.values()) else items
+        else:
+            return self._scalar(value, hint, path, options)
+        return self._wrong(path, hint, value)
+
+    def plain(self, cfg: DictConfig, name: str, path: str) -> object:
+        """A key's value without OmegaConf's types, resolved."""
+        value = self._value(cfg, name, path)
+        return value if value is _NOTHING else self.plain_value(value, path)
+
+    def plain_value(self, value: object, path: str) -> object:
+        """The same of a value."""
+        if isinstance(value, DictConfig):
+            return {str(name): self.plain(value, name, _join(path, name)) for name in value}  # type: ignore[arg-type]
+        if isinstance(value, ListConfig):
+            return [self.plain(value, index, f"{path}[{index}]") for index in range(len(value))]  # type: ignore[arg-type]
+        return value
+
+    def _value(self, cfg: DictConfig, name: str, path: str) -> object:
+        try:
+            return cfg[name]
+        except MissingMandatoryValue:
+            self._missing(path)
+        except InterpolationToMissingValueError:
+            raw = cfg._get_node(name)._value()  # type: ignore[union-attr]
+            self.faults.append(f"{path} is {raw}, which is missing: add a value to the command")
+        except OmegaConfBaseException as error:
+            self.faults.append(f"{path} cannot be resolved: {str(error).splitlines()[0]}")
+        return _NOTHING
+
+    def _missing(self, path: str) -> None:
+        self.faults.append(f"{path} is missing: add {path}=... to the command")
+
+    def _factory(self, content: Mapping[str, object], path: str, options: Key) -> object:
+        if options.target is not None and TARGET not in content:
+            content = {TARGET: options.target, **content}
+        if TARGET not in content:
+            self.faults.append(f"{path} needs a {TARGET}, the class that is built from it")
+            return _NOTHING
+        factory: Factory[object] = Factory(content, path, options.uncounted)
+        self.deferred.append(_Deferred(lambda: factory.faults(options.builds)))
+        return factory
+
+    def _one_of(self, value: object, hints: tuple[object, ...], path: str, options: Key) -> object:
+        if value is None:
+            return None if type(None) in hints else self._wrong(path, hints, value)
+        given = [hint for hint in hints if hint is not type(None)]
+        if len(given) == 1:
+            return self.convert(value, given[0], path, options)
+        for hint in sorted(given, key=lambda hint: type(value) is not hint):
+            attempt = _Reading()
+            converted = attempt.convert(value, hint, path, options)
+            if not attempt.faults:
+                self.deferred += attempt.deferred
+                return converted
+        return self._wrong(path, hints, value)
+
+    def _items(self, value: ListConfig, hints: tuple[object, ...], path: str, options: Key) -> object:
+        same = len(hints) == 2 and hints[1] is Ellipsis
+        if not same and len(hints) != len(value):
+            return self._wrong(path, f"a list of {len(hints)} values", value)
+        items = []
+        for index, item in enumerate(value):
+            items.append(self.convert(item, hints[0] if same else hints[index], f"{path}[{index}]", options))
+        return _NOTHING if any(item is _NOTHING for item in items) else tuple(items)
+
+    def _scalar(self, value: object, hint: object, path: str, options: Key) -> object:
+        if get_origin(hint) is Literal:
+            choices = get_args(hint)
+            for choice in choices:
+                if value == choice or (isinstance(choice, str) and str(value) == choice):
+                    return choice
+            remedy = " or ".join(f"{path}={choice}" for choice in choices)
+            self.faults.append(f"{path} cannot be {value!r}: use {remedy}")
+            return _NOTHING
+        if hint is str and isinstance(value, (int, float)) and not isinstance(value, bool):
+            return str(value)  # a number given where a word is wanted, such as name=7
+        if hint is float and type(value) is int:
+            value = float(value)
+        if type(value) is not hint:
+            return self._wrong(path, hint, value)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            if options.minimum is not None and not value >= options.minimum:
+                self.faults.append(f"{path} must be at least {options.minimum:g}, got {value}")
+                return _NOTHING
+            if options.maximum is not None and not value <= options.maximum:
+                self.faults.append(f"{path} must be at most {options.maximum:g}, got {value}")
+                return _NOTHING
+        return value
+
+    def _wrong(self, path: str, hint: object, value: object) -> object:
+        plain = OmegaConf.to_container(value) if isinstance(value, (DictConfig, ListConfig)) else value
+        self.faults.append(f"{path} must be {_words(hint)}, got {'null' if plain is None else repr(plain)}")
+        return _NOTHING
+
+
+def _faults_of(make: Callable[[], object]) -> list[str]:
+    try:
+        make()
+    except ConfigError as error:
+        return list(error.faults)
+    return []
+
+
+def _words(hint: object) -> str:
+    """A type as a person says it."""
+    simple = {int: "a whole number", float: "a number", str: "a word", bool: "true or false", type(None): "null"}
+    if isinstance(hint, str):
+        return hint
+    if isinstance(hint, tuple):
+        return " or ".join(_words(one) for one in hint)
+    if isinstance(hint, type) and hint in simple:
+        return simple[hint]
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_words(one) for one in inner)
+    if origin is Literal:
+        *most, last = [str(choice) for choice in inner]
+        return f"{', '.join(most)} or {last}" if most else last
+    if origin is tuple:
+        return f"a list, each item {_words(inner[0])}"
+    return "a mapping"
+
+
+def _join(path: str, name: object) -> str:
+    return f"{path}.{name}" if path else str(name)
+
+
+def _unknown(path: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(path, known, n=1, cutoff=0.5)
+    return f"{path} is not a key of this stage" + (f": did you mean {near[0]}?" if near else ": leave it out")
+
+
+def _read(cfg: DictConfig, record: type[Record], others: Collection[str]) -> tuple[Record, _Reading]:
+    reading = _Reading()
+    read = reading.record(cfg, record, "", OF_HYDRA | frozenset(others))
+    return cast(Record, read), reading
+
+
+def read(cfg: DictConfig, record: type[Record], others: Collection[str] = (), *, imports: bool = True) -> Record:
+    """The configuration as a record.
+
+    Args:
+        others: keys that the record has no field for and that are no mistake: those of other stages.
+        imports: whether to import what each `_target_` names, and to build what can be built at no cost, in order to
+            check it. Without, that is done only after another fault, so that all are reported together.
+
+    Raises:
+        ConfigError: each missing and unknown key, wrong type and forbidden value.
+    """
+    found, reading = _read(cfg, record, others)
+    if imports or reading.faults:
+        for deferred in reading.deferred:
+            reading.faults += deferred.check()
+    report_faults(dict.fromkeys(reading.faults))
+    return found
+
+
+def identity(cfg: DictConfig, record: type, others: Collection[str] = ()) -> dict[str, object]:
+    """The keys that change a run's result, flat, resolved and plain JSON.
+
+    What follows from the run's folder, such as a path below ``${run_dir}``, counts as one and the same for every run:
+    the folder's name comes from this very identity.
+
+    Raises:
+        ConfigError: a configuration that cannot be read.
+    """
+    cfg = copy.deepcopy(cfg)
+    for folder_key in FOLDER_KEYS:
+        cfg[folder_key] = "-"
+    reading = _Reading()
+    read = reading.record(cfg, record, "", OF_HYDRA | frozenset(others))
+    report_faults(reading.faults)
+    flat: dict[str, object] = {}
+    _flatten(read, "", flat, ())
+    # JSON knows no infinity, which is a sensible value of a limit: it becomes a word
+    return json.loads(json.dumps(flat, default=str), parse_constant=str)
+
+
+def sha256_of(content: Mapping[str, object]) -> str:
+    """The hash of an `identity`."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _flatten(value: object, path: str, flat: dict[str, object], uncounted: tuple[str, ...]) -> None:
+    if isinstance(value, Factory):
+        _flatten(value.content, path, flat, value.uncounted)
+    elif isinstance(value, Mapping):
+        for name, child in value.items():
+            if name not in uncounted:
+                _flatten(child, _join(path, name), flat, ())
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for name, (_, options) in keys_of(type(value)).items():
+            counts = options.identity and (
+                not options.counts_with or any(getattr(value, switch) for switch in options.counts_with)
+            )
+            if counts:
+                _flatten(getattr(value, name), path if options.rest else _join(path, name), flat, ())
+    else:
+        flat[path] = list(value) if isinstance(value, tuple) else value
