@@ -45,7 +45,7 @@ def test_without_a_trade_off_the_knee_is_picked() -> None:
 
 
 def test_a_percentage_is_not_a_fraction() -> None:
-    with pytest.raises(ConfigError, match=r"max_score_key above 0 and up to 1.*no percentages, got 100"):
+    with pytest.raises(ConfigError, match=r"max_score_key must be above 0 and up to 1, got 100.*not percentages"):
         TradeOff("macs", max_score_key=100.0)
     with pytest.raises(ConfigError, match=r"scores up to search\.trade_off\.max_score_key=1, got 80"):
         TradeOff("macs").worths(front((80.0, 1.0), (60.0, 0.5)))
