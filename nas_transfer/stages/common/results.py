@@ -50,6 +50,7 @@ def make_result(
         seed=config.seed,
         config_sha256=config.config_sha256,
         provenance=provenance,
+        kind=task.kind,
     )
 
 

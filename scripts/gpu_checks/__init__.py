@@ -1,0 +1,1 @@
+"""The checks of scripts/check_gpu.py and what runs them."""
