@@ -49,7 +49,7 @@ def run_stage(cfg: DictConfig) -> float | None:
     except (NasTransferError, InstantiationException) as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise  # one failed job must not end the others: the sweeper collects it
-        _fail(_composition_sentence(error))  # here, before Hydra adds lines of its own
+        _fail(_composition_sentence(error))  # here, before Hydra adds lines
     except OmegaConfBaseException as error:  # nothing that a command could mend: keep the traceback
         raise RuntimeError(f"stage {cfg.stage.name} read a key that the configuration does not have") from error
 
@@ -79,12 +79,12 @@ def _refuse_relaunching_in_a_sweep(cfg: DictConfig) -> None:
     if several and HydraConfig.get().mode == RunMode.MULTIRUN and "SLURM_JOB_ID" not in os.environ:
         raise ConfigError(
             f"trainer.devices must be 1 in a sweep on this machine, got {cfg.trainer.devices}: "
-            "use hydra/launcher=slurm, or give each run a command of its own without -m"
+            "use hydra/launcher=slurm, or run a separate command for each run, without -m"
         )
 
 
 def _refuse_folders_of_hydra(arguments: Sequence[str]) -> None:
-    """Hydra's own folder keys name no run; only Lightning sets one, for the processes that it starts itself."""
+    """Refuse Hydra's folder keys, which name no run; Lightning sets one for the processes that it starts."""
     for argument in arguments:
         key, _, value = argument.lstrip("+").partition("=")
         if key in HYDRA_FOLDERS and is_main_process():
@@ -129,7 +129,7 @@ def _is_of_hydra(error: ValueError) -> bool:
     """Whether Hydra itself raised it before a stage began."""
     files_of_frames = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
     package = Path(hydra.__file__).parent
-    began = next(place for place, file in enumerate(files_of_frames) if file.is_relative_to(package))
+    began = next(index for index, file in enumerate(files_of_frames) if file.is_relative_to(package))
     return all(file.is_relative_to(package) for file in files_of_frames[began:])
 
 
@@ -145,7 +145,7 @@ def _fail(sentence: str) -> NoReturn:
 
 
 def _composition_sentence(error: Exception, arguments: Sequence[str] | None = None) -> str:
-    """Our own error's sentence, or Hydra's message in one, with the nearest known key or choice for an unknown one."""
+    """An error as one sentence; for an unknown key or choice with the nearest known one."""
     cause: BaseException | None = error
     while cause is not None:  # Hydra wraps what a constructor or a resolver raised
         if isinstance(cause, NasTransferError):

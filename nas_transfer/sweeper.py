@@ -47,7 +47,7 @@ class ArchSweeper(Sweeper):
         """Run the search to its end; `arguments` are the command line's, which every job gets too.
 
         Raises:
-            NasTransferError: everything that a user can mend.
+            NasTransferError: everything that a user can correct.
         """
         for override in OverridesParser.create().parse_overrides(arguments):
             if override.is_sweep_override():
@@ -68,7 +68,7 @@ class ArchSweeper(Sweeper):
         """Run jobs through the launcher to their end; why each failed, None if it did not.
 
         Raises:
-            NasTransferError: a job's own, which every other job would raise too.
+            NasTransferError: raised by a job; every other job would raise it too.
         """
         batch = [
             [*self.arguments, f"search.job='{job.path}'", f"hydra.sweep.subdir=jobs/{job.path.stem}"] for job in jobs
@@ -81,16 +81,16 @@ class ArchSweeper(Sweeper):
             reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
             return [reason] * len(jobs)
         finally:
-            self.log_plainly()  # launchers set up their own log
+            self.log_plainly()  # launchers reconfigure the log
             log_to(Path(self.composed.run_dir))
         return [_failure(result) for result in returns]
 
 
 def run_search(cfg: DictConfig, launch: Launch) -> float | None:
-    """Run or go on with the search of a composed configuration, Hydra's own keys included; the picked arch's score.
+    """Run or continue the search of a composed configuration, Hydra's keys included; returns the picked arch's score.
 
     Raises:
-        NasTransferError: everything that a user can mend.
+        NasTransferError: everything that a user can correct.
     """
     from nas_transfer.stages.search import search  # torch and Optuna, not needed before
 

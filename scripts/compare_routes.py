@@ -1,7 +1,7 @@
 """Choose archs and compare routes for compare_routes.sh.
 
 python scripts/compare_routes.py choose SEARCH_RUN 5      paths of five arch files spread over the front
-python scripts/compare_routes.py table RUNS TASK          what each route found, and differences with intervals
+python scripts/compare_routes.py table RUNS TASK          the nets of each route, and differences with intervals
 """
 
 from __future__ import annotations

@@ -18,7 +18,6 @@ MODULES = (
     "supernet.protocol",
     "supernet.cost",
     "tasks.task",
-    "tasks.kind",
     "tasks.deployed",
     "tasks.training",
     "tasks.recipe",

@@ -5,12 +5,12 @@ from torch import nn
 from torchmetrics import MeanMetric
 
 from nas_transfer.data.drawing import draw_texts
+from nas_transfer.runs import TaskKind
 from nas_transfer.space import SUPERNET
 from nas_transfer.supernet.cost import Cost, linear_cost
 from nas_transfer.supernet.layers import Layers
 from nas_transfer.supernet.networks import build_body
 from nas_transfer.tasks.deployed import Deployed, DeployedNetwork
-from nas_transfer.tasks.kind import TaskKind
 from nas_transfer.tasks.prediction import Prediction
 from nas_transfer.tasks.task import Task
 

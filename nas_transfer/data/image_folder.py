@@ -95,6 +95,8 @@ class ImageFolderData(DownstreamData[FolderPart, ClassificationSample, Classific
         DataError: (in setup) missing folders, a class without images, or a class of val that train does not have.
     """
 
+    follow_exif = True
+
     sources: FolderSources
     image_size: int
     crop_ratio: float
@@ -167,9 +169,9 @@ class ImageFolderData(DownstreamData[FolderPart, ClassificationSample, Classific
         """The image with its class."""
         return draw_class(sample["image"], self.class_names[sample["label"]])
 
-    def read(self, path: Path) -> torch.Tensor:
-        """The image as the network sees it: upright, resized and cropped."""
-        return self.eval_transform(read_image(path, follow_exif=True))
+    def fitted(self, image: torch.Tensor) -> torch.Tensor:
+        """The image resized and cropped."""
+        return self.eval_transform(image)
 
     def prediction_batch(self, image: torch.Tensor, boxes: Sequence[ScoredBox]) -> ClassificationBatch:
         """The image alone, stacked."""

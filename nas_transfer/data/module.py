@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -45,6 +45,8 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
     many epochs as a run is long, which starts at the trainer's own step: a resumed run continues at its batch.
 
     Attributes:
+        follow_exif: whether images are turned as their EXIF orientation says; not where annotations hold pixel
+            positions.
         root: the folder of the data set.
         batch_size: samples per device.
         num_workers: data loading processes per device; 0 loads in the training process.
@@ -56,6 +58,8 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
     Raises:
         ConfigError: a negative number of workers.
     """
+
+    follow_exif: ClassVar[bool] = False
 
     root: Path
     batch_size: int
@@ -142,8 +146,12 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
         return sample
 
     def read(self, path: Path) -> torch.Tensor:
-        """An image that is no part of the data set, as evaluation reads its own: uint8 (3, H, W)."""
-        return read_image(path, follow_exif=False)
+        """Read an image that is no part of the data set as evaluation reads its own: uint8 (3, H, W)."""
+        return self.fitted(read_image(path, follow_exif=self.follow_exif))
+
+    def fitted(self, image: torch.Tensor) -> torch.Tensor:
+        """An image uint8 (3, H, W) as evaluation passes it on: as it is, unless the layout resizes its images."""
+        return image
 
     def prepare_data(self) -> None:
         """Draw the embedded data set into `root`, if there is one to draw and it is not there yet."""

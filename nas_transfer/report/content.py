@@ -36,7 +36,7 @@ from nas_transfer.report.tables import (
     route_table,
 )
 from nas_transfer.report.texts import cost_text, percent, spent_text, unit_of, value_text
-from nas_transfer.runs import Result, TaskKind, Validation, files
+from nas_transfer.runs import Result, TaskKind, files
 from nas_transfer.space import short_id
 
 
@@ -169,7 +169,7 @@ def _study_facts(study: StudyRecord, nets: Sequence[Net]) -> list[tuple[str, str
         text = f"{front.predictor.predictor} of the first predicted objective, cross-validated in its last batch"
         facts.append(("predictor", f"{text}: {front.predictor.quality} ({files.FRONT})"))
     if study.validation is not None:
-        facts.append(("proxy", _validation_text(study.validation)))
+        facts.append(("proxy", f"{study.validation} ({files.VALIDATION})"))
     return facts
 
 
@@ -188,10 +188,6 @@ def _trained_alone(study: StudyRecord, nets: Sequence[Net]) -> list[tuple[str, s
             name = "picked" if trial.number == front.picked else f"trial {trial.number}"
             facts.append((f"{name}, trained alone", "; ".join(texts)))
     return facts
-
-
-def _validation_text(validation: Validation) -> str:
-    return f"{validation} ({files.VALIDATION})"
 
 
 def _run_section(run: Run) -> Section:

@@ -65,5 +65,7 @@ def spent_text(result: Result) -> str:
     """Seconds, GPU-hours and images."""
     text = f"{duration(result.seconds)} ({result.seconds:.1f} s), {result.gpu_hours:.3g} GPU-hours"
     if result.images_seen:
-        text += f", {result.images_seen} images seen x {result.passes_per_image} archs"
+        text += f", {result.images_seen} images seen"
+        if result.passes_per_image > 1:
+            text += f" x {result.passes_per_image} archs"
     return text

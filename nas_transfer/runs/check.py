@@ -1,4 +1,4 @@
-"""``check.json``: what is in a dataset, what is wrong with it, and what training on it takes."""
+"""``check.json``: the content of a dataset, what is wrong with it, and how long training on it takes."""
 
 from __future__ import annotations
 
@@ -75,14 +75,14 @@ class TrainingEstimate:
     """How long a training takes, extrapolated from a few timed steps.
 
     Attributes:
-        device: that trained.
-        arch: as the command line names it.
+        device: the device that trained.
+        arch: as on the command line.
         batch: images in a step.
         step_seconds: median of the timed steps.
-        steps_timed: how many were timed.
-        steps, epochs: of the whole run.
-        hours: of the whole run, without scoring.
-        peak_memory_gb: the most memory in use, 10^9 bytes.
+        steps_timed: number of timed steps.
+        steps, epochs: length of the whole run.
+        hours: duration of the whole run, without scoring.
+        peak_memory_gb: peak memory in 10^9 bytes.
     """
 
     device: str
@@ -101,14 +101,14 @@ class Check:
     """A validated dataset.
 
     Attributes:
-        task: for which it was checked.
+        task: the task whose needs were checked.
         root: folder of the dataset.
         parts: of the dataset, by name.
         counts: findings by kind.
         num_problems: findings that count as problems.
         findings: all of them.
-        seconds: that reading took.
-        training: what training takes, or None.
+        seconds: duration of reading.
+        training: how long training takes, None if it was not timed.
         not_timed: why training was not timed, empty if it was.
     """
 
@@ -128,5 +128,5 @@ class Check:
 
 
 def read_check(folder: Path) -> Check:
-    """What ``check.json`` holds; RunError if there is none or it cannot be used."""
+    """Read ``check.json``; RunError if there is none or it cannot be used."""
     return read_record(folder / files.CHECK, Check, CHECK_FORMAT)

@@ -1,4 +1,4 @@
-"""What a network costs and what work used, as records hold it."""
+"""The costs of a network, the usage of evaluations, and the files that weights descend from."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ SECONDS_PER_HOUR = 3600
 
 @dataclass(frozen=True)
 class Costs:
-    """What a network costs for one image.
+    """The costs of a network for one image.
 
     Attributes:
         macs, params: multiply-accumulates and parameters by part (``body``, ``neck``, ``head``) and in ``total``.
-        params_checkpoint: parameters with the shortcuts that a public checkpoint holds and no forward pass uses.
-        input_size: (H, W) in pixels that the costs are stated for.
-        num_classes: classes that they are stated for; keypoints of a pose task.
+        params_checkpoint: parameters including the shortcuts of a public checkpoint that no forward pass uses.
+        input_size: (H, W) in pixels for which the costs are stated.
+        num_classes: classes for which they are stated; keypoints of a pose task.
         classes_are: what `num_classes` counts.
         latency_ms: measured milliseconds by engine, where they were measured.
 
@@ -48,12 +48,12 @@ class Costs:
 
 @dataclass(frozen=True)
 class Usage:
-    """What evaluations used.
+    """Images and time that evaluations used.
 
     Attributes:
-        images: trained on, repetitions included.
-        seconds: on any device, those of failed evaluations included.
-        gpu_seconds: of these, those on an accelerator.
+        images: training images, with repetitions.
+        seconds: on any device, including failed evaluations.
+        gpu_seconds: the part of `seconds` on an accelerator.
     """
 
     images: int = 0
@@ -66,12 +66,12 @@ class Ancestor:
     """A file that weights descend from.
 
     Attributes:
-        file: where it lay.
-        sha256: of its content.
-        format: of its layout.
-        licence: of public weights, empty for the program's own.
-        stage, task: that trained it, empty for public weights.
-        config_sha256: of that stage's configuration, empty for public weights.
+        file: its path when it was read.
+        sha256: hash of its content.
+        format: name of its layout.
+        licence: of public weights; empty for weights that this program trained.
+        stage, task: what trained it; empty for public weights.
+        config_sha256: hash of that stage's configuration; empty for public weights.
     """
 
     file: str

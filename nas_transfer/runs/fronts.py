@@ -1,4 +1,4 @@
-"""The front of a search and how far it can be trusted: ``front.json`` and ``trust.json``."""
+"""The front of a search and the validation of its scores: ``front.json`` and ``trust.json``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nas_transfer.runs.reading import read_record, write_record
 
 FRONT_FORMAT = VALIDATION_FORMAT = 1
 CONFIDENCE = 95
-"""Per cent, of every interval."""
+"""The confidence level of every interval, in per cent."""
 
 Direction: TypeAlias = Literal["maximize", "minimize"]
 
@@ -24,8 +24,8 @@ class RankQuality:
 
     Attributes:
         tau, rho: Kendall's and Spearman's rank correlation.
-        low, high: of tau, 95 % of bootstrap resamples of the archs (Efron 1979) lie between.
-        count: archs.
+        low, high: interval of tau that holds 95 % of bootstrap resamples of the archs (Efron 1979).
+        count: number of archs.
     """
 
     tau: float
@@ -70,12 +70,12 @@ class Trial:
     Attributes:
         number: of the trial.
         arch: dict form of its arch.
-        values: of the objectives by name, in their own units.
+        values: by objective, each in its unit.
         metrics: all of the task's metrics on the search split, fractions.
         costs: of the arch, None until they are computed.
-        file: of the arch, relative to the run folder, empty for a trial without one.
+        file: arch file, relative to the run folder; empty for a trial without one.
         repeats: scores from other seeds, None without any.
-        indistinguishable_from: neighbours on the front that these scores cannot tell it from.
+        indistinguishable_from: neighbours on the front whose scores from other seeds do not differ with confidence.
     """
 
     number: int
@@ -93,10 +93,10 @@ class Front:
     """The non-dominated trials of a study, best first objective first.
 
     Attributes:
-        objectives: whether each is maximised or minimised, by name, in the study's order.
-        trials: on the front.
+        objectives: direction by name, in the order of the study.
+        trials: the trials on the front.
         picked: number of the picked trial, None before the end of the search.
-        predictor: that chose the last trials, None without one.
+        predictor: the predictor that chose the last trials, None without one.
 
     Raises:
         ValueError: a trial has no value of an objective.
@@ -127,13 +127,30 @@ class Front:
         """The trial of this number, None if it is not on the front."""
         return next((trial for trial in self.trials if trial.number == number), None)
 
+    def rows(self) -> list[dict[str, object]]:
+        """The trials as plain dicts for a table: number, whether it is picked, values, costs, arch file."""
+        return [
+            {
+                "trial": trial.number,
+                "picked": trial.number == self.picked,
+                **trial.values,
+                **({} if trial.costs is None else _cost_columns(trial.costs)),
+                "file": trial.file,
+            }
+            for trial in self.trials
+        ]
+
     def write(self, folder: Path) -> None:
         """Write ``front.json`` into a run folder."""
         write_record(folder / files.FRONT, self, FRONT_FORMAT)
 
 
+def _cost_columns(costs: Costs) -> dict[str, object]:
+    return {"macs": costs.macs["total"], "params": costs.params["total"], "input_size": costs.size}
+
+
 def read_front(folder: Path) -> Front:
-    """The front that a search left in a run folder; RunError if there is none or it cannot be used."""
+    """Read the front in a run folder; RunError if there is none or it cannot be used."""
     return read_record(folder / files.FRONT, Front, FRONT_FORMAT)
 
 
@@ -142,12 +159,12 @@ class Validation:
     """How the scores of short trainings rank archs, compared with those of longer ones.
 
     Attributes:
-        steps, long_steps: of the short and the long training.
-        trials: numbers.
+        steps, long_steps: training steps of the short and of the long trainings.
+        trials: their numbers.
         short, long: scores, in the order of `trials`.
-        quality: rank correlation of the two.
-        images: what the long trainings saw.
-        seconds: what they took.
+        quality: rank correlation of short and long scores.
+        images: training images of the long trainings.
+        seconds: duration of the long trainings.
 
     Raises:
         ValueError: not as many scores as trials.
@@ -179,6 +196,6 @@ class Validation:
 
 
 def read_validation(folder: Path) -> Validation | None:
-    """What ``trust.json`` holds, None if there is none; RunError if it cannot be used."""
+    """Read ``trust.json``, None if there is none; RunError if it cannot be used."""
     path = folder / files.VALIDATION
     return read_record(path, Validation, VALIDATION_FORMAT) if path.is_file() else None

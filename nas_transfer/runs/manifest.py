@@ -1,4 +1,4 @@
-"""``run.json``: which configuration a run folder belongs to."""
+"""``run.json``: the configuration that a run folder belongs to."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MANIFEST_FORMAT = 1
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a run folder is claimed for, before anything runs.
+    """The configuration that a run folder belongs to, written before anything runs.
 
     Attributes:
         config_sha256: hash of `config`.
@@ -34,6 +34,6 @@ class Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """What a run folder is claimed for, None for an unclaimed one; RunError if the file cannot be used."""
+    """Read ``run.json``, None if there is none; RunError if it cannot be used."""
     path = folder / files.RUN
     return read_record(path, Manifest, MANIFEST_FORMAT) if path.is_file() else None

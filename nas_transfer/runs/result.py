@@ -1,4 +1,4 @@
-"""The result file of a run: what was done, what it scored, what it cost, and with which versions."""
+"""``result.json``: what a run did, its score, its costs, and the versions that made it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class SearchSummary:
         trials, failed, left_out: numbers of trials.
         front: trials on the front.
         hypervolume: share of the box that the front dominates, None where it is undefined.
-        ends: where the box ends, by objective.
+        ends: where that box ends, by objective.
         picked: number of the picked trial.
         objectives: whether each is maximised or minimised.
         spent: what preparation, trials, validation and repeats used.
@@ -49,8 +49,8 @@ class ExportSummary:
     """An export in figures.
 
     Attributes:
-        difference: of ONNX from torch by file: of the largest output, or the share of detections without a match.
-        score_torch: the score with torch's network, as a fraction; the run's own score is onnxruntime's.
+        difference: of ONNX from torch by file: the largest of any output, or the share of unmatched detections.
+        score_torch: score of the torch network, a fraction; the score of the run is that of onnxruntime.
         latency_ms: of one image by engine.
         latency_size: (H, W) at which it was measured.
         threads: of the CPU.
@@ -117,6 +117,6 @@ class Result:
 
 
 def read_result(folder: Path) -> Result | None:
-    """The result of a finished run, None for an unfinished one; RunError if the file cannot be used."""
+    """Read the result of a run, None if it is unfinished; RunError if the file cannot be used."""
     path = folder / files.RESULT
     return read_record(path, Result, RESULT_FORMAT) if path.is_file() else None

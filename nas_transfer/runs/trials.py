@@ -1,7 +1,4 @@
-"""The files of a search's trials: what a job has to evaluate, and what came of it.
-
-A job's file lists evaluations; each evaluation leaves its outcome in a file of its own.
-"""
+"""The files of the trials of a search: jobs list evaluations, and each evaluation writes its outcome to a file."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from nas_transfer.runs.reading import read_record, write_record
 
 OUTCOME_FORMAT = JOB_FORMAT = PREPARATION_FORMAT = STARTED_FORMAT = 1
 MOST_LETTERS = 500
-"""Of a failure's reason."""
+"""Length of the reason of a failure."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +23,10 @@ class Evaluation:
         trial: number of the trial.
         arch: dict form of what is evaluated.
         file: of the outcome, relative to the run folder.
-        steps: training steps that the trial's subnet has had when it is scored.
-        after: of these, the steps whose state an earlier evaluation of the trial kept; 0 to start anew.
-        keep: whether a later evaluation continues from this one's state.
-        repeat: which draw of everything random: 0 is the search's own.
+        steps: training steps of the subnet before it is scored.
+        after: the steps from whose kept state training continues; 0 to start anew.
+        keep: whether the state is kept for a later evaluation.
+        repeat: index of the seed: 0 is that of the search.
     """
 
     trial: int
@@ -53,7 +50,7 @@ class Outcome:
     Attributes:
         trial: number of the trial.
         arch: dict form of its arch.
-        values: of the objectives by name, in their own units; empty if it failed.
+        values: by objective, each in its unit; empty if the evaluation failed.
         reason: why it has no values, None if it has.
         left_out: it has no values because it breaks a limit or was dropped between rungs; it did not fail.
         metrics: all of the task's metrics.
@@ -80,7 +77,7 @@ class Outcome:
         return cls(trial, arch, reason=" ".join(reason.split())[:MOST_LETTERS])
 
     def with_usage_of(self, outcomes: Sequence[Outcome]) -> Outcome:
-        """This outcome with what all evaluations of its trial used together."""
+        """This outcome with the usage of all evaluations of its trial."""
         return replace(
             self,
             seconds=sum(outcome.seconds for outcome in outcomes),
@@ -95,12 +92,12 @@ class Outcome:
 
 
 def read_outcome(path: Path) -> Outcome | None:
-    """A written outcome, None if there is none; RunError if the file cannot be used."""
+    """Read an outcome, None if there is none; RunError if the file cannot be used."""
     return read_record(path, Outcome, OUTCOME_FORMAT) if path.is_file() else None
 
 
 def usage_in(folder: Path) -> Usage:
-    """What the evaluations used whose outcomes lie in a folder; nothing if there is no such folder."""
+    """The usage of all evaluations with an outcome in a folder; none if there is no such folder."""
     outcomes = [outcome for path in sorted(folder.glob("*.json")) if (outcome := read_outcome(path)) is not None]
     return Usage(
         sum(outcome.images for outcome in outcomes),
@@ -134,7 +131,7 @@ def write_job(path: Path, evaluations: Sequence[Evaluation]) -> Job:
 
 
 def read_job(path: Path) -> tuple[Evaluation, ...]:
-    """The evaluations of a job."""
+    """Read the evaluations of a job."""
     return read_record(path, _JobContent, JOB_FORMAT).evaluations
 
 
@@ -158,7 +155,7 @@ def read_started(folder: Path) -> dict[Path, str]:
 
 @dataclass(frozen=True)
 class Spent:
-    """What was spent before the first trial, and what two timed archs, the smallest and the largest, took.
+    """The usage before the first trial, and the times of two archs, the smallest and the largest.
 
     Attributes:
         seconds: wall time.
@@ -186,6 +183,6 @@ class Spent:
 
 
 def read_spent(folder: Path) -> Spent:
-    """What a run's preparation cost; nothing where there was none."""
+    """Read what was spent before the first trial; nothing if there was no preparation."""
     path = folder / files.PREPARATION
     return read_record(path, Spent, PREPARATION_FORMAT) if path.is_file() else Spent()

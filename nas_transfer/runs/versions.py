@@ -1,4 +1,4 @@
-"""What made a run: versions of packages and the revision of a checkout."""
+"""The versions of packages and the revision of a checkout, to reproduce a run."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ PACKAGES = (
 
 def versions() -> dict[str, str]:
     """Installed versions of the packages that decide a result, without importing them."""
-    found = {}
+    by_package = {}
     for package in PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            by_package[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            by_package[package] = "not installed"
+    return by_package
 
 
 def git_revision(folder: Path) -> str | None:
     """Short commit hash of a checkout that tracks `folder`, with ``-dirty`` after local changes; else None.
 
-    A package that is installed below somebody else's checkout has no revision: theirs is not ours.
+    A package that is installed below somebody else's checkout has no revision: that of the checkout is not its own.
     """
     if not _git(folder, "ls-files", "."):
         return None

@@ -51,7 +51,7 @@ MOST_THREADS = 4
 
 
 def run(cfg: DictConfig, folder: Path) -> None:
-    """Read, count, time, print; there is no `result.json`, so that the same command looks at the mended data again.
+    """Read, count, time and print; there is no `result.json`, so that the same command checks the data again.
 
     Raises:
         ConfigError: a run without a length.

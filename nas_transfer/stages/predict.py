@@ -40,7 +40,7 @@ Boxes = dict[int, list[DetectedBox]]
 
 
 def run(cfg: DictConfig, folder: Path) -> None:
-    """Predict, write, draw; there is no `result.json`, so that the same command sees new images.
+    """Predict, write and draw; there is no `result.json`, so that the same command predicts new images.
 
     Raises:
         ConfigError: no images, a run without its configuration, or a supernet without a choice of its subnet.
@@ -65,11 +65,11 @@ def run(cfg: DictConfig, folder: Path) -> None:
     start = time.monotonic()
     rows, broken = _predict_all(config, task, data, root, files, boxes, folder)
     seconds = time.monotonic() - start
-    for name, own in rows.items():
-        _write_rows(folder / name, own)
+    for name, records in rows.items():
+        _write_rows(folder / name, records)
     print(f"{len(files) - len(broken)} images of {root} in {seconds:.1f} s: {folder}")
-    for name, own in rows.items():
-        print(f"  {name}: {len(own)} rows")
+    for name, records in rows.items():
+        print(f"  {name}: {len(records)} rows")
     for sentence in broken:
         print(f"  left out: {sentence}")
 
@@ -98,7 +98,7 @@ def _find_boxes(
         )
     images = tuple(ImageEntry(number, name, 0, 0) for number, name in enumerate(files, start=1))
     listed = CocoFile(root, (), images, (), 0)
-    found: Boxes = defaultdict(list)
+    by_image: Boxes = defaultdict(list)
     for record in read_boxes(Path(boxes_file), listed, data.vocabulary.ids[0], data.sources.box_threshold, "boxes"):
         number = record["image_id"]
         if record.get("file_name", files[number - 1]) != files[number - 1]:
@@ -106,8 +106,8 @@ def _find_boxes(
                 f"image_id {number} in {boxes_file} must be {files[number - 1]}, got {record['file_name']}: "
                 "predict the boxes on this very folder"
             )
-        found[number].append(record)
-    return found
+        by_image[number].append(record)
+    return by_image
 
 
 def _predict_all(
@@ -138,8 +138,8 @@ def _predict_all(
         batch = task.on_device(data.prediction_batch(image, persons))
         with torch.inference_mode():
             prediction = task.predict_image(batch, number, data.vocabulary)
-        for file, own in prediction.rows.items():
-            rows[file] += [{"image_id": number, "file_name": name, **row} for row in own]
+        for file, records in prediction.rows.items():
+            rows[file] += [{"image_id": number, "file_name": name, **row} for row in records]
         target = Path(name) if stems[Path(name).with_suffix("")] > 1 else Path(name).with_suffix("")
         _write_pictures(prediction, image, config.score_threshold, folder, target)
     return rows, broken

@@ -1,4 +1,4 @@
-"""What an arch costs at the task's own input size, module by module, without building a network."""
+"""What an arch costs at the input size of the task, module by module, without building a network."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BATCH_SIZE, WARMUP, REPEATS = 1, 3, 15
 
 
 def run(cfg: DictConfig, folder: Path) -> Result:
-    """Print the costs of one arch by module; ConfigError for the supernet, which has none of its own."""
+    """Print the costs of one arch by module; ConfigError for the supernet."""
     config = read_config(cfg, ProfileConfig)
     table = config.supernet.build()
     arch = build_arch(config.arch, table.space)
@@ -51,13 +51,13 @@ def _check_latencies(config: ProfileConfig, table: SupernetTable) -> None:
     latencies = LatencyTable(Path(config.runs) / "latency", device, BATCH_SIZE, WARMUP, REPEATS)
     rng = np.random.default_rng(config.seed)
     archs = [table.space.sample(rng) for _ in range(count)]
-    found = check_table(latencies, lambda arch: build_task(config, table, arch, None), archs)
+    check = check_table(latencies, lambda arch: build_task(config, table, arch, None), archs)
     print(
         f"latency table of {device_name(device)}, {torch.get_num_threads()} threads, batch {BATCH_SIZE}: "
-        f"{found.num_pieces} blocks in {latencies.path}\n"
-        f"sums over blocks + {found.offset_ms:.2f} ms against {count - count // 2} measured networks: error "
-        f"{100 * found.error:.1f} % in the mean, {100 * found.largest_error:.1f} % at most; "
-        f"Kendall's tau {found.rank_correlation:.2f}"
+        f"{check.num_pieces} blocks in {latencies.path}\n"
+        f"sums over blocks + {check.offset_ms:.2f} ms against {count - count // 2} measured networks: error "
+        f"{100 * check.error:.1f} % on average, {100 * check.largest_error:.1f} % at most; "
+        f"Kendall's tau {check.rank_correlation:.2f}"
     )
 
 

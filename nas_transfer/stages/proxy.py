@@ -1,4 +1,4 @@
-"""Route C: score each candidate after a short training of its own on the task, from inherited weights.
+"""Route C: score each trial after a short training on the task, from inherited weights.
 
 Every candidate starts from the same file, ``warm_start.pt``: the inherited body, and a neck and head that were trained
 once behind it while it was frozen. What one candidate learns, no other one sees, so that a score does not depend on
@@ -57,7 +57,7 @@ class ProxyTraining:
     Args:
         config: the configuration.
         data: the data module.
-        last: the last rung's steps, over which the learning rate runs; a longer training has a schedule of its own.
+        last: the last rung's steps, over which the learning rate runs; a longer training has its own schedule.
     """
 
     config: ProxyConfig
@@ -79,7 +79,7 @@ class ProxyTraining:
         )
 
     def settings(self, total_steps: int) -> TrainingSettings:
-        """How a task is trained whose learning rate runs over so many steps."""
+        """How a task is trained with a learning rate that runs over `total_steps` steps."""
         accumulate = self.config.task.recipe.build().accumulate
         return build_training_settings(self.config, total_steps, self.data.batch_size * accumulate)
 
@@ -95,7 +95,7 @@ class ProxyTraining:
             repeat: see `Evaluation`.
         """
         device, batches = module.task.device, module.settings.recipe.accumulate
-        # Longer than the training, which the trainer ends: Lightning goes on with no epoch that has come to its end.
+        # Longer than the training, which the trainer ends: Lightning does not resume an epoch that is complete.
         length = max(steps, self.last) * batches
         self.data.stream(length, batches_per_step=batches, first_epoch=repeat * REPEATED_EPOCHS)
         trainer = build_bare_trainer(self.config.trainer, steps)

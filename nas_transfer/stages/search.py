@@ -1,7 +1,7 @@
 """Search the archs of a trained supernet for the best trade-offs between its task's score and their costs.
 
-`search` runs in the process that a user starts and writes the study; `run` is a job: it evaluates the archs of a batch,
-wherever the launcher puts it.
+`search` runs in the process that a user starts, and writes the study. `run` is one job of it, which evaluates archs
+wherever the launcher starts it.
 """
 
 from __future__ import annotations
@@ -50,19 +50,19 @@ from nas_transfer.tasks.task import Task
 logger = logging.getLogger(__name__)
 
 LEAST_TOLD = 3
-"""Candidates of equal score from which on it is said that they are all alike."""
+"""From so many trials on, a warning says that all of them have the same score."""
 
 
 def run(cfg: DictConfig, folder: Path) -> None:
-    """Evaluate the archs of one job with the supernet's own weights."""
+    """Evaluate the archs of one job with the weights of the supernet."""
     evaluate_job(read_config(cfg, SearchConfig), folder, build_evaluator)
 
 
 def search(config: SearchConfig, launch: Launch) -> float | None:
-    """Run or go on with a search, write its front and print it; the picked arch's score.
+    """Run or continue a search, write its front and print it; returns the score of the picked arch.
 
     Raises:
-        NasTransferError: everything that a user can mend; an infeasible constraint before anything is evaluated.
+        NasTransferError: everything that a user can correct; an infeasible constraint before anything is evaluated.
     """
     started = time.monotonic()
     with study_lock(config.folder):
@@ -70,7 +70,7 @@ def search(config: SearchConfig, launch: Launch) -> float | None:
 
 
 class _Search:
-    """The objects of one search and what is said about it on the way."""
+    """The objects of one search, and what it logs and prints."""
 
     def __init__(self, config: SearchConfig, launch: Launch, started: float) -> None:
         set_threads(config.num_threads)
@@ -91,11 +91,11 @@ class _Search:
         directions = {name: objective.direction for name, objective in self.objectives.items()}
         self.sampler: ArchSampler = sampler
         self.study = Study(folder, keys.storage, table.space, directions, sampler)
-        self.loop = SearchLoop(self.study, folder, schedule, launch, self.tell_progress)
+        self.loop = SearchLoop(self.study, folder, schedule, launch, self.log_progress)
         self.done_before = len(self.study)
 
     def run(self) -> float | None:
-        """Search, then pick, and find out how far the front can be trusted."""
+        """Search, pick a trial, and measure how reliable the front is."""
         logger.info(
             "search of %s: %d of %d trials, %s archs, objectives %s",
             self.task.table.name, self.done_before, self.config.search.trials, f"{self.problem.size:.2g}",
@@ -104,7 +104,7 @@ class _Search:
         wait_for_jobs(self.folder)
         if self.config.stage.prepares is not None:
             self.loop.prepare(self.folder / self.config.stage.prepares)
-            self.tell_estimate()
+            self.log_estimate()
         self.loop.run()
         front = self.front()
         picked = pick(front, self.config.pick, self.config.pick_under or {}, self.trade_off)
@@ -117,8 +117,8 @@ class _Search:
         self.show(front, picked, rescored, validation)
         return picked.values[front.names[0]]
 
-    def tell_estimate(self) -> None:
-        """Log how long the search will take, from the two candidates that were timed before it."""
+    def log_estimate(self) -> None:
+        """Log how long the search will take, estimated from two archs that were timed before it."""
         spent, schedule = self.loop.prepared, self.loop.schedule
         if not spent.scoring_seconds:
             return
@@ -127,7 +127,7 @@ class _Search:
         a_trial = float(rungs.steps_per_trial * step + rungs.scorings_per_trial * scoring)
         trials = min(schedule.trials, schedule.budget.trials_left(spent.images, spent.seconds, a_trial))
         logger.info(
-            "estimate from two timed candidates (min, max): %s s a step, %s s to score; %d trials, "
+            "estimate from two timed archs (min, max): %s s per step, %s s to score; %d trials, "
             "%s one after another, %d training images",
             ", ".join(f"{value:.3g}" for value in spent.step_seconds) or "0",
             ", ".join(f"{value:.3g}" for value in spent.scoring_seconds),
@@ -135,7 +135,7 @@ class _Search:
         )  # fmt: skip
 
     def front(self) -> Front:
-        """The current front, with the predictor that chose the last trials."""
+        """The current front, with the predictor that chose the latest trials."""
         predictor = self.sampler.predictor
         if predictor is None and (self.folder / files.FRONT).is_file():
             predictor = read_front(self.folder).predictor  # of an earlier start, which asked for the trials
@@ -148,8 +148,8 @@ class _Search:
     def hypervolume(self, front: Front) -> float | None:
         """The share of the box between the ideal and the reference point that the front dominates.
 
-        The box ends at score 0 and 1 and at cost 0 and that of the largest arch; an objective that has to be measured
-        ends at the worst value told so far, so that its share may fall.
+        The box spans scores from 0 to 1 and costs from 0 to that of the largest arch. A measured objective ends at the
+        worst value told so far, so that the share may fall.
         """
         if not front.trials:
             return None
@@ -167,7 +167,7 @@ class _Search:
         return {name: self.reference(name) for name in front.names}
 
     def reference(self, name: str) -> float:
-        """The largest value of an objective, the score's being 1."""
+        """The largest value of an objective; 1 for the score."""
         objective = self.objectives[name]
         if isinstance(objective, ArchCost):
             return float(objective.of_archs(self.task, [self.task.table.space.largest()])[0])
@@ -175,14 +175,14 @@ class _Search:
             return 1.0
         return max(trial.values[name] for trial in self.study.told())
 
-    def tell_progress(self) -> None:
-        """Log where the search is, and write the front so far."""
+    def log_progress(self) -> None:
+        """Log the progress, and write the front so far."""
         front = self.front()
         write_front(self.folder, front, self.costs_of)
         told, first = self.study.told(), front.names[0]
         if len(told) >= LEAST_TOLD and len({trial.values[first] for trial in told}) == 1:
             logger.warning(
-                "all %d candidates score %g, so that they cannot be ranked: train for longer (%s)",
+                "all %d trials score %g and cannot be ranked: train for longer (%s)",
                 len(told), told[0].values[first],
                 "proxy.warmup_steps, proxy.rungs" if isinstance(self.config, ProxyConfig) else "the supernet",
             )  # fmt: skip
@@ -193,7 +193,7 @@ class _Search:
         best = front.trials[0] if front.trials else None
         volume = self.hypervolume(front)
         logger.info(
-            "%d of %d trials, %d failed, %d left out; front %d, hypervolume %s; best %s; %.2f s a trial, %s left",
+            "%d of %d trials, %d failed, %d left out; front %d, hypervolume %s; best %s; %.2f s per trial, %s left",
             done, total, len(self.study.failures()), self.study.num_left_out(), len(front.trials),
             "none" if volume is None else f"{volume:.4f}",
             "none" if best is None else f"{first} {best.values[first]:.4f} (trial {best.number})",
@@ -201,9 +201,9 @@ class _Search:
         )  # fmt: skip
 
     def spent(self) -> dict[str, Usage]:
-        """What was used, that before an interruption included, wherever it ran.
+        """What all evaluations used, those before an interruption included.
 
-        Of repeats and validations all that were ever done count, also those of archs that have left the front.
+        Repeats and validations of archs that have left the front count too.
         """
         study = self.study
         return {
@@ -274,14 +274,14 @@ def _rule(pick: str | None, trade_off: TradeOff | None) -> str:
 def make_problem(keys: SearchKeys, task: Task, objectives: Mapping[str, Objective]) -> Problem:
     """The archs that a search of this task may ask for.
 
-    Genes that only classification sees stay at their largest choice where the input size is the task's own.
+    Genes that matter to classification alone keep their largest choice in tasks with an input size of their own.
     """
     space = task.table.space
     frozen = {}
     if not task.input_follows_arch:
         frozen = {name: space.largest()[name] for name in task.table.classifier_genes}
     frozen |= keys.frozen or {}
-    space.sample(np.random.default_rng(0), frozen)  # ArchError for a gene that there is not
+    space.sample(np.random.default_rng(0), frozen)  # ArchError for an unknown gene
     known = {name: objective for name, objective in objectives.items() if isinstance(objective, ArchCost)}
     limits = {name: limit for name, limit in limits_of(keys.constraints).items() if name in known}
 

@@ -129,23 +129,27 @@ def load_checkpoint(weights: str, table: SupernetTable, weights_format: str = AU
     content = read_file(file)
     if not (isinstance(content, dict) and "format" in content):
         if weights_format == NATIVE:
-            raise WeightsError(f"expected a checkpoint of this program ({FORMAT}), got {file} of another format")
+            raise WeightsError(
+                f"{file} is of another format than the checkpoints of this program ({FORMAT}): set weights_format=auto"
+            )
         return _imported(file, content, table, weights_format)
     if content["format"] != FORMAT:
         raise WeightsError(
-            f"expected a checkpoint of the format {FORMAT}, got {file} of {content['format']}: train it again"
+            f"{file} has the format {content['format']}, and this version reads {FORMAT}: train the network again"
         )
     if weights_format not in (AUTO, NATIVE):
-        raise WeightsError(f"expected tensors of the layout {weights_format}, got {file} of this program's own format")
+        raise WeightsError(
+            f"{file} is in this program's own format, not in the layout {weights_format}: set weights_format=auto"
+        )
     try:
         content["preprocessing"] = Preprocessing(**content["preprocessing"])
         content["provenance"] = tuple(Ancestor(**ancestor) for ancestor in content["provenance"])
         checkpoint = Checkpoint(path=file, **content)
     except (KeyError, TypeError) as error:
-        raise WeightsError(f"expected all entries of the format {FORMAT} in {file}, got an error: {error}") from error
+        raise WeightsError(f"{file} does not hold the entries of the format {FORMAT}: {error}") from error
     if checkpoint.space != table.space.name:
         raise WeightsError(
-            f"expected weights of the space '{table.space.name}', got {file} of '{checkpoint.space}': "
+            f"{file} holds weights of the space '{checkpoint.space}', not of '{table.space.name}': "
             f"set supernet={checkpoint.space}"
         )
     return checkpoint
@@ -245,7 +249,7 @@ def _fill(
     unused = sorted(set(sources) - set(targets))
     if unused:
         raise WeightsError(
-            f"expected no tensor '{unused[0]}' in {checkpoint.path}: the weights are of another arch or space"
+            f"unknown tensor '{unused[0]}' in {checkpoint.path}: the weights are of another arch or space"
         )
     with torch.no_grad():
         for name in set(targets) - set(anew):

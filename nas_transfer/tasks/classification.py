@@ -12,11 +12,11 @@ from typing_extensions import Self
 from nas_transfer.data.drawing import Picture, draw_texts
 from nas_transfer.data.parts import Vocabulary
 from nas_transfer.data.samples import ClassificationBatch
+from nas_transfer.runs import TaskKind
 from nas_transfer.space import SUPERNET, Arch
 from nas_transfer.supernet.cost import Cost
 from nas_transfer.supernet.networks import build_body, build_classifier
 from nas_transfer.tasks.deployed import Deployed, DeployedNetwork
-from nas_transfer.tasks.kind import TaskKind
 from nas_transfer.tasks.prediction import Prediction
 from nas_transfer.tasks.task import Task, TaskSettings, Teacher
 

@@ -112,8 +112,8 @@ def to_coco_masks(
         category_ids: the COCO category id of label k at index k - 1.
     """
     results: list[CocoResult] = []
-    for image_id, output, own in zip(image_ids, outputs, masks, strict=True):
-        for label, score, mask in zip(output["labels"].tolist(), output["scores"].tolist(), own, strict=True):
+    for image_id, output, encoded in zip(image_ids, outputs, masks, strict=True):
+        for label, score, mask in zip(output["labels"].tolist(), output["scores"].tolist(), encoded, strict=True):
             results.append(
                 {"image_id": int(image_id), "category_id": category_ids[label - 1], "segmentation": mask,
                  "score": score}

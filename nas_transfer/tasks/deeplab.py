@@ -17,7 +17,7 @@ from nas_transfer.errors import ConfigError
 from nas_transfer.supernet.cost import Cost, Size, convolution_cost, strided_size
 from nas_transfer.supernet.layers import Layers
 
-LOW, MIDDLE, TOP = 0, 2, 3  # the body's maps at strides 4, 16 and 32
+LOW, MIDDLE, TOP = 0, 2, 3  # maps of the body at strides 4, 16 and 32
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class DeepLabSize:
     """The sizes of the head.
 
     Args:
-        channels: of the ASPP branches and the decoder; 512 in the seed's nets.
+        channels: of the ASPP branches and the decoder; 512 in the published nets.
         low_level_channels: of the map at stride 4 that the decoder is given; 48 in the paper.
         dilations: of the ASPP branches; 1 is a plain 1x1 convolution, the others are separable 3x3 ones.
         dropout: of whole channels before the last layer; in a sandwich for the largest arch only.
         auxiliary_channels: of an FCN head on the map at stride 16 in training; 0 for none.
-        auxiliary_weight: of that head's loss.
+        auxiliary_weight: of the loss of this head.
 
     Raises:
         ConfigError: naming the value.

@@ -27,6 +27,7 @@ from nas_transfer.data.drawing import Picture, draw_instances
 from nas_transfer.data.parts import Vocabulary
 from nas_transfer.data.samples import DetectionBatch
 from nas_transfer.errors import ConfigError
+from nas_transfer.runs import TaskKind
 from nas_transfer.space import SUPERNET, Arch
 from nas_transfer.supernet.cost import Cost, ModuleCost, convolution_cost, linear_cost, strided_size
 from nas_transfer.supernet.networks import build_body
@@ -35,7 +36,6 @@ from nas_transfer.supernet.preprocessing import Preprocessing
 from nas_transfer.supernet.protocol import TAP_STRIDES
 from nas_transfer.tasks.coco_metrics import paste_mask, to_coco_results
 from nas_transfer.tasks.deployed import Deployed
-from nas_transfer.tasks.kind import TaskKind
 from nas_transfer.tasks.metrics import CocoMetric
 from nas_transfer.tasks.normalise import in_order
 from nas_transfer.tasks.prediction import Prediction
@@ -322,7 +322,7 @@ def detector_costs(
     """The costs of the detector behind the body for one image, by part: ``neck`` and ``head``.
 
     Args:
-        channels: widths of the body's maps at strides 4, 8, 16, 32.
+        channels: widths of the maps of the body at strides 4, 8, 16, 32.
         input_size: (H, W) of the resized image, without torchvision's padding to a multiple of 32.
         num_classes: without background.
         sizes: of the detector; the box head runs on `proposals_test` proposals.

@@ -15,11 +15,11 @@ from torchvision.ops import MultiScaleRoIAlign
 from nas_transfer.data.parts import Vocabulary
 from nas_transfer.data.samples import DetectionBatch
 from nas_transfer.errors import ConfigError
+from nas_transfer.runs import TaskKind
 from nas_transfer.space import Arch
 from nas_transfer.supernet.cost import Cost, ModuleCost, convolution_cost
 from nas_transfer.tasks.coco_metrics import encode_masks, to_coco_masks, to_coco_results
 from nas_transfer.tasks.detection import ROI_LEVELS, DetectionTask, DetectorSize, detector_arguments, draw_detections
-from nas_transfer.tasks.kind import TaskKind
 from nas_transfer.tasks.prediction import Prediction
 from nas_transfer.tasks.task import TaskSettings, Teacher
 
@@ -115,7 +115,7 @@ class _UnpastedMasks(GeneralizedRCNNTransform):
             return result
         masks = [output.pop("masks") for output in result]
         resized = super().postprocess(result, image_shapes, original_image_sizes)
-        return [output | {"masks": own} for output, own in zip(resized, masks, strict=True)]
+        return [output | {"masks": unpasted} for output, unpasted in zip(resized, masks, strict=True)]
 
 
 def mask_head_cost(sizes: MaskDetectorSize, num_classes: int) -> Cost:

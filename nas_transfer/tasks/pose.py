@@ -14,6 +14,7 @@ from nas_transfer.data.drawing import Picture, draw_persons
 from nas_transfer.data.parts import Vocabulary
 from nas_transfer.data.samples import PoseBatch
 from nas_transfer.errors import ConfigError
+from nas_transfer.runs import TaskKind
 from nas_transfer.space import SUPERNET, Arch
 from nas_transfer.supernet.cost import Cost, ModuleCost, convolution_cost, strided_size
 from nas_transfer.supernet.layers import Layers
@@ -21,7 +22,6 @@ from nas_transfer.supernet.networks import build_body
 from nas_transfer.tasks.coco_metrics import Persons, to_coco_keypoints
 from nas_transfer.tasks.deployed import TOP_STRIDE, Deployed, DeployedNetwork
 from nas_transfer.tasks.heatmaps import decode_heatmaps, encode_heatmaps, mirror_heatmaps
-from nas_transfer.tasks.kind import TaskKind
 from nas_transfer.tasks.metrics import KeypointMetric
 from nas_transfer.tasks.prediction import Prediction
 from nas_transfer.tasks.task import Task, TaskSettings, Teacher
@@ -186,16 +186,16 @@ class PoseTask(Task[PoseBatch, Tensor]):
 
     def predict_image(self, batch: PoseBatch, image_id: int, vocabulary: Vocabulary) -> Prediction:
         """Persons without duplicates in ``predictions.json``."""
-        found = self.predict_persons({**batch, "image_ids": torch.full_like(batch["image_ids"], image_id)})
-        persons = to_coco_keypoints(found, self.category_id, self.sigmas, self.head.oks_threshold)
+        persons = self.predict_persons({**batch, "image_ids": torch.full_like(batch["image_ids"], image_id)})
+        results = to_coco_keypoints(persons, self.category_id, self.sigmas, self.head.oks_threshold)
 
         def draw(image: Tensor, threshold: float, side: int) -> Picture:
-            rows = [torch.tensor(person["keypoints"]).reshape(-1, 3) for person in persons]
+            rows = [torch.tensor(person["keypoints"]).reshape(-1, 3) for person in results]
             sure = [(row[:, 2] >= threshold).tolist() for row in rows]
             points = [row[:, :2] for row in rows]
             return draw_persons(image, points, sure, vocabulary.edges, vocabulary.flip_pairs, side)
 
-        return Prediction({"predictions.json": persons}, draw)
+        return Prediction({"predictions.json": results}, draw)
 
     def predict_persons(self, batch: PoseBatch) -> Persons:
         """The persons of a batch. The score of a person is that of its box times the mean of its sure keypoints."""

@@ -19,13 +19,13 @@ from nas_transfer.data.parts import Vocabulary
 from nas_transfer.data.samples import SegmentationBatch
 from nas_transfer.data.segmentation_transforms import IGNORE_LABEL
 from nas_transfer.errors import ConfigError
+from nas_transfer.runs import TaskKind
 from nas_transfer.space import SUPERNET, Arch
 from nas_transfer.supernet.cost import Cost
 from nas_transfer.supernet.layers import Layers
 from nas_transfer.supernet.networks import build_body
 from nas_transfer.tasks.deeplab import DeepLab, DeepLabSize, deeplab_cost
 from nas_transfer.tasks.deployed import Deployed, DeployedNetwork
-from nas_transfer.tasks.kind import TaskKind
 from nas_transfer.tasks.metrics import SegmentResults
 from nas_transfer.tasks.prediction import Prediction
 from nas_transfer.tasks.task import Task, TaskSettings, Teacher
@@ -232,8 +232,8 @@ def slide(network: Callable[[Tensor], Tensor], image: Tensor, evaluation: Segmen
 def scores_of(confusion: Tensor, class_names: Sequence[str]) -> dict[str, float]:
     """The metrics of a confusion matrix (C, C) with true classes in rows, as fractions; none if all is unlabelled."""
     counts = confusion.double()
-    hits, truth, found = counts.diagonal(), counts.sum(1), counts.sum(0)
-    union = truth + found - hits
+    hits, truth, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
+    union = truth + predicted - hits
     if union.sum() == 0:
         return {}
     seen, labelled = union > 0, truth > 0

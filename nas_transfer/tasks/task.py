@@ -20,6 +20,7 @@ from typing_extensions import Self
 
 from nas_transfer.data.parts import Vocabulary
 from nas_transfer.errors import ArchError
+from nas_transfer.runs import TaskKind
 from nas_transfer.space import SUPERNET, Arch, ArchOrSupernet
 from nas_transfer.supernet.calibrate import recalibrate_batch_norm
 from nas_transfer.supernet.cost import Cost, CostTotals, totals_by_group
@@ -27,7 +28,6 @@ from nas_transfer.supernet.ops import copy_slices
 from nas_transfer.supernet.protocol import SupernetTable
 from nas_transfer.tasks.deployed import Deployed
 from nas_transfer.tasks.devices import to_device
-from nas_transfer.tasks.kind import TaskKind
 from nas_transfer.tasks.normalise import Normalise
 from nas_transfer.tasks.prediction import CocoResult, Prediction
 

@@ -18,6 +18,7 @@ from nas_transfer.stages import export, predict
 from nas_transfer.stages.common.build import build_task
 from nas_transfer.stages.config.base import TaskRunConfig
 from nas_transfer.stages.config.entry import read_config
+from nas_transfer.tasks.task import Teacher
 from tests.conftest import REPOSITORY
 from tests.stages.test_search import CLASSIFY, arguments, supernet
 from tests.test_cli import forked, run
@@ -77,8 +78,8 @@ def test_a_task_of_ones_own_is_extracted_as_it_is_and_costs_what_torch_counts(
         assert not any("Elastic" in type(module).__name__ for module in subnet.network.modules())
         ours, theirs = (module.eval().forward_batch(batch) for module in (task, subnet))
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
-        teacher = torch.full_like(ours, 2.5)
-        ours, theirs = (module.train().losses(batch, teacher)[0] for module in (task, subnet))
+        teacher = Teacher(torch.full_like(ours, 2.5), share=0.5)
+        ours, theirs = (module.train().losses(batch, regularise=False, teacher=teacher)[0] for module in (task, subnet))
         assert set(ours) == {"grades", "distillation"}
         for name in ours:
             torch.testing.assert_close(ours[name], theirs[name], rtol=1e-9, atol=1e-9)

@@ -388,6 +388,14 @@ def test_a_curve_of_scores_is_that_of_the_tasks_own_metric(runs: Path) -> None:
     assert "iou/road" not in section
 
 
+def test_an_unfinished_training_shows_all_its_metrics(runs: Path) -> None:
+    half = write_run(runs / "finetune/shapes_det/half", "finetune", "shapes_det", finished=False)
+    write(half / "logs/version_0/metrics.csv", "step,val/map,val/map_50\n10,0.25,0.5\n20,0.5,0.75\n")
+    section = made(runs)[0].partition("shapes_det: half")[2].partition("</details>")[0]
+    assert "Validation metrics" in section
+    assert re.findall(r"</i>(\S+)</li>", section) == ["map", "map_50"]
+
+
 def test_the_csv_names_an_arch_where_it_was_trained_alone(runs: Path) -> None:
     write_run(runs / "export/shapes_det/net", "export", "shapes_det")
     archs = {row["stage"]: row["arch"] for row in made(runs)[2]}

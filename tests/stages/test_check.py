@@ -163,7 +163,8 @@ def test_a_training_that_fails_does_not_cost_the_reading(
 def test_a_run_without_a_length_is_refused_before_anything_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cfg = config(tmp_path, "shapes_cls", "trainer.max_epochs=null", "trainer.max_steps=null")
+    cfg = config(tmp_path, "shapes_cls")
+    cfg.trainer.max_epochs = cfg.trainer.max_steps = None
     monkeypatch.setattr("nas_transfer.stages.check.see_all", lambda *_: pytest.fail("images were read"))
     with pytest.raises(ConfigError, match=r"trainer\.max_steps or trainer\.max_epochs"):
         run(cfg, tmp_path)

@@ -30,6 +30,6 @@ def test_a_line_every_half_minute_with_the_rate_of_this_processs_steps(
         trainer.callback_metrics["train/loss"] = torch.tensor(0.5)
         progress.on_train_batch_end(trainer, task)
     assert [record.getMessage() for record in caplog.records] == [
-        f"step {100 + done} of 400, 2.00 s a step, loss 0.500, {left} left"
+        f"step {100 + done} of 400, 2.00 s per step, loss 0.500, {left} left"
         for done, left in ((15, "570 s"), (30, "540 s"), (45, "510 s"), (60, "480 s"))
     ]

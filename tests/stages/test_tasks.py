@@ -17,6 +17,7 @@ from nas_transfer.paths import conf_dir
 from nas_transfer.runs.result import Result
 from nas_transfer.stages.finetune import run as train
 from nas_transfer.stages.profile import run as profile
+from nas_transfer.tasks.pose import PoseTask
 from tests.conftest import sample_data
 
 TINY = {
@@ -78,6 +79,7 @@ def test_keypoint_scores_are_pycocotools_on_the_written_predictions(tmp_path: Pa
         assert result.metrics[name] == pytest.approx(statistics[place], abs=1e-6)
     assert result.metrics["ap"] > 0
     assert result.costs.classes_are == "keypoints"
+    assert result.kind == PoseTask.kind
 
 
 def test_region_scores_are_a_count_over_the_written_predictions(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def build_data(factory: Factory[DownstreamData], arch: ArchOrSupernet, preproces
 
 
 def make_data(factory: Factory[DownstreamData], arch: ArchOrSupernet, preprocessing: Preprocessing) -> DownstreamData:
-    """The data module before it has looked at its files; an embedded data set is drawn.
+    """The data module before its `setup`; an embedded data set is drawn.
 
     Where images are resized for classification, that is done as the weights expect it.
 
@@ -139,7 +139,7 @@ def make_data(factory: Factory[DownstreamData], arch: ArchOrSupernet, preprocess
 
 
 def build_training_settings(config: TaskRunConfig, total_steps: int, total_batch: int) -> TrainingSettings:
-    """How a task is trained for so many steps of a total batch of so many images."""
+    """How a task is trained for `total_steps` steps of `total_batch` images."""
     recipe = config.task.recipe.build().for_total_batch(total_batch)
     return TrainingSettings(recipe, config.task.sampling.build(), config.seed, total_steps)
 
@@ -167,7 +167,7 @@ def build_bare_trainer(config: TrainerConfig, steps: int) -> pl.Trainer:
 
 
 def build_trainer(config: ScoredRunConfig, folder: Path, callbacks: Sequence[Callback] = ()) -> pl.Trainer:
-    """Lightning's trainer, which tells its progress; its one epoch is the whole run (see `training`)."""
+    """Lightning's trainer with progress and loggers; its one epoch is the whole run (see `training`)."""
     on_terminal = sys.stdout.isatty()
     bars: list[Callback] = []
     if config.trainer.enable_progress_bar:
@@ -190,7 +190,7 @@ def build_trainer(config: ScoredRunConfig, folder: Path, callbacks: Sequence[Cal
 
 
 def _trainer_arguments(config: TrainerConfig) -> dict[str, object]:
-    """What Lightning's Trainer is always given: this program's own sampling and order of batches."""
+    """The arguments of every Trainer: this program orders the batches itself."""
     return config.arguments() | {
         "sync_batchnorm": config.sync_batchnorm and torch.cuda.is_available(),  # torch's refuses a CPU
         "use_distributed_sampler": False,

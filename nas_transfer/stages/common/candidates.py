@@ -1,4 +1,4 @@
-"""The jobs of a search: archs come from a job's file, each becomes an outcome in a file of its own."""
+"""The jobs of a search: a job file lists archs, and each one's outcome is written to a file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _evaluators: dict[str, CandidateEvaluator] = {}
 
 
 def evaluate_job(config: Config, folder: Path, build: Callable[[Config], CandidateEvaluator]) -> None:
-    """Evaluate the archs of one job; each outcome is a file of its own.
+    """Evaluate the archs of one job; each outcome is written to its own file.
 
     Args:
         build: makes the evaluator, which later jobs of this process find ready.
@@ -108,11 +108,11 @@ def evaluator_of(
         train,
     )
     if config.search.precision != "32":
-        _tell_of_the_precision(evaluator)
+        _log_effect_of_precision(evaluator)
     return evaluator
 
 
-def _tell_of_the_precision(evaluator: CandidateEvaluator) -> None:
+def _log_effect_of_precision(evaluator: CandidateEvaluator) -> None:
     """Log what the reduced precision changes in the largest and the smallest arch's score."""
     space, key = evaluator.supernet.table.space, evaluator.supernet.score_key
     chosen = evaluator.precision

@@ -32,12 +32,12 @@ def load_trained(config: DataRunConfig) -> tuple[Task, DownstreamData, Checkpoin
     wanted = build_arch(config.arch, table.space)
     arch = checkpoint_arch(checkpoint, table.space)
     if arch is not SUPERNET and wanted != arch and config.arch != LARGEST:  # the default, unless one was named
-        logger.info("the weights are those of arch %s alone: arch=%s is not looked at", arch.short_id(), config.arch)
+        logger.info("the weights are those of arch %s alone: arch=%s is ignored", arch.short_id(), config.arch)
     data = build_data(config.data, arch, table.preprocessing)
     task = build_task(config, table, arch, data)
     load_network(task, checkpoint)
     if arch is SUPERNET and wanted is not SUPERNET:
-        # One net's weights hold its own statistics, which a data set without train images must do with.
+        # The weights of one net hold its BatchNorm statistics, which suffice without training images.
         as_published = checkpoint.calibrated == wanted.to_dict()
         task = (
             task.extract(wanted) if as_published else extract_calibrated(task, wanted, data, config.calibration_images)

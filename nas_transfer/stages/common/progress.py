@@ -17,19 +17,19 @@ EVERY_SECONDS = 30.0
 
 
 class ProgressLog(Callback):
-    """Say every half minute where a training is, how fast it goes and how long it has left."""
+    """Log every half minute how far a training is, how fast it runs and how long it will take."""
 
     def __init__(self) -> None:
         self.first_step = 0
         self.started = self.told = time.monotonic()
 
-    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Count from here: a resumed run's earlier steps took another process's time."""
+    def on_train_start(self, trainer: pl.Trainer, *_: object) -> None:
+        """Start counting: earlier steps of a resumed run took the time of another process."""
         self.first_step = trainer.global_step
         self.started = self.told = time.monotonic()
 
-    def on_train_batch_end(self, trainer: pl.Trainer, task: Any, *_: Any) -> None:
-        """Say it, if it is time."""
+    def on_train_batch_end(self, trainer: pl.Trainer, task: Any, *_: object) -> None:
+        """Log, if half a minute has passed."""
         now, step, total = time.monotonic(), trainer.global_step, task.settings.total_steps
         if now - self.told < EVERY_SECONDS or step == self.first_step:
             return
@@ -37,6 +37,6 @@ class ProgressLog(Callback):
         rate = (now - self.started) / (step - self.first_step)
         loss = trainer.callback_metrics.get("train/loss")
         logger.info(
-            "step %d of %d, %.2f s a step%s, %s left",
+            "step %d of %d, %.2f s per step%s, %s left",
             step, total, rate, "" if loss is None else f", loss {float(loss):.3f}", duration(rate * (total - step)),
         )  # fmt: skip

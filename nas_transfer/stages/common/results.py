@@ -50,6 +50,7 @@ def make_result(
         seed=config.seed,
         config_sha256=config.config_sha256,
         provenance=provenance,
+        kind=task.kind,
     )
 
 
@@ -84,8 +85,8 @@ def write_predictions(num_samples: int, folder: Path, task: Task, data: Downstre
 def _draw_samples(count: int, folder: Path, task: Task, data: DownstreamData) -> None:
     val = data.require_parts().val
     task.eval()
-    for place in np.linspace(0, len(val) - 1, min(count, len(val))).round().astype(int).tolist():
-        sample = val[SampleKey(place, 0)]
+    for index in np.linspace(0, len(val) - 1, min(count, len(val))).round().astype(int).tolist():
+        sample = val[SampleKey(index, 0)]
         batch = task.on_device(data.collate([data.in_own_frame(sample)]))
         with torch.inference_mode():
             prediction = task.predict_image(batch, sample["sample_id"], data.vocabulary)
@@ -95,4 +96,4 @@ def _draw_samples(count: int, folder: Path, task: Task, data: DownstreamData) ->
             for picture, whose in zip(shown, ("annotated", "predicted"), strict=True)
         ]
         folder.mkdir(exist_ok=True)
-        contact_sheet(pictures).save(folder / f"{place:06d}.jpg", quality=85)
+        contact_sheet(pictures).save(folder / f"{index:06d}.jpg", quality=85)

@@ -1,8 +1,8 @@
 """Training, the common part of pretrain and finetune: one subnet or the whole supernet, resumable at any batch.
 
 To Lightning, a run is a single epoch over a stream of batches that goes through the data set as often as the run is
-long. A resumed run then starts the stream at its own batch, with no epoch boundary to restart at, and the stream's
-length ends it.
+long. A resumed run then starts the stream at its next batch instead of at an epoch boundary, and the end of the stream
+ends the run.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def train(config: TrainConfig, folder: Path) -> Result | None:
     total_steps = config.trainer.steps(steps_per_epoch)
     recipe = config.task.recipe.build()
     total_batch = data.batch_size * trainer.world_size * recipe.accumulate
-    _tell_of_the_batch(recipe, config.trainer.max_steps, total_batch)
+    _log_effect_of_batch(recipe, config.trainer.max_steps, total_batch)
     task = build_task(config, table, arch, data)
     module = TaskModule(task, build_training_settings(config, total_steps, total_batch))
     if parent is not None:
@@ -112,8 +112,8 @@ def steps_of_epoch(config: DataRunConfig, data: DownstreamData, trainer: pl.Trai
     return max(1, batches // config.task.recipe.build().accumulate)
 
 
-def _tell_of_the_batch(recipe: Recipe, max_steps: int | None, total_batch: int) -> None:
-    """Say what another total batch than the recipe's own changes: the rate, by the linear rule; not the length."""
+def _log_effect_of_batch(recipe: Recipe, max_steps: int | None, total_batch: int) -> None:
+    """Log what a total batch other than the recipe's changes: the rate, by the linear rule, but not the length."""
     usual = recipe.lr_batch
     if usual is None or usual == total_batch:
         return
@@ -125,7 +125,7 @@ def _tell_of_the_batch(recipe: Recipe, max_steps: int | None, total_batch: int) 
 
 
 def _inherit(task: Task, checkpoint: Checkpoint) -> None:
-    """Start from given weights and say what of them was taken over."""
+    """Start from given weights, and log which of them were used."""
     anew = inherit(task, checkpoint)
     if not checkpoint.is_of_kind(task):
         logger.info("weights of the body from %s; neck and head start anew", checkpoint.path)

@@ -1,4 +1,4 @@
-"""How far a search's front can be trusted: its members scored again, and trained for longer than in the search."""
+"""How reliable a front is: its members are scored again from other seeds, and trained for longer than in the search."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def rescore(config: SearchConfig, loop: SearchLoop, front: Front) -> Rescored | 
     ]
     scores = [outcome.values[front.names[0]] for outcome in _outcomes(loop, evaluations)]
     members = len(front.trials)
-    return Rescored({trial.number: tuple(scores[place::members]) for place, trial in enumerate(front.trials)})
+    return Rescored({trial.number: tuple(scores[index::members]) for index, trial in enumerate(front.trials)})
 
 
 def validate_proxy(config: ProxyConfig, loop: SearchLoop, front: Front) -> Validation | None:
-    """Train some archs for longer and hold the search's scores against theirs; None if none are asked for.
+    """Train some archs for longer and compare the scores of the search with theirs; None if none are asked for.
 
     Raises:
         RunError: an arch that could not be trained.
@@ -70,14 +70,14 @@ def validate_proxy(config: ProxyConfig, loop: SearchLoop, front: Front) -> Valid
 
 
 def spread(told: Sequence[Trial], front: Front, count: int) -> list[Trial]:
-    """So many trials: spread evenly over the front, and where it has fewer, those that come next."""
+    """`count` trials spread evenly over the front; a smaller front is filled up with the trials that rank next."""
     members = list(front.trials)
     if len(members) >= count:
-        return [members[place] for place in np.linspace(0, len(members) - 1, count).round().astype(int)]
-    own = {trial.number for trial in members}
-    others = [trial for trial in told if trial.number not in own]
+        return [members[index] for index in np.linspace(0, len(members) - 1, count).round().astype(int)]
+    numbers = {trial.number for trial in members}
+    others = [trial for trial in told if trial.number not in numbers]
     points = minimised(others, front.objectives)
-    return members + [others[place] for place in by_rank(points)[: count - len(members)]]
+    return members + [others[index] for index in by_rank(points)[: count - len(members)]]
 
 
 def _outcomes(loop: SearchLoop, evaluations: Sequence[Evaluation]) -> list[Outcome]:

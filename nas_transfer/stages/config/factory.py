@@ -40,7 +40,7 @@ class Factory(Generic[Built]):
         return name in self.content
 
     def build(self, **extra: object) -> Built:
-        """The object, with further or other arguments of the program's own."""
+        """The object; `extra` adds or replaces arguments."""
         return instantiate(dict(self.content), **extra)
 
     def with_values(self, **values: object) -> Factory[Built]:
@@ -53,7 +53,7 @@ class Factory(Generic[Built]):
         Imports the target.
 
         Args:
-            builds: whether to build it, so that it checks its own values.
+            builds: whether to build the object, which then checks its values.
         """
         faults = [fault for path, node in _targets(self.content, self.path) for fault in _binding_faults(path, node)]
         if faults or not builds:
@@ -61,7 +61,7 @@ class Factory(Generic[Built]):
         try:
             self.build()
         except Exception as error:
-            return _own_faults(error, self.path)
+            return _reported_faults(error, self.path)
         return []
 
 
@@ -113,7 +113,7 @@ def _near(argument: str, known: list[str]) -> str:
 _VARIADIC = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 
 
-def _own_faults(error: Exception, path: str) -> list[str]:
+def _reported_faults(error: Exception, path: str) -> list[str]:
     """The faults that a target reported of itself, which Hydra wraps."""
     cause: BaseException | None = error
     while cause is not None:

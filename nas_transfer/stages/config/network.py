@@ -72,7 +72,7 @@ class ExportConfig(DataRunConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class PredictConfig(DataRunConfig):
-    """The keys of ``stage=predict``: those of the trained run's own configuration do not count.
+    """The keys of ``stage=predict``: those of the trained run's configuration do not count.
 
     Attributes:
         images: a folder or a file.

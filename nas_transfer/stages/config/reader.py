@@ -38,7 +38,7 @@ class ChecksItself(Protocol):
 
 @runtime_checkable
 class HasParts(Protocol):
-    """A record from which objects are made that check their own values."""
+    """A record from which objects are made that check their values."""
 
     def parts(self) -> Iterable[Callable[[], object]]:
         """Makers of these objects, which raise ConfigError."""
@@ -270,12 +270,12 @@ def read(cfg: DictConfig, record: type[Record], others: Collection[str] = (), *,
     Raises:
         ConfigError: each missing and unknown key, wrong type and forbidden value.
     """
-    found, reading = _read(cfg, record, others)
+    config, reading = _read(cfg, record, others)
     if imports or reading.faults:
         for deferred in reading.deferred:
             reading.faults += deferred.check()
     report_faults(dict.fromkeys(reading.faults))
-    return found
+    return config
 
 
 def identity(cfg: DictConfig, record: type, others: Collection[str] = ()) -> dict[str, object]:

@@ -104,7 +104,7 @@ class SearchConfig(DataRunConfig):
     search: SearchKeys = key()
 
     def faults(self) -> Iterator[str]:
-        """What a search needs beside its own keys."""
+        """A search runs on one device."""
         if not self.trainer.single_device:
             yield (
                 f"trainer.devices must be 1 for a search, got {self.trainer.devices} on {self.trainer.num_nodes} "

@@ -1,4 +1,4 @@
-"""What a finished run says of itself, for stages that go on with its network: its own task, data and supernet."""
+"""The configuration of a finished run, for stages that use its network: its task, data and supernet."""
 
 from __future__ import annotations
 
