@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from gpu_checks.runner import Check, run_checks
+from gpu_checks.runner import OUTPUT, Check, run_checks
 from gpu_checks.table import Table
 
 CHECKS = (
@@ -47,8 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     table = Table(sys.stdout)
     with tempfile.TemporaryDirectory(prefix="check_gpu_") as folder:
         run_checks(checks, table, Path(folder), tiny=options.tiny, seconds=60 * options.minutes)
-    table.print_end()
-    table.write_json(options.json)
+        table.print_end()
+        table.write_json(options.json)
+        shutil.copy(Path(folder) / OUTPUT, options.json.with_suffix(".txt"))
     return 1 if table.wrong else 0
 
 

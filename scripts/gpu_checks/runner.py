@@ -6,6 +6,7 @@ ends the process or leaves the GPU unusable; the results of other checks are kep
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import multiprocessing
 import os
@@ -139,6 +140,7 @@ def _last_line(path: Path) -> str:
 def _work(checks: Sequence[Check], folder: Path, tiny: bool, sender: Connection) -> None:
     """The body of the process: run the checks and send what they yield."""
     os.setsid()
+    multiprocessing.set_start_method(None, force=True)  # a spawned process would spawn data loading processes too
     output = os.open(folder / OUTPUT, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, sys.stdout.fileno())
     os.dup2(output, sys.stderr.fileno())
@@ -147,6 +149,7 @@ def _work(checks: Sequence[Check], folder: Path, tiny: bool, sender: Connection)
     sender.send(_Machine(context.machine()))
     for check in checks:
         sender.send(_Started(check.name))
+        faulthandler.dump_traceback_later(max(1.0, check.seconds - 2))  # where a check that takes too long stands
         usable = True
         try:
             for row in check.run(context):
@@ -155,6 +158,7 @@ def _work(checks: Sequence[Check], folder: Path, tiny: bool, sender: Connection)
             traceback.print_exc()
             sender.send(wrong("the rest", f"{type(error).__name__}: {error}"))
             usable = "CUDA error" not in str(error) and "device-side assert" not in str(error)
+        faulthandler.cancel_dump_traceback_later()
         sender.send(_Ended(check.name))
         if not usable:
             return
