@@ -89,9 +89,7 @@ def relative_difference(value: Tensor, reference: Tensor) -> float:
 
 def check_latency(context: Context) -> Iterator[Row]:
     """The latency that searches measure, by the clock of the computer, against events on the GPU in the same passes."""
-    nets = (
-        [("bignas_nano", 64, 1)] if context.tiny else [("bignas_nano", 96, 1), ("bignas", 224, 1), ("bignas", 224, 64)]
-    )
+    nets = [("bignas_nano", 64, 1)] if context.tiny else [("bignas_nano", 96, 1), ("bignas", 224, 1), ("bignas", 224, 64)]
     for supernet, size, batch in nets:
         table = context.table(supernet)
         network = build_task(context, supernet, table.space.largest()).network.eval()

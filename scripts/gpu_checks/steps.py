@@ -95,9 +95,7 @@ def _against_static_subnets(context: Context, batch: Batch) -> Row:
         losses, _ = static.losses(on_device, regularise=False, teacher=None)
         torch.stack(list(losses.values())).sum().backward()
         pairs = zip(static.network.parameters(), holder.extract(arch).network.parameters(), strict=True)
-        total += sum(
-            (ours.grad.double() * theirs.double()).sum().item() for ours, theirs in pairs if ours.grad is not None
-        )
+        total += sum((ours.grad.double() * theirs.double()).sum().item() for ours, theirs in pairs if ours.grad is not None)
     square = whole.double().square().sum().item()
     return near("32-true: sandwich / its static subnets", square / total, 1.0, 1e-3)
 
@@ -142,7 +140,9 @@ def _settings(sampling: ArchSampling, clip_norm: float | None) -> TrainingSettin
     return TrainingSettings(recipe, sampling, seed=0, total_steps=1)
 
 
-def _fit(context: Context, module: TaskModule, batch: Batch, precision: str, scale: float = FIRST_SCALE) -> pl.Trainer:
+def _fit(
+    context: Context, module: TaskModule, batch: Batch, precision: str, scale: float = FIRST_SCALE
+) -> pl.Trainer:
     """Train for one step."""
     own_scale = scale != FIRST_SCALE
     plugins = [MixedPrecision("16-mixed", "cuda", torch.amp.GradScaler("cuda", init_scale=scale))] if own_scale else []

@@ -111,9 +111,7 @@ class Table:
 
     def write_json(self, path: Path) -> None:
         """Write machine and rows; numbers that JSON does not know are written as text."""
-        rows = [
-            {"check": check, **{key: _plain(value) for key, value in asdict(row).items()}} for check, row in self.rows
-        ]
+        rows = [{"check": check, **{key: _plain(value) for key, value in asdict(row).items()}} for check, row in self.rows]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"machine": dict(self.machine), "rows": rows}, indent=1, allow_nan=False) + "\n")
         self._print(f"written to {path}")
