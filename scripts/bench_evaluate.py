@@ -27,7 +27,7 @@ from omegaconf import DictConfig
 import nas_transfer.cli  # noqa: F401  registers the resolvers
 from nas_transfer.paths import conf_dir
 from nas_transfer.runs import Evaluation
-from nas_transfer.search.evaluate import CandidateEvaluator
+from nas_transfer.search.evaluate import TrialEvaluator
 from nas_transfer.space import Arch
 from nas_transfer.stages.common.candidates import build_evaluator
 from nas_transfer.stages.config.entry import read_config
@@ -118,7 +118,7 @@ def timed(options: argparse.Namespace) -> dict[str, object]:
     return {"seconds": seconds, "scores": scores, "exact": exact, "images": images}
 
 
-def plain(loaders: CandidateEvaluator, arch: Arch, exact: bool = False) -> float:
+def plain(loaders: TrialEvaluator, arch: Arch, exact: bool = False) -> float:
     """A candidate's top-1 by the straightforward loop, or with our statistics in it.
 
     `loaders` holds data loaders instead of batches.
