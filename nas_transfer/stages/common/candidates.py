@@ -103,7 +103,7 @@ def evaluator_of(
         data.search_ground_truth,
         {name: objective.build() for name, objective in config.search.objectives.items()},
         limits_of(config.search.constraints),
-        config.search.cache_mb * 2**20 if cache else 0,
+        config.search.cache_mib * 2**20 if cache else 0,
         config.search.precision,
         train,
     )
