@@ -25,7 +25,7 @@ class ConfigError(NasTransferError):
 
 
 class DataError(NasTransferError):
-    """A data set does not have the required layout or content."""
+    """A dataset does not have the required layout or content."""
 
 
 class ArchError(NasTransferError):

@@ -26,5 +26,5 @@ def sample_data(name: str) -> Path:
     """A folder of real sample data; the test is skipped where it is absent."""
     folder = SAMPLES / name
     if not folder.is_dir():
-        pytest.skip(f"no sample data set {name}")
+        pytest.skip(f"no sample dataset {name}")
     return folder

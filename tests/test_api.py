@@ -18,7 +18,7 @@ TINY = ["num_threads=1", "trainer.enable_progress_bar=false", "calibration_image
 
 
 def embedded(folder: Path, layout: str, size: int) -> list[str]:
-    """Overrides for an embedded data set of a few images below a folder."""
+    """Overrides for an embedded dataset of a few images below a folder."""
     draw = ["data.draw.num_train=24", "data.draw.num_val=6", f"data.draw.image_size={size}"]
     return [f"data.root={folder}/data", "data.batch_size=4", *draw, f"runs={folder}/runs", *TINY]
 

@@ -150,13 +150,13 @@ class Network:
 def load(folder: str | Path, *, arch: str = "max", data_root: str | Path | None = None, device: str = "cpu") -> Network:
     """The network of a finished run, ready to predict.
 
-    The classes are read from the data set that the run was trained on.
+    The classes are read from the dataset that the run was trained on.
 
     Args:
         folder: of a finished ``pretrain`` or ``finetune`` run.
         arch: which subnet, where the run trained a supernet: ``max``, ``min``, a name, or the path of an arch file. The
             statistics of its BatchNorms are measured first.
-        data_root: where the data set is now; None for where it was.
+        data_root: where the dataset is now; None for where it was.
         device: for torch, such as ``cuda``.
 
     Raises:

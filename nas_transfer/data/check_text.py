@@ -1,4 +1,4 @@
-"""The text that `stage=check` prints: what is in a data set, and what is wrong with it."""
+"""The text that `stage=check` prints: what is in a dataset, and what is wrong with it."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class InstanceImages(Dataset[DetectionSample]):
 
     Args:
         file: the checked annotations.
-        chosen: positions in `file.images` that this data set holds.
+        chosen: positions in `file.images` that this dataset holds.
         folder: where `file_name`s are found.
         with_masks: decode the segmentations.
         with_crowds: keep crowd annotations (ground truth yes, training no).
@@ -145,7 +145,7 @@ class CocoPart:
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class CocoInstancesData(DownstreamData[CocoPart, DetectionSample, DetectionBatch]):
-    """COCO and every data set converted to it.
+    """COCO and every dataset converted to it.
 
     Images without annotations are evaluated but not trained on; crowds are ground truth but no training target.
 

@@ -60,7 +60,7 @@ class KeypointPart:
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class CocoKeypointsData(DownstreamData[KeypointPart, PoseSample, PoseBatch]):
-    """COCO keypoints and every data set converted to them, whatever the keypoints.
+    """COCO keypoints and every dataset converted to them, whatever the keypoints.
 
     Persons with a labelled keypoint are trained on and scored. The search split is cut by image, never by person.
 

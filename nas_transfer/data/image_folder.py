@@ -31,7 +31,7 @@ class LabelledImages(Dataset[ClassificationSample]):
     Args:
         paths: all files of a part (train or val).
         labels: int64 (len(paths),).
-        chosen: positions in `paths` that this data set holds; `sample_id` is such a position, so that an image keeps
+        chosen: positions in `paths` that this dataset holds; `sample_id` is such a position, so that an image keeps
             its augmentation whether or not the search split is held out.
         transform: uint8 (3, H, W) -> uint8 (3, image_size, image_size).
         seed: of the augmentation.

@@ -40,7 +40,7 @@ def read_image(path: str | Path, *, follow_exif: bool) -> torch.Tensor:
             turned = ImageOps.exif_transpose(image) if follow_exif else image
             pixels = np.array(_to_rgb(turned), dtype=np.uint8)  # (H, W, 3)
     except FileNotFoundError as err:
-        raise DataError(f"no such image: {path}: complete the data set.") from err
+        raise DataError(f"no such image: {path}: complete the dataset.") from err
     except UNREADABLE as err:
         raise DataError(
             f"{path} is a broken or truncated image ({err}): "
@@ -73,7 +73,7 @@ def usable_images(paths: Sequence[str | Path], *, skip_broken: bool) -> list[int
         missing = first_missing(paths)
         if missing is not None:
             raise DataError(
-                f"no such image: {paths[missing]}: complete the data set, "
+                f"no such image: {paths[missing]}: complete the dataset, "
                 "or leave missing images out with data.skip_broken=true."
             )
         return list(range(len(paths)))

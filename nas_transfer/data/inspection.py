@@ -1,4 +1,4 @@
-"""Validate a data set on disk: decode every image once, count what is in it, and name what is wrong with it.
+"""Validate a dataset on disk: decode every image once, count what is in it, and name what is wrong with it.
 
 Each layout gives an `Inventory` of each part, made from the annotations that training reads. `check_text` formats the
 result for people.
@@ -51,7 +51,7 @@ class Contents:
 
 @dataclass(frozen=True)
 class Inventory:
-    """A part of a data set, before anything is left out of it.
+    """A part of a dataset, before anything is left out of it.
 
     Attributes:
         class_names: of the classes, or of the keypoints.

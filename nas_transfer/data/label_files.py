@@ -85,7 +85,7 @@ def _read_ids(path: str | Path) -> np.ndarray:
             mode = image.mode
             values = np.array(image)  # of a palette image: the indices, not the colours
     except FileNotFoundError as err:
-        raise DataError(f"no such label image: {path}: complete the data set.") from err
+        raise DataError(f"no such label image: {path}: complete the dataset.") from err
     except UNREADABLE as err:
         raise DataError(
             f"{path} is a broken or truncated label image ({err}): "
@@ -178,7 +178,7 @@ def require_labels(files: LabelledFiles) -> None:
     missing = first_missing(files.labels)
     if missing is not None:
         raise DataError(
-            f"{files.images[missing]} has no label image {files.labels[missing]}: complete the data set, set "
+            f"{files.images[missing]} has no label image {files.labels[missing]}: complete the dataset, set "
             "data.sources.image_suffix and data.sources.label_suffix, or leave such images out with "
             "data.skip_broken=true."
         )

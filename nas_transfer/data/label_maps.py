@@ -27,7 +27,7 @@ class LabelledMaps(Dataset[SegmentationSample]):
 
     Args:
         files: all files of a part (train or val).
-        chosen: positions in `files` that this data set holds; `sample_id` is such a position, so that an image keeps
+        chosen: positions in `files` that this dataset holds; `sample_id` is such a position, so that an image keeps
             its augmentation whether or not the search split is held out.
         table: what the ids of the label files mean.
         transform: of image and labels together, or None.
@@ -125,7 +125,7 @@ class LabelMapsData(DownstreamData[LabelledFiles, SegmentationSample, Segmentati
         usable = np.intersect1d(readable, usable_images(annotation.labels, skip_broken=True))
         if not len(usable):
             raise DataError(
-                f"no image with its label image can be read, the first is {annotation.images[0]}: repair the data set."
+                f"no image with its label image can be read, the first is {annotation.images[0]}: repair the dataset."
             )
         return usable.astype(np.int64)
 

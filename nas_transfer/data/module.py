@@ -34,7 +34,7 @@ Draw = Callable[[str], None]
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
-    """The loaders over train, its search split and val of one data set.
+    """The loaders over train, its search split and val of one dataset.
 
     A layout is a subclass with its own fields and with the hooks `read_part`, `describe`, `dataset`, `inventory`,
     `collate`, `draw_sample` and `prediction_batch`; it overrides `usable`, `trainable`, `require_same_kind`,
@@ -47,13 +47,13 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
     Attributes:
         follow_exif: whether images are turned as their EXIF orientation says; not where annotations hold pixel
             positions.
-        root: the folder of the data set.
+        root: the folder of the dataset.
         batch_size: samples per device.
         num_workers: data loading processes per device; 0 loads in the training process.
         seed: of the order, the augmentation and the search split.
         skip_broken: decode every file in `setup` and leave broken ones out.
         split: how train is divided.
-        draw: draws an embedded data set into a folder; None for files that are there already.
+        draw: draws an embedded dataset into a folder; None for files that are there already.
 
     Raises:
         ConfigError: a negative number of workers.
@@ -95,7 +95,7 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
 
     @abstractmethod
     def describe(self, val: Annotation) -> Vocabulary:
-        """The meaning of predictions; called once in `setup`, before any data set is made."""
+        """The meaning of predictions; called once in `setup`, before any dataset is made."""
 
     @abstractmethod
     def dataset(self, annotation: Annotation, chosen: np.ndarray, *, training: bool) -> Dataset[SampleT]:
@@ -146,7 +146,7 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
         return sample
 
     def read(self, path: Path) -> torch.Tensor:
-        """Read an image that is no part of the data set as evaluation reads its own: uint8 (3, H, W)."""
+        """Read an image that is no part of the dataset as evaluation reads its own: uint8 (3, H, W)."""
         return self.fitted(read_image(path, follow_exif=self.follow_exif))
 
     def fitted(self, image: torch.Tensor) -> torch.Tensor:
@@ -154,7 +154,7 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
         return image
 
     def prepare_data(self) -> None:
-        """Draw the embedded data set into `root`, if there is one to draw and it is not there yet."""
+        """Draw the embedded dataset into `root`, if there is one to draw and it is not there yet."""
         if self.draw is not None:
             self.draw(str(self.root))
 
@@ -216,7 +216,7 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
         return inventories
 
     def require_parts(self) -> Parts[SampleT]:
-        """The data sets; `setup` is run if it has not been."""
+        """The datasets; `setup` is run if it has not been."""
         if self.parts is None:
             self.setup("fit")
         assert self.parts is not None  # setup fills it or raises

@@ -1,4 +1,4 @@
-"""What a layout reads of a part of a data set, and the data sets that are made of it."""
+"""What a layout reads of a part of a dataset, and the datasets that are made of it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,13 +42,13 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Parts(Generic[SampleT]):
-    """The data sets behind the four loaders; each takes a `SampleKey` and returns one sample.
+    """The datasets behind the four loaders; each takes a `SampleKey` and returns one sample.
 
     Attributes:
         vocabulary: of the annotations.
         val: the quoted split, evaluation transform.
         val_ground_truth: pycocotools ground truth of exactly the images of `val`; None for other layouts.
-        train: what is trained on, training transform; None when the data set has no train part.
+        train: what is trained on, training transform; None when the dataset has no train part.
         calibration: train minus the search split, evaluation transform.
         search: the search split, evaluation transform.
         search_ground_truth: the same as `val_ground_truth` of `search`.

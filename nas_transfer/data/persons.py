@@ -1,4 +1,4 @@
-"""Persons of an annotation or box file, and a data set of their crops."""
+"""Persons of an annotation or box file, and a dataset of their crops."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Seeds for the random draws of data sets, each a pure function of a few named numbers."""
+"""Seeds for the random draws of datasets, each a pure function of a few named numbers."""
 
 import hashlib
 from collections.abc import Callable

@@ -11,7 +11,7 @@ from nas_transfer.errors import ConfigError, DataError
 
 
 class SampleKey(NamedTuple):
-    """The key of a sample: its position in the data set, and the epoch for which its augmentation is drawn."""
+    """The key of a sample: its position in the dataset, and the epoch for which its augmentation is drawn."""
 
     index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
     epoch: int
@@ -21,7 +21,7 @@ class ResumableBatchSampler(torch.utils.data.Sampler[list[SampleKey]]):
     """A `batch_sampler` that gives batches of `SampleKey`s, whose order is a pure function of (seed, epoch).
 
     All ranks compute the same list of batches and each takes every `world_size`-th: batches of different ranks share no
-    sample, and all ranks get the same number. A data set smaller than `batch_size * world_size` gives smaller batches,
+    sample, and all ranks get the same number. A dataset smaller than `batch_size * world_size` gives smaller batches,
     so that each rank has at least one.
 
     With `groups` (one number per sample, for instance landscape or portrait) a batch holds samples of one group. The
@@ -70,7 +70,7 @@ class ResumableBatchSampler(torch.utils.data.Sampler[list[SampleKey]]):
         if epoch < 0 or not 0 <= start_batch <= len(self):
             raise ConfigError(
                 f"the epoch must be at least 0 and the start batch in 0..{len(self)}, got {epoch} and {start_batch}: "
-                "the data set, the batch size or the number of devices differs from that of the resumed run."
+                "the dataset, the batch size or the number of devices differs from that of the resumed run."
             )
         self.epoch = epoch
         self.start_batch = start_batch

@@ -1,4 +1,4 @@
-"""Where the files of a data set are: one record per layout, with the values under `data.sources`.
+"""Where the files of a dataset are: one record per layout, with the values under `data.sources`.
 
 Paths are relative to `data.root` or absolute. Where none is given, the usual names of the layout are tried.
 """
@@ -24,7 +24,7 @@ class FolderSources:
 
     Attributes:
         train_folder, val_folder: of the two parts.
-        class_list: file with one class name per line, for a data set that holds only some of the classes of a network.
+        class_list: file with one class name per line, for a dataset that holds only some of the classes of a network.
     """
 
     train_folder: str

@@ -1,4 +1,4 @@
-"""The network of a finished run on images that belong to no data set."""
+"""The network of a finished run on images that belong to no dataset."""
 
 from __future__ import annotations
 

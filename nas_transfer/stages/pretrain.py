@@ -1,4 +1,4 @@
-"""Train on a classification data set, from random or given weights."""
+"""Train on a classification dataset, from random or given weights."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class SegmentationEvaluation:
         window: (H, W) of a window, pixels.
         stride: (vertical, horizontal) distance of windows, pixels; at most the window.
         keep_predictions: write the predictions in COCO's result format (one mask a class and image); large for large
-            data sets.
+            datasets.
 
     Raises:
         ConfigError: a value out of range, by name.

@@ -1,4 +1,4 @@
-"""Tiny data sets made in a temporary folder, and builders with every constructor argument given."""
+"""Tiny datasets made in a temporary folder, and builders with every constructor argument given."""
 
 import json
 from collections.abc import Callable
@@ -37,10 +37,10 @@ def save_noise(path: Path, height: int, width: int, seed: int) -> None:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of small real data sets beside the checkout; tests that want it are skipped without it."""
+    """The folder of small real datasets beside the checkout; tests that want it are skipped without it."""
     folder = Path(__file__).resolve().parents[3] / "shared" / "data"
     if not folder.is_dir():
-        pytest.skip("the real data sets are not here")
+        pytest.skip("the real datasets are not here")
     return folder
 
 

@@ -1,4 +1,4 @@
-"""The embedded data sets: coloured shapes on cluttered backgrounds, and what writes all sets to disk.
+"""The embedded datasets: coloured shapes on cluttered backgrounds, and what writes all sets to disk.
 
 Six classes at many sizes, colours and rotations, textured backgrounds, distractors, occlusion and some low contrast.
 Sizes, tilt and clutter are chosen so that small networks learn the sets from scratch in minutes on a CPU and stay well
@@ -53,7 +53,7 @@ def draw_shapes(
     image_size: int,
     seed: int,
 ) -> None:
-    """Write a data set to `root`, unless it holds one with the same parameters.
+    """Write a dataset to `root`, unless it holds one with the same parameters.
 
     Args:
         root: a folder that is missing, empty, or holds such a set. It is written completely or not at all.
@@ -145,7 +145,7 @@ def _is_drawn(target: Path, parameters: str) -> bool:
         return True
     content = lines[0] if lines else "other files"
     raise DataError(
-        f"{target} cannot take the data set {parameters}, because it has {content}: "
+        f"{target} cannot take the dataset {parameters}, because it has {content}: "
         "choose another folder with data.root, or delete this one."
     )
 

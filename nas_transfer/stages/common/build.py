@@ -113,14 +113,14 @@ def build_weights(config: DataRunConfig) -> tuple[SupernetTable, Checkpoint | No
 
 
 def build_data(factory: Factory[DownstreamData], arch: ArchOrSupernet, preprocessing: Preprocessing) -> DownstreamData:
-    """The data module, set up; DataError for a data set that is not as it should be."""
+    """The data module, set up; DataError for a dataset that is not as it should be."""
     data = make_data(factory, arch, preprocessing)
     data.setup("fit")
     return data
 
 
 def make_data(factory: Factory[DownstreamData], arch: ArchOrSupernet, preprocessing: Preprocessing) -> DownstreamData:
-    """The data module before its `setup`; an embedded data set is drawn.
+    """The data module before its `setup`; an embedded dataset is drawn.
 
     Where images are resized for classification, that is done as the weights expect it.
 

@@ -1,6 +1,6 @@
 """Training, the common part of pretrain and finetune: one subnet or the whole supernet, resumable at any batch.
 
-To Lightning, a run is a single epoch over a stream of batches that goes through the data set as often as the run is
+To Lightning, a run is a single epoch over a stream of batches that goes through the dataset as often as the run is
 long. A resumed run then starts the stream at its next batch instead of at an epoch boundary, and the end of the stream
 ends the run.
 """
@@ -104,7 +104,7 @@ def _callbacks(config: TrainConfig, folder: Path) -> list[Callback]:
 
 
 def steps_of_epoch(config: DataRunConfig, data: DownstreamData, trainer: pl.Trainer) -> int:
-    """Optimiser steps that see the data set once, or as much of it as `trainer.limit_train_batches` allows."""
+    """Optimiser steps that see the dataset once, or as much of it as `trainer.limit_train_batches` allows."""
     batches = data.batches_per_epoch(trainer.world_size)
     limit = config.trainer.limit_train_batches
     if limit is not None:

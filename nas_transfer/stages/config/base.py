@@ -67,7 +67,7 @@ class TaskConfig:
 
     Attributes:
         name: second folder of a run.
-        cost_classes: classes that costs are stated for where no data set is read.
+        cost_classes: classes that costs are stated for where no dataset is read.
         build: makes the task, given its settings.
         recipe: optimiser and schedule.
         sampling: which archs a step of supernet training runs.
@@ -148,7 +148,7 @@ class TaskRunConfig(RunConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class DataRunConfig(TaskRunConfig):
-    """The keys of stages that read a data set and start from weights."""
+    """The keys of stages that read a dataset and start from weights."""
 
     data: Factory["DownstreamData"] = key(uncounted=("num_workers",), builds=False)
     weights: str | None = key()
