@@ -44,7 +44,7 @@ def resolve_arch(text: str, space: SearchSpace, arch_folders: Sequence[Path]) ->
         mapping = json.loads(content) if path.suffix == ".json" else yaml.safe_load(content)
     except (OSError, ValueError, yaml.YAMLError) as err:
         reason = " ".join(str(err).split())
-        raise ArchError(f"cannot read the arch file {path}: {reason}") from err
+        raise ArchError(f"the arch file {path} cannot be read: {reason}") from err
     try:
         return space.from_dict(mapping)
     except ArchError as err:
@@ -65,7 +65,7 @@ def _find_arch_file(text: str, arch_folders: Sequence[Path]) -> Path:
     nearest = difflib.get_close_matches(path.stem, known, n=5, cutoff=0.5)
     folders = ", ".join(str(folder) for folder in arch_folders) or "no folder"
     raise ArchError(
-        f"expected arch to be 'supernet', 'max', 'min', an existing .yaml or .json file, or the name of an arch in "
+        f"arch must be 'supernet', 'max', 'min', an existing .yaml or .json file, or the name of an arch in "
         f"{folders}, got {text!r}: try {' or '.join(nearest or known)}"
     )
 

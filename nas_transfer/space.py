@@ -44,14 +44,14 @@ class Gene:
     def __post_init__(self) -> None:
         object.__setattr__(self, "choices", tuple(self.choices))
         if not self.name or self.name.startswith(".") or self.name.endswith("."):
-            raise ConfigError(f"expected a gene name like 'resolution' or 'width.mb1', got {self.name!r}")
+            raise ConfigError(f"a gene's name must be like 'resolution' or 'width.mb1', got {self.name!r}")
         if not self.choices or not all(_is_integer(choice) and choice >= 0 for choice in self.choices):
             raise ConfigError(
-                f"expected one or more integers >= 0 as the choices of gene '{self.name}', got {list(self.choices)}"
+                f"the choices of gene '{self.name}' must be one or more integers from 0 up, got {list(self.choices)}"
             )
         if any(left >= right for left, right in zip(self.choices, self.choices[1:], strict=False)):
             raise ConfigError(
-                f"expected ascending choices without repetition for gene '{self.name}', got {list(self.choices)}"
+                f"the choices of gene '{self.name}' must be ascending without repetition, got {list(self.choices)}"
             )
 
     @property
@@ -93,8 +93,8 @@ class Arch:
     def __post_init__(self) -> None:
         if len(self.names) != len(self.values):
             raise ArchError(
-                f"expected one value per gene for an arch of space '{self.space}', "
-                f"got {len(self.values)} values for {len(self.names)} genes"
+                f"an arch of space '{self.space}' must have one value per gene, got {len(self.values)} values "
+                f"for {len(self.names)} genes"
             )
 
     def __getitem__(self, name: str) -> int:
@@ -166,7 +166,7 @@ class SearchSpace:
     def __post_init__(self) -> None:
         object.__setattr__(self, "genes", tuple(self.genes))
         if not self.name or not self.genes:
-            raise ConfigError(f"a space needs a name and at least one gene, got {self.name!r} and {self.genes!r}")
+            raise ConfigError(f"a space must have a name and at least one gene, got {self.name!r} and {self.genes!r}")
         names = [gene.name for gene in self.genes]
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
@@ -185,7 +185,7 @@ class SearchSpace:
         for gene in self.genes:
             if gene.needs is not None and gene.needs[0] not in free:
                 raise ConfigError(
-                    f"expected gene '{gene.name}' to need a gene of space '{self.name}' that needs no other, "
+                    f"gene '{gene.name}' must need a gene of space '{self.name}' that needs no other, "
                     f"got '{gene.needs[0]}'"
                 )
 
@@ -262,7 +262,7 @@ class SearchSpace:
             ConfigError: the probability is not in 0-1.
         """
         if not 0.0 <= probability <= 1.0:
-            raise ConfigError(f"expected a mutation probability in 0-1, got {probability}")
+            raise ConfigError(f"the mutation probability must be in 0-1, got {probability}")
         self.validate(arch)
         redraw = rng.random(len(self.genes)) < probability
         drawn = self._draw(rng)
@@ -291,13 +291,13 @@ class SearchSpace:
     def decode(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> Arch:
         """The arch with these choice indices (G,), the inverse of `encode`; raises ArchError for invalid indices."""
         if len(indices) != len(self.genes):
-            raise ArchError(f"expected {len(self.genes)} choice indices for space '{self.name}', got {len(indices)}")
+            raise ArchError(f"space '{self.name}' must have {len(self.genes)} choice indices, got {len(indices)}")
         values: list[int] = []
         for gene, index in zip(self.genes, indices, strict=True):
             if int(index) != index or not 0 <= index < len(gene.choices):
                 raise ArchError(
-                    f"expected an integer index in 0-{len(gene.choices) - 1} for gene '{gene.name}' "
-                    f"of space '{self.name}', got {index}"
+                    f"the index of gene '{gene.name}' of space '{self.name}' must be an integer in "
+                    f"0-{len(gene.choices) - 1}, got {index}"
                 )
             values.append(gene.choices[int(index)])
         return self.arch(values)
@@ -305,17 +305,15 @@ class SearchSpace:
     def validate(self, arch: Arch) -> None:
         """Check that `arch` is a point of this space; raises ArchError naming the first gene that does not fit."""
         if arch.space != self.name:
-            raise ArchError(f"expected an arch of space '{self.name}', got one of space '{arch.space}'")
+            raise ArchError(f"the arch must be of space '{self.name}', got one of space '{arch.space}'")
         if arch.names is not self.names and arch.names != self.names:
             differing = sorted(set(arch.names) ^ set(self.names)) or "the same ones in another order"
-            raise ArchError(f"expected the genes of space '{self.name}', got a difference in {differing}")
+            raise ArchError(f"the arch must have the genes of space '{self.name}', got a difference in {differing}")
         for gene, value in zip(self.genes, arch.values, strict=True):
             if value not in gene.choices:
                 raise ArchError(self._value_message(gene, value))
         if self._needs and self._canonical(arch.values) != arch.values:
-            raise ArchError(
-                f"expected the first choice of every gene that has no effect in this arch, got {arch.values}"
-            )
+            raise ArchError(f"genes without effect must have their first choice, got {arch.values}: use space.arch")
 
     def arch(self, values: Sequence[int]) -> Arch:
         """The arch with these values, one for each gene; genes without effect are set to their first choice."""
@@ -333,12 +331,13 @@ class SearchSpace:
                 not among the choices; the message names the gene, the value and the choices.
         """
         if not isinstance(mapping, Mapping):
-            raise ArchError(f"expected a mapping of gene groups for space '{self.name}', got {type(mapping).__name__}")
+            kind = type(mapping).__name__
+            raise ArchError(f"an arch of space '{self.name}' must be a mapping of gene groups, got {kind}")
         stated = mapping.get("space", self.name)
         if stated != self.name:
             raise ArchError(
-                f"expected an arch of space '{self.name}', got one of space '{stated}': "
-                f"choose the supernet '{stated}' or another arch"
+                f"the arch must be of space '{self.name}', got one of space '{stated}': "
+                f"use supernet={stated} or another arch"
             )
         groups: dict[str, list[Gene]] = {}
         for gene in self.genes:
@@ -346,10 +345,8 @@ class SearchSpace:
         missing = [group for group in groups if group not in mapping]
         surplus = [str(key) for key in mapping if key not in groups and key != "space"]
         if missing or surplus:
-            raise ArchError(
-                f"expected the groups {list(groups)} for an arch of space '{self.name}', "
-                f"got {missing or 'none'} missing and {surplus or 'none'} unknown"
-            )
+            faults = [f"unknown group {name!r}" for name in surplus] + ([f"missing: {missing}"] if missing else [])
+            raise ArchError(f"arch of space '{self.name}': {', '.join(faults)}; the groups are {list(groups)}")
         values: list[int] = []
         for group, genes in groups.items():
             values.extend(self._group_values(group, genes, mapping[group]))
@@ -361,8 +358,8 @@ class SearchSpace:
         if not isinstance(given, Sequence) or isinstance(given, str) or len(given) != len(genes):
             where = [gene.name.partition(".")[2] for gene in genes]
             raise ArchError(
-                f"expected a list of {len(genes)} values for '{group}' of space '{self.name}', "
-                f"one for each of {where}, got {given!r}"
+                f"'{group}' of space '{self.name}' must be a list of {len(genes)} values, one for each of {where}, "
+                f"got {given!r}"
             )
         return [self._checked_value(gene, value) for gene, value in zip(genes, given, strict=True)]
 
@@ -372,7 +369,7 @@ class SearchSpace:
         return int(value)
 
     def _value_message(self, gene: Gene, value: object) -> str:
-        return f"expected one of {list(gene.choices)} for gene '{gene.name}' of space '{self.name}', got {value!r}"
+        return f"gene '{gene.name}' of space '{self.name}' must be one of {list(gene.choices)}, got {value!r}"
 
     def _draw(self, rng: np.random.Generator) -> list[int]:
         indices = rng.integers(0, self._choice_counts)
@@ -383,9 +380,7 @@ class SearchSpace:
             position = self._positions.get(name)
             if position is None:
                 nearest = difflib.get_close_matches(name, self.names, n=3) or list(self.names[:3])
-                raise ArchError(
-                    f"expected the name of a gene of space '{self.name}' to freeze, got '{name}': try one of {nearest}"
-                )
+                raise ArchError(f"a frozen gene must be one of space '{self.name}', got '{name}': try one of {nearest}")
             values[position] = self._checked_value(self.genes[position], value)
         return values
 

@@ -107,12 +107,12 @@ class PoseAugmentation:
 def _require_share(key: str, value: float, *, above_zero: bool = False) -> None:
     if not 0 <= value <= 1 or (above_zero and value == 0):
         interval = "(0, 1]" if above_zero else "[0, 1]"
-        raise ConfigError(f"data.augmentation.{key} must lie in {interval}, got {value}.")
+        raise ConfigError(f"data.augmentation.{key} must lie in {interval}, got {value}")
 
 
 def _bounds(key: str, values: Sequence[float]) -> tuple[float, float]:
     if len(values) != 2 or not 0 < values[0] <= values[1]:
         raise ConfigError(
-            f"data.augmentation.{key} must be two numbers [low, high] with 0 < low <= high, got {list(values)}."
+            f"data.augmentation.{key} must be two numbers [low, high] with 0 < low <= high, got {list(values)}"
         )
     return float(values[0]), float(values[1])

@@ -137,7 +137,7 @@ def check_coco(
             if position is None:
                 raise DataError(
                     f"the image_id of {where} is none of the {len(images)} images of the file, "
-                    f"got {annotation.get('image_id')!r}: remove the annotation or list its image."
+                    f"got {annotation.get('image_id')!r}: remove the annotation or list its image"
                 )
             complete = _checked(annotation, images[position], where, category_ids, need_masks, skip_empty_boxes)
         except DataError as error:
@@ -160,7 +160,7 @@ def _checked(
     if _integer(annotation.get("category_id")) not in category_ids:
         raise DataError(
             f"the category_id of {where} is none of the categories of the file, {sorted(category_ids)[:10]}, "
-            f"got {annotation.get('category_id')!r}: correct it or list the category."
+            f"got {annotation.get('category_id')!r}: correct it or list the category"
         )
     problem = _box_problem(annotation.get("bbox"), image)
     if not problem:
@@ -169,7 +169,7 @@ def _checked(
         return None
     raise DataError(
         f"the box of {where} has no area inside its image, got {problem}: "
-        "correct it, or leave annotations without area out with data.skip_empty_boxes=true."
+        "correct it, or leave annotations without area out with data.skip_empty_boxes=true"
     )
 
 
@@ -181,7 +181,7 @@ def read_listed(folder: Path, entry: ImageEntry) -> torch.Tensor:
         raise DataError(
             f"the annotation file says that {path} is {entry.width}x{entry.height}, but the image is "
             f"{image.shape[-1]}x{image.shape[-2]}: correct the file (annotations refer to the stored pixels, "
-            "not to the EXIF orientation)."
+            "not to the EXIF orientation)"
         )
     return image
 
@@ -194,7 +194,7 @@ def require_same_categories(train: CocoFile, val: CocoFile) -> None:
     differing = min(key for key in {**first, **second} if first.get(key) != second.get(key))
     raise DataError(
         f"{train.path} and {val.path} must have the same categories, "
-        f"got {first.get(differing)!r} and {second.get(differing)!r} for id {differing}: make them agree."
+        f"got {first.get(differing)!r} and {second.get(differing)!r} for id {differing}: make them agree"
     )
 
 
@@ -225,29 +225,29 @@ def load_coco(path: Path) -> Record:
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError) as err:
-        raise DataError(f"{path} cannot be read as JSON ({err}): give a COCO annotation file.") from err
+        raise DataError(f"{path} cannot be read as JSON ({err}): give a COCO annotation file") from err
     keys = ("images", "annotations", "categories")
     if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in keys):
         given = sorted(content) if isinstance(content, dict) else type(content).__name__
-        raise DataError(f"{path} must hold the lists {', '.join(keys)}, got {given}: convert it to COCO's format.")
+        raise DataError(f"{path} must hold the lists {', '.join(keys)}, got {given}: convert it to COCO's format")
     for key in keys:
         for record in content[key]:
             if not isinstance(record, dict):
-                raise DataError(f"{key!r} of {path} must hold JSON objects, got {record!r}: see COCO's format.")
+                raise DataError(f"{key!r} of {path} must hold JSON objects, got {record!r}: see COCO's format")
     return content
 
 
 def _read_categories(path: Path, records: list[Record]) -> tuple[Category, ...]:
     for record in records:
         if not isinstance(record.get("id"), int) or not isinstance(record.get("name"), str):
-            raise DataError(f"every category of {path} needs an integer id and a name, got {record!r}.")
+            raise DataError(f"every category of {path} needs an integer id and a name, got {record!r}")
     categories = tuple(sorted(Category(record["id"], record["name"]) for record in records))
     if not categories:
-        raise DataError(f"{path} has no categories: list the classes.")
+        raise DataError(f"{path} has no categories: list the classes")
     ids = [category.coco_id for category in categories]
     if len(set(ids)) < len(ids):
         twice = next(first for first, second in itertools.pairwise(ids) if first == second)
-        raise DataError(f"each category id may occur once in {path}, got {twice} twice: number the classes.")
+        raise DataError(f"each category id may occur once in {path}, got {twice} twice: number the classes")
     return categories
 
 
@@ -258,15 +258,15 @@ def _read_images(path: Path, records: list[Record]) -> tuple[ImageEntry, ...]:
         height, width = record.get("height"), record.get("width")
         if not all(isinstance(number, int) for number in (image_id, height, width)) or not isinstance(file_name, str):
             raise DataError(
-                f"every image of {path} needs an integer id, height and width and a file_name, got {str(record)[:200]}."
+                f"every image of {path} needs an integer id, height and width and a file_name, got {str(record)[:200]}"
             )
         entries.append(ImageEntry(record["id"], file_name, record["height"], record["width"]))
     entries.sort()
     if not entries:
-        raise DataError(f"{path} lists no images.")
+        raise DataError(f"{path} lists no images")
     for first, second in itertools.pairwise(entries):
         if first.image_id == second.image_id:
-            raise DataError(f"each image id may occur once in {path}, got {first.image_id} twice: number the images.")
+            raise DataError(f"each image id may occur once in {path}, got {first.image_id} twice: number the images")
     return tuple(entries)
 
 
@@ -323,7 +323,7 @@ def _complete(annotation: Record, image: ImageEntry, where: str, need_masks: boo
     elif need_masks:
         raise DataError(
             f"the segmentation of {where} must be polygons or an RLE of the size of the image, got {problem}: "
-            "add masks, or choose a task that needs boxes only."
+            "add masks, or choose a task that needs boxes only"
         )
     return complete
 

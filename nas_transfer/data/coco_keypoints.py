@@ -85,7 +85,7 @@ class CocoKeypointsData(DownstreamData[KeypointPart, PoseSample, PoseBatch]):
     def __post_init__(self) -> None:
         super().__post_init__()
         if len(self.input_size) != 2 or min(self.input_size) < 1:
-            raise ConfigError(f"data.input_size must be [height, width] in pixels, got {list(self.input_size)}.")
+            raise ConfigError(f"data.input_size must be [height, width] in pixels, got {list(self.input_size)}")
         self._size = (int(self.input_size[0]), int(self.input_size[1]))
         self._skeleton: Skeleton | None = None
 
@@ -136,13 +136,13 @@ class CocoKeypointsData(DownstreamData[KeypointPart, PoseSample, PoseBatch]):
         if train.names != val.names:
             raise DataError(
                 f"{train.keypoints.file.path} and {val.keypoints.file.path} must have the same keypoints, "
-                f"got {list(train.names)} and {list(val.names)}: set files of one kind."
+                f"got {list(train.names)} and {list(val.names)}: set files of one kind"
             )
 
     def trainable(self, annotation: KeypointPart, usable: np.ndarray) -> np.ndarray:
         """All of them; DataError without a person in the whole file."""
         if not len(annotation.persons.sample_ids):
-            raise DataError(f"{annotation.keypoints.file.path} has no persons with keypoints: annotate some.")
+            raise DataError(f"{annotation.keypoints.file.path} has no persons with keypoints: annotate some")
         return usable
 
     def ground_truth(self, annotation: KeypointPart, chosen: np.ndarray) -> COCO:

@@ -129,7 +129,7 @@ class ImageFolderData(DownstreamData[FolderPart, ClassificationSample, Classific
             folder = self.sources.find(self.root, "val")
         names = tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()))
         if not names:
-            raise DataError(f"no class folders in {folder}: put the images of each class into a folder of its own.")
+            raise DataError(f"no class folders in {folder}: put the images of each class into a folder of its own")
         return names
 
     def describe(self, val: FolderPart) -> Vocabulary:
@@ -182,7 +182,7 @@ def _read_class_list(path: Path) -> tuple[str, ...]:
     try:
         lines = path.read_text().split("\n")
     except (OSError, UnicodeDecodeError) as err:
-        raise DataError(f"{path} cannot be read ({err}): write one class name per line.") from err
+        raise DataError(f"{path} cannot be read ({err}): write one class name per line") from err
     return tuple(line.strip() for line in lines if line.strip())
 
 
@@ -193,16 +193,16 @@ def _list_part(folder: Path, class_names: Sequence[str], *, every_class: bool) -
     if unknown:
         raise DataError(
             f"the folder {unknown[0]!r} of {folder} is none of the {len(class_names)} classes of train: "
-            "rename or remove it."
+            "rename or remove it"
         )
     paths: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(class_names):
         files = image_files(folder / name)
         if every_class and not files:
-            raise DataError(f"no images in {folder / name}: add images or remove the folder.")
+            raise DataError(f"no images in {folder / name}: add images or remove the folder")
         paths += files
         labels += [label] * len(files)
     if not paths:
-        raise DataError(f"no images in the class folders of {folder}: add images.")
+        raise DataError(f"no images in the class folders of {folder}: add images")
     return paths, np.asarray(labels, dtype=np.int64)

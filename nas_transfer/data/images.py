@@ -40,11 +40,11 @@ def read_image(path: str | Path, *, follow_exif: bool) -> torch.Tensor:
             turned = ImageOps.exif_transpose(image) if follow_exif else image
             pixels = np.array(_to_rgb(turned), dtype=np.uint8)  # (H, W, 3)
     except FileNotFoundError as err:
-        raise DataError(f"no such image: {path}: complete the dataset.") from err
+        raise DataError(f"no such image: {path}: complete the dataset") from err
     except UNREADABLE as err:
         raise DataError(
             f"{path} is a broken or truncated image ({err}): "
-            "replace it, or leave broken images out with data.skip_broken=true."
+            "replace it, or leave broken images out with data.skip_broken=true"
         ) from err
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
@@ -74,14 +74,14 @@ def usable_images(paths: Sequence[str | Path], *, skip_broken: bool) -> list[int
         if missing is not None:
             raise DataError(
                 f"no such image: {paths[missing]}: complete the dataset, "
-                "or leave missing images out with data.skip_broken=true."
+                "or leave missing images out with data.skip_broken=true"
             )
         return list(range(len(paths)))
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:  # PIL decodes without the lock
         sound = list(pool.map(_decodes, paths))
     broken = [path for path, good in zip(paths, sound, strict=True) if not good]
     if broken and len(broken) == len(paths):
-        raise DataError(f"all {len(paths)} images are broken or missing, the first is {broken[0]}: repair them.")
+        raise DataError(f"all {len(paths)} images are broken or missing, the first is {broken[0]}: repair them")
     if broken:
         shown = ", ".join(str(path) for path in broken[:5])
         logger.warning("left out %d broken or missing of %d images, first: %s", len(broken), len(paths), shown)

@@ -48,10 +48,10 @@ class Body:
     def __post_init__(self) -> None:
         for pair in self.flip_pairs or ():
             if len(pair) != 2:
-                raise ConfigError(f"data.body.flip_pairs must be pairs of two indices, got {list(pair)}.")
+                raise ConfigError(f"data.body.flip_pairs must be pairs of two indices, got {list(pair)}")
         for sigma in self.sigmas or ():
             if not sigma > 0:
-                raise ConfigError(f"data.body.sigmas must be above 0, got {sigma}.")
+                raise ConfigError(f"data.body.sigmas must be above 0, got {sigma}")
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def read_keypoints(path: Path, refused: list[str] | None = None) -> KeypointFile
         names = ", ".join(str(category.get("name")) for category in having) or "none"
         raise DataError(
             f"{path} must have one category with a list of keypoint names, got {names}: "
-            "set data.sources.train_annotations and data.sources.val_annotations to person_keypoints files."
+            "set data.sources.train_annotations and data.sources.val_annotations to person_keypoints files"
         )
     category = having[0]
     length = 3 * len(category["keypoints"])
@@ -122,10 +122,10 @@ def _complete(annotation: Record, length: int, path: Path) -> Record:
         count = len(keypoints) if isinstance(keypoints, list) else repr(keypoints)
         raise DataError(
             f"the keypoints of {where_is(path, annotation)} must be {length} numbers, x, y and v of {length // 3} "
-            f"keypoints, got {count}: correct it, or the keypoint names of the category."
+            f"keypoints, got {count}: correct it, or the keypoint names of the category"
         )
     if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in keypoints):
-        raise DataError(f"the keypoints of {where_is(path, annotation)} are not all numbers: correct it.")
+        raise DataError(f"the keypoints of {where_is(path, annotation)} are not all numbers: correct it")
     points = np.asarray(keypoints, dtype=np.float64).reshape(-1, 3)
     labelled = points[points[:, 2] > 0, :2]
     box = annotation.get("bbox")
@@ -147,17 +147,17 @@ def read_skeleton(category: Record, body: Body) -> Skeleton:
     names = tuple(str(name) for name in (body.names or category["keypoints"]))
     count = len(category["keypoints"])
     if len(names) != count:
-        raise ConfigError(f"data.body.names must name the {count} keypoints of the file, got {len(names)} names.")
+        raise ConfigError(f"data.body.names must name the {count} keypoints of the file, got {len(names)} names")
     pairs = body.flip_pairs if body.flip_pairs is not None else category.get("flip_pairs") or side_pairs(names)
     flip_pairs = tuple((int(pair[0]), int(pair[1])) for pair in pairs)
     indices = [index for pair in flip_pairs for index in pair]
     if len(set(indices)) < len(indices) or any(not 0 <= index < count for index in indices):
         raise ConfigError(
-            f"data.body.flip_pairs must be pairs of different indices in 0..{count - 1}, got {list(flip_pairs)}."
+            f"data.body.flip_pairs must be pairs of different indices in 0..{count - 1}, got {list(flip_pairs)}"
         )
     sigmas = tuple(body.sigmas if body.sigmas is not None else category.get("sigmas") or part_sigmas(names))
     if len(sigmas) != count or any(not value > 0 for value in sigmas):
-        raise ConfigError(f"data.body.sigmas must be {count} numbers above 0, got {list(sigmas)}.")
+        raise ConfigError(f"data.body.sigmas must be {count} numbers above 0, got {list(sigmas)}")
     lower_body = _lower_body(names, body.lower_body)
     return Skeleton(names, flip_pairs, tuple(float(value) for value in sigmas), lower_body, _edges(category, count))
 
@@ -168,7 +168,7 @@ def _lower_body(names: tuple[str, ...], given: Sequence[str] | None) -> tuple[in
         return tuple(k for k, name in enumerate(names) if any(part in name.lower() for part in LOWER_BODY))
     unknown = [name for name in given if name not in names]
     if unknown:
-        raise ConfigError(f"data.body.lower_body must name keypoints of the file, got {unknown[0]}.")
+        raise ConfigError(f"data.body.lower_body must name keypoints of the file, got {unknown[0]}")
     return tuple(names.index(name) for name in given)
 
 
@@ -226,19 +226,19 @@ def read_boxes(path: Path, file: CocoFile, category_id: int, threshold: float, k
     try:
         content: object = json.loads(path.read_bytes())
     except (OSError, ValueError) as err:
-        raise DataError(f"{path} cannot be read as JSON ({err}): set {key} to the boxes of a detector.") from err
+        raise DataError(f"{path} cannot be read as JSON ({err}): set {key} to the boxes of a detector") from err
     images = {image.image_id for image in file.images}
     if not isinstance(content, list):
-        raise DataError(f"{path} must hold a list of boxes, got {type(content).__name__}: see COCO's result format.")
+        raise DataError(f"{path} must hold a list of boxes, got {type(content).__name__}: see COCO's result format")
     boxes: list[DetectedBox] = []
     for record in content:
         scored = isinstance(record, dict) and isinstance(record.get("score"), int | float)
         if not scored or not is_box(record.get("bbox")):
-            raise DataError(f"each box of {path} needs image_id, category_id, bbox and score, got {str(record)[:100]}.")
+            raise DataError(f"each box of {path} needs image_id, category_id, bbox and score, got {str(record)[:100]}")
         if record.get("image_id") not in images:
             raise DataError(
                 f"{path} has boxes of image_id {record.get('image_id')}, which is no image of {file.path}: "
-                "it was made for other images."
+                "it was made for other images"
             )
         usable = record["bbox"][2] > 0 and record["bbox"][3] > 0
         if record.get("category_id") == category_id and record["score"] >= threshold and usable:
@@ -246,6 +246,6 @@ def read_boxes(path: Path, file: CocoFile, category_id: int, threshold: float, k
     if not boxes:
         raise DataError(
             f"no boxes of category {category_id} with a score of at least {threshold} in {path}: "
-            f"set {key} to another file, or train with a lower data.sources.box_threshold."
+            f"set {key} to another file, or train with a lower data.sources.box_threshold"
         )
     return boxes

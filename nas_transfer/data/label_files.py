@@ -36,23 +36,23 @@ def label_table(num_classes: int, class_ids: Sequence[int] | None, ignore_ids: S
         ConfigError: no class or too many, ids outside 0..255, an id that is given twice, not one id per class.
     """
     if not 1 <= num_classes < NUM_IDS:
-        raise ConfigError(f"data.class_names must name 1 to 255 classes, got {num_classes}.")
+        raise ConfigError(f"data.class_names must name 1 to 255 classes, got {num_classes}")
     ids = list(range(num_classes)) if class_ids is None else list(class_ids)
     if len(ids) != num_classes:
         raise ConfigError(
-            f"data.class_ids must hold an id for each of the {num_classes} classes of data.class_names, got {len(ids)}."
+            f"data.class_ids must hold an id for each of the {num_classes} classes of data.class_names, got {len(ids)}"
         )
     for key, values in (("class_ids", ids), ("ignore_ids", ignore_ids)):
         outside = [value for value in values if not 0 <= value < NUM_IDS]
         if outside:
-            raise ConfigError(f"data.{key} must lie in 0..255, got {outside[0]}.")
+            raise ConfigError(f"data.{key} must lie in 0..255, got {outside[0]}")
     double = [value for position, value in enumerate(ids) if value in ids[:position]]
     if double:
-        raise ConfigError(f"data.class_ids must not repeat an id, got {double[0]} twice.")
+        raise ConfigError(f"data.class_ids must not repeat an id, got {double[0]} twice")
     both = sorted(set(ids) & set(ignore_ids))
     if both:
         raise ConfigError(
-            f"an id is either a class or ignored, got {both[0]} in both data.class_ids and data.ignore_ids."
+            f"an id is either a class or ignored, got {both[0]} in both data.class_ids and data.ignore_ids"
         )
     lookup = np.full(NUM_IDS, IGNORE_LABEL, dtype=np.uint8)
     lookup[ids] = np.arange(num_classes)
@@ -73,7 +73,7 @@ def read_labels(path: str | Path, table: LabelTable) -> torch.Tensor:
     if len(unknown):
         raise DataError(
             f"{path} has the id {unknown[0]}, which is neither a class nor ignored: "
-            "add it to data.class_ids or data.ignore_ids, or correct the file."
+            "add it to data.class_ids or data.ignore_ids, or correct the file"
         )
     return torch.from_numpy(table.lookup[ids])
 
@@ -85,20 +85,20 @@ def _read_ids(path: str | Path) -> np.ndarray:
             mode = image.mode
             values = np.array(image)  # of a palette image: the indices, not the colours
     except FileNotFoundError as err:
-        raise DataError(f"no such label image: {path}: complete the dataset.") from err
+        raise DataError(f"no such label image: {path}: complete the dataset") from err
     except UNREADABLE as err:
         raise DataError(
             f"{path} is a broken or truncated label image ({err}): "
-            "replace it, or leave broken images out with data.skip_broken=true."
+            "replace it, or leave broken images out with data.skip_broken=true"
         ) from err
     if mode not in ("L", "P", "1") and not mode.startswith("I"):
         raise DataError(
             f"the label image {path} holds colours ({mode}) instead of one id per pixel (8-bit grey or palette): "
-            "convert it to ids (Cityscapes has them as *_labelIds.png)."
+            "convert it to ids (Cityscapes has them as *_labelIds.png)"
         )
     if values.max(initial=0) >= NUM_IDS or values.min(initial=0) < 0:
         wrong = values[(values >= NUM_IDS) | (values < 0)][0]
-        raise DataError(f"the label image {path} has the id {wrong} outside 0..255: convert it to 8 bits.")
+        raise DataError(f"the label image {path} has the id {wrong} outside 0..255: convert it to 8 bits")
     return values.astype(np.uint8)
 
 
@@ -129,7 +129,7 @@ def read_pair_list(file: Path, root: Path) -> LabelledFiles:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as err:
-        raise DataError(f"{file} cannot be read ({err}): write lines of an image and its label image.") from err
+        raise DataError(f"{file} cannot be read ({err}): write lines of an image and its label image") from err
     files = LabelledFiles([], [])
     for number, line in enumerate(lines, start=1):
         fields = line.split()
@@ -138,12 +138,12 @@ def read_pair_list(file: Path, root: Path) -> LabelledFiles:
         if len(fields) != 2:
             raise DataError(
                 f"line {number} of {file} has {len(fields)} fields instead of an image and its label image: "
-                "write two paths without spaces."
+                "write two paths without spaces"
             )
         files.images.append(root / fields[0])
         files.labels.append(root / fields[1])
     if not files.images:
-        raise DataError(f"{file} is empty: write lines of an image and its label image.")
+        raise DataError(f"{file} is empty: write lines of an image and its label image")
     return files
 
 
@@ -164,7 +164,7 @@ def list_twins(images: Path, labels: Path, image_suffix: str, label_suffix: str)
     if not paths:
         raise DataError(
             f"no images named *{image_suffix}.<ext> in {images}: "
-            "add images, or set the folders or data.sources.image_suffix."
+            "add images, or set the folders or data.sources.image_suffix"
         )
     stems = [path.stem.removesuffix(image_suffix) for path in paths]
     folders = [labels / path.parent.relative_to(images) for path in paths]
@@ -180,5 +180,5 @@ def require_labels(files: LabelledFiles) -> None:
         raise DataError(
             f"{files.images[missing]} has no label image {files.labels[missing]}: complete the dataset, set "
             "data.sources.image_suffix and data.sources.label_suffix, or leave such images out with "
-            "data.skip_broken=true."
+            "data.skip_broken=true"
         )

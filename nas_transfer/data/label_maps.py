@@ -61,7 +61,7 @@ class LabelledMaps(Dataset[SegmentationSample]):
             raise DataError(
                 f"the label image {self.labels[key.index]} is {labels.shape[1]}x{labels.shape[0]}, but {path} is "
                 f"{image.shape[-1]}x{image.shape[-2]}: correct the pair (labels refer to the stored pixels, not to the "
-                "EXIF orientation)."
+                "EXIF orientation)"
             )
         if self.transform is not None:
             image, labels = seeded_call(self.transform, self.seed, key.epoch, sample_id, image, labels)
@@ -125,7 +125,7 @@ class LabelMapsData(DownstreamData[LabelledFiles, SegmentationSample, Segmentati
         usable = np.intersect1d(readable, usable_images(annotation.labels, skip_broken=True))
         if not len(usable):
             raise DataError(
-                f"no image with its label image can be read, the first is {annotation.images[0]}: repair the dataset."
+                f"no image with its label image can be read, the first is {annotation.images[0]}: repair the dataset"
             )
         return usable.astype(np.int64)
 

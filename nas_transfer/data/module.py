@@ -72,7 +72,7 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
     def __post_init__(self) -> None:
         super().__init__()
         if self.num_workers < 0:
-            raise ConfigError(f"num_workers must be at least 0, got {self.num_workers}.")
+            raise ConfigError(f"num_workers must be at least 0, got {self.num_workers}")
         self.root = Path(self.root).expanduser()  # configurations hold text
         self.parts: Parts[SampleT] | None = None
         self.train_sampler: ResumableBatchSampler
@@ -326,7 +326,7 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
             raise DataError(self.require_parts().train_missing)
         if _length(part) == 0:
             raise DataError(
-                f"no images to {purpose} in {self.root}: add training images or change data.split.search_fraction."
+                f"no images to {purpose} in {self.root}: add training images or change data.split.search_fraction"
             )
         return part
 

@@ -42,18 +42,16 @@ class ResumableBatchSampler(torch.utils.data.Sampler[list[SampleKey]]):
     ) -> None:
         """Raises ConfigError for an impossible batch size or rank, DataError for fewer samples than ranks."""
         if batch_size < 1:
-            raise ConfigError(f"data.batch_size must be at least 1, got batch size {batch_size}.")
+            raise ConfigError(f"data.batch_size must be at least 1, got batch size {batch_size}")
         if not 0 <= rank < world_size:
-            raise ConfigError(
-                f"a rank must lie in 0..{world_size - 1}, got {rank}: check the settings of the launcher."
-            )
+            raise ConfigError(f"a rank must lie in 0..{world_size - 1}, got {rank}: check the settings of the launcher")
         if num_samples < world_size:
             raise DataError(
                 f"at least one sample is needed for each of the {world_size} processes, got {num_samples}: "
-                "use fewer devices or more data."
+                "use fewer devices or more data"
             )
         if groups is not None and len(groups) != num_samples:
-            raise ConfigError(f"one group per sample is needed, got {len(groups)} groups for {num_samples} samples.")
+            raise ConfigError(f"one group per sample is needed, got {len(groups)} groups for {num_samples} samples")
         self.num_samples = num_samples
         self.batch_size = min(batch_size, num_samples // world_size)
         self.seed = seed
@@ -70,7 +68,7 @@ class ResumableBatchSampler(torch.utils.data.Sampler[list[SampleKey]]):
         if epoch < 0 or not 0 <= start_batch <= len(self):
             raise ConfigError(
                 f"the epoch must be at least 0 and the start batch in 0..{len(self)}, got {epoch} and {start_batch}: "
-                "the dataset, the batch size or the number of devices differs from that of the resumed run."
+                "the dataset, the batch size or the number of devices differs from that of the resumed run"
             )
         self.epoch = epoch
         self.start_batch = start_batch

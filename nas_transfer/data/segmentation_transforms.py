@@ -36,7 +36,7 @@ class SegmentationTrain(nn.Module):
     def __init__(self, crop_size: Sequence[int], augmentation: SegmentationAugmentation) -> None:
         super().__init__()
         if len(crop_size) != 2 or min(crop_size) < 1:
-            raise ConfigError(f"data.crop_size must be [height, width] in pixels, got {list(crop_size)}.")
+            raise ConfigError(f"data.crop_size must be [height, width] in pixels, got {list(crop_size)}")
         self.crop_size = (int(crop_size[0]), int(crop_size[1]))
         self.augmentation = augmentation
 

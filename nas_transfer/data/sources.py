@@ -37,7 +37,7 @@ class FolderSources:
         if not folder.is_dir():
             raise MissingPartError(
                 f"no such folder: {folder}, which should hold one folder per class: "
-                f"set data.root or data.sources.{part}_folder."
+                f"set data.root or data.sources.{part}_folder"
             )
         return folder
 
@@ -78,7 +78,7 @@ class CocoSources:
         if folder is not None and file is not None:
             return CocoPaths(folder, file)
         tried, key = (folders, "images") if folder is None else (files, "annotations")
-        message = f"no {part} {key} in {root}: tried {', '.join(tried)}: set data.root or data.sources.{part}_{key}."
+        message = f"no {part} {key} in {root}: tried {', '.join(tried)}: set data.root or data.sources.{part}_{key}"
         raise DataError(message) if images or annotations else MissingPartError(message)
 
 
@@ -123,7 +123,7 @@ class LabelMapSources:
             if (images is None) != (labels is None):
                 raise ConfigError(
                     f"set both data.sources.{part}_images and data.sources.{part}_labels, or neither, "
-                    f"got {images} and {labels}."
+                    f"got {images} and {labels}"
                 )
 
     def _given(self, part: str) -> tuple[str | None, str | None, str | None]:
@@ -152,7 +152,7 @@ class LabelMapSources:
         tried = [*lists, *(f"{image_folder} with {label_folder}" for image_folder, label_folder in folders)]
         message = (
             f"no {part} images and labels in {root}: tried {', '.join(tried)}: "
-            f"set data.root, data.sources.{part}_list, or data.sources.{part}_images and data.sources.{part}_labels."
+            f"set data.root, data.sources.{part}_list, or data.sources.{part}_images and data.sources.{part}_labels"
         )
         raise DataError(message) if pair_list or images else MissingPartError(message)
 

@@ -30,7 +30,7 @@ def classification_train(image_size: int, augmentation: ClassificationAugmentati
 def classification_eval(image_size: int, crop_ratio: float, interpolation: str) -> v2.Compose:
     """Resize the short side to `image_size / crop_ratio`, then cut out the centre: uint8 (3, H, W)."""
     if not 0 < crop_ratio <= 1:
-        raise ConfigError(f"data.crop_ratio must lie in (0, 1], got {crop_ratio}.")
+        raise ConfigError(f"data.crop_ratio must lie in (0, 1], got {crop_ratio}")
     short_side = round(image_size / crop_ratio)
     resize = v2.Resize(short_side, interpolation=interpolation_mode(interpolation), antialias=True)
     return v2.Compose([resize, v2.CenterCrop(image_size)])
@@ -39,7 +39,7 @@ def classification_eval(image_size: int, crop_ratio: float, interpolation: str) 
 def interpolation_mode(name: str) -> v2.InterpolationMode:
     """``bilinear`` or ``bicubic`` as torchvision names it; ConfigError for another."""
     if name not in ("bilinear", "bicubic"):
-        raise ConfigError(f"data.interpolation must be bilinear or bicubic, got {name}.")
+        raise ConfigError(f"data.interpolation must be bilinear or bicubic, got {name}")
     return v2.InterpolationMode(name)
 
 

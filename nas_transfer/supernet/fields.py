@@ -1,4 +1,4 @@
-"""Checks of the values that a supernet's table reads from YAML."""
+"""Checks of the values that a supernet's table reads from YAML. Messages name a key below ``supernet``."""
 
 from __future__ import annotations
 
@@ -21,22 +21,21 @@ def as_record(value: object, kind: type[Record], where: str) -> Record:
     if isinstance(value, kind):
         return value
     if not isinstance(value, Mapping):
-        raise ConfigError(f"expected a mapping with the fields of {kind.__name__} for {where}, got {value!r}")
+        raise ConfigError(f"supernet.{where} must be a mapping with the fields of {kind.__name__}, got {value!r}")
     known = fields(kind)  # type: ignore[arg-type]
     missing = sorted({field.name for field in known if field.default is MISSING} - set(value))
-    unknown = sorted(set(value) - {field.name for field in known})
+    unknown = sorted(str(name) for name in set(value) - {field.name for field in known})
     if missing or unknown:
-        raise ConfigError(
-            f"expected the fields {sorted(field.name for field in known)} in {where}, got {missing or 'none'} "
-            f"missing and {unknown or 'none'} unknown in {dict(value)}"
-        )
+        faults = [f"unknown field {name!r}" for name in unknown] + ([f"missing: {missing}"] if missing else [])
+        names = sorted(field.name for field in known)
+        raise ConfigError(f"supernet.{where}: {', '.join(faults)} in {dict(value)}; the fields are {names}")
     return kind(**value)
 
 
 def as_tuple(value: Sequence[Item], where: str) -> tuple[Item, ...]:
     """A list from YAML as a tuple; raises ConfigError for a text or a single value."""
     if isinstance(value, str) or not isinstance(value, Sequence):
-        raise ConfigError(f"expected a list for {where}, got {value!r}")
+        raise ConfigError(f"supernet.{where} must be a list, got {value!r}")
     return tuple(value)
 
 
@@ -48,4 +47,4 @@ def is_number(value: object) -> TypeGuard[float]:
 def check_positive(where: str, values: Sequence[object]) -> None:
     """Raise ConfigError unless `values` are one or more integers above 0."""
     if not values or not all(isinstance(value, int) and not isinstance(value, bool) and value > 0 for value in values):
-        raise ConfigError(f"expected integers above 0 for {where}, got {list(values)}")
+        raise ConfigError(f"supernet.{where} must be made of integers above 0, got {list(values)}")

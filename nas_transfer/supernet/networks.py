@@ -82,12 +82,12 @@ def _network_module(table: SupernetTable) -> NetworkModule[SupernetTable]:
         module = import_module(table.network_module)
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"cannot import '{table.network_module}', the network_module of {type(table).__name__}: {error}"
+            f"the network_module '{table.network_module}' of {type(table).__name__} cannot be imported: {error}"
         ) from error
     missing = [name for name in ("build_body", "build_classifier", "build_pieces") if not hasattr(module, name)]
     if missing:
         raise ConfigError(
-            f"the module '{table.network_module}' lacks {', '.join(missing)}: a network_module must define all of "
-            "build_body, build_classifier and build_pieces"
+            f"the network_module '{table.network_module}' must define build_body, build_classifier and build_pieces, "
+            f"got no {', '.join(missing)}"
         )
     return cast("NetworkModule[SupernetTable]", module)

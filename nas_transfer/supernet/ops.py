@@ -250,7 +250,7 @@ def leading_slice(tensor: Tensor, shape: torch.Size | tuple[int, ...], name: str
         ValueError: `tensor` is too small; the message names it.
     """
     if tensor.dim() != len(shape) or any(have < want for have, want in zip(tensor.shape, shape, strict=True)):
-        raise ValueError(f"expected '{name}' to hold a slice of shape {tuple(shape)}, got shape {tuple(tensor.shape)}")
+        raise ValueError(f"'{name}' must hold a slice of shape {tuple(shape)}, got shape {tuple(tensor.shape)}")
     for dimension, size in enumerate(shape):
         have = tensor.shape[dimension]
         if have != size:

@@ -36,14 +36,16 @@ class Preprocessing:
             values = as_tuple(getattr(self, field), f"preprocessing.{field}")
             if len(values) != IMAGE_CHANNELS or not all(is_number(v) and 0 <= v <= LARGEST_PIXEL for v in values):
                 raise ConfigError(
-                    f"expected three pixel values in 0-255 for preprocessing.{field} (a fraction times 255), "
-                    f"got {list(values)}"
+                    f"supernet.preprocessing.{field} must be three pixel values in 0-255, got {list(values)}: "
+                    "multiply fractions by 255"
                 )
             object.__setattr__(self, field, tuple(float(value) for value in values))
         if min(self.std) < 1:
-            raise ConfigError(f"expected preprocessing.std of at least 1 pixel value, got {list(self.std)}")
+            raise ConfigError(
+                f"supernet.preprocessing.std must be at least 1, got {list(self.std)}: multiply fractions by 255"
+            )
         for field, choices in (("channel_order", CHANNEL_ORDERS), ("interpolation", INTERPOLATIONS)):
             if getattr(self, field) not in choices:
                 raise ConfigError(
-                    f"expected one of {list(choices)} for preprocessing.{field}, got {getattr(self, field)!r}"
+                    f"supernet.preprocessing.{field} must be one of {list(choices)}, got {getattr(self, field)!r}"
                 )

@@ -130,26 +130,29 @@ def load_checkpoint(weights: str, table: SupernetTable, weights_format: str = AU
     if not (isinstance(content, dict) and "format" in content):
         if weights_format == NATIVE:
             raise WeightsError(
-                f"{file} is of another format than the checkpoints of this program ({FORMAT}): set weights_format=auto"
+                f"{file} must be a checkpoint of this program ({FORMAT}), got one of another format: "
+                "set weights_format=auto"
             )
         return _imported(file, content, table, weights_format)
     if content["format"] != FORMAT:
         raise WeightsError(
-            f"{file} has the format {content['format']}, and this version reads {FORMAT}: train the network again"
+            f"{file} must have the format {FORMAT}, got the format {content['format']}: train the network again"
         )
     if weights_format not in (AUTO, NATIVE):
         raise WeightsError(
-            f"{file} is in this program's own format, not in the layout {weights_format}: set weights_format=auto"
+            f"{file} must have the layout {weights_format}, got this program's own format: set weights_format=auto"
         )
     try:
         content["preprocessing"] = Preprocessing(**content["preprocessing"])
         content["provenance"] = tuple(Ancestor(**ancestor) for ancestor in content["provenance"])
         checkpoint = Checkpoint(path=file, **content)
     except (KeyError, TypeError) as error:
-        raise WeightsError(f"{file} does not hold the entries of the format {FORMAT}: {error}") from error
+        raise WeightsError(
+            f"{file} does not hold the entries of the format {FORMAT} ({error}): train the network again"
+        ) from error
     if checkpoint.space != table.space.name:
         raise WeightsError(
-            f"{file} holds weights of the space '{checkpoint.space}', not of '{table.space.name}': "
+            f"{file} must hold weights of the space '{table.space.name}', got those of '{checkpoint.space}': "
             f"set supernet={checkpoint.space}"
         )
     return checkpoint
@@ -186,8 +189,8 @@ def load_network(task: Task, checkpoint: Checkpoint) -> None:
     count = task.settings.num_classes
     if not checkpoint.is_of_kind(task) or checkpoint.num_classes != count:
         raise WeightsError(
-            f"expected weights of a {task.kind.name} task with {count} classes, got {checkpoint.path} of a "
-            f"{checkpoint.task} task with {checkpoint.num_classes}"
+            f"the weights must be of a {task.kind.name} task with {count} classes, got {checkpoint.path} of a "
+            f"{checkpoint.task} task with {checkpoint.num_classes}: fine-tune them on this task first"
         )
     inherit(task, checkpoint)
 
@@ -243,13 +246,13 @@ def _fill(
                 anew.append(name)
         elif source is None or source.shape != target.shape:
             raise WeightsError(
-                f"expected tensor '{name}' of shape {tuple(target.shape)} in {checkpoint.path}, got "
-                f"{'none' if source is None else tuple(source.shape)}: the weights are of another arch or space"
+                f"tensor '{name}' in {checkpoint.path} must have the shape {tuple(target.shape)}, got "
+                f"{'none' if source is None else tuple(source.shape)}: use weights of this arch and space"
             )
     unused = sorted(set(sources) - set(targets))
     if unused:
         raise WeightsError(
-            f"unknown tensor '{unused[0]}' in {checkpoint.path}: the weights are of another arch or space"
+            f"{checkpoint.path} has the unknown tensor '{unused[0]}': use weights of this arch and space"
         )
     with torch.no_grad():
         for name in set(targets) - set(anew):

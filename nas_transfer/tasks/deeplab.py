@@ -46,9 +46,9 @@ class DeepLabSize:
     def __post_init__(self) -> None:
         object.__setattr__(self, "dilations", tuple(self.dilations))
         if not self.dilations or any(dilation < 1 for dilation in self.dilations):
-            raise ConfigError(f"expected head.dilations of 1 or more, got {list(self.dilations)}")
+            raise ConfigError(f"task.build.head.dilations must be at least 1, got {list(self.dilations)}")
         if not 0 <= self.dropout < 1:
-            raise ConfigError(f"expected head.dropout from 0 to below 1, got {self.dropout}")
+            raise ConfigError(f"task.build.head.dropout must be from 0 to below 1, got {self.dropout}")
 
 
 class DeepLab(nn.Module):

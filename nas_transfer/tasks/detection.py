@@ -84,11 +84,13 @@ class DetectorSize:
         object.__setattr__(self, "anchor_sizes", tuple(self.anchor_sizes))
         if len(self.anchor_sizes) != PYRAMID_LEVELS:
             raise ConfigError(
-                f"expected {PYRAMID_LEVELS} detector.anchor_sizes, one a pyramid level, got {list(self.anchor_sizes)}"
+                f"task.build.detector.anchor_sizes must be {PYRAMID_LEVELS} sizes, one per pyramid level, "
+                f"got {list(self.anchor_sizes)}"
             )
         if self.min_size > self.max_size:
             raise ConfigError(
-                f"expected detector.min_size of at most max_size, got {self.min_size} and {self.max_size}"
+                f"task.build.detector.min_size must be at most task.build.detector.max_size, got {self.min_size} "
+                f"and {self.max_size}"
             )
 
 

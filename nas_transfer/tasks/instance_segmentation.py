@@ -64,7 +64,9 @@ class InstanceSegmentationTask(DetectionTask):
     def build_network(settings: TaskSettings, detector: DetectorSize) -> FasterRCNN:
         """Build torchvision's detector around the body of the supernet, or of one arch as plain static modules."""
         if not isinstance(detector, MaskDetectorSize):
-            raise ConfigError("expected the sizes of a detector with a mask head, got no detector.mask_channels")
+            raise ConfigError(
+                "task.build.detector must have mask_channels, got none: use task.build.detector._target_={MASK_DETECTOR}"
+            )
         width = detector.mask_channels
         network = MaskRCNN(
             **detector_arguments(settings, detector),
@@ -81,7 +83,7 @@ class InstanceSegmentationTask(DetectionTask):
     ) -> tuple[dict[str, Tensor], list[Tensor]]:
         """The losses of the detector, with ``loss_mask``, and with a teacher the distance to its pyramid."""
         if any("masks" not in target for target in batch["targets"]):
-            raise ConfigError("instance segmentation needs masks, and the data has none: set data.with_masks=true")
+            raise ConfigError("instance segmentation needs masks, got none in the data: set data.with_masks=true")
         return super().losses(batch, regularise=regularise, teacher=teacher)
 
     def predict_image(self, batch: DetectionBatch, image_id: int, vocabulary: Vocabulary) -> Prediction:

@@ -210,7 +210,7 @@ class SegmentResults(RowMetric):
 
 def _required(ground_truth: COCO | None) -> COCO:
     if ground_truth is None:
-        raise RuntimeError("set ground_truth before an evaluation")
+        raise RuntimeError("an evaluation needs ground truth, got none: set ground_truth first")
     return ground_truth
 
 

@@ -54,9 +54,9 @@ class PoseHeadSize:
     def __post_init__(self) -> None:
         object.__setattr__(self, "channels", tuple(self.channels))
         if not 1 <= len(self.channels) <= 5 or min(self.channels) < 1:
-            raise ConfigError(f"expected head.channels of one to five deconvolutions, got {list(self.channels)}")
+            raise ConfigError(f"task.build.head.channels must be one to five widths above 0, got {list(self.channels)}")
         if not self.sigma > 0:
-            raise ConfigError(f"expected head.sigma above 0, got {self.sigma}")
+            raise ConfigError(f"task.build.head.sigma must be above 0, got {self.sigma}")
 
     @property
     def stride(self) -> int:
@@ -125,7 +125,7 @@ class PoseTask(Task[PoseBatch, Tensor]):
         sigmas: Sequence[float] = (),
     ) -> None:
         if any(side % TOP_STRIDE for side in input_size):
-            raise ConfigError(f"expected data.input_size in multiples of {TOP_STRIDE} pixels, got {list(input_size)}")
+            raise ConfigError(f"data.input_size must be multiples of {TOP_STRIDE} pixels, got {list(input_size)}")
         table, arch = settings.table, settings.arch
         channels = table.feature_channels(table.space.arch_or_largest(arch))[-1]
         layers = Layers(elastic=arch is SUPERNET, eps=table.batch_norm_eps)

@@ -70,21 +70,21 @@ class Recipe:
 
     def _faults(self) -> Iterator[str]:
         if self.optimizer not in OPTIMIZERS:
-            yield f"recipe.optimizer must be one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}"
+            yield f"task.recipe.optimizer must be one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}"
         if self.schedule not in SCHEDULES:
-            yield f"recipe.schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}"
+            yield f"task.recipe.schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}"
         if not self.lr > 0:
-            yield f"recipe.lr must be above 0, got {self.lr}"
+            yield f"task.recipe.lr must be above 0, got {self.lr}"
         if any(not 0 < milestone < 1 for milestone in self.milestones):
-            yield f"recipe.milestones must be shares of the run between 0 and 1, got {list(self.milestones)}"
+            yield f"task.recipe.milestones must be shares of the run between 0 and 1, got {list(self.milestones)}"
         if self.accumulate < 1:
-            yield f"recipe.accumulate must be at least 1, got {self.accumulate}"
+            yield f"task.recipe.accumulate must be at least 1, got {self.accumulate}"
         if self.lr_batch is not None and self.lr_batch < 1:
-            yield f"recipe.lr_batch must be at least 1 or null, got {self.lr_batch}"
+            yield f"task.recipe.lr_batch must be at least 1 or null, got {self.lr_batch}"
         if not 0 <= self.final_factor <= 1:
-            yield f"recipe.final_factor must be in 0-1, got {self.final_factor}"
+            yield f"task.recipe.final_factor must be in 0-1, got {self.final_factor}"
         if not 0 <= self.drop_path < 1:
-            yield f"recipe.drop_path must be from 0 to below 1, got {self.drop_path}"
+            yield f"task.recipe.drop_path must be from 0 to below 1, got {self.drop_path}"
 
     def for_total_batch(self, images: int) -> Recipe:
         """This recipe with the learning rate of the linear scaling rule for a total batch of this many images."""
@@ -157,13 +157,13 @@ class ArchSampling:
     def _faults(self) -> Iterator[str]:
         macs = self.macs
         if macs is not None and (len(macs) != 3 or not 0 < macs[0] <= macs[1] or not macs[2] > 0):
-            yield f"sampling.macs must be [low, high, step] or null, got {list(macs)}"
+            yield f"task.sampling.macs must be [low, high, step] or null, got {list(macs)}"
         if self.rule not in RULES:
-            yield f"sampling.rule must be one of {', '.join(RULES)}, got {self.rule!r}"
+            yield f"task.sampling.rule must be one of {', '.join(RULES)}, got {self.rule!r}"
         if self.num_random < 0:
-            yield f"sampling.num_random must be at least 0, got {self.num_random}"
+            yield f"task.sampling.num_random must be at least 0, got {self.num_random}"
         if not 0 <= self.distillation <= 1:
-            yield f"sampling.distillation must be in 0-1, got {self.distillation}"
+            yield f"task.sampling.distillation must be in 0-1, got {self.distillation}"
 
     @property
     def archs_per_step(self) -> int:

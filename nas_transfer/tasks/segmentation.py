@@ -55,10 +55,10 @@ class SegmentationEvaluation:
         object.__setattr__(self, "window", tuple(self.window))
         object.__setattr__(self, "stride", tuple(self.stride))
         if self.mode not in ("whole", "slide"):
-            raise ConfigError(f"expected evaluation.mode to be whole or slide, got {self.mode!r}")
+            raise ConfigError(f"task.build.evaluation.mode must be whole or slide, got {self.mode!r}")
         if any(not 0 < step <= side for step, side in zip(self.stride, self.window, strict=True)):
             raise ConfigError(
-                f"expected evaluation.stride above 0 and at most the window {list(self.window)}, "
+                f"task.build.evaluation.stride must be above 0 and at most the window {list(self.window)}, "
                 f"got {list(self.stride)}"
             )
 
@@ -116,7 +116,7 @@ class SegmentationTask(Task[SegmentationBatch, Tensor]):
         """
         if len(batch["images"]) == 1 and _world_size() == 1:
             raise ConfigError(
-                "expected at least two images a training step, got one: the BatchNorm of the pooled branch needs them; "
+                "the BatchNorm of the pooled branch needs at least two images per training step, got one: "
                 "set data.batch_size=2, or use several devices with trainer.sync_batchnorm=true"
             )
         images = torch.stack(batch["images"])

@@ -212,7 +212,7 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
             ArchError: the task is a supernet.
         """
         if self.arch is SUPERNET:
-            raise ArchError("expected the task of a single subnet, got a supernet: extract one of its archs")
+            raise ArchError("the task must be a subnet's, got a supernet's: extract one of its archs")
         return self.arch
 
     def set_arch(self, arch: Arch) -> None:
@@ -221,7 +221,7 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
         Raises:
             ArchError: the task is a single subnet, or `arch` is of another space.
         """
-        self._require_supernet("set an arch of")
+        self._require_supernet("set its arch")
         for module in self.network.modules():
             if hasattr(module, "set_arch"):
                 module.set_arch(arch)
@@ -232,7 +232,7 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
         Raises:
             ArchError: the task is a single subnet, or `arch` is of another space.
         """
-        self._require_supernet("extract from")
+        self._require_supernet("extract an arch")
         subnet = self.rebuild(replace(self.settings, arch=arch))
         subnet.ground_truth = self.ground_truth
         subnet.to(device=self.device, dtype=self.dtype)
@@ -241,7 +241,7 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
 
     def _require_supernet(self, purpose: str) -> None:
         if self.arch is not SUPERNET:
-            raise ArchError(f"expected a supernet to {purpose}, got the subnet {self.arch.short_id()}")
+            raise ArchError(f"only a supernet can {purpose}, got the subnet {self.arch.short_id()}")
 
     @abstractmethod
     def rebuild(self, settings: TaskSettings) -> Self:

@@ -66,7 +66,7 @@ def test_what_an_evaluation_changes_is_named(run: Path) -> None:
             "task.build.detector.min_size=96",
             "task.build.detector.min_size must be as the run in {run} had it, 64, got",
         ),
-        ("task=shapes_det", "expected weights in {run}/weights.pt"),  # said for nothing, but no contradiction
+        ("task=shapes_det", "{run}/weights.pt does not exist"),  # said for nothing, but no contradiction
     ],
 )
 def test_another_network_than_the_runs_is_refused(run: Path, given: str, sentence: str) -> None:

@@ -229,9 +229,9 @@ def test_a_file_that_does_not_fit_is_refused_by_name(
 
 def test_a_weights_format_that_differs_from_the_file_is_refused() -> None:
     state = public_nets.lite0_state()
-    with pytest.raises(WeightsError, match="layout detnas in"):
+    with pytest.raises(WeightsError, match="layout detnas, got"):
         import_supernet(state, load_supernet("detnas_300m"), PATH, "detnas")
-    with pytest.raises(WeightsError, match="expected weights_format to be auto"):
+    with pytest.raises(WeightsError, match="weights_format must be auto"):
         import_supernet(state, load_supernet("efficientnet_lite0"), PATH, "resnet")
 
 
@@ -272,7 +272,7 @@ def test_an_object_whose_loading_would_run_a_command_is_refused_and_not_run(tmp_
 def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
     torch.save(public_nets.lite0_state(), tmp_path / "whole.pth")
     (tmp_path / "cut.pth").write_bytes((tmp_path / "whole.pth").read_bytes()[:-20000])
-    with pytest.raises(WeightsError, match=r"unreadable file .*cut\.pth"):
+    with pytest.raises(WeightsError, match=r"cut\.pth is an unreadable file"):
         read_file(tmp_path / "cut.pth")
 
 

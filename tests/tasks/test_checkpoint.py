@@ -115,7 +115,7 @@ def test_weights_of_another_arch_space_or_format_are_refused_by_name(tmp_path: P
     run = save(classifier(table, table.space.largest()), tmp_path / "run")
     with pytest.raises(WeightsError, match="set supernet=bignas_nano"):
         load_checkpoint(str(run), load_supernet("efficientnet_lite0"))
-    with pytest.raises(WeightsError, match="expected tensor 'first_conv"):
+    with pytest.raises(WeightsError, match="tensor 'first_conv"):
         inherit(classifier(table, table.space.smallest()), load_checkpoint(str(run), table))
     with pytest.raises(WeightsError, match="this program's own format"):
         load_checkpoint(str(run), table, "detnas")
@@ -123,7 +123,7 @@ def test_weights_of_another_arch_space_or_format_are_refused_by_name(tmp_path: P
     with pytest.raises(WeightsError, match="of another format"):
         load_checkpoint(str(tmp_path / "public.pth"), table, "native")
     torch.save({"format": "nas_transfer/1"}, tmp_path / "old.pt")
-    with pytest.raises(WeightsError, match=r"the format nas_transfer/1, .* train the network again"):
+    with pytest.raises(WeightsError, match=r"got the format nas_transfer/1: train the network again"):
         load_checkpoint(str(tmp_path / "old.pt"), table)
     torch.save({"format": "nas_transfer/3"}, tmp_path / "part.pt")
     with pytest.raises(WeightsError, match=r"part\.pt does not hold the entries of the format nas_transfer/3"):

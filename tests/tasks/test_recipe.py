@@ -86,9 +86,9 @@ def test_norms_and_biases_are_not_decayed() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "named"),
-    [({"optimizer": "rmsprop"}, "recipe.optimizer"), ({"milestones": (8,)}, "recipe.milestones"),
-     ({"lr": 0.0}, "recipe.lr"), ({"lr_batch": 0}, "recipe.lr_batch"), ({"drop_path": 1.0}, "recipe.drop_path"),
-     ({"accumulate": 0}, "recipe.accumulate"), ({"schedule": "plateau"}, "recipe.schedule")],
+    [({"optimizer": "rmsprop"}, "task.recipe.optimizer"), ({"milestones": (8,)}, "task.recipe.milestones"),
+     ({"lr": 0.0}, "task.recipe.lr"), ({"lr_batch": 0}, "task.recipe.lr_batch"), ({"drop_path": 1.0}, "task.recipe.drop_path"),
+     ({"accumulate": 0}, "task.recipe.accumulate"), ({"schedule": "plateau"}, "task.recipe.schedule")],
 )  # fmt: skip
 def test_a_value_that_cannot_be_used_is_named(changes: dict[str, object], named: str) -> None:
     with pytest.raises(ConfigError, match=named):

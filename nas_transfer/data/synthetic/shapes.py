@@ -146,7 +146,7 @@ def _is_drawn(target: Path, parameters: str) -> bool:
     content = lines[0] if lines else "other files"
     raise DataError(
         f"{target} cannot take the dataset {parameters}, because it has {content}: "
-        "choose another folder with data.root, or delete this one."
+        "choose another folder with data.root, or delete this one"
     )
 
 

@@ -32,7 +32,7 @@ def permute_mid_channels(block: MBConvBlock, order: Tensor) -> None:
         ValueError: the block has no expansion, so its mid channels are its input channels.
     """
     if block.expand is None:
-        raise ValueError("expected a block with an expansion convolution, got one without")
+        raise ValueError("the block must have an expansion convolution, got one without")
     with torch.no_grad():
         for part in (block.expand, block.depthwise):
             part.conv.weight.copy_(part.conv.weight[order])

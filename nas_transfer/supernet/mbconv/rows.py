@@ -88,26 +88,27 @@ class StageTable:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name or "." in self.name:
-            raise ConfigError(f"expected a stage name without dots, got {self.name!r}")
+            raise ConfigError(f"the name of a stage in supernet.stages must be a word without dots, got {self.name!r}")
+        where = f"stages[{self.name}]"
         for field in ("width", "depth", "kernel_size", "expand_ratio"):
-            object.__setattr__(self, field, as_tuple(getattr(self, field), f"{self.name}.{field}"))
-        _check_widths(self.name, self.width)
-        check_positive(f"{self.name}.depth", self.depth)
-        _check_kernel_sizes(self.name, self.kernel_size)
-        check_positive(f"{self.name}.expand_ratio", self.expand_ratio)
-        _check_stride(self.name, self.stride)
+            object.__setattr__(self, field, as_tuple(getattr(self, field), f"{where}.{field}"))
+        _check_widths(where, self.width)
+        check_positive(f"{where}.depth", self.depth)
+        _check_kernel_sizes(where, self.kernel_size)
+        check_positive(f"{where}.expand_ratio", self.expand_ratio)
+        _check_stride(where, self.stride)
         for field in ("squeeze_excite", "per_block"):
             if not isinstance(getattr(self, field), bool):
-                raise ConfigError(f"expected true or false for {self.name}.{field}, got {getattr(self, field)!r}")
+                raise ConfigError(f"supernet.{where}.{field} must be true or false, got {getattr(self, field)!r}")
         if self.mid_channels is not None:
-            object.__setattr__(self, "mid_channels", as_tuple(self.mid_channels, f"{self.name}.mid_channels"))
-            check_positive(f"{self.name}.mid_channels", self.mid_channels)
+            object.__setattr__(self, "mid_channels", as_tuple(self.mid_channels, f"{where}.mid_channels"))
+            check_positive(f"{where}.mid_channels", self.mid_channels)
             if len(self.mid_channels) != self.depth[-1]:
                 raise ConfigError(
-                    f"expected {self.depth[-1]} values for {self.name}.mid_channels, one for each block, "
+                    f"supernet.{where}.mid_channels must be {self.depth[-1]} values, one for each block, "
                     f"got {list(self.mid_channels)}"
                 )
-        _check_activation(self.name, self.activation)
+        _check_activation(where, self.activation)
 
     @property
     def expands(self) -> bool:
@@ -157,20 +158,20 @@ class LastConv:
 def _check_widths(where: str, widths: Sequence[int]) -> None:
     check_positive(f"{where}.width", widths)
     if any(width % CHANNEL_DIVISOR for width in widths):
-        raise ConfigError(f"expected multiples of {CHANNEL_DIVISOR} for {where}.width, got {list(widths)}")
+        raise ConfigError(f"supernet.{where}.width must be multiples of {CHANNEL_DIVISOR}, got {list(widths)}")
 
 
 def _check_kernel_sizes(where: str, kernel_sizes: Sequence[int]) -> None:
     check_positive(f"{where}.kernel_size", kernel_sizes)
     if any(kernel_size % 2 == 0 for kernel_size in kernel_sizes):
-        raise ConfigError(f"expected odd numbers for {where}.kernel_size, got {list(kernel_sizes)}")
+        raise ConfigError(f"supernet.{where}.kernel_size must be odd, got {list(kernel_sizes)}")
 
 
 def _check_stride(where: str, stride: object) -> None:
     if isinstance(stride, bool) or stride not in (1, 2):
-        raise ConfigError(f"expected 1 or 2 for {where}.stride, got {stride!r}")
+        raise ConfigError(f"supernet.{where}.stride must be 1 or 2, got {stride!r}")
 
 
 def _check_activation(where: str, activation: object) -> None:
     if activation not in ACTIVATIONS:
-        raise ConfigError(f"expected one of {list(ACTIVATIONS)} for {where}.activation, got {activation!r}")
+        raise ConfigError(f"supernet.{where}.activation must be one of {list(ACTIVATIONS)}, got {activation!r}")

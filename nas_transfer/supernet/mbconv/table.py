@@ -77,7 +77,7 @@ class MBConvTable:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
-            raise ConfigError(f"expected a name for the supernet, got {self.name!r}")
+            raise ConfigError(f"supernet.name must be a word, got {self.name!r}")
         object.__setattr__(self, "resolutions", as_tuple(self.resolutions, "resolutions"))
         check_positive("resolutions", self.resolutions)
         object.__setattr__(self, "first_conv", as_record(self.first_conv, FirstConv, "first_conv"))
@@ -88,19 +88,20 @@ class MBConvTable:
         object.__setattr__(self, "preprocessing", as_record(self.preprocessing, Preprocessing, "preprocessing"))
         if not is_number(self.batch_norm_eps) or self.batch_norm_eps <= 0:
             raise ConfigError(
-                f"expected batch_norm_eps above 0 (YAML reads 1e-5 as text: write 1.0e-5), got {self.batch_norm_eps!r}"
+                f"supernet.batch_norm_eps must be above 0, got {self.batch_norm_eps!r}: write 1.0e-5, since YAML "
+                "reads 1e-5 as text"
             )
         for field in ("same_padding", "kernel_transform"):
             if not isinstance(getattr(self, field), bool):
-                raise ConfigError(f"expected true or false for {field}, got {getattr(self, field)!r}")
+                raise ConfigError(f"supernet.{field} must be true or false, got {getattr(self, field)!r}")
         if self.shortcut not in SHORTCUTS:
-            raise ConfigError(f"expected one of {list(SHORTCUTS)} for shortcut, got {self.shortcut!r}")
+            raise ConfigError(f"supernet.shortcut must be one of {list(SHORTCUTS)}, got {self.shortcut!r}")
         if not self.stages:
-            raise ConfigError(f"expected at least one stage in supernet '{self.name}', got none")
+            raise ConfigError(f"supernet.stages must hold at least one stage, got none in supernet '{self.name}'")
         self._check_taps()
         for stage in self.stages:
             if stage.mid_channels is not None and (len(stage.width) > 1 or not stage.expands):
-                raise ConfigError(f"expected one width and an expansion in a stage with mid_channels, got {stage}")
+                raise ConfigError(f"a stage with mid_channels must have one width and an expansion, got {stage}")
         _ = self.space  # building the genes checks that choices are ascending and stage names unique
 
     def _check_taps(self) -> None:
@@ -108,8 +109,8 @@ class MBConvTable:
         tapped = tuple(strides.get(stage) for stage in self.tap_stages)
         if tapped != TAP_STRIDES:
             raise ConfigError(
-                f"expected four tap_stages at strides {list(TAP_STRIDES)}, got {list(self.tap_stages)} "
-                f"in a supernet whose stages have the strides {strides}"
+                f"supernet.tap_stages must be four stages at strides {list(TAP_STRIDES)}, got {list(self.tap_stages)} "
+                f"of stages with the strides {strides}"
             )
 
     @cached_property

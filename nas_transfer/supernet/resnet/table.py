@@ -79,7 +79,7 @@ class ResNetTable:
         check_positive("blocks", blocks)
         check_positive("resolution", (self.resolution,))
         if len(blocks) != len(WIDTHS):
-            raise ConfigError(f"expected {len(WIDTHS)} values for blocks in supernet '{self.name}', got {list(blocks)}")
+            raise ConfigError(f"supernet.blocks must be {len(WIDTHS)} values in '{self.name}', got {list(blocks)}")
         object.__setattr__(self, "blocks", blocks)
         object.__setattr__(self, "preprocessing", as_record(self.preprocessing, Preprocessing, "preprocessing"))
 

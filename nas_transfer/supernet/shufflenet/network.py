@@ -100,7 +100,7 @@ class ShuffleNetBody(nn.Module):
             ConfigError: any other rate: ShuffleNet blocks have no shortcut and cannot be skipped.
         """
         if rate:
-            raise ConfigError(f"ShuffleNet blocks cannot be skipped: set task.recipe.drop_path=0, got {rate}")
+            raise ConfigError(f"a ShuffleNet cannot skip blocks, got drop path {rate}: set task.recipe.drop_path=0")
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Map normalised images (B, 3, H, W) to four maps (B, C, ceil(H / s), ceil(W / s)), s = 4, 8, 16, 32."""

@@ -132,14 +132,12 @@ class ShuffleNetTable:
             values = as_tuple(getattr(self, field), field)
             check_positive(field, values)
             if len(values) != NUM_STAGES:
-                raise ConfigError(
-                    f"expected {NUM_STAGES} values for {field} in supernet '{self.name}', got {list(values)}"
-                )
+                raise ConfigError(f"supernet.{field} must be {NUM_STAGES} values in '{self.name}', got {list(values)}")
             object.__setattr__(self, field, values)
         for field in ("resolution", "stem_width", "last_width"):
             check_positive(field, (getattr(self, field),))
         if any(width % 2 for width in self.widths):
-            raise ConfigError(f"expected even widths in supernet '{self.name}', got {list(self.widths)}")
+            raise ConfigError(f"supernet.widths must be even in '{self.name}', got {list(self.widths)}")
         object.__setattr__(self, "preprocessing", as_record(self.preprocessing, Preprocessing, "preprocessing"))
 
     @cached_property

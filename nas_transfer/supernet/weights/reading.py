@@ -26,21 +26,19 @@ def read_file(path: Path) -> object:
         WeightsError: the file is missing or damaged, or it holds other objects.
     """
     if not path.is_file():
-        raise WeightsError(f"expected weights in {path}, got no such file: give the folder of a finished run or a file")
+        raise WeightsError(f"{path} does not exist: weights must be the folder of a finished run, or a file")
     # Loading a Namespace only sets its attributes; torch's unpickler refuses every other class.
     torch.serialization.add_safe_globals([argparse.Namespace])
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"expected only tensors and plain values in {path}, got other objects (or a damaged file): loading them "
-            'could run code; if you trust the file, convert it once with python -c "import torch; torch.save('
+            f"{path} must hold only tensors and plain values, got other objects or a damaged file: loading them could "
+            'run code; if you trust the file, convert it once with python -c "import torch; torch.save('
             f"torch.load('{path.name}', weights_only=False)['state_dict'], 'tensors.pt')\""
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise WeightsError(
-            f"expected a complete checkpoint, got the unreadable file {path}: download or train it again"
-        ) from error
+        raise WeightsError(f"{path} is an unreadable file or incomplete: download or train it again") from error
 
 
 def state_of(content: object, path: Path) -> dict[str, Tensor]:
@@ -52,7 +50,7 @@ def state_of(content: object, path: Path) -> dict[str, Tensor]:
     if isinstance(content, Mapping):
         content = next((content[key] for key in STATE_KEYS if isinstance(content.get(key), Mapping)), content)
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise WeightsError(f"expected named tensors or a state_dict in {path}, got {type(content).__name__}")
+        raise WeightsError(f"{path} must hold named tensors or a state_dict, got {type(content).__name__}")
     state = {str(name): tensor for name, tensor in content.items()}
     for prefix in PREFIXES:
         if all(name.startswith(prefix) for name in state):
