@@ -1,7 +1,7 @@
 """Run checks one after the other in a process of their own, each within its time.
 
-One process runs all checks, since importing torch takes seconds. It is replaced by a new one when a check takes too long,
-ends the process or leaves the GPU unusable; the results of other checks are kept.
+One process runs all checks, since importing torch takes seconds. It is replaced by a new one when a check takes too
+long, ends the process or leaves the GPU unusable; the results of other checks are kept.
 """
 
 from __future__ import annotations
