@@ -28,6 +28,10 @@ TITLES = {
     "hydra/sweeper": "hydra/sweeper",
 }
 INTRODUCTIONS = {
+    "arch_sampling": "Which archs a step of supernet training runs: `arch_sampling=NAME`.",
+    "detector": "The sizes of a detector: `detector=NAME`. Each detection task chooses one by itself.",
+    "recipe": "Choose optimiser and schedule with `recipe=NAME`. Each task chooses one by itself.",
+    "search": "The keys that `stage=search` and `stage=proxy` share.",
     ROOT: "These keys exist in every command.",
     "data": "Choose a data layout with `data=NAME`. Each task chooses one by itself.",
     "experiment": "An experiment sets several groups at once: `experiment=NAME`.",
@@ -130,7 +134,8 @@ def read_file(path: Path, group: str) -> ConfigFile:
     root = node.value if isinstance(node, yaml.MappingNode) else []
     top = {key.value: value for key, value in root}
     target = top.get("_target_")
-    keys = [key for key in _keys(root, prefix, lines, header_end, "") if not _left_out(key.path, group)]
+    pairs = [(key, value) for key, value in root if key.value != "defaults"]
+    keys = [key for key in _keys(pairs, prefix, lines, header_end, "") if not _left_out(key.path, group)]
     return ConfigFile(
         group=group,
         name=path.stem,
@@ -175,8 +180,6 @@ def _header(lines: list[str]) -> tuple[str, tuple[tuple[str, str], ...]]:
 
 def _keys(pairs: list, prefix: str, lines: list[str], header_end: int, inherited: str) -> Iterator[Key]:
     for key, value in pairs:
-        if key.value == "defaults" and not prefix:
-            continue
         path = f"{prefix}.{key.value}" if prefix else key.value
         comment = _behind(key, value, lines) or inherited or _above(key, lines, header_end)
         if isinstance(value, yaml.MappingNode) and value.value:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from nas_transfer.errors import ConfigError
+from nas_transfer.errors import ConfigError, report_faults
 from nas_transfer.runs import Costs, Direction, Front, Trial, files
 from nas_transfer.runs.atomic import write_text
 from nas_transfer.search.pareto import highest_trade_off, hypervolume, knee, non_dominated
@@ -62,13 +62,15 @@ class TradeOff:
     ratio: float = 0.1
 
     def __post_init__(self) -> None:
+        faults = []
         if not 0 < self.max_score_key <= 1:
-            raise ConfigError(
-                "expected search.trade_off.max_score_key above 0 and up to 1, for scores are fractions in 0-1 and no "
-                f"percentages, got {self.max_score_key:g}: 1.0"
+            faults.append(
+                f"search.trade_off.max_score_key must be above 0 and up to 1, got {self.max_score_key:g}: "
+                "scores are fractions, not percentages"
             )
         if not self.ratio > 0:
-            raise ConfigError(f"expected search.trade_off.ratio above 0, got {self.ratio}")
+            faults.append(f"search.trade_off.ratio must be above 0, got {self.ratio}")
+        report_faults(faults)
 
     def worths(self, front: Front) -> np.ndarray:
         """The worth (N,) of each member.

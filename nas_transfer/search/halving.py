@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from nas_transfer.errors import ConfigError
+from nas_transfer.errors import report_faults
 from nas_transfer.runs import Direction, Outcome
 from nas_transfer.search.pareto import by_rank
 from nas_transfer.search.study import signs
@@ -38,13 +38,15 @@ class Rungs:
     def __post_init__(self) -> None:
         object.__setattr__(self, "steps", tuple(self.steps))
         whole = all(isinstance(count, int) and count >= 0 for count in self.steps)
+        faults = []
         if not self.steps or not whole or any(low >= high for low, high in pairwise(self.steps)):
-            raise ConfigError(
-                "expected proxy.rungs as ascending numbers of training steps of at least 0, such as [0, 100, 400], "
+            faults.append(
+                "proxy.rungs must be numbers of training steps in ascending order, such as [0, 100, 400], "
                 f"got {list(self.steps)}"
             )
         if not 0 < self.keep <= 1:
-            raise ConfigError(f"expected proxy.keep above 0 and up to 1, got {self.keep}")
+            faults.append(f"proxy.keep must be above 0 and up to 1, got {self.keep}")
+        report_faults(faults)
 
     @property
     def scorings_per_trial(self) -> float:

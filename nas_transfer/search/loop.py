@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from nas_transfer.errors import ConfigError, RunError
+from nas_transfer.errors import ConfigError, RunError, report_faults
 from nas_transfer.runs import ArchContent, Evaluation, Job, Outcome, Spent, files, read_outcome, read_spent, write_job
 from nas_transfer.search.halving import Rungs, dropped
 from nas_transfer.search.study import Study
@@ -42,15 +42,15 @@ class Budget:
     images_per_trial: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("images", "device_minutes"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigError(f"expected proxy.budget.{name} above 0 or null, got {value}")
+        given = {"images": self.images, "device_minutes": self.device_minutes}
+        faults = [
+            f"proxy.budget.{name} must be above 0 or null, got {value}"
+            for name, value in given.items()
+            if value is not None and not value > 0
+        ]
         if self.images is not None and not self.images_per_trial:
-            raise ConfigError(
-                "expected candidates that are trained for proxy.budget.images to limit, got proxy.rungs of no step: "
-                "use search.trials"
-            )
+            faults.append("proxy.budget.images limits training, got proxy.rungs of no step: use search.trials")
+        report_faults(faults)
 
     def trials_left(self, images: int, seconds: float, seconds_per_trial: float | None) -> float:
         """How many more trials fit in after so many images and seconds; what a trial takes is None before the first."""
@@ -86,10 +86,8 @@ class Schedule:
     budget: Budget = field(default_factory=Budget)
 
     def __post_init__(self) -> None:
-        for name in ("trials", "ask_batch", "trials_per_job"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ConfigError(f"expected search.{name} of at least 1, got {value}")
+        given = {"trials": self.trials, "ask_batch": self.ask_batch, "trials_per_job": self.trials_per_job}
+        report_faults(f"search.{name} must be at least 1, got {value}" for name, value in given.items() if value < 1)
 
 
 class SearchLoop:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from nas_transfer.errors import ConfigError
+from nas_transfer.errors import report_faults
 from nas_transfer.space import Arch, SearchSpace
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
@@ -66,23 +66,25 @@ class Recipe:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "milestones", tuple(self.milestones))
+        report_faults(self._faults())
+
+    def _faults(self) -> Iterator[str]:
         if self.optimizer not in OPTIMIZERS:
-            raise ConfigError(f"expected recipe.optimizer to be one of {OPTIMIZERS}, got {self.optimizer!r}")
+            yield f"recipe.optimizer must be one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}"
         if self.schedule not in SCHEDULES:
-            raise ConfigError(f"expected recipe.schedule to be one of {SCHEDULES}, got {self.schedule!r}")
+            yield f"recipe.schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}"
         if not self.lr > 0:
-            raise ConfigError(f"expected recipe.lr above 0, got {self.lr}")
+            yield f"recipe.lr must be above 0, got {self.lr}"
         if any(not 0 < milestone < 1 for milestone in self.milestones):
-            raise ConfigError(f"expected recipe.milestones as fractions of the run in 0-1, got {list(self.milestones)}")
+            yield f"recipe.milestones must be shares of the run between 0 and 1, got {list(self.milestones)}"
         if self.accumulate < 1:
-            raise ConfigError(f"expected recipe.accumulate of at least 1, got {self.accumulate}")
+            yield f"recipe.accumulate must be at least 1, got {self.accumulate}"
         if self.lr_batch is not None and self.lr_batch < 1:
-            raise ConfigError(f"expected recipe.lr_batch of at least 1 image or null, got {self.lr_batch}")
-        if not (0 <= self.final_factor <= 1 and 0 <= self.drop_path < 1):
-            raise ConfigError(
-                "expected recipe.final_factor in 0-1 and recipe.drop_path from 0 to below 1, "
-                f"got {self.final_factor} and {self.drop_path}"
-            )
+            yield f"recipe.lr_batch must be at least 1 or null, got {self.lr_batch}"
+        if not 0 <= self.final_factor <= 1:
+            yield f"recipe.final_factor must be in 0-1, got {self.final_factor}"
+        if not 0 <= self.drop_path < 1:
+            yield f"recipe.drop_path must be from 0 to below 1, got {self.drop_path}"
 
     def for_total_batch(self, images: int) -> Recipe:
         """This recipe with the learning rate of the linear scaling rule for a total batch of this many images."""
@@ -150,15 +152,18 @@ class ArchSampling:
     def __post_init__(self) -> None:
         if self.macs is not None:
             object.__setattr__(self, "macs", tuple(float(value) for value in self.macs))
-            if len(self.macs) != 3 or not 0 < self.macs[0] <= self.macs[1] or not self.macs[2] > 0:
-                raise ConfigError(f"expected sampling.macs as [low, high, step] or null, got {list(self.macs)}")
+        report_faults(self._faults())
+
+    def _faults(self) -> Iterator[str]:
+        macs = self.macs
+        if macs is not None and (len(macs) != 3 or not 0 < macs[0] <= macs[1] or not macs[2] > 0):
+            yield f"sampling.macs must be [low, high, step] or null, got {list(macs)}"
         if self.rule not in RULES:
-            raise ConfigError(f"expected sampling.rule to be one of {', '.join(RULES)}, got {self.rule!r}")
-        if self.num_random < 0 or not 0 <= self.distillation <= 1:
-            raise ConfigError(
-                "expected sampling.num_random of at least 0 and sampling.distillation in 0-1, "
-                f"got {self.num_random} and {self.distillation}"
-            )
+            yield f"sampling.rule must be one of {', '.join(RULES)}, got {self.rule!r}"
+        if self.num_random < 0:
+            yield f"sampling.num_random must be at least 0, got {self.num_random}"
+        if not 0 <= self.distillation <= 1:
+            yield f"sampling.distillation must be in 0-1, got {self.distillation}"
 
     @property
     def archs_per_step(self) -> int:

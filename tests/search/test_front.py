@@ -45,11 +45,11 @@ def test_without_a_trade_off_the_knee_is_picked() -> None:
 
 
 def test_a_percentage_is_not_a_fraction() -> None:
-    with pytest.raises(ConfigError, match=r"max_score_key above 0 and up to 1.*no percentages, got 100"):
+    with pytest.raises(ConfigError, match=r"max_score_key must be above 0 and up to 1, got 100.*not percentages"):
         TradeOff("macs", max_score_key=100.0)
     with pytest.raises(ConfigError, match=r"scores up to search\.trade_off\.max_score_key=1, got 80"):
         TradeOff("macs").worths(front((80.0, 1.0), (60.0, 0.5)))
-    with pytest.raises(ConfigError, match="ratio above 0"):
+    with pytest.raises(ConfigError, match="ratio must be above 0"):
         TradeOff("macs", ratio=0.0)
     with pytest.raises(ConfigError, match="with pick=trade_off, got none"):
         pick(MEMBERS, "trade_off", {})

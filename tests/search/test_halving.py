@@ -49,12 +49,12 @@ def test_mean_costs_are_those_of_a_large_batch() -> None:
 
 @pytest.mark.parametrize("steps", [(), (100, 50), (5, 5), (-1,), (2.5,)])
 def test_rungs_are_ascending_steps(steps: tuple) -> None:
-    with pytest.raises(ConfigError, match=r"proxy\.rungs as ascending"):
+    with pytest.raises(ConfigError, match=r"proxy\.rungs must be numbers"):
         Rungs(steps)
 
 
 def test_a_share_to_keep_is_a_share() -> None:
-    with pytest.raises(ConfigError, match=r"proxy\.keep above 0"):
+    with pytest.raises(ConfigError, match=r"proxy\.keep must be above 0"):
         Rungs((0, 1), 0.0)
 
 

@@ -119,6 +119,7 @@ def test_a_key_that_another_one_switches_on_is_read_with_it_alone() -> None:
             {"inner": {"word": "x", "low": 1, "high": 2, "wrod": 1}},
             "inner.wrod is not a key of this stage: did you mean",
         ),
+        ({"weight": {"grams": "many"}}, "weight.grams must be a number, got 'many'"),
         ({"weight": {"grams": -1}}, "grams must be at least 0, got -1"),
         ({"weight": {}}, "weight.grams is missing: add weight.grams=... to the command"),
         ({"weight": {"grams": 1, "x": 1}}, "weight.x is not an argument of Weight, which takes grams"),

@@ -227,7 +227,7 @@ def test_a_budget_of_images_ends_the_search(tmp_path: Path, parent: Path) -> Non
     assert result["images_seen"] == 200
     longer = searched(composed(tmp_path, parent, "shapes_cls", *overrides, "proxy.budget.images=240"))
     assert longer["search"]["trials"] == result["search"]["trials"] + 2
-    with pytest.raises(ConfigError, match=r"proxy\.budget\.images above 0"):
+    with pytest.raises(ConfigError, match=r"proxy\.budget\.images must be above 0"):
         searched(composed(tmp_path, parent, "shapes_cls", *overrides, "proxy.budget.images=-1"))
     with pytest.raises(ConfigError, match=r"proxy\.rungs of no step"):
         searched(composed(tmp_path / "none", parent, "shapes_cls", "proxy.rungs=[0]", "proxy.budget.images=9"))
@@ -309,7 +309,7 @@ def test_a_search_that_is_killed_trains_nothing_twice_and_ends_alike(tmp_path: P
 
 
 def test_impossible_steps_are_one_sentence(tmp_path: Path, parent: Path) -> None:
-    with pytest.raises(ConfigError, match=r"proxy\.rungs as ascending"):
+    with pytest.raises(ConfigError, match=r"proxy\.rungs must be numbers"):
         read_config(composed(tmp_path, parent, "shapes_cls", "proxy.rungs=[-1]"), ProxyConfig)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, get_type_hints
 
 from hydra.utils import get_object, instantiate
 
 from nas_transfer.errors import ConfigError
+from nas_transfer.stages.config.values import accepts, is_single, shown, words
 
 Built = TypeVar("Built", covariant=True)
 
@@ -93,6 +94,11 @@ def _binding_faults(path: str, node: Mapping[str, object]) -> list[str]:
             f"{path}.{argument} is not an argument of {name.rpartition('.')[2]}{_near(argument, list(named))}"
             for argument in sorted(given - named.keys())
         ]
+    faults += [
+        f"{path}.{argument} must be {words(hint)}, got {shown(node[argument])}"
+        for argument, hint in _hints(target).items()
+        if node.get(argument) is not None and is_single(hint) and not accepts(hint, node[argument])
+    ]
     if not node.get(PARTIAL, False):
         faults += [
             f"{path}.{parameter.name} is missing: add {path}.{parameter.name}=... to the command"
@@ -100,6 +106,14 @@ def _binding_faults(path: str, node: Mapping[str, object]) -> list[str]:
             if parameter.default is inspect.Parameter.empty and parameter.name not in given
         ]
     return faults
+
+
+def _hints(target: Callable[..., object]) -> dict[str, object]:
+    """The types that a target states of its arguments, as far as they can be evaluated."""
+    try:
+        return get_type_hints(getattr(target, "__init__") if isinstance(target, type) else target)  # noqa: B009
+    except (NameError, TypeError, AttributeError):
+        return {}
 
 
 def _near(argument: str, known: list[str]) -> str:

@@ -7,10 +7,9 @@ import dataclasses
 import difflib
 import hashlib
 import json
-import types
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar, Union, cast, get_args, get_origin, runtime_checkable
+from typing import Literal, Protocol, TypeVar, cast, get_args, get_origin, runtime_checkable
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
@@ -18,6 +17,7 @@ from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryV
 from nas_transfer.errors import ConfigError, report_faults
 from nas_transfer.stages.config.factory import TARGET, Factory
 from nas_transfer.stages.config.field import Key, keys_of
+from nas_transfer.stages.config.values import accepts, alternatives, shown, words
 
 FOLDER_KEYS = ("name", "runs", "run_dir")
 """Where a run lies: what follows from them counts as one and the same for every run."""
@@ -102,8 +102,8 @@ class _Reading:
     def convert(self, value: object, hint: object, path: str, options: Key) -> object:
         """A value as the type that a field states; `_NOTHING` after a fault."""
         origin = get_origin(hint)
-        if origin in (Union, types.UnionType):
-            return self._one_of(value, get_args(hint), path, options)
+        if len(alternatives(hint)) > 1:
+            return self._one_of(value, hint, path, options)
         if hint is object:
             return self.plain_value(value, path)
         if hint is Factory or origin is Factory:
@@ -163,19 +163,20 @@ class _Reading:
         self.deferred.append(_Deferred(lambda: factory.faults(options.builds)))
         return factory
 
-    def _one_of(self, value: object, hints: tuple[object, ...], path: str, options: Key) -> object:
+    def _one_of(self, value: object, hint: object, path: str, options: Key) -> object:
+        hints = alternatives(hint)
         if value is None:
-            return None if type(None) in hints else self._wrong(path, hints, value)
-        given = [hint for hint in hints if hint is not type(None)]
+            return None if type(None) in hints else self._wrong(path, hint, value)
+        given = [one for one in hints if one is not type(None)]
         if len(given) == 1:
             return self.convert(value, given[0], path, options)
-        for hint in sorted(given, key=lambda hint: type(value) is not hint):
+        for one in sorted(given, key=lambda one: type(value) is not one):
             attempt = _Reading()
-            converted = attempt.convert(value, hint, path, options)
+            converted = attempt.convert(value, one, path, options)
             if not attempt.faults:
                 self.deferred += attempt.deferred
                 return converted
-        return self._wrong(path, hints, value)
+        return self._wrong(path, hint, value)
 
     def _items(self, value: ListConfig, hints: tuple[object, ...], path: str, options: Key) -> object:
         same = len(hints) == 2 and hints[1] is Ellipsis
@@ -195,12 +196,12 @@ class _Reading:
             remedy = " or ".join(f"{path}={choice}" for choice in choices)
             self.faults.append(f"{path} cannot be {value!r}: use {remedy}")
             return _NOTHING
-        if hint is str and isinstance(value, (int, float)) and not isinstance(value, bool):
-            return str(value)  # a number given where a word is wanted, such as name=7
-        if hint is float and type(value) is int:
-            value = float(value)
-        if type(value) is not hint:
+        if not accepts(hint, value):
             return self._wrong(path, hint, value)
+        if hint is str:
+            return str(value)  # also of a number, such as name=7
+        if hint is float and isinstance(value, int):
+            value = float(value)
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             if options.minimum is not None and not value >= options.minimum:
                 self.faults.append(f"{path} must be at least {options.minimum:g}, got {value}")
@@ -212,7 +213,7 @@ class _Reading:
 
     def _wrong(self, path: str, hint: object, value: object) -> object:
         plain = OmegaConf.to_container(value) if isinstance(value, (DictConfig, ListConfig)) else value
-        self.faults.append(f"{path} must be {_words(hint)}, got {'null' if plain is None else repr(plain)}")
+        self.faults.append(f"{path} must be {hint if isinstance(hint, str) else words(hint)}, got {shown(plain)}")
         return _NOTHING
 
 
@@ -222,26 +223,6 @@ def _faults_of(make: Callable[[], object]) -> list[str]:
     except ConfigError as error:
         return list(error.faults)
     return []
-
-
-def _words(hint: object) -> str:
-    """A type as a person says it."""
-    simple = {int: "a whole number", float: "a number", str: "a word", bool: "true or false", type(None): "null"}
-    if isinstance(hint, str):
-        return hint
-    if isinstance(hint, tuple):
-        return " or ".join(_words(one) for one in hint)
-    if isinstance(hint, type) and hint in simple:
-        return simple[hint]
-    origin, inner = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        return " or ".join(_words(one) for one in inner)
-    if origin is Literal:
-        *most, last = [str(choice) for choice in inner]
-        return f"{', '.join(most)} or {last}" if most else last
-    if origin is tuple:
-        return f"a list, each item {_words(inner[0])}"
-    return "a mapping"
 
 
 def _join(path: str, name: object) -> str:
