@@ -60,13 +60,9 @@ def _pretrained_supernet(context: Context) -> Path:
 
 def _trained_detector(context: Context) -> Path:
     """The folder of one subnet trained for detection."""
-    steps = [
-        "trainer.max_epochs=1000",
-        "trainer.log_every_n_steps=1",
-        f"trainer.max_steps={24 if context.tiny else 500}",
-    ]
+    steps = ["trainer.max_epochs=1000", "trainer.max_steps=500", "trainer.log_every_n_steps=1"]
     if context.tiny:
-        steps += ["task.recipe.lr=0.002", "task.recipe.warmup_steps=0"]
+        steps[1:2] = ["trainer.max_steps=24", "task.recipe.lr=0.002", "task.recipe.warmup_steps=0"]
     context.command(*_detection(context), "stage=finetune", "arch=max", "name=detector", *steps)
     return context.run_folder("finetune", "shapes_det", "detector")
 
@@ -99,6 +95,8 @@ def check_detector(context: Context) -> Iterator[Row]:
     if not context.tiny:
         yield at_least("shapes_det: mAP", math.nan if result.score is None else result.score, LEAST_SCORE)
     yield stated("shapes_det: training", result.images_seen / result.seconds, "images/s")
+    gpu_seconds = result.seconds if context.on_gpu else 0.0
+    yield near("shapes_det: GPU time in the result", 3600 * result.gpu_hours, gpu_seconds, 0.01 * gpu_seconds, "s")
     peak = context.peak_mib()
     if peak is not None:
         yield stated("shapes_det: peak memory", peak, "MiB")

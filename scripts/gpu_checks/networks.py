@@ -24,8 +24,8 @@ FAMILIES = ("bignas_nano", "detnas_nano", "resnet50")
 LARGEST_DIFFERENCE = {torch.float32: (1e-3, 0.1), torch.float64: (1e-9, 1e-7)}
 """Of outputs as a share of the largest one, and of the gradient as a share of its norm.
 
-Wrong weights show in float64. In float32, rounding alone changes the gradient of a random network by up to 0.03 (on a CPU,
-against float64), since it decides on which side of a ReLU's kink a value lies.
+Wrong weights show in float64. In float32, rounding alone changes the gradient of a random network by up to 0.03 (on a
+CPU, against float64), since it decides on which side of a ReLU's kink a value lies.
 """
 
 
