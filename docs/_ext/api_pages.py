@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from config_reference import REPOSITORY
@@ -56,24 +56,39 @@ def exports(package: str) -> list[str]:
     return list(getattr(importlib.import_module(package), "__all__", []))
 
 
-def automodule(name: str) -> str:
-    """A module's docstring and its public members."""
-    return f"```{{eval-rst}}\n.. automodule:: {name}\n   :members:\n```\n"
+def automodule(name: str, elsewhere: Sequence[str] = ()) -> str:
+    """A module's docstring and its public members, without those that are documented elsewhere."""
+    excluded = f"\n   :exclude-members: {', '.join(elsewhere)}" if elsewhere else ""
+    return f"```{{eval-rst}}\n.. automodule:: {name}\n   :members:{excluded}\n```\n"
+
+
+def documented_elsewhere(
+    package: str, exported: Sequence[str], seen: dict[int, str], modules: Sequence[str]
+) -> list[str]:
+    """The exported names whose object has its entry on the page of a module or of an earlier package."""
+    found = []
+    for name in exported:
+        value = getattr(importlib.import_module(package), name)
+        if getattr(value, "__module__", package) in modules or seen.setdefault(id(value), package) != package:
+            found.append(name)
+    return found
 
 
 def render() -> dict[str, str]:
     """All pages by file name, with an index."""
     pages, rows = {}, []
+    extended = [f"nas_transfer.{name}" for name in MODULES if (PACKAGE / f"{name.replace('.', '/')}.py").is_file()]
+    seen: dict[int, str] = {}
     for package in public_packages():
         exported = exports(package)
+        elsewhere = documented_elsewhere(package, exported, seen, extended)
         summary = first_line(REPOSITORY / package.replace(".", "/") / "__init__.py")
-        lines = [f"# {package}", "", automodule(package) if exported else prose(summary), ""]
+        lines = [f"# {package}", "", automodule(package, elsewhere) if exported else prose(summary), ""]
         modules = list(modules_of(package))
         if modules:
             lines += ["## Modules", "", table(["module", "holds"], ((code(n), prose(t)) for n, t in modules), [25, 75])]
         pages[f"{package}.md"] = "\n".join(lines)
         rows.append((f"[{package}]({package}.md)", prose(summary)))
-    extended = [f"nas_transfer.{name}" for name in MODULES if (PACKAGE / f"{name.replace('.', '/')}.py").is_file()]
     for module in extended:
         pages[f"{module}.md"] = f"# {module}\n\n{automodule(module)}"
     details = [

@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from nas_transfer.data.module import DownstreamData
 from nas_transfer.data.randomness import stable_seed
 from nas_transfer.runs import Evaluation, Spent, files
+from nas_transfer.runs.atomic import replacing
 from nas_transfer.search.evaluate import CandidateEvaluator
 from nas_transfer.space import SUPERNET
 from nas_transfer.stages.common.build import (
@@ -123,11 +124,10 @@ def build_proxy_evaluator(config: ProxyConfig) -> CandidateEvaluator:
     file = config.folder / config.stage.prepares
     if file.is_file():
         return _evaluator(config, table, file, training)
-    temporary = file.with_name(f".{file.name}")
-    spent = _make_warm_start(config, table, checkpoint, training, temporary)
-    evaluator = _evaluator(config, table, temporary, training)
-    _timed(evaluator, min(TIMED_STEPS, last), spent).write(file.parent)
-    temporary.rename(file)
+    with replacing(file) as temporary:
+        spent = _make_warm_start(config, table, checkpoint, training, temporary)
+        evaluator = _evaluator(config, table, temporary, training)
+        _timed(evaluator, min(TIMED_STEPS, last), spent).write(file.parent)
     return evaluator
 
 

@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 
 from nas_transfer.runs import (
     SECONDS_PER_HOUR,
+    Ancestor,
     Costs,
     Front,
     SearchSummary,
@@ -26,6 +27,7 @@ from nas_transfer.runs import (
     Validation,
     files,
     read_front,
+    read_result,
     usage_in,
 )
 from nas_transfer.runs.texts import duration
@@ -38,7 +40,7 @@ from nas_transfer.search.samplers.base import ArchSampler
 from nas_transfer.search.study import Study, signs, study_lock
 from nas_transfer.space import SUPERNET, Arch, short_id
 from nas_transfer.stages.common.build import build_data, build_task, set_threads
-from nas_transfer.stages.common.candidates import build_evaluator, evaluate_job
+from nas_transfer.stages.common.candidates import build_evaluator, evaluate_job, supernet_weights
 from nas_transfer.stages.common.limits import limits_of
 from nas_transfer.stages.common.results import cost_report, make_result
 from nas_transfer.stages.common.slurm_jobs import wait_for_jobs
@@ -213,6 +215,11 @@ class _Search:
             "repeats": usage_in(self.folder / files.REPEATS_FOLDER),
         }
 
+    def lineage(self) -> tuple[Ancestor, ...]:
+        """The files that the searched supernet descends from; those of an earlier pick, whose files may be gone."""
+        earlier = read_result(self.folder)
+        return supernet_weights(self.config)[1].lineage() if earlier is None else earlier.provenance
+
     def write_result(self, front: Front, picked: Trial, validation: Validation | None) -> None:
         """``result.json``: the picked arch with its score on the search split."""
         spent = self.spent()
@@ -224,7 +231,7 @@ class _Search:
             dict(picked.metrics),
             seconds=seconds,
             images_seen=images,
-            provenance=self.loop.prepared.provenance,
+            provenance=self.loop.prepared.provenance or self.lineage(),
         )
         summary = SearchSummary(
             trials=len(self.study),

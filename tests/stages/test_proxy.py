@@ -166,7 +166,7 @@ def test_a_search_that_goes_on_trains_nothing_twice_and_keeps_its_warm_start(tmp
 
 def test_the_warm_start_holds_the_inherited_body_and_a_trained_head(tmp_path: Path, parent: Path) -> None:
     (tmp_path / "run").mkdir()
-    proxy.build_proxy_evaluator(composed(tmp_path, parent, "shapes_det"))
+    proxy.build_proxy_evaluator(read_config(composed(tmp_path, parent, "shapes_det"), ProxyConfig))
     warm = torch.load(tmp_path / "run" / "warm_start.pt", weights_only=True)
     inherited = torch.load(parent / "weights.pt", weights_only=True)["body"]
     assert all(torch.equal(tensor, inherited[name]) for name, tensor in warm["body"].items())

@@ -114,6 +114,7 @@ def test_a_front_is_written_with_arch_files_and_picked_again_without_searching(t
     assert 0 < result["search"]["hypervolume"] < 1
     assert result["seconds"] == pytest.approx(sum(outcome["seconds"] for outcome in outcomes.values()))
     assert result["gpu_hours"] == 0
+    assert [Path(ancestor["file"]).parent for ancestor in result["provenance"]] == [supernet]
 
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "trials").iterdir()}
     again = searched(tmp_path, supernet, "search.trials=24", "pick=best", f"pick_under={{macs: {macs[-1]}}}")

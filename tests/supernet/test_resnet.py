@@ -69,4 +69,4 @@ def test_it_trains_as_the_backbone_of_a_detector(tmp_path: Path) -> None:
         cfg = compose("config", [*overrides, *small, "trainer.enable_progress_bar=false"])
     result = train(cfg, tmp_path)
     assert result is not None
-    assert result.costs["params"]["body"] == sum(t.numel() for t in resnet50(weights=None).parameters()) - 2049 * 1000
+    assert result.costs.params["body"] == sum(t.numel() for t in resnet50(weights=None).parameters()) - 2049 * 1000
