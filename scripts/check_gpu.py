@@ -2,8 +2,8 @@
 
     python scripts/check_gpu.py [--tiny] [--only NAME ...] [--json FILE] [--minutes 6]
 
-The table is also written to FILE, and the output of all commands beside it. To add a check, write a function that takes a
-`Context` and yields rows in scripts/gpu_checks, and name it in `CHECKS`.
+The table is also written to FILE, and the output of all commands beside it. To add a check, write a function in
+scripts/gpu_checks that takes a `Context` and yields rows, and name it in `CHECKS`.
 """
 
 from __future__ import annotations
