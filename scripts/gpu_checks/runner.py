@@ -152,7 +152,8 @@ def _work(checks: Sequence[Check], folder: Path, tiny: bool, sender: Connection)
     sender.send(_Machine(context.machine(), context.on_gpu))
     for check in checks:
         sender.send(_Started(check.name))
-        faulthandler.dump_traceback_later(max(1.0, check.seconds - 2), repeat=True)  # where a check that takes too long stands
+        # Where a check stands that takes too long.
+        faulthandler.dump_traceback_later(max(1.0, check.seconds - 2), repeat=True)
         usable = True
         try:
             for row in check.run(context):
