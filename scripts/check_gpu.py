@@ -2,7 +2,8 @@
 
     python scripts/check_gpu.py [--tiny] [--only NAME ...] [--json FILE] [--minutes 6]
 
-To add a check, write a function in scripts/gpu_checks and name it in `CHECKS`.
+The table is also written to FILE, and the output of all commands beside it. To add a check, write a function in
+scripts/gpu_checks that takes a `Context` and yields rows, and name it in `CHECKS`.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run_checks(checks, table, Path(folder), tiny=options.tiny, seconds=60 * options.minutes)
         table.print_end()
         table.write_json(options.json)
-        shutil.copy(Path(folder) / OUTPUT, options.json.with_suffix(".txt"))
+        output = Path(folder) / OUTPUT
+        if output.is_file():
+            shutil.copy(output, options.json.with_suffix(".txt"))
     return 1 if table.wrong else 0
 
 

@@ -32,7 +32,7 @@ def run(cfg: DictConfig, folder: Path) -> Result | None:
         logger.warning("%s", difference)
     task, data, checkpoint = load_trained(config)
     trainer = build_trainer(config, folder)
-    metrics = evaluate_task(ScoringModule(task), data, trainer, config.calibration_images)
+    metrics = evaluate_task(config, ScoringModule(task), data, trainer)
     if not trainer.is_global_zero:
         return None
     write_predictions(config.sample_predictions, folder, task, data)

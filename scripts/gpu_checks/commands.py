@@ -9,12 +9,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+
 from gpu_checks.context import CommandError, Context, count_convolutions
 from gpu_checks.table import Row, at_least, at_most, near, skipped, stated
-
 from nas_transfer.runs import Outcome, Result, files, read_front, read_outcome, read_result
 
-LEAST_SCORE = 0.05
+LEAST_SCORE = 0.09
 """mAP of the detector; see `check_detector`."""
 LARGEST_SCORE_DIFFERENCE = 0.02
 """Of an mAP by evaluation in bfloat16."""
@@ -37,7 +37,8 @@ def _classification(context: Context) -> list[str]:
     steps, every = (8, 2) if context.tiny else (80, 10)
     return [
         "stage=pretrain", "task=shapes_cls", "arch=supernet", "data.root=shapes_cls", "calibration_images=20",
-        "trainer.enable_progress_bar=false", "task.recipe.optimizer=sgd", "task.recipe.lr=0.05", "trainer.max_epochs=1000",
+        "trainer.enable_progress_bar=false", "task.recipe.optimizer=sgd", "task.recipe.lr=0.05",
+        "trainer.max_epochs=1000",
         *(f"{name}={size}" for name, size in zip(names, sizes, strict=True)),
         f"trainer.max_steps={steps}", f"checkpoint_every_n_steps={every}",
     ]  # fmt: skip
@@ -59,9 +60,10 @@ def _pretrained_supernet(context: Context) -> Path:
 
 def _trained_detector(context: Context) -> Path:
     """The folder of one subnet trained for detection."""
-    steps = ["trainer.max_steps=12", "task.recipe.warmup_steps=0"] if context.tiny else ["trainer.max_steps=500"]
-    more = ["trainer.max_epochs=1000", "trainer.log_every_n_steps=1"]
-    context.command(*_detection(context), "stage=finetune", "arch=max", "name=detector", *steps, *more)
+    steps = ["trainer.max_epochs=1000", "trainer.max_steps=500", "trainer.log_every_n_steps=1"]
+    if context.tiny:
+        steps[1:2] = ["trainer.max_steps=24", "task.recipe.lr=0.002", "task.recipe.warmup_steps=0"]
+    context.command(*_detection(context), "stage=finetune", "arch=max", "name=detector", *steps)
     return context.run_folder("finetune", "shapes_det", "detector")
 
 
@@ -81,7 +83,7 @@ def _all_on_device(context: Context, name: str, counts: dict[str, int]) -> Row:
 def check_detector(context: Context) -> Iterator[Row]:
     """Train a detector on embedded data, to a falling loss and, unless tiny, to a score.
 
-    On a CPU, 500 steps gave an mAP of MEASURED; half of that is asked for.
+    On a CPU, 500 steps gave an mAP of 0.185; half of that is asked for.
     """
     context.peak_mib()
     with count_convolutions() as counts:
@@ -89,10 +91,12 @@ def check_detector(context: Context) -> Iterator[Row]:
     result = _result(folder)
     losses = _losses(folder)
     third = len(losses) // 3
-    yield at_most("shapes_det: last / first losses", sum(losses[-third:]) / sum(losses[:third]), 0.95)
+    yield at_most("shapes_det: last / first losses", sum(losses[-third:]) / sum(losses[:third]), 0.9)
     if not context.tiny:
         yield at_least("shapes_det: mAP", math.nan if result.score is None else result.score, LEAST_SCORE)
     yield stated("shapes_det: training", result.images_seen / result.seconds, "images/s")
+    gpu_seconds = result.seconds if context.on_gpu else 0.0
+    yield near("shapes_det: GPU time in the result", 3600 * result.gpu_hours, gpu_seconds, 0.01 * gpu_seconds, "s")
     peak = context.peak_mib()
     if peak is not None:
         yield stated("shapes_det: peak memory", peak, "MiB")

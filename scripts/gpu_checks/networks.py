@@ -10,10 +10,10 @@ from functools import partial
 
 import numpy as np
 import torch
-from gpu_checks.context import Context, exact_float32
-from gpu_checks.table import Row, at_most, near, skipped, stated
 from torch import Tensor, nn
 
+from gpu_checks.context import Context, exact_float32
+from gpu_checks.table import Row, at_most, near, skipped, stated
 from nas_transfer.search.latency_table import pass_times
 from nas_transfer.space import SUPERNET, Arch, ArchOrSupernet
 from nas_transfer.tasks.classification import ClassificationTask
@@ -21,8 +21,12 @@ from nas_transfer.tasks.task import TaskSettings
 
 CLASSES = 10
 FAMILIES = ("bignas_nano", "detnas_nano", "resnet50")
-LARGEST_DIFFERENCE = {torch.float32: (1e-4, 1e-3), torch.float64: (1e-9, 1e-7)}
-"""Of outputs and of gradients, as shares of the largest value."""
+LARGEST_DIFFERENCE = {torch.float32: (1e-3, 0.1), torch.float64: (1e-9, 1e-7)}
+"""Of outputs as a share of the largest one, and of the gradient as a share of its norm.
+
+Wrong weights show in float64. In float32, rounding alone changes the gradient of a random network by up to 0.03 (on a
+CPU, against float64), since it decides on which side of a ReLU's kink a value lies.
+"""
 
 
 def build_task(context: Context, supernet: str, arch: ArchOrSupernet) -> ClassificationTask:
@@ -52,20 +56,22 @@ def _subnet_differences(
 ) -> tuple[float, float]:
     """Largest difference of outputs and gradients between an active and an extracted subnet, both in training mode."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(4, 3, 64, 80, generator=generator, dtype=kind).to(context.device)
+    height, width = (64, 80) if context.tiny else (160, 192)
+    images = torch.randn(8, 3, height, width, generator=generator, dtype=kind).to(context.device)
+    weights = torch.randn(8, CLASSES, generator=generator, dtype=kind).to(context.device)
     subnet = supernet.extract(arch)
     supernet.set_arch(arch)
     outputs = []
     for task in (supernet, subnet):
         task.train().zero_grad()
         outputs.append(task.network(images))
-        outputs[-1].square().sum().backward()
+        (outputs[-1] * weights).sum().backward()
     cut_out = gradients_of(supernet).extract(arch)
     gradients = [
-        relative_difference(cut, _gradient(parameter))
-        for cut, parameter in zip(cut_out.network.parameters(), subnet.network.parameters(), strict=True)
+        torch.cat([tensor.flatten() for tensor in tensors])
+        for tensors in (cut_out.network.parameters(), map(_gradient, subnet.network.parameters()))
     ]
-    return relative_difference(*outputs), max(gradients)
+    return relative_difference(*outputs), ((gradients[0] - gradients[1]).norm() / gradients[1].norm()).item()
 
 
 def gradients_of(supernet: ClassificationTask) -> ClassificationTask:
@@ -82,14 +88,15 @@ def _gradient(parameter: nn.Parameter) -> Tensor:
 
 
 def relative_difference(value: Tensor, reference: Tensor) -> float:
-    """The largest difference as a share of the largest value of the reference, at least 1e-6."""
-    largest = max(reference.abs().max().item(), 1e-6)
-    return (value - reference).abs().max().item() / largest
+    """The largest difference as a share of the largest value of the reference."""
+    return ((value - reference).abs().max() / reference.abs().max()).item()
 
 
 def check_latency(context: Context) -> Iterator[Row]:
     """The latency that searches measure, by the clock of the computer, against events on the GPU in the same passes."""
-    nets = [("bignas_nano", 64, 1)] if context.tiny else [("bignas_nano", 96, 1), ("bignas", 224, 1), ("bignas", 224, 64)]
+    nets = [("bignas_nano", 64, 1)]
+    if not context.tiny:
+        nets += [("bignas", 224, 1), ("bignas", 224, 64)]
     for supernet, size, batch in nets:
         table = context.table(supernet)
         network = build_task(context, supernet, table.space.largest()).network.eval()

@@ -1,7 +1,7 @@
 """Run checks one after the other in a process of their own, each within its time.
 
-One process runs all checks, since importing torch takes seconds. It is replaced by a new one when a check takes too long,
-ends the process or leaves the GPU unusable; the results of other checks are kept.
+One process runs all checks, since importing torch takes seconds. It is replaced by a new one when a check takes too
+long, ends the process or leaves the GPU unusable; the results of other checks are kept.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class Check:
         name: in the table.
         function: ``module:name`` of a function that takes a `Context` and yields rows as they are known. What it raises
             is a wrong result. It is named, so that only the process that runs it imports torch.
-        seconds: after which it is ended, and that is a wrong result too.
+        seconds: after which it is ended, and that is a wrong result too. A CPU has no limit but that of all checks,
+            unless they are tiny.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Check:
 @dataclass(frozen=True)
 class _Machine:
     facts: Mapping[str, str]
+    on_gpu: bool
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def _run_process(pending: list[Check], table: Table, folder: Path, tiny: bool, d
     process.start()
     sender.close()
     limit = time.monotonic() + START_SECONDS
-    running = False
+    running, limited = False, tiny
     try:
         while pending:
             check = pending[0]
@@ -107,8 +109,9 @@ def _run_process(pending: list[Check], table: Table, folder: Path, tiny: bool, d
             message = receiver.recv()
             if isinstance(message, _Machine):
                 table.print_head(message.facts)
+                limited = tiny or message.on_gpu
             elif isinstance(message, _Started):
-                limit, running = time.monotonic() + check.seconds, True
+                limit, running = time.monotonic() + check.seconds if limited else deadline, True
             elif isinstance(message, _Ended):
                 limit, running = time.monotonic() + START_SECONDS, False
                 pending.pop(0)
@@ -146,10 +149,11 @@ def _work(checks: Sequence[Check], folder: Path, tiny: bool, sender: Connection)
     os.dup2(output, sys.stderr.fileno())
     os.chdir(folder)
     context = Context(folder, tiny)
-    sender.send(_Machine(context.machine()))
+    sender.send(_Machine(context.machine(), context.on_gpu))
     for check in checks:
         sender.send(_Started(check.name))
-        faulthandler.dump_traceback_later(max(1.0, check.seconds - 2))  # where a check that takes too long stands
+        # Where a check stands that takes too long.
+        faulthandler.dump_traceback_later(max(1.0, check.seconds - 2), repeat=True)
         usable = True
         try:
             for row in check.run(context):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, TextIO
 
 Verdict = Literal["ok", "WRONG", "skipped"]
-WIDTHS = (16, 46, 12, 10, 12, 22)
+WIDTHS = (16, 54, 10, 9, 10, 16)
 MOST_LETTERS = 300
 """Of a reason."""
 
@@ -111,7 +111,9 @@ class Table:
 
     def write_json(self, path: Path) -> None:
         """Write machine and rows; numbers that JSON does not know are written as text."""
-        rows = [{"check": check, **{key: _plain(value) for key, value in asdict(row).items()}} for check, row in self.rows]
+        rows = [
+            {"check": check} | {key: _plain(value) for key, value in asdict(row).items()} for check, row in self.rows
+        ]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"machine": dict(self.machine), "rows": rows}, indent=1, allow_nan=False) + "\n")
         self._print(f"written to {path}")

@@ -80,6 +80,11 @@ def set_threads(num_threads: int) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
+def evaluation_device(accelerator: str) -> torch.device:
+    """Where networks run outside Lightning's trainer: on the GPU unless ``trainer.accelerator`` is the CPU."""
+    return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+
+
 def keep_freed_memory() -> None:
     """Let glibc keep the memory of freed tensors for the next ones.
 

@@ -8,14 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-import torch
-
 from nas_transfer.data.module import DownstreamData
 from nas_transfer.errors import ConfigError
 from nas_transfer.runs import Evaluation, read_job, write_started
 from nas_transfer.search.evaluate import TrialEvaluator
 from nas_transfer.space import SUPERNET
-from nas_transfer.stages.common.build import build_data, build_task, build_weights, set_threads
+from nas_transfer.stages.common.build import build_data, build_task, build_weights, evaluation_device, set_threads
 from nas_transfer.stages.common.limits import limits_of
 from nas_transfer.stages.common.run_directory import log_to
 from nas_transfer.stages.common.slurm_jobs import slurm_job
@@ -95,9 +93,8 @@ def evaluator_of(
     train: Callable[[Task, Evaluation], int] | None = None,
 ) -> TrialEvaluator:
     """The evaluator of a supernet's archs as the configuration says."""
-    on_gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
     evaluator = TrialEvaluator(
-        supernet.to("cuda" if on_gpu else "cpu"),
+        supernet.to(evaluation_device(config.trainer.accelerator)),
         partial(data.calibration_dataloader, config.calibration_images, max(2, data.batch_size)),
         data.search_dataloader(),
         data.search_ground_truth,

@@ -10,7 +10,7 @@ from nas_transfer.arch_files import LARGEST, SMALLEST
 from nas_transfer.data.module import DownstreamData
 from nas_transfer.errors import ConfigError
 from nas_transfer.space import SUPERNET, Arch
-from nas_transfer.stages.common.build import build_arch, build_data, build_task, build_weights
+from nas_transfer.stages.common.build import build_arch, build_data, build_task, build_weights, evaluation_device
 from nas_transfer.stages.config.base import DataRunConfig
 from nas_transfer.tasks.checkpoint import Checkpoint, checkpoint_arch, load_network
 from nas_transfer.tasks.task import Task
@@ -39,14 +39,12 @@ def load_trained(config: DataRunConfig) -> tuple[Task, DownstreamData, Checkpoin
     if arch is SUPERNET and wanted is not SUPERNET:
         # The weights of one net hold its BatchNorm statistics, which suffice without training images.
         as_published = checkpoint.calibrated == wanted.to_dict()
-        task = (
-            task.extract(wanted) if as_published else extract_calibrated(task, wanted, data, config.calibration_images)
-        )
+        task = task.extract(wanted) if as_published else extract_calibrated(config, task, wanted, data)
     return task, data, checkpoint
 
 
 def evaluate_task(
-    module: ScoringModule, data: DownstreamData, trainer: pl.Trainer, calibration_images: int
+    config: DataRunConfig, module: ScoringModule, data: DownstreamData, trainer: pl.Trainer
 ) -> dict[str, float]:
     """All metrics on the validation split, as fractions.
 
@@ -59,7 +57,7 @@ def evaluate_task(
     space = task.table.space
     metrics: dict[str, float] = {}
     for name, arch in ((LARGEST, space.largest()), (SMALLEST, space.smallest())):
-        scores = validate(ScoringModule(extract_calibrated(task, arch, data, calibration_images)), data, trainer)
+        scores = validate(ScoringModule(extract_calibrated(config, task, arch, data)), data, trainer)
         logger.info("%s subnet: %s %.4f", name, task.score_key, scores[task.score_key])
         metrics |= {f"{name}/{key}": value for key, value in scores.items()}
         if name == LARGEST:
@@ -80,9 +78,13 @@ def validate(module: ScoringModule, data: DownstreamData, trainer: pl.Trainer) -
     return module.metrics
 
 
-def extract_calibrated(supernet: Task, arch: Arch, data: DownstreamData, calibration_images: int) -> Task:
-    """The task of one subnet of a supernet, its BatchNorm statistics recalibrated on images of train."""
-    subnet = supernet.extract(arch)
+def extract_calibrated(config: DataRunConfig, supernet: Task, arch: Arch, data: DownstreamData) -> Task:
+    """The task of one subnet of a supernet, its BatchNorm statistics recalibrated on images of train.
+
+    The statistics are measured on the device that evaluates; the subnet is returned on that of the supernet, which
+    is the CPU before and after Lightning's work.
+    """
+    subnet = supernet.extract(arch).to(evaluation_device(config.trainer.accelerator))
     # Pairs at least: on one image the BatchNorm of a globally pooled branch has no variance.
-    subnet.calibrate(data.calibration_dataloader(calibration_images, max(2, data.batch_size)))
-    return subnet
+    subnet.calibrate(data.calibration_dataloader(config.calibration_images, max(2, data.batch_size)))
+    return subnet.to(supernet.device)

@@ -27,12 +27,15 @@ def make_result(
     *,
     seconds: float = 0.0,
     devices: int = 1,
+    on_accelerator: bool = False,
     images_seen: int = 0,
     samples_digest: str = "",
     provenance: tuple[Ancestor, ...] = (),
 ) -> Result:
-    """The result of a stage; a supernet's costs are those of its largest arch."""
-    on_accelerator = task.device.type != "cpu"
+    """The result of a stage; a supernet's costs are those of its largest arch.
+
+    `on_accelerator` says where the work was done: when it is over, Lightning has moved the task to the CPU.
+    """
     return Result(
         stage=config.stage.name,
         task=config.task.name,

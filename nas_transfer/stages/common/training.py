@@ -78,13 +78,14 @@ def train(config: TrainConfig, folder: Path) -> Result | None:
         logger.info("resuming from %s", last)
     trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
     seconds = module.seconds
-    metrics = evaluate_task(module, data, trainer, config.calibration_images)
+    metrics = evaluate_task(config, module, data, trainer)
     if not trainer.is_global_zero:
         return None
     images = num_batches * data.batch_size * trainer.world_size
     result = make_result(
         config, task, metrics, seconds=seconds, images_seen=images, devices=trainer.world_size,
-        samples_digest=module.samples_digest, provenance=() if parent is None else parent.lineage(),
+        on_accelerator=trainer.strategy.root_device.type != "cpu", samples_digest=module.samples_digest,
+        provenance=() if parent is None else parent.lineage(),
     )  # fmt: skip
     save_checkpoint(
         folder / files.WEIGHTS, task, parent=parent, metrics=metrics, versions=result.versions,
