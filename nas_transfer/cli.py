@@ -51,7 +51,7 @@ def run_stage(cfg: DictConfig) -> float | None:
             raise  # one failed job must not end the others: the sweeper collects it
         _fail(_composition_sentence(error))  # here, before Hydra adds lines
     except OmegaConfBaseException as error:  # nothing that a command could mend: keep the traceback
-        raise RuntimeError(f"stage {cfg.stage.name} read a key that the configuration does not have") from error
+        raise RuntimeError(f"stage={cfg.stage.name} reads a key that the configuration does not have") from error
 
 
 def _run_stage(cfg: DictConfig) -> float | None:
@@ -84,11 +84,11 @@ def _refuse_relaunching_in_a_sweep(cfg: DictConfig) -> None:
 
 
 def _refuse_folders_of_hydra(arguments: Sequence[str]) -> None:
-    """Refuse Hydra's folder keys, which name no run; Lightning sets one for the processes that it starts."""
+    """Refuse Hydra's folder keys, which cannot set the run folder. Lightning sets one for the processes it starts."""
     for argument in arguments:
         key, _, value = argument.lstrip("+").partition("=")
         if key in HYDRA_FOLDERS and is_main_process():
-            raise ConfigError(f"{key} names no run's folder, got {value}: use run_dir=..., runs=... or name=...")
+            raise ConfigError(f"{key} cannot set the run folder, got {value}: use run_dir=..., runs=... or name=...")
 
 
 def main() -> None:

@@ -44,7 +44,7 @@ def test_a_stage_runs_as_from_the_command_line_and_gives_its_record(
     assert run.result.costs.input_size == (192, 192)
     assert json.loads((run.folder / "result.json").read_text())["stage"] == "profile"
     assert "203.39" in capfd.readouterr().out
-    with pytest.raises(RunError, match=r"front\.json is missing"):
+    with pytest.raises(RunError, match=r"front\.json does not exist"):
         _ = run.front
 
 
@@ -88,7 +88,7 @@ def test_a_front_is_a_table_of_plain_dicts(tmp_path: Path) -> None:
         },
         {"trial": 2, "picked": True, "score": 0.25, "macs": 3.0, "file": "archs/trial_2.yaml"},
     ]  # fmt: skip
-    with pytest.raises(RunError, match=r"front\.json is missing"):
+    with pytest.raises(RunError, match=r"front\.json does not exist"):
         nt.front(tmp_path / "nowhere")
 
 

@@ -133,7 +133,7 @@ def test_several_faults_are_one_sentence_and_leave_no_folder(tmp_path: Path) -> 
 )
 def test_hydras_own_folder_keys_are_refused(tmp_path: Path, arguments: list[str], key: str) -> None:
     text = sentence(forked(tmp_path, *arguments, code=2))
-    assert text == f"error: {key} names no run's folder, got elsewhere: use run_dir=..., runs=... or name=..."
+    assert text == f"error: {key} cannot set the run folder, got elsewhere: use run_dir=..., runs=... or name=..."
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,1 +1,1 @@
-"""The Python door, for notebooks and other programs: `running` needs no torch, `network` does."""
+"""The Python API, for notebooks and other programs: `running` needs no torch, `network` does."""

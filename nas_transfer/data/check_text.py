@@ -46,12 +46,12 @@ def _part_lines(part: str, summary: PartSummary) -> list[str]:
     objects = summary.get("objects")
     if objects:
         lines.append(
-            f"  {objects['count']} objects, {_range(objects['an_image'])} per image, "
+            f"  {objects['count']} objects, {_range(objects['per_image'])} per image, "
             f"{objects['images_without']} images without; "
             f"{objects['small']} small (below 32x32), {objects['medium']} medium, {objects['large']} large (from 96x96)"
         )
-        if objects.get("keypoints_a_person"):
-            lines.append(f"  labelled keypoints per person: {_range(objects['keypoints_a_person'])}")
+        if objects.get("keypoints_per_person"):
+            lines.append(f"  labelled keypoints per person: {_range(objects['keypoints_per_person'])}")
     if "ignored_share" in summary:
         lines.append(f"  {summary['ignored_share']:.2%} of the pixels are ignored")
     return lines

@@ -129,14 +129,14 @@ def _objects(read: Sequence[Seen]) -> PersonSummary:
     areas = np.concatenate([_array(image.contents.areas) for image in read])
     summary: PersonSummary = {
         "count": sum(counts),
-        "an_image": _spread(counts),
+        "per_image": _spread(counts),
         "images_without": sum(count == 0 for count in counts),
         "small": int((areas < SMALL_BELOW).sum()),
         "medium": int(((areas >= SMALL_BELOW) & (areas < LARGE_FROM)).sum()),
         "large": int((areas >= LARGE_FROM).sum()),
     }
     if read[0].contents.keypoints is not None:
-        summary["keypoints_a_person"] = _spread(np.concatenate([_array(image.contents.keypoints) for image in read]))
+        summary["keypoints_per_person"] = _spread(np.concatenate([_array(image.contents.keypoints) for image in read]))
     return summary
 
 

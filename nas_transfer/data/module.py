@@ -134,7 +134,7 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
         return None
 
     def batch_groups(self, annotation: Annotation, chosen: np.ndarray) -> Sequence[int] | None:
-        """A number per training image, such that a batch holds one number as far as possible; None for any batches."""
+        """A group id for each image; batches avoid mixing groups. None for no groups."""
         return None
 
     def task_arguments(self) -> dict[str, object]:
@@ -142,7 +142,7 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
         return {}
 
     def in_own_frame(self, sample: SampleT) -> SampleT:
-        """The sample such that its prediction stays in the pixels of the sample, where it is a crop."""
+        """For a crop, make predictions stay in crop coordinates."""
         return sample
 
     def read(self, path: Path) -> torch.Tensor:

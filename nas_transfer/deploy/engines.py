@@ -20,6 +20,7 @@ EXPORTERS = ("torch.onnx", "onnxscript", "onnx_ir", "torch._export", "torch.expo
 """Loggers with notices that no user can act on."""
 BOX_TOLERANCE, SCORE_TOLERANCE = 1e-3, 1e-3
 """By how much two equal detections may differ: boxes as a share of the longer side of the image, and scores."""
+ENGINE_NAMES = ("the first engine", "the second engine")
 MOST_STRIDES = 256
 """The largest side of the input of an exported graph, in multiples of `TOP_STRIDE`: 8192 pixels."""
 
@@ -31,17 +32,15 @@ def onnxruntime() -> ModuleType:
     """Import onnxruntime.
 
     Raises:
-        ConfigError: it is not installed, or one of the packages that exports need.
+        ConfigError: a package of the extra [export] is not installed.
     """
     try:
         import onnx  # noqa: F401  what torch's exporter needs
         import onnxruntime as package
         import onnxscript  # noqa: F401
+        import safetensors  # noqa: F401
     except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"an export needs onnx, onnxscript and onnxruntime, and {error.name} is not installed: "
-            "pip install onnx onnxscript onnxruntime safetensors"
-        ) from error
+        raise ConfigError(f"stage=export needs {error.name}: pip install 'nas_transfer[export]'") from error
     return package
 
 
@@ -110,29 +109,39 @@ def run_torch(module: nn.Module) -> Run:
     return run
 
 
-def largest_difference(one: Run, other: Run, batches: Sequence[Tensor]) -> float:
+def largest_difference(one: Run, other: Run, batches: Sequence[Tensor], names: tuple[str, str] = ENGINE_NAMES) -> float:
     """The largest difference between the outputs of two engines, as a share of the largest value of each output.
+
+    Args:
+        one, other: the engines.
+        batches: images float32 (B, 3, H, W).
+        names: of the engines, for messages.
 
     Raises:
         ConfigError: there are no images to compare them on.
         RunError: outputs of different shapes, or values that are infinite or NaN.
     """
     worst = 0.0
-    for first, second in _pairs(one, other, batches):
+    for first, second in _pairs(one, other, batches, names):
         if first.shape != second.shape:
-            raise RunError(f"expected outputs of shape {tuple(first.shape)}, got {tuple(second.shape)}")
+            raise RunError(f"{names[1]} must give outputs of the shape {tuple(first.shape)}, got {tuple(second.shape)}")
         scale = max(float(first.abs().max()), float(second.abs().max())) if first.numel() else 0.0
         if scale > 0:
             worst = max(worst, float((first - second).abs().max()) / scale)
     return worst
 
 
-def unmatched_share(one: Run, other: Run, images: Sequence[Tensor]) -> float:
+def unmatched_share(one: Run, other: Run, images: Sequence[Tensor], names: tuple[str, str] = ENGINE_NAMES) -> float:
     """The share of the detections of two engines that the other engine does not make, in whatever order.
 
     Two detections are equal if they have the same label, their boxes differ by at most `BOX_TOLERANCE` of the longer
     side of the image, and their scores by at most `SCORE_TOLERANCE`. The first three outputs of the engines are boxes
     (N, 4), labels (N,) and scores (N,).
+
+    Args:
+        one, other: the engines.
+        images: float32 (1, 3, H, W).
+        names: of the engines, for messages.
 
     Raises:
         ConfigError: there are no images to compare them on.
@@ -140,7 +149,7 @@ def unmatched_share(one: Run, other: Run, images: Sequence[Tensor]) -> float:
     """
     total, unmatched = 0, 0
     for image in images:
-        boxes, labels, scores = list(_pairs(one, other, [image]))[:3]
+        boxes, labels, scores = list(_pairs(one, other, [image], names))[:3]
         apart = (boxes[0][:, None] - boxes[1][None]).abs().amax(2) / max(image.shape[-2:])
         equal = (apart <= BOX_TOLERANCE) & (labels[0][:, None] == labels[1][None])
         equal &= (scores[0][:, None] - scores[1][None]).abs() <= SCORE_TOLERANCE
@@ -149,14 +158,18 @@ def unmatched_share(one: Run, other: Run, images: Sequence[Tensor]) -> float:
     return unmatched / max(1, total)
 
 
-def _pairs(one: Run, other: Run, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+def _pairs(one: Run, other: Run, batches: Sequence[Tensor], names: tuple[str, str]) -> Iterator[tuple[Tensor, Tensor]]:
     """Each output of both engines for each batch."""
     if not batches:
         raise ConfigError("no images to compare the engines on: set stage.compared_images above 0")
     for images in batches:
         for first, second in zip(one(images), other(images), strict=True):
-            if not (first.isfinite().all() and second.isfinite().all()):
-                raise RunError("expected outputs that are numbers, got infinity or NaN")
+            for name, output in zip(names, (first, second), strict=True):
+                if not output.isfinite().all():
+                    raise RunError(
+                        f"{name} must give finite outputs, got infinity or NaN: check the weights with "
+                        "stage=evaluate, and train again with a lower task.recipe.lr"
+                    )
             yield first, second
 
 

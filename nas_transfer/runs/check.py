@@ -40,7 +40,7 @@ class ObjectSummary(TypedDict):
     """The objects of a part; ranges are minimum, median and maximum."""
 
     count: int
-    an_image: list[float] | None
+    per_image: list[float] | None
     images_without: int
     small: int
     medium: int
@@ -50,7 +50,7 @@ class ObjectSummary(TypedDict):
 class PersonSummary(ObjectSummary, total=False):
     """Also the labelled keypoints of each person."""
 
-    keypoints_a_person: list[float] | None
+    keypoints_per_person: list[float] | None
 
 
 class ImageSummary(TypedDict):

@@ -38,7 +38,7 @@ class Costs:
     def __post_init__(self) -> None:
         for name, parts in (("macs", self.macs), ("params", self.params)):
             if "total" not in parts:
-                raise ValueError(f"{name} has no total")
+                raise ValueError(f"{name} must have a total, got {', '.join(parts) or 'none'}")
 
     @property
     def size(self) -> str:

@@ -111,7 +111,9 @@ class Front:
         for trial in self.trials:
             for name in self.objectives:
                 if name not in trial.values:
-                    raise ValueError(f"trial {trial.number} has no value of {name}")
+                    raise ValueError(
+                        f"trial {trial.number} must have a value of {name}, got {', '.join(trial.values) or 'none'}"
+                    )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -182,7 +184,7 @@ class Validation:
     def __post_init__(self) -> None:
         if not len(self.trials) == len(self.short) == len(self.long):
             counts = f"{len(self.trials)} trials, {len(self.short)} short and {len(self.long)} long scores"
-            raise ValueError(f"the scores do not pair up: {counts}")
+            raise ValueError(f"trials and scores must be equal in number, got {counts}")
 
     def __str__(self) -> str:
         text = f"scores after {self.steps} steps against those after {self.long_steps}: {self.quality}"

@@ -1,4 +1,4 @@
-"""What is known of a kind of task without building one."""
+"""Metadata of a kind of task."""
 
 from __future__ import annotations
 

@@ -23,6 +23,8 @@ FORMAT = "format"
 """Key of the format version in each file."""
 REQUIRED_KEYS = "__required_keys__"
 """Of a TypedDict, by typing's documentation."""
+WORDS: Mapping[object, str] = {float: "a number", int: "a whole number", str: "a text", bool: "true or false"}
+"""Types as messages name them."""
 
 
 def write_record(path: Path, record: DataclassInstance, version: int) -> None:
@@ -38,10 +40,10 @@ def read_record(path: Path, kind: type[Record], version: int) -> Record:
     """
     content = read_json(path)
     if not isinstance(content, dict):
-        raise RunError(f"{path} holds a {type(content).__name__} instead of a mapping")
+        raise RunError(f"{path} must hold a mapping, got a {type(content).__name__}")
     given = content.pop(FORMAT, None)
     if given != version:
-        raise RunError(f"{path} has format {given}, and this version reads format {version}: run the stage again")
+        raise RunError(f"{path} must have format {version}, got {given}: run the stage again")
     try:
         return parse(kind, content)
     except ValueError as error:
@@ -57,7 +59,7 @@ def read_json(path: Path) -> object:
     try:
         return json.loads(path.read_text(encoding="utf-8"), parse_float=_finite, parse_constant=_finite)
     except FileNotFoundError as error:
-        raise RunError(f"{path} is missing") from error
+        raise RunError(f"{path} does not exist: is {path.parent} the folder of a finished run?") from error
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
 
@@ -65,7 +67,7 @@ def read_json(path: Path) -> object:
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"a number is {value}")
+        raise ValueError(f"numbers must be finite, got {value}")
     return value
 
 
@@ -106,7 +108,7 @@ def _value(hint: object, value: object, name: str) -> object:
     if origin is Literal:
         if value in arguments:
             return value
-        raise ValueError(f"{name} is {value!r}, not one of {', '.join(map(repr, arguments))}")
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, arguments))}, got {value!r}")
     if is_dataclass(hint) and isinstance(hint, type):
         return parse(hint, _mapping(value, name), f"{name}.")
     if is_typeddict(hint) and isinstance(hint, type):
@@ -123,7 +125,7 @@ def _value(hint: object, value: object, name: str) -> object:
 
 def _mapping(value: object, name: str) -> Mapping[str, object]:
     if not isinstance(value, Mapping):
-        raise ValueError(f"{name} is no mapping")
+        raise ValueError(f"{name} must be a mapping, got a {type(value).__name__}")
     return value
 
 
@@ -150,10 +152,10 @@ def _one_of(hints: Sequence[object], value: object, name: str) -> object:
 
 def _tuple(hints: Sequence[object], value: object, name: str) -> tuple[object, ...]:
     if not isinstance(value, Sequence) or isinstance(value, str):
-        raise ValueError(f"{name} is no list")
+        raise ValueError(f"{name} must be a list, got a {type(value).__name__}")
     kinds = [hints[0]] * len(value) if len(hints) == 2 and hints[1] is Ellipsis else list(hints)
     if len(kinds) != len(value):
-        raise ValueError(f"{name} has {len(value)} values instead of {len(kinds)}")
+        raise ValueError(f"{name} must have {len(kinds)} values, got {len(value)}")
     return tuple(_value(kind, item, f"{name}[{number}]") for number, (kind, item) in enumerate(zip(kinds, value)))
 
 
@@ -164,4 +166,4 @@ def _scalar(hint: object, value: object, name: str) -> object:
         return value
     if (hint is str and isinstance(value, str)) or (hint is bool and isinstance(value, bool)):
         return value
-    raise ValueError(f"{name} is {value!r}, which is no {getattr(hint, '__name__', hint)}")
+    raise ValueError(f"{name} must be {WORDS.get(hint, hint)}, got {value!r}")

@@ -49,7 +49,8 @@ class ExportSummary:
     """An export in figures.
 
     Attributes:
-        difference: of ONNX from torch by file: the largest of any output, or the share of unmatched detections.
+        difference: largest difference between ONNX and torch, by file: as a share of the largest output, or for a
+            detector the share of detections without a match.
         score_torch: score of the torch network, a fraction; the score of the run is that of onnxruntime.
         latency_ms: of one image by engine.
         latency_size: (H, W) at which it was measured.

@@ -49,7 +49,9 @@ class Budget:
             if value is not None and not value > 0
         ]
         if self.images is not None and not self.images_per_trial:
-            faults.append("proxy.budget.images limits training, got proxy.rungs of no step: use search.trials")
+            faults.append(
+                "proxy.budget.images has no effect because proxy.rungs=[0] trains nothing: limit search.trials instead"
+            )
         report_faults(faults)
 
     def trials_left(self, images: int, seconds: float, seconds_per_trial: float | None) -> float:

@@ -49,19 +49,19 @@ WARMUP, REPEATS = 5, 30
 
 
 def run(cfg: DictConfig, folder: Path) -> Result:
-    """Export the network of a run, with task, data and supernet as the run had them.
+    """Export the network of a run, with the task, data and supernet of that run.
 
     Raises:
-        ConfigError: no weights, no arch of a supernet, or a package that is missing.
-        RunError: an engine's outputs or its score differ from torch's by more than `stage` allows; nothing is written
-            then.
+        ConfigError: no weights, no arch of a supernet, or a missing package.
+        RunError: the outputs or the score of an engine differ from those of torch by more than `stage` allows; nothing
+            is written then.
     """
     onnxruntime()
     config = read_config(with_trained_groups(cfg), ExportConfig)
     set_threads(config.num_threads)
     task, data, checkpoint = load_trained(config)
     if task.is_supernet:
-        raise ConfigError("one arch of a supernet can be exported, got arch=supernet: use max, min, a name or a file")
+        raise ConfigError("stage=export needs one arch, got arch=supernet: use max, min, a name or a file")
     task.to("cpu")
     unchecked = folder / files.UNCHECKED_FOLDER
     shutil.rmtree(unchecked, ignore_errors=True)
@@ -96,8 +96,8 @@ def _export(config: ExportConfig, task: Task, data: DownstreamData, checkpoint: 
         print(f"{name:<12} {task.score_key} {100 * scores[name]:.2f} %, {times[name]:.2f} ms at {at}")
     if not abs(scores["torch"] - scores["onnxruntime"]) <= config.stage.max_score_difference:
         raise RunError(
-            f"{files.MODEL} must score within stage.max_score_difference={config.stage.max_score_difference:g} of "
-            f"torch's {scores['torch']:.4f}, got {scores['onnxruntime']:.4f}: nothing was exported"
+            f"{files.MODEL} must score within stage.max_score_difference={config.stage.max_score_difference:g} of the "
+            f"{scores['torch']:.4f} of torch, got {scores['onnxruntime']:.4f}: nothing was exported"
         )
     export = ExportSummary(differences, scores["torch"], times, size, config.num_threads)
     result = make_result(config, task, metrics["onnxruntime"], provenance=checkpoint.lineage())
@@ -108,7 +108,7 @@ def _export(config: ExportConfig, task: Task, data: DownstreamData, checkpoint: 
 
 
 def _write_weights(task: Task, checkpoint: Checkpoint, folder: Path) -> None:
-    """Write ``arch.yaml`` and the tensors of the network with what is needed to understand them."""
+    """Write ``arch.yaml``, and the tensors of the network with metadata that describes them."""
     from safetensors.torch import save_file
 
     arch = task.require_subnet().to_dict()
@@ -138,7 +138,7 @@ def _real_images(data: DownstreamData, count: int) -> list[Tensor]:
 def _checked(deployed: Deployed, images: list[Tensor], path: Path, config: ExportConfig) -> float:
     """Write a network's files and return how far ONNX is from torch; RunError beyond the bound.
 
-    Outputs are compared value by value, but for a detector's: two detections that score alike may change places.
+    Outputs are compared value by value, except those of a detector, where detections of equal score may swap places.
     """
     write_engines(deployed, path)
     if deployed.size is not None:
@@ -148,7 +148,8 @@ def _checked(deployed: Deployed, images: list[Tensor], path: Path, config: Expor
         if deployed.one_image
         else (largest_difference, "max_difference", config.stage.max_difference, "of the largest output")
     )
-    difference = compare(run_torch(deployed.module.eval()), run_onnx(path, config.num_threads), images)
+    engines = run_torch(deployed.module.eval()), run_onnx(path, config.num_threads)
+    difference = compare(*engines, images, ("torch", path.name))
     print(f"{path.name:<12} differs from torch by {difference:.1e} {what}, {len(images)} images")
     if not difference <= bound:
         raise RunError(

@@ -1,4 +1,4 @@
-"""The network of a finished run on images that belong to no dataset."""
+"""Run the network of a finished run on a folder of images."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def run(cfg: DictConfig, folder: Path) -> None:
     """Predict, write and draw; there is no `result.json`, so that the same command predicts new images.
 
     Raises:
-        ConfigError: no images, a run without its configuration, or a supernet without a choice of its subnet.
+        ConfigError: there are no images, the run has no configuration, or no arch of a supernet is chosen.
         NasTransferError: data or weights that cannot be used.
     """
     if trained_config(cfg.weights) is None:
         raise ConfigError(
-            f"stage=predict needs weights=<a finished run's folder>, got {cfg.weights}: "
-            "its .hydra/config.yaml says what the network is"
+            f"stage=predict needs a run folder with {run_files.CONFIG}, got weights="
+            f"{'null' if cfg.weights is None else cfg.weights}: add weights=<a finished run's folder>"
         )
     config = read_config(with_trained_groups(cfg), PredictConfig)
     set_threads(config.num_threads)
@@ -87,14 +87,14 @@ def _find_images(path: Path) -> tuple[Path, list[str]]:
 def _find_boxes(
     boxes_file: str | None, task: Task, data: DownstreamData, root: Path, files: Sequence[str]
 ) -> Boxes | None:
-    """The persons of each image by its number; None if a pose task takes each image for one, and for other tasks."""
+    """Boxes of persons by image number. None without a boxes file."""
     if boxes_file is None:
         if task.takes_boxes:
-            logger.info("no boxes=...: each image is taken for one person")
+            logger.info("each image is taken as one person, since no boxes are given")
         return None
     if not task.takes_boxes:
         raise ConfigError(
-            f"boxes are for a pose task alone, got boxes={boxes_file} for a {task.kind.name} task: leave it out"
+            f"boxes need a pose task, got boxes={boxes_file} for a {task.kind.name} task: remove boxes from the command"
         )
     images = tuple(ImageEntry(number, name, 0, 0) for number, name in enumerate(files, start=1))
     listed = CocoFile(root, (), images, (), 0)
@@ -104,7 +104,7 @@ def _find_boxes(
         if record.get("file_name", files[number - 1]) != files[number - 1]:
             raise DataError(
                 f"image_id {number} in {boxes_file} must be {files[number - 1]}, got {record['file_name']}: "
-                "predict the boxes on this very folder"
+                f"predict boxes with images={root}"
             )
         by_image[number].append(record)
     return by_image

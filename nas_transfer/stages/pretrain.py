@@ -10,16 +10,13 @@ from nas_transfer.errors import ConfigError
 from nas_transfer.runs import Result
 from nas_transfer.stages.common.training import train
 from nas_transfer.stages.config.entry import read_config
-from nas_transfer.stages.config.factory import TARGET
 from nas_transfer.stages.config.training import TrainConfig
-
-CLASSIFICATION = "nas_transfer.tasks.classification."
 
 
 def run(cfg: DictConfig, folder: Path) -> Result | None:
-    """Train the supernet or one arch; ConfigError for a task that is not a classification."""
+    """Train the supernet or one arch; ConfigError for a task that does not pretrain."""
     config = read_config(cfg, TrainConfig)
-    if not str(config.task.build[TARGET]).startswith(CLASSIFICATION):
+    if not getattr(config.task.build.target, "pretrains", False):
         raise ConfigError(
             f"stage=pretrain needs a classification task, got task={config.task.name}: use stage=finetune"
         )

@@ -140,7 +140,7 @@ def _evaluator(config: ProxyConfig, table: SupernetTable, file: Path, training: 
 def _make_warm_start(
     config: ProxyConfig, table: SupernetTable, checkpoint: Checkpoint, training: ProxyTraining, file: Path
 ) -> Spent:
-    """Inherit, and train what starts anew (neck, head, last layer) behind the frozen body, all archs by turns."""
+    """Load the inherited weights and train neck and head behind the frozen body."""
     task = build_task(config, table, SUPERNET, training.data)
     anew = inherit(task, checkpoint)
     spent = Spent()

@@ -65,7 +65,8 @@ class InstanceSegmentationTask(DetectionTask):
         """Build torchvision's detector around the body of the supernet, or of one arch as plain static modules."""
         if not isinstance(detector, MaskDetectorSize):
             raise ConfigError(
-                "task.build.detector must have mask_channels, got none: use task.build.detector._target_={MASK_DETECTOR}"
+                f"task.build.detector must be a MaskDetectorSize, got {type(detector).__name__}: set its _target_ and "
+                "mask_channels"
             )
         width = detector.mask_channels
         network = MaskRCNN(

@@ -74,6 +74,7 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
         kind: the name, score and tabulation of this kind of task.
         input_follows_arch: whether each arch has its own input size.
         takes_boxes: whether the network sees one box of the image at a time, such as a person.
+        pretrains: whether ``stage=pretrain`` trains this kind of task.
         normalise: maps uint8 images to what the weights expect, for networks that do not normalise by themselves.
         ground_truth: annotations of the split that is evaluated, for metrics that compare with COCO's format.
         predictions: of the last `compute_metrics` in COCO's result format, by file name; for tasks that keep them.
@@ -82,6 +83,7 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
     kind: ClassVar[TaskKind]
     input_follows_arch: ClassVar[bool] = False
     takes_boxes: ClassVar[bool] = False
+    pretrains: ClassVar[bool] = False
 
     def __init__(self, settings: TaskSettings, network: nn.Module) -> None:
         super().__init__()

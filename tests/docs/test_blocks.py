@@ -79,7 +79,7 @@ def test_the_configuration_of_every_command_composes_and_lacks_nothing(arguments
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             cfg = compose("config", overrides)
         missing = OmegaConf.missing_keys(cfg)
-        if cfg.stage.name == "profile":  # reads no dataset
+        if cfg.stage.name == "profile":  # reads no data set
             missing = {key for key in missing if not key.startswith("data.")}
         assert not missing, f"{' '.join(overrides)} has to set {', '.join(sorted(missing))}"
 

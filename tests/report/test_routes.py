@@ -75,5 +75,5 @@ def test_nets_are_chosen_evenly_over_the_front(tmp_path: Path) -> None:
     Front({"score": "maximize"}, trials).write(tmp_path)
     assert [path.stem for path in chosen_archs(tmp_path, 5)] == [f"trial_{number}" for number in (0, 2, 4, 6, 8)]
     assert len(chosen_archs(tmp_path, 20)) == 9
-    with pytest.raises(RunError, match=r"front\.json is missing"):
+    with pytest.raises(RunError, match=r"front\.json does not exist"):
         chosen_archs(tmp_path / "other", 5)

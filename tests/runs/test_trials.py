@@ -52,13 +52,16 @@ def test_what_was_spent_before_the_first_trial_is_kept_beside_the_prepared_file(
     ("text", "reason"),
     [
         ("{", "cannot be read"),
-        ("[]", "list instead of a mapping"),
-        ('{"format": 9}', "format 9"),
+        ("[]", "must hold a mapping, got a list"),
+        ('{"format": 9}', "format 1, got 9"),
         ('{"format": 1, "trial": 1}', "arch is missing"),
-        ('{"format": 1, "trial": "1", "arch": {}}', "trial is '1', which is no int"),
-        ('{"format": 1, "trial": 1, "arch": {}, "values": {"score": Infinity}}', "a number is inf"),
-        ('{"format": 1, "trial": 1, "arch": {}, "values": {"score": "high"}}', r"values\.score is 'high'"),
-        ('{"format": 1, "trial": true, "arch": {}}', "trial is True"),
+        ('{"format": 1, "trial": "1", "arch": {}}', "trial must be a whole number, got '1'"),
+        ('{"format": 1, "trial": 1, "arch": {}, "values": {"score": Infinity}}', "numbers must be finite, got inf"),
+        (
+            '{"format": 1, "trial": 1, "arch": {}, "values": {"score": "high"}}',
+            r"values\.score must be a number, got 'high'",
+        ),
+        ('{"format": 1, "trial": true, "arch": {}}', "trial must be a whole number, got True"),
     ],
 )
 def test_a_file_that_cannot_be_used_says_why(tmp_path: Path, text: str, reason: str) -> None:

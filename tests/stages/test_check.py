@@ -193,7 +193,7 @@ def test_keypoints_are_counted_by_person_and_by_name(tmp_path: Path) -> None:
     assert list(summary["classes"]) == names
     assert counts == labelled.sum(0).tolist()
     assert summary["objects"]["count"] == len(labelled)
-    assert summary["objects"]["keypoints_a_person"][1] == np.median(labelled.sum(1))
+    assert summary["objects"]["keypoints_per_person"][1] == np.median(labelled.sum(1))
 
 
 def test_steps_are_timed_after_the_first_ones_until_that_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -165,7 +165,7 @@ def test_the_faults_of_a_search_are_reported_together_also_those_of_torchs_class
         (["stage=search", "weights=x", "search.trade_off={ratio: -1, second: macs}"], "search.trade_off.ratio"),
         (["stage=search", "weights=x", "trainer.devices=4"], "search.trials_per_job=N"),
         (["stage=proxy", "weights=x", "proxy.budget.images=-1"], "proxy.budget.images"),
-        (["stage=proxy", "weights=x", "proxy.validate=3", "proxy.rungs=[0]"], "proxy.validate needs a last rung"),
+        (["stage=proxy", "weights=x", "proxy.validate=3", "proxy.rungs=[0]"], "proxy.validate compares with longer training"),
         (["stage=profile", "latency=3"], "latency must be 0 or at least 4 archs, got 3"),
         (["stage=predict", "images=x", "weights=y", "score_threshold=2"], "score_threshold must be at most 1, got 2"),
         (["stage=report", "runs_in=[]"], "runs_in must name folders"),

@@ -229,7 +229,7 @@ def test_a_budget_of_images_ends_the_search(tmp_path: Path, parent: Path) -> Non
     assert longer["search"]["trials"] == result["search"]["trials"] + 2
     with pytest.raises(ConfigError, match=r"proxy\.budget\.images must be above 0"):
         searched(composed(tmp_path, parent, "shapes_cls", *overrides, "proxy.budget.images=-1"))
-    with pytest.raises(ConfigError, match=r"proxy\.rungs of no step"):
+    with pytest.raises(ConfigError, match=r"proxy\.rungs=\[0\] trains nothing: limit search\.trials"):
         searched(composed(tmp_path / "none", parent, "shapes_cls", "proxy.rungs=[0]", "proxy.budget.images=9"))
 
 

@@ -39,7 +39,9 @@ def test_an_export_takes_the_runs_own_network_and_data(run: Path) -> None:
     public = composed("stage=export", "weights=efficientnet_lite0", "task=imagenet", "data.root=there")
     assert with_trained_groups(public) == public
     assert Path(public.run_dir).parts[:3] == ("runs", "export", "imagenet")
-    with pytest.raises(ConfigError, match=r"or data\.root=.*weights=efficientnet_lite0 alone"):
+    with pytest.raises(
+        ConfigError, match=r"weights=efficientnet_lite0 is not a run folder: name one, or add data\.root=FOLDER"
+    ):
         with_trained_groups(composed("stage=export", "weights=efficientnet_lite0", "task=imagenet"))
 
 
@@ -60,11 +62,11 @@ def test_what_an_evaluation_changes_is_named(run: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ("task=shapes_cls", "task must be as the run in {run} had it, shapes_det, got shapes_cls: leave it out"),
-        ("supernet=bignas_nano", "supernet must be as the run in {run} had it, efficientnet_lite0, got bignas_nano"),
+        ("task=shapes_cls", "task=shapes_cls differs from the run in {run} (shapes_det): remove task from the command"),
+        ("supernet=bignas_nano", "supernet=bignas_nano differs from the run in {run} (efficientnet_lite0): remove"),
         (
             "task.build.detector.min_size=96",
-            "task.build.detector.min_size must be as the run in {run} had it, 64, got",
+            "task.build.detector.min_size=96 differs from the run in {run} (64): remove task.build.detector.min_size",
         ),
         ("task=shapes_det", "{run}/weights.pt does not exist"),  # said for nothing, but no contradiction
     ],

@@ -87,7 +87,8 @@ def test_norms_and_biases_are_not_decayed() -> None:
 @pytest.mark.parametrize(
     ("changes", "named"),
     [({"optimizer": "rmsprop"}, "task.recipe.optimizer"), ({"milestones": (8,)}, "task.recipe.milestones"),
-     ({"lr": 0.0}, "task.recipe.lr"), ({"lr_batch": 0}, "task.recipe.lr_batch"), ({"drop_path": 1.0}, "task.recipe.drop_path"),
+     ({"lr": 0.0}, "task.recipe.lr"), ({"lr_batch": 0}, "task.recipe.lr_batch"),
+     ({"drop_path": 1.0}, "task.recipe.drop_path"),
      ({"accumulate": 0}, "task.recipe.accumulate"), ({"schedule": "plateau"}, "task.recipe.schedule")],
 )  # fmt: skip
 def test_a_value_that_cannot_be_used_is_named(changes: dict[str, object], named: str) -> None:

@@ -40,7 +40,7 @@ def evaluate_job(config: Config, folder: Path, build: Callable[[Config], TrialEv
         NasTransferError: the configuration, the data or the weights cannot be used.
     """
     if config.search.job is None:
-        raise ConfigError("a search runs as a sweep, got hydra.mode=RUN: leave hydra.mode out")
+        raise ConfigError("hydra.mode must be MULTIRUN for a search, got RUN: remove hydra.mode from the command")
     path = Path(config.search.job)
     log_to(folder)
     if (job := slurm_job()) is not None:
@@ -78,9 +78,12 @@ def supernet_weights(config: SearchConfig) -> tuple[SupernetTable, Checkpoint]:
     """The table and the weights of the supernet that is searched; ConfigError if there are none, or one arch's."""
     table, checkpoint = build_weights(config)
     if checkpoint is None:
-        raise ConfigError("a search needs weights=<a supernet's run, or a file>, got none")
+        raise ConfigError("a search needs the weights of a supernet, got none: add weights=<its finished run's folder>")
     if checkpoint.arch is not None:
-        raise ConfigError(f"a search needs the weights of a supernet, got those of one arch in {checkpoint.path}")
+        raise ConfigError(
+            f"a search needs the weights of a supernet, got those of one arch in {checkpoint.path}: train with "
+            "arch=supernet, or name public weights"
+        )
     return table, checkpoint
 
 

@@ -40,8 +40,13 @@ class Factory(Generic[Built]):
     def __contains__(self, name: str) -> bool:
         return name in self.content
 
+    @property
+    def target(self) -> object:
+        """The class or function that `_target_` names."""
+        return get_object(str(self.content[TARGET]))
+
     def build(self, **extra: object) -> Built:
-        """The object; `extra` adds or replaces arguments."""
+        """Build the object; `extra` adds or replaces arguments."""
         return instantiate(dict(self.content), **extra)
 
     def with_values(self, **values: object) -> Factory[Built]:

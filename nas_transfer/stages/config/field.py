@@ -1,4 +1,4 @@
-"""What a record says of each of its keys beside the type."""
+"""Options of a configuration key."""
 
 from __future__ import annotations
 

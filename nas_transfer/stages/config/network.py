@@ -39,7 +39,7 @@ class ProfileConfig(TaskRunConfig):
     seed: int = key(counts_with=("preview", "latency"), minimum=0)
 
     def faults(self) -> Iterator[str]:
-        """Too few archs to learn anything from."""
+        """Report a number of archs that is too small."""
         if 0 < self.latency < LEAST_TIMED:
             yield f"latency must be 0 or at least {LEAST_TIMED} archs, got {self.latency}"
 
@@ -72,7 +72,7 @@ class ExportConfig(DataRunConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class PredictConfig(DataRunConfig):
-    """The keys of ``stage=predict``: those of the trained run's configuration do not count.
+    """The keys of ``stage=predict``. Keys of the trained run's configuration are not part of the run's identity.
 
     Attributes:
         images: a folder or a file.
@@ -102,7 +102,7 @@ class ReportConfig(RunConfig):
     runs_in: str | tuple[str, ...] | None = key()
 
     def faults(self) -> Iterator[str]:
-        """No folder at all."""
+        """Report an empty list of folders."""
         if self.runs_in is not None and not self.patterns:
             yield "runs_in must name folders and patterns such as '[runs/search/*/*, runs/finetune/*/*]', got none"
 

@@ -26,7 +26,7 @@ class SearchStageConfig(StageConfig):
     """``stage`` of a search.
 
     Attributes:
-        prepares: a file that a first job writes for all others.
+        prepares: the file that the first job writes for all others; None for none.
     """
 
     prepares: str | None = key()
@@ -34,17 +34,17 @@ class SearchStageConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ProxyStageConfig(SearchStageConfig):
-    """``stage`` of a search with a short training of each candidate, for which something has to be prepared."""
+    """``stage`` of a proxy search, whose first job always writes a file for the others."""
 
     prepares: str = key()
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchKeys:
-    """``search``: what is asked, how it is measured and how it is cut into jobs.
+    """``search``: objectives, sampler, limits, and the division into batches and jobs.
 
     Attributes:
-        job: the file of the job that this process does, None in the process that asks.
+        job: the file of the job that this process runs; None in the process that proposes trials.
     """
 
     objectives: Mapping[str, Factory["Objective"]] = key()
@@ -64,7 +64,7 @@ class SearchKeys:
     job: str | None = key(identity=False)
 
     def faults(self) -> Iterator[str]:
-        """Names of objectives that the search does not have, and numbers from which nothing can be said."""
+        """Report unknown objectives, and a number of repeats that is too small."""
         names = ", ".join(self.objectives)
         listed = ",".join(self.objectives)
         for name in self.constraints or {}:
@@ -85,7 +85,7 @@ class SearchKeys:
             yield f"search.repeats must be 0 or at least {LEAST_REPEATS} seeds, got 1"
 
     def schedule(self, rungs: "Rungs", budget: "Budget") -> "Schedule":
-        """How the search is cut into batches, jobs and rungs; ConfigError naming a value."""
+        """How the search is divided into batches, jobs and rungs; ConfigError naming a value."""
         from nas_transfer.search.loop import Schedule
 
         return Schedule(self.trials, self.ask_batch, self.trials_per_job, self.max_failures, rungs, budget)
@@ -104,22 +104,22 @@ class SearchConfig(DataRunConfig):
     search: SearchKeys = key()
 
     def faults(self) -> Iterator[str]:
-        """A search runs on one device."""
+        """Report more than one device."""
         if not self.trainer.single_device:
             yield (
-                f"trainer.devices must be 1 for a search, got {self.trainer.devices} on {self.trainer.num_nodes} "
-                "machines: a candidate is evaluated on one device; "
-                "hydra/launcher=slurm search.trials_per_job=N evaluates several at once"
+                f"a search evaluates each trial on one device, got {_counted(self.trainer.devices, 'device')} on "
+                f"{_counted(self.trainer.num_nodes, 'machine')}: set trainer.devices=1 trainer.num_nodes=1; "
+                "hydra/launcher=slurm search.trials_per_job=N evaluates several trials at once"
             )
 
     def rungs(self) -> "Rungs":
-        """How long candidates are trained before they are scored: not at all."""
+        """The training steps after which trials are scored: none."""
         from nas_transfer.search.halving import Rungs
 
         return Rungs()
 
     def budget(self, images_per_step: int) -> "Budget":
-        """What ends the search before its trials do: nothing."""
+        """The limits beside the number of trials: none."""
         from nas_transfer.search.loop import Budget
 
         return Budget()
@@ -127,7 +127,7 @@ class SearchConfig(DataRunConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetConfig:
-    """``proxy.budget``: what ends a search before ``search.trials`` does."""
+    """``proxy.budget``: limits beside ``search.trials``."""
 
     images: int | None = key()
     device_minutes: float | None = key()
@@ -135,7 +135,7 @@ class BudgetConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ProxyKeys:
-    """``proxy``: the short training of each candidate."""
+    """``proxy``: the short training of each trial."""
 
     rungs: tuple[int, ...] = key()
     keep: float = key()
@@ -145,27 +145,30 @@ class ProxyKeys:
     validate_times: int = key(identity=False, minimum=2)
 
     def faults(self) -> Iterator[str]:
-        """Numbers from which nothing can be said."""
+        """Report a number of validated archs that is too small, and validation without training."""
         if 0 < self.validate < LEAST_VALIDATED:
             yield f"proxy.validate must be 0 or at least {LEAST_VALIDATED} archs, got {self.validate}"
         if self.validate and self.rungs and not self.rungs[-1]:
-            yield "proxy.validate needs a last rung of at least 1 step to be longer than, got proxy.rungs of no step"
+            yield (
+                "proxy.validate compares with longer training, so the last of proxy.rungs must be at least 1, "
+                f"got {list(self.rungs)}"
+            )
 
     def schedule_of_steps(self) -> "Rungs":
-        """The training steps after which candidates are scored."""
+        """The training steps after which trials are scored."""
         from nas_transfer.search.halving import Rungs
 
         return Rungs(self.rungs, self.keep)
 
     def budget_of(self, images_per_step: int) -> "Budget":
-        """What ends the search before its trials do."""
+        """The limits beside the number of trials."""
         from nas_transfer.search.loop import Budget
 
         per_trial = self.schedule_of_steps().steps_per_trial * images_per_step
         return Budget(self.budget.images, self.budget.device_minutes, per_trial)
 
     def parts(self) -> Iterator[Callable[[], object]]:
-        """Rungs, and a budget of them."""
+        """Makers of the rungs and of the budget, which check their values."""
         yield self.schedule_of_steps
         yield lambda: self.budget_of(images_per_step=1)
 
@@ -179,9 +182,13 @@ class ProxyConfig(SearchConfig):
     proxy: ProxyKeys = key()
 
     def rungs(self) -> "Rungs":
-        """How long candidates are trained before they are scored."""
+        """The training steps after which trials are scored."""
         return self.proxy.schedule_of_steps()
 
     def budget(self, images_per_step: int) -> "Budget":
-        """What ends the search before its trials do."""
+        """The limits beside the number of trials."""
         return self.proxy.budget_of(images_per_step)
+
+
+def _counted(number: object, noun: str) -> str:
+    return f"{number} {noun}" if number in (1, "1") else f"{number} {noun}s"

@@ -13,11 +13,11 @@ from nas_transfer.errors import ConfigError
 from nas_transfer.runs import files
 
 TRAINED_GROUPS = ("task", "supernet", "data", "seed")
-"""Configuration that a network cannot be had without, as it was trained."""
+"""Groups and keys that must be those with which the network was trained."""
 
 
 def trained_config(weights: str | None) -> DictConfig | None:
-    """The configuration of the run whose folder, or file in it, this is; None for other weights."""
+    """The configuration of the run that `weights` names by its folder or a file in it; None for other weights."""
     path = Path(str(weights))
     file = (path if path.is_dir() else path.parent) / files.CONFIG
     if weights is None or not file.is_file():
@@ -26,27 +26,25 @@ def trained_config(weights: str | None) -> DictConfig | None:
 
 
 def trained_task(weights: str | None, otherwise: str = "unknown") -> str:
-    """Resolver of ``${trained_task:<weights>,<otherwise>}``: the task of the run with these weights."""
+    """Resolve ``${trained_task:<weights>,<otherwise>}``: the task of the run with these weights."""
     cfg = trained_config(weights)
     return otherwise if cfg is None else str(cfg.task.name)
 
 
 def with_trained_groups(cfg: DictConfig) -> DictConfig:
-    """The configuration with `TRAINED_GROUPS` as the run that ``weights`` names had them; a ``data.root`` stays.
+    """The configuration with the `TRAINED_GROUPS` of the run that ``weights`` names; a given ``data.root`` is kept.
 
-    Weights of no run leave it as it is.
+    If the weights are not of a run, the configuration is returned unchanged.
 
     Raises:
-        ConfigError: another task, supernet, data or seed on the command line than the run's; no data with weights of no
-            run.
+        ConfigError: the command line names another task, supernet, data or seed than the run has, or the weights are
+            not of a run and ``data.root`` is not given.
     """
     trained = trained_config(cfg.weights)
     if trained is None:
         if cfg.data.root is None:
-            raise ConfigError(
-                f"stage={cfg.stage.name} needs weights=<a finished run's folder>, or data.root=<a folder> beside other "
-                f"weights, got weights={cfg.weights} alone"
-            )
+            weights = "null" if cfg.weights is None else cfg.weights
+            raise ConfigError(f"weights={weights} is not a run folder: name one, or add data.root=FOLDER")
         return cfg
     _refuse_others(cfg, trained)
     merged = cast(dict[str, object], OmegaConf.to_container(cfg, resolve=False))
@@ -58,7 +56,7 @@ def with_trained_groups(cfg: DictConfig) -> DictConfig:
 
 
 def changes_since(cfg: DictConfig) -> list[str]:
-    """In what ``task.build`` differs from that of the run that ``weights`` names: a sentence a value."""
+    """A sentence for each value of ``task.build`` that differs from the run that ``weights`` names."""
     trained = trained_config(cfg.weights)
     if trained is None:
         return []
@@ -84,10 +82,12 @@ def _refuse_others(cfg: DictConfig, trained: DictConfig) -> None:
             continue
         mine, theirs = _value(cfg, key), _value(trained, key)
         if mine != theirs:
-            raise ConfigError(f"{key} must be as the run in {cfg.weights} had it, {theirs}, got {mine}: leave it out")
+            raise ConfigError(
+                f"{key}={mine} differs from the run in {cfg.weights} ({theirs}): remove {key} from the command"
+            )
 
 
 def _value(cfg: DictConfig, key: str) -> object:
-    """What a configuration has under a key; of a group, the choice."""
+    """The value of a key, or the choice of a group."""
     choice = {"task": "task.name", "supernet": "supernet.name", "data": "data._target_"}.get(key, key)
     return OmegaConf.select(cfg, choice)

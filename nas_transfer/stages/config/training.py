@@ -10,7 +10,7 @@ from nas_transfer.stages.config.field import key
 
 
 def length_faults(trainer: TrainerConfig) -> Iterator[str]:
-    """A sentence about a run without a length."""
+    """Report a missing training length."""
     try:
         trainer.steps(steps_per_epoch=1)
     except ConfigError as error:
@@ -40,7 +40,7 @@ class TrainConfig(ScoredRunConfig):
     checkpoint_every_n_steps: int = key(identity=False, minimum=1)
 
     def faults(self) -> Iterator[str]:
-        """A run without a length."""
+        """Report a missing training length."""
         yield from length_faults(self.trainer)
 
 
@@ -51,5 +51,5 @@ class CheckConfig(DataRunConfig):
     calibration_images: int = key(identity=False, minimum=1)
 
     def faults(self) -> Iterator[str]:
-        """A run without a length."""
+        """Report a missing training length."""
         yield from length_faults(self.trainer)
