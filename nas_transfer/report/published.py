@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from nas_transfer.runs import Costs
 
 LABEL = "published, not run here"
-SOURCE = "the BigNAS tables of 'Transfer learning supernet to other tasks'"
+SOURCE = "the model-zoo tables of BigNAS backbones titled 'Transfer learning supernet to other tasks'"
 
 
 @dataclass(frozen=True)
