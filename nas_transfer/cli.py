@@ -43,14 +43,14 @@ logger = logging.getLogger(__name__)
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
 def run_stage(cfg: DictConfig) -> float | None:
-    """Run one stage in its folder, or print what it left there; returns the score."""
+    """Run one stage in its folder, or print the result of a finished run; returns the score."""
     try:
         return _run_stage(cfg)
     except (NasTransferError, InstantiationException) as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise  # one failed job must not end the others: the sweeper collects it
         _fail(_composition_sentence(error))  # here, before Hydra adds lines
-    except OmegaConfBaseException as error:  # nothing that a command could mend: keep the traceback
+    except OmegaConfBaseException as error:  # a defect, which no command can correct: keep the traceback
         raise RuntimeError(f"stage={cfg.stage.name} reads a key that the configuration does not have") from error
 
 
@@ -74,7 +74,7 @@ def _run_stage(cfg: DictConfig) -> float | None:
 
 
 def _refuse_relaunching_in_a_sweep(cfg: DictConfig) -> None:
-    """Several devices without SLURM: Lightning starts the whole command once a device, which would repeat the sweep."""
+    """Refuse several devices without SLURM: Lightning repeats the command for each device, and so the whole sweep."""
     several = cfg.trainer.devices not in (1, "1") or cfg.trainer.num_nodes > 1
     if several and HydraConfig.get().mode == RunMode.MULTIRUN and "SLURM_JOB_ID" not in os.environ:
         raise ConfigError(
@@ -92,7 +92,7 @@ def _refuse_folders_of_hydra(arguments: Sequence[str]) -> None:
 
 
 def main() -> None:
-    """Entry point: one clear sentence and exit code 2 for bad input, a traceback only for a defect."""
+    """Entry point. Bad input gives one sentence and exit code 2, a defect of the program gives a traceback."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and the sentence is ours
     # OpenMP's threads spin while they wait: where other work holds a core, each small layer then costs a scheduler tick
     # (a detector on two busy cores: 6 s a step instead of 0.5). Read by torch when it is imported.
@@ -116,7 +116,7 @@ def main() -> None:
 
 @contextmanager
 def sentences(arguments: Sequence[str]) -> Iterator[None]:
-    """Raise what Hydra and OmegaConf say of these arguments as a ConfigError of one sentence."""
+    """Turn errors of Hydra and OmegaConf about these arguments into a ConfigError of one sentence."""
     try:
         yield
     except NasTransferError:

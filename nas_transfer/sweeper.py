@@ -1,8 +1,8 @@
-"""The search as a Hydra sweeper: asks an Optuna study for archs and has them evaluated by any of Hydra's launchers.
+"""The search as a Hydra sweeper: an Optuna study proposes archs, and any of Hydra's launchers runs their evaluation.
 
 Hydra takes a sweeper only from a package below ``hydra_plugins``, which would be imported by every Hydra program of the
 environment. `register` therefore adds an alias of that kind to Hydra's table of plugin classes: an undocumented
-attribute, which is why hydra-core is bounded and a test runs a search.
+attribute, so the version of hydra-core is bounded and a test runs a search.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TARGET = "hydra_plugins.nas_transfer.ArchSweeper"
 
 
 class ArchSweeper(Sweeper):
-    """One search: its job is a batch of archs, its result the front."""
+    """Runs one search. Each of its jobs evaluates some archs."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keep the configuration and build the launcher."""
@@ -44,7 +44,7 @@ class ArchSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> float | None:
-        """Run the search to its end; `arguments` are the command line's, which every job gets too.
+        """Run the search to its end. `arguments` are those of the command line; every job gets them too.
 
         Raises:
             NasTransferError: everything that a user can correct.
@@ -52,8 +52,7 @@ class ArchSweeper(Sweeper):
         for override in OverridesParser.create().parse_overrides(arguments):
             if override.is_sweep_override():
                 raise ConfigError(
-                    f"a search takes one value for {override.key_or_group}, got several: "
-                    "run one command for each value (a search is a sweep over archs already)"
+                    f"a search takes one value for {override.key_or_group}, got several: run one command for each value"
                 )
         self.arguments = arguments
         self.log_plainly()
@@ -65,7 +64,7 @@ class ArchSweeper(Sweeper):
         configure_log(self.composed.hydra.job_logging, self.composed.hydra.verbose)
 
     def launch(self, jobs: Sequence[Job]) -> list[str | None]:
-        """Run jobs through the launcher to their end; why each failed, None if it did not.
+        """Run jobs through the launcher to their end; returns the reason of each failure, None for a success.
 
         Raises:
             NasTransferError: raised by a job; every other job would raise it too.
@@ -96,7 +95,7 @@ def run_search(cfg: DictConfig, launch: Launch) -> float | None:
 
     config, run = begin_run(cfg, cfg.hydra, imports=True)
     if not isinstance(config, SearchConfig):
-        raise ConfigError(f"stage.config must name a search's record for this sweeper, got {cfg.stage.config}")
+        raise ConfigError(f"stage.config must name a subclass of SearchConfig for this sweeper, got {cfg.stage.config}")
     log_to(run.folder)
     return search(config, launch)
 
@@ -111,7 +110,7 @@ def _failure(result: JobReturn) -> str | None:
 
 
 def register() -> None:
-    """Make the sweeper known to Hydra under `TARGET`; done in each process that composes a configuration."""
+    """Register the sweeper with Hydra as `TARGET`. Every process that composes a configuration must do it."""
     plugins = Plugins.instance()
     plugins.register(ArchSweeper)
     plugins.class_name_to_class[TARGET] = ArchSweeper

@@ -44,9 +44,9 @@ from nas_transfer.tasks.training import TaskModule
 logger = logging.getLogger(__name__)
 
 WARMUP_STEPS, LEAST_STEPS, MOST_STEPS = 2, 2, 20
-"""Steps that are not timed, and how many are at least and at most."""
+"""Numbers of untimed steps, and of timed steps at least and at most."""
 ENOUGH_SECONDS = 15.0
-"""After so long no further step is timed."""
+"""Timed seconds after which no further step is timed."""
 MOST_THREADS = 4
 
 
@@ -54,8 +54,8 @@ def run(cfg: DictConfig, folder: Path) -> None:
     """Read, count, time and print; there is no `result.json`, so that the same command checks the data again.
 
     Raises:
-        ConfigError: a run without a length.
-        NasTransferError: data that cannot be found at all, or weights that cannot be read.
+        ConfigError: the length of the training is missing.
+        NasTransferError: there is no data, or the weights cannot be read.
     """
     config = read_config(cfg, CheckConfig)
     set_threads(config.num_threads)
@@ -88,7 +88,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
     )
     check.write(folder)
     print(check_text(check))
-    print(f"all of it: {folder / files.CHECK}")
+    print(f"details: {folder / files.CHECK}")
 
 
 def _see(config: CheckConfig, part: str, inventory: Inventory) -> list[Seen]:
@@ -107,7 +107,7 @@ def _see(config: CheckConfig, part: str, inventory: Inventory) -> list[Seen]:
 def _training(
     config: CheckConfig, table: SupernetTable, parent: Checkpoint | None, arch: ArchOrSupernet
 ) -> TrainingEstimate | str:
-    """How long training takes, or why that is unknown: training fails here."""
+    """How long training takes, or the reason for which training fails."""
     try:
         return _timed_training(config, table, parent, arch)
     except (NasTransferError, torch.OutOfMemoryError) as error:
@@ -122,7 +122,7 @@ def _sentence(error: Exception) -> str:
 
 
 class StepTimes(Callback):
-    """The moment at which each optimiser step was done; ends the training once enough were timed."""
+    """Records when each optimiser step ends, and stops the training after enough timed steps."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
@@ -130,11 +130,11 @@ class StepTimes(Callback):
 
     @property
     def seconds(self) -> list[float]:
-        """Of each timed step."""
+        """The duration of each timed step."""
         return np.diff(self.ends[WARMUP_STEPS - 1 :]).tolist()
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
-        """Note the time after a step, once the device has done it."""
+        """Record the time after a step that the device has completed."""
         if trainer.global_step == self.steps:
             return
         self.steps = trainer.global_step
@@ -183,6 +183,6 @@ def _timed_training(
 
 
 def _peak_bytes() -> int:
-    """The most memory that this process has held, without its data loading processes."""
+    """Peak memory of this process in bytes, without its data loading processes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak  # kilobytes but on macOS
+    return peak if sys.platform == "darwin" else 1024 * peak  # in kilobytes, except on macOS

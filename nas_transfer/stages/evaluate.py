@@ -20,11 +20,11 @@ logger = logging.getLogger(__name__)
 
 
 def run(cfg: DictConfig, folder: Path) -> Result | None:
-    """Load, extract and recalibrate where the weights are a supernet's, and score.
+    """Load a network, extract and recalibrate it if the weights are of a supernet, and score it.
 
     Raises:
-        ConfigError: no weights, or an arch that the weights do not hold.
-        NasTransferError: data or weights that cannot be used.
+        ConfigError: there are no weights, or they do not hold the arch.
+        NasTransferError: the data or the weights cannot be used.
     """
     config = read_config(cfg, EvaluateConfig)
     set_threads(config.num_threads)

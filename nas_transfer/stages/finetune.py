@@ -13,9 +13,9 @@ from nas_transfer.stages.config.training import TrainConfig
 
 
 def run(cfg: DictConfig, folder: Path) -> Result | None:
-    """Train, evaluate, and leave weights and predictions in `folder`; None on a rank that does not write.
+    """Train, evaluate, and write weights and predictions to `folder`; None on a rank that does not write.
 
     Raises:
-        NasTransferError: configuration, data, arch or weights that cannot be used.
+        NasTransferError: the configuration, the data, the arch or the weights cannot be used.
     """
     return train(read_config(cfg, TrainConfig), folder)

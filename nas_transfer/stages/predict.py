@@ -44,7 +44,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
 
     Raises:
         ConfigError: there are no images, the run has no configuration, or no arch of a supernet is chosen.
-        NasTransferError: data or weights that cannot be used.
+        NasTransferError: the data or the weights cannot be used.
     """
     if trained_config(cfg.weights) is None:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""What an arch costs at the input size of the task, module by module, without building a network."""
+"""Print the cost of an arch at the input size of the task, module by module, without building a network."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Route C: score each trial after a short training on the task, from inherited weights.
 
-Every candidate starts from the same file, ``warm_start.pt``: the inherited body, and a neck and head that were trained
-once behind it while it was frozen. What one candidate learns, no other one sees, so that a score does not depend on
-what was tried before (Lu et al. 2020, NSGANetV2, arXiv 2007.10396, trains candidates from inherited weights likewise).
+Every trial starts from the same file, ``warm_start.pt``: the inherited body, and a neck and head that were trained once
+behind the frozen body. Trials do not share what they learn, so a score does not depend on earlier trials (as in
+NSGANetV2, Lu et al. 2020, arXiv 2007.10396).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 TIMED_STEPS = 5
 REPEATED_EPOCHS = 1_000_000
-"""Between the epochs of one repeat and of the next: their batches and augmentations differ."""
+"""Distance between the first epochs of two repeats, so that their batches and augmentations differ."""
 
 
 def run(cfg: DictConfig, folder: Path) -> None:
@@ -51,14 +51,14 @@ def run(cfg: DictConfig, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class ProxyTraining:
-    """Trains private copies as fine-tuning does.
+    """Trains the subnet of a trial as fine-tuning does.
 
-    Every call for the same steps and repeat sees the same batches: they depend on the seed and the step alone.
+    Calls with the same steps and repeat see the same batches, which depend on the seed and the step alone.
 
     Args:
         config: the configuration.
         data: the data module.
-        last: the last rung's steps, over which the learning rate runs; a longer training has its own schedule.
+        last: steps of the last rung, the length of the learning-rate schedule. A longer training has a longer schedule.
     """
 
     config: ProxyConfig
@@ -66,7 +66,7 @@ class ProxyTraining:
     last: int
 
     def __call__(self, subnet: Task, evaluation: Evaluation) -> int:
-        """Train a subnet as its evaluation says; returns how many images it saw."""
+        """Train a subnet for the steps of its evaluation; returns the number of images it saw."""
         if evaluation.steps == evaluation.after:
             return 0
         seed = stable_seed(self.config.seed, "repeat", evaluation.repeat) if evaluation.repeat else self.config.seed
@@ -88,11 +88,11 @@ class ProxyTraining:
         self, module: TaskModule, steps: int, *, before: Path | None = None, after: int = 0, kept: Path | None = None,
         repeat: int = 0,
     ) -> int:  # fmt: skip
-        """Train a task up to so many steps; returns how many images it saw.
+        """Train a task up to this number of steps; returns the number of images it saw.
 
         Args:
-            before: the state to go on from, made after `after` steps.
-            kept: where to keep the state.
+            before: the state to continue from, saved after `after` steps.
+            kept: where to save the state at the end; None for nowhere.
             repeat: see `Evaluation`.
         """
         device, batches = module.task.device, module.settings.recipe.accumulate
@@ -111,10 +111,10 @@ class ProxyTraining:
 
 
 def build_proxy_evaluator(config: ProxyConfig) -> TrialEvaluator:
-    """The evaluator whose candidates are trained before they are scored.
+    """The evaluator that trains each subnet before it scores it.
 
     Raises:
-        NasTransferError: data or weights that cannot be used.
+        NasTransferError: the data or the weights cannot be used.
     """
     last = config.rungs().steps[-1]
     set_threads(config.num_threads)
@@ -160,7 +160,7 @@ def _make_warm_start(
 
 
 def _timed(evaluator: TrialEvaluator, steps: int, spent: Spent) -> Spent:
-    """What was spent, with the smallest and the largest arch trained for a few steps and scored, and then dropped."""
+    """`spent`, plus the time to train the smallest and the largest arch for a few steps and to score them."""
     space = evaluator.supernet.table.space
     outcomes = [
         evaluator.evaluate(Evaluation(-1, arch.to_dict(), steps=steps)) for arch in (space.smallest(), space.largest())

@@ -14,10 +14,10 @@ from nas_transfer.stages.config.network import ReportConfig
 
 
 def run(cfg: DictConfig, folder: Path) -> None:
-    """Write the report; no result.json, so that the same command always makes it anew from what is there by then.
+    """Write the report. There is no `result.json`, so that the same command writes the report again.
 
     Raises:
-        ConfigError: `runs_in` is no list of folders and patterns, or there is no run in any of them.
+        ConfigError: `runs_in` is not a list of folders and patterns, or contains no run.
     """
     config = read_config(cfg, ReportConfig)
     folders, without_runs = find_runs(config.patterns, exclude=folder)

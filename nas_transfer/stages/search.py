@@ -1,7 +1,7 @@
 """Search the archs of a trained supernet for the best trade-offs between its task's score and their costs.
 
-`search` runs in the process that a user starts, and writes the study. `run` is one job of it, which evaluates archs
-wherever the launcher starts it.
+`search` runs in the process that the user starts and writes the study. `run` is one of its jobs, which evaluates archs
+in the process that the launcher starts.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from nas_transfer.tasks.task import Task
 logger = logging.getLogger(__name__)
 
 LEAST_TOLD = 3
-"""From so many trials on, a warning says that all of them have the same score."""
+"""Number of trials from which a warning is logged if all of them have the same score."""
 
 
 def run(cfg: DictConfig, folder: Path) -> None:
@@ -140,7 +140,7 @@ class _Search:
         """The current front, with the predictor that chose the latest trials."""
         predictor = self.sampler.predictor
         if predictor is None and (self.folder / files.FRONT).is_file():
-            predictor = read_front(self.folder).predictor  # of an earlier start, which asked for the trials
+            predictor = read_front(self.folder).predictor  # from before an interruption
         return replace(front_of(self.study.told(), self.study.directions), predictor=predictor)
 
     def costs_of(self, trial: Trial) -> Costs:
@@ -151,7 +151,7 @@ class _Search:
         """The share of the box between the ideal and the reference point that the front dominates.
 
         The box spans scores from 0 to 1 and costs from 0 to that of the largest arch. A measured objective ends at the
-        worst value told so far, so that the share may fall.
+        worst value so far, so the share may fall.
         """
         if not front.trials:
             return None
@@ -252,7 +252,7 @@ class _Search:
         result.write(self.folder)
 
     def show(self, front: Front, picked: Trial, rescored: Rescored | None, validation: Validation | None) -> None:
-        """Print the front, the picked trial marked."""
+        """Print the front, with a mark at the picked trial."""
         print(f"search {self.config.task.name}: {self.folder}")
         heads = "".join(f"{name:>16}" for name in front.names)
         print(f"  trial  {heads}{'' if rescored is None else '          again'}   arch")
@@ -279,7 +279,7 @@ def _rule(pick: str | None, trade_off: TradeOff | None) -> str:
 
 
 def make_problem(keys: SearchKeys, task: Task, objectives: Mapping[str, Objective]) -> Problem:
-    """The archs that a search of this task may ask for.
+    """The archs that a search of this task may propose.
 
     Genes that matter to classification alone keep their largest choice in tasks with an input size of their own.
     """

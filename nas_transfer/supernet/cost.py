@@ -84,7 +84,7 @@ class CostTotals:
 
 
 def totals_by_group(keys: npt.NDArray[np.int64], cost_of: Callable[[int], tuple[int, int]]) -> CostTotals:
-    """Costs of many archs, computed once for each distinct row of what they depend on.
+    """Costs of many archs, computed once for each distinct row of `keys`.
 
     Args:
         keys: (N, K); archs with equal rows have equal costs.

@@ -186,7 +186,7 @@ class SqueezeExcite(nn.Module):
 
 
 def copy_slices(source: nn.Module, target: nn.Module) -> None:
-    """Copy the slices of `source` that a subnet of the size of `target` uses into `target`'s parameters and buffers.
+    """Fill the parameters and buffers of a subnet, `target`, with its slices of the supernet `source`.
 
     Tensors are matched by name. Channel dimensions take the leading slice. Kernel dimensions take the centre crop, to
     which the kernel transforms of `source` are applied if it has any.

@@ -1,4 +1,4 @@
-"""From the configuration to the objects of a run: table, arch, data, task and trainer."""
+"""Build the objects of a run from its configuration: table, arch, data, task and trainer."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 class LastCheckpoint(Callback):
-    """Keep the newest training state in one file, which is either the old one or the whole new one.
+    """Save the training state to one file, which is replaced atomically.
 
     Lightning's ModelCheckpoint expects a copy of the weights from before the step under manual optimisation; resuming
     needs them from after it.
@@ -50,7 +50,7 @@ class LastCheckpoint(Callback):
         self.saved_step = 0
 
     def on_train_start(self, trainer: pl.Trainer, *_: object) -> None:
-        """Know a resumed run's state as saved: between two steps there are gradients that no checkpoint holds."""
+        """Treat the state of a resumed run as saved, since accumulated gradients are in no checkpoint."""
         self.saved_step = trainer.global_step
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
@@ -67,7 +67,7 @@ class LastCheckpoint(Callback):
 
 
 def set_threads(num_threads: int) -> None:
-    """Bound the process's threads, keep its memory and silence third-party notices that no user can act on."""
+    """Limit the threads of this process, keep freed memory, and silence notices that users cannot act on."""
     torch.set_num_threads(num_threads)
     keep_freed_memory()
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -88,8 +88,9 @@ def evaluation_device(accelerator: str) -> torch.device:
 def keep_freed_memory() -> None:
     """Let glibc keep the memory of freed tensors for the next ones.
 
-    By default it gives every large one back to the system, which fills each new one with zeros page by page: a quarter
-    of the time of a small network on a CPU. Environment variables of the allocator win.
+    By default, glibc returns every large block to the system, which then fills each new one with zeros, page by page.
+    This takes a quarter of the time of a small network on a CPU. Nothing is changed if an environment variable
+    configures the allocator.
     """
     if sys.platform != "linux" or any(name.startswith(("MALLOC_", "LD_PRELOAD")) for name in os.environ):
         return
@@ -100,15 +101,15 @@ def keep_freed_memory() -> None:
 
 
 def build_arch(name: str, space: SearchSpace) -> ArchOrSupernet:
-    """The arch that ``arch=`` names, or the supernet; ArchError if there is none."""
+    """The arch that ``arch=`` names, or the supernet; ArchError for an unknown name."""
     return resolve_arch(name, space, [conf_dir() / "archs"])
 
 
 def build_weights(config: DataRunConfig) -> tuple[SupernetTable, Checkpoint | None]:
-    """The supernet's table and the weights to start from, if any; their preprocessing is then the table's.
+    """The table of the supernet, and the weights to start from, if any. The table takes their preprocessing.
 
     Raises:
-        WeightsError: weights that cannot be used.
+        WeightsError: the weights cannot be used.
     """
     table = config.supernet.build()
     if config.weights is None:
@@ -118,7 +119,7 @@ def build_weights(config: DataRunConfig) -> tuple[SupernetTable, Checkpoint | No
 
 
 def build_data(factory: Factory[DownstreamData], arch: ArchOrSupernet, preprocessing: Preprocessing) -> DownstreamData:
-    """The data module, set up; DataError for a dataset that is not as it should be."""
+    """The data module after its `setup`; DataError for a dataset that cannot be used."""
     data = make_data(factory, arch, preprocessing)
     data.setup("fit")
     return data
@@ -127,10 +128,8 @@ def build_data(factory: Factory[DownstreamData], arch: ArchOrSupernet, preproces
 def make_data(factory: Factory[DownstreamData], arch: ArchOrSupernet, preprocessing: Preprocessing) -> DownstreamData:
     """The data module before its `setup`; an embedded dataset is drawn.
 
-    Where images are resized for classification, that is done as the weights expect it.
-
-    Supernet training leaves the search split out of train, so that a search never scores what was trained on; a fixed
-    arch trains on all of train.
+    Classification resizes images with the interpolation of the weights. A supernet is trained without the search split,
+    so that a search never scores images that were trained on. A single arch is trained on all of train.
     """
     chosen: dict[str, object] = {}
     split = factory["split"]
@@ -159,7 +158,7 @@ def build_task(config: TaskRunConfig, table: SupernetTable, arch: ArchOrSupernet
 
 
 def build_bare_trainer(config: TrainerConfig, steps: int) -> pl.Trainer:
-    """Lightning's trainer for a short training that leaves nothing on disk and is not validated on the way."""
+    """Lightning's trainer for a short training without validation that writes nothing to disk."""
     return config.lightning.build(
         **_trainer_arguments(config),
         enable_progress_bar=False,
@@ -172,7 +171,7 @@ def build_bare_trainer(config: TrainerConfig, steps: int) -> pl.Trainer:
 
 
 def build_trainer(config: ScoredRunConfig, folder: Path, callbacks: Sequence[Callback] = ()) -> pl.Trainer:
-    """Lightning's trainer with progress and loggers; its one epoch is the whole run (see `training`)."""
+    """Lightning's trainer with progress and loggers. Its only epoch is the whole run (see `training`)."""
     on_terminal = sys.stdout.isatty()
     bars: list[Callback] = []
     if config.trainer.enable_progress_bar:
@@ -182,7 +181,7 @@ def build_trainer(config: ScoredRunConfig, folder: Path, callbacks: Sequence[Cal
         try:
             loggers.append(pl.loggers.TensorBoardLogger(str(folder), name=files.TENSORBOARD_FOLDER))
         except ModuleNotFoundError as error:
-            raise ConfigError("tensorboard=true needs TensorBoard, got none: pip install tensorboard") from error
+            raise ConfigError("tensorboard=true needs TensorBoard: pip install tensorboard") from error
     return config.trainer.lightning.build(
         **_trainer_arguments(config.trainer),
         enable_progress_bar=config.trainer.enable_progress_bar and on_terminal,

@@ -27,14 +27,14 @@ logger = logging.getLogger(__name__)
 Config = TypeVar("Config", bound=SearchConfig)
 
 _evaluators: dict[str, TrialEvaluator] = {}
-"""The one evaluator of this process, by its configuration's hash: later jobs find supernet and images loaded."""
+"""The evaluator of this process by the hash of its configuration, so that later jobs need not load it again."""
 
 
 def evaluate_job(config: Config, folder: Path, build: Callable[[Config], TrialEvaluator]) -> None:
     """Evaluate the archs of one job; each outcome is written to its own file.
 
     Args:
-        build: makes the evaluator, which later jobs of this process find ready.
+        build: makes the evaluator, which later jobs of this process use again.
 
     Raises:
         NasTransferError: the configuration, the data or the weights cannot be used.
@@ -65,7 +65,7 @@ def _evaluator(config: Config, build: Callable[[Config], TrialEvaluator]) -> Tri
 
 
 def build_evaluator(config: SearchConfig, *, cache: bool = True) -> TrialEvaluator:
-    """The evaluator that a search's jobs use; without cache it reads the images anew for every candidate."""
+    """The evaluator of the jobs of a search. Without `cache`, it reads the images again for every trial."""
     set_threads(config.num_threads)
     table, checkpoint = supernet_weights(config)
     data = build_data(config.data, SUPERNET, table.preprocessing)
@@ -75,7 +75,7 @@ def build_evaluator(config: SearchConfig, *, cache: bool = True) -> TrialEvaluat
 
 
 def supernet_weights(config: SearchConfig) -> tuple[SupernetTable, Checkpoint]:
-    """The table and the weights of the supernet that is searched; ConfigError if there are none, or one arch's."""
+    """The table and the weights of the searched supernet; ConfigError without weights, or for those of one arch."""
     table, checkpoint = build_weights(config)
     if checkpoint is None:
         raise ConfigError("a search needs the weights of a supernet, got none: add weights=<its finished run's folder>")
@@ -95,7 +95,7 @@ def evaluator_of(
     cache: bool = True,
     train: Callable[[Task, Evaluation], int] | None = None,
 ) -> TrialEvaluator:
-    """The evaluator of a supernet's archs as the configuration says."""
+    """The configured evaluator of the archs of a supernet."""
     evaluator = TrialEvaluator(
         supernet.to(evaluation_device(config.trainer.accelerator)),
         partial(data.calibration_dataloader, config.calibration_images, max(2, data.batch_size)),
@@ -113,7 +113,7 @@ def evaluator_of(
 
 
 def _log_effect_of_precision(evaluator: TrialEvaluator) -> None:
-    """Log what the reduced precision changes in the largest and the smallest arch's score."""
+    """Log how a reduced precision changes the scores of the largest and the smallest arch."""
     space, key = evaluator.supernet.table.space, evaluator.supernet.score_key
     chosen = evaluator.precision
     for arch in (space.largest(), space.smallest()):

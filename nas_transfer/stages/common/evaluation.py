@@ -1,4 +1,4 @@
-"""Scoring a trained task on the split that reports quote, and what of it goes into `result.json`."""
+"""Load a trained task and score it on the validation split."""
 
 from __future__ import annotations
 
@@ -20,15 +20,19 @@ logger = logging.getLogger(__name__)
 
 
 def load_trained(config: DataRunConfig) -> tuple[Task, DownstreamData, Checkpoint]:
-    """The network that ``weights=`` and, of a supernet's, ``arch=`` name, data and weights; a subnet's is calibrated.
+    """The task of the network that ``weights=`` names, its data and its weights.
+
+    Of the weights of a supernet, ``arch=`` chooses a subnet, whose BatchNorm statistics are measured.
 
     Raises:
-        ConfigError: no weights, or an arch that the weights do not hold.
-        NasTransferError: data or weights that cannot be used.
+        ConfigError: there are no weights, or they do not hold the arch.
+        NasTransferError: the data or the weights cannot be used.
     """
     table, checkpoint = build_weights(config)
     if checkpoint is None:
-        raise ConfigError(f"stage={config.stage.name} needs weights=<a finished run's folder, or a file>, got none")
+        raise ConfigError(
+            f"stage={config.stage.name} needs weights, got none: add weights=<a finished run's folder, or a file>"
+        )
     wanted = build_arch(config.arch, table.space)
     arch = checkpoint_arch(checkpoint, table.space)
     if arch is not SUPERNET and wanted != arch and config.arch != LARGEST:  # the default, unless one was named
@@ -48,8 +52,8 @@ def evaluate_task(
 ) -> dict[str, float]:
     """All metrics on the validation split, as fractions.
 
-    A supernet is scored by its largest and smallest subnet, each extracted and with recalibrated BatchNorm statistics;
-    their metrics are named ``max/<name>`` and ``min/<name>``, and the largest one's also ``<name>``.
+    For a supernet, the largest and the smallest subnet are extracted, recalibrated and scored. Their metrics are named
+    ``max/<name>`` and ``min/<name>``, and those of the largest also ``<name>``.
     """
     task = module.task
     if not task.is_supernet:
@@ -66,14 +70,14 @@ def evaluate_task(
 
 
 def validate(module: ScoringModule, data: DownstreamData, trainer: pl.Trainer) -> dict[str, float]:
-    """A subnet's metrics on the validation split; those of the last validation if nothing changed since."""
+    """The metrics of a subnet on the validation split; those of the last validation if it was not trained since."""
     if module.metrics_step < 0 or module.metrics_step != trainer.global_step:
         trainer.validate(module, data.val_dataloader(), verbose=False)
     score_key = module.task.score_key
     if score_key not in module.metrics:
         raise ConfigError(
-            f"{score_key} is not defined on the validation split: "
-            "it has no annotation, or trainer.limit_val_batches left none"
+            f"{score_key} is undefined without annotations in the validation split: annotate it, or raise "
+            "trainer.limit_val_batches"
         )
     return module.metrics
 

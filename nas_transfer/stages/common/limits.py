@@ -9,7 +9,7 @@ from nas_transfer.stages.config.factory import Factory
 
 
 def limit_between(min: float | None = None, max: float | None = None) -> Limit:
-    """The limit that ``{min: ..., max: ...}`` means; ConfigError for a range that is none."""
+    """The limit of ``{min: ..., max: ...}``; ConfigError for an empty range."""
     return Limit(None if min is None else float(min), None if max is None else float(max))
 
 

@@ -1,4 +1,4 @@
-"""Lines of progress for logs: a job on a cluster has no terminal to show a bar on."""
+"""Progress as lines of a log, for jobs without a terminal."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ EVERY_SECONDS = 30.0
 
 
 class ProgressLog(Callback):
-    """Log every half minute how far a training is, how fast it runs and how long it will take."""
+    """Log every half minute the step, the speed and the time left of a training."""
 
     def __init__(self) -> None:
         self.first_step = 0
         self.started = self.told = time.monotonic()
 
     def on_train_start(self, trainer: pl.Trainer, *_: object) -> None:
-        """Start counting: earlier steps of a resumed run took the time of another process."""
+        """Start counting at the first step of this process, also in a resumed run."""
         self.first_step = trainer.global_step
         self.started = self.told = time.monotonic()
 

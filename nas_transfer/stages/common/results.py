@@ -1,4 +1,4 @@
-"""What a stage reports: costs by part beside the metrics, and predictions in COCO's format."""
+"""Results of a stage: metrics, costs by part, and predictions in COCO's format."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def make_result(
     samples_digest: str = "",
     provenance: tuple[Ancestor, ...] = (),
 ) -> Result:
-    """The result of a stage; a supernet's costs are those of its largest arch.
+    """The result of a stage. The costs of a supernet are those of its largest arch.
 
     `on_accelerator` says where the work was done: when it is over, Lightning has moved the task to the CPU.
     """
@@ -58,7 +58,7 @@ def make_result(
 
 
 def cost_report(task: Task, arch: Arch) -> Costs:
-    """MACs and parameters by part and in total, with the input size and class count they are stated for."""
+    """MACs and parameters by part and in total, with the input size and the number of classes."""
     costs = task.costs(arch)
     macs = {part: cost.macs for part, cost in costs.items()}
     params = {part: cost.params for part, cost in costs.items()}
@@ -74,10 +74,10 @@ def cost_report(task: Task, arch: Arch) -> Costs:
 
 
 def write_predictions(num_samples: int, folder: Path, task: Task, data: DownstreamData) -> None:
-    """Write the last evaluation's predictions in COCO's result format, for a task that makes such, and draw some.
+    """Write the predictions of the last evaluation in COCO's result format, if the task has any, and draw samples.
 
-    `files.SAMPLES_FOLDER` shows `num_samples` images, spread over the validation split, as they are
-    annotated and as a subnet sees them.
+    `files.SAMPLES_FOLDER` shows `num_samples` images, spread over the validation split, with their annotations and
+    with the predictions of a subnet.
     """
     for name, records in task.predictions.items():
         write_json(folder / f"{name}.json", records)

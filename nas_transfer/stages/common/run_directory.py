@@ -1,4 +1,4 @@
-"""A run's folder: which configuration it belongs to, and whether the run is finished."""
+"""The folder of a run: the configuration it belongs to, and whether the run is finished."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ class RunDirectory:
     folder: Path
 
     def result(self) -> Result | None:
-        """What a finished run wrote, None before that."""
+        """The result of a finished run; None if it is unfinished."""
         return read_result(self.folder)
 
 
 def open_run(config: RunConfig, texts: Mapping[str, str]) -> RunDirectory:
-    """Claim the run's folder, or find that it is this configuration's already.
+    """Create the folder of a run, or open it if it belongs to the same configuration.
 
     Args:
-        texts: what a new run keeps of its configuration, by path in its folder.
+        texts: the configuration files of a new run, by path in its folder.
 
     Raises:
-        RunError: the folder holds another configuration's run or a result of unknown origin (nothing in it is changed),
-            or any run with resume=never.
+        RunError: the folder holds a run of another configuration, a result of unknown origin, or any run with
+            resume=never. Nothing in it is changed.
     """
     folder = config.folder
     manifest = read_manifest(folder)
@@ -47,7 +47,7 @@ def open_run(config: RunConfig, texts: Mapping[str, str]) -> RunDirectory:
         return RunDirectory(folder)
     if (folder / files.RESULT).exists():
         raise RunError(
-            f"{folder} holds {files.RESULT} without {files.RUN}, so that its origin is unknown: use another name=..."
+            f"{folder} must be the folder of a run, got {files.RESULT} without {files.RUN}: use another name=..."
         )
     for path, text in texts.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ def open_run(config: RunConfig, texts: Mapping[str, str]) -> RunDirectory:
 
 
 def log_to(folder: Path) -> None:
-    """Append this process's log to ``log.txt`` in the run's folder; done once the folder is known to be the run's."""
+    """Append the log of this process to ``log.txt`` in the folder of its run."""
     handler = logging.FileHandler(folder / files.LOG)
     handler.setFormatter(logging.Formatter("[%(asctime)s][%(name)s] %(message)s"))
     logging.getLogger().addHandler(handler)
@@ -69,10 +69,10 @@ def _check_same(folder: Path, theirs: Mapping[str, object], ours: Mapping[str, o
         if theirs.get(key) != ours.get(key):
             raise RunError(
                 f"{folder} holds a run with {key}={theirs.get(key)} (now {ours.get(key)}): "
-                "choose another name=... or leave name out"
+                "use another name=... or remove name from the command"
             )
     if resume == "never" and is_main_process():
-        raise RunError(f"{folder} holds a run, which resume=never forbids: use resume=auto or another name=...")
+        raise RunError(f"{folder} holds a run, got resume=never: use resume=auto or another name=...")
 
 
 def is_main_process() -> bool:

@@ -1,4 +1,4 @@
-"""The SLURM jobs of a search: which one this process is, and waiting for those that an earlier start left running."""
+"""SLURM jobs of a search: the id of the current one, and waiting for jobs of an interrupted start."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ QUEUE_SECONDS = 5.0
 
 
 def slurm_job() -> str | None:
-    """The id of the SLURM job that this process runs in, as SLURM's commands take it."""
+    """The id of the SLURM job that runs this process, in the form of SLURM's commands; None outside SLURM."""
     if "SLURM_ARRAY_TASK_ID" in os.environ:
         return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     return os.environ.get("SLURM_JOB_ID")
 
 
 def wait_for_jobs(folder: Path) -> None:
-    """Wait until no SLURM job of an earlier start of this search runs: what it evaluates need not be done twice."""
+    """Wait for the SLURM jobs that an earlier start of this search left running, so that no trial runs twice."""
     for path, job in read_started(folder).items():
         logged = False
         while _runs(job):
@@ -35,7 +35,7 @@ def wait_for_jobs(folder: Path) -> None:
 
 
 def _runs(job: str) -> bool:
-    """Whether a SLURM job is queued or running; False where SLURM does not answer or does not know it any more."""
+    """Whether a SLURM job is queued or running; False if SLURM does not answer or does not know the job."""
     try:
         done = subprocess.run(
             ["squeue", "--noheader", "--jobs", job, "--format", "%T"], capture_output=True, text=True, timeout=60

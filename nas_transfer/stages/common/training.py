@@ -1,8 +1,7 @@
-"""Training, the common part of pretrain and finetune: one subnet or the whole supernet, resumable at any batch.
+"""Train one subnet or the whole supernet, resumable at any batch. Used by pretrain and finetune.
 
-To Lightning, a run is a single epoch over a stream of batches that goes through the dataset as often as the run is
-long. A resumed run then starts the stream at its next batch instead of at an epoch boundary, and the end of the stream
-ends the run.
+Lightning sees a run as one epoch over a stream of batches, which passes over the dataset as often as needed. A resumed
+run starts the stream at its next batch instead of at an epoch boundary, and the end of the stream ends the run.
 """
 
 from __future__ import annotations
@@ -43,10 +42,10 @@ logger = logging.getLogger(__name__)
 
 
 def train(config: TrainConfig, folder: Path) -> Result | None:
-    """Train, evaluate, and leave weights and predictions in `folder`.
+    """Train, evaluate, and write weights and predictions to `folder`.
 
     Raises:
-        NasTransferError: configuration, data, arch or weights that cannot be used.
+        NasTransferError: the configuration, the data, the arch or the weights cannot be used.
     """
     set_threads(config.num_threads)
     table, parent = build_weights(config)
@@ -96,7 +95,7 @@ def train(config: TrainConfig, folder: Path) -> Result | None:
 
 
 def _callbacks(config: TrainConfig, folder: Path) -> list[Callback]:
-    """What happens after each step."""
+    """Callbacks that run after each step."""
     callbacks: list[Callback] = []
     if config.ema_decay is not None:
         callbacks.append(pl.callbacks.EMAWeightAveraging(decay=config.ema_decay))
@@ -105,7 +104,7 @@ def _callbacks(config: TrainConfig, folder: Path) -> list[Callback]:
 
 
 def steps_of_epoch(config: DataRunConfig, data: DownstreamData, trainer: pl.Trainer) -> int:
-    """Optimiser steps that see the dataset once, or as much of it as `trainer.limit_train_batches` allows."""
+    """Optimiser steps of one pass over the dataset, or over the part that `trainer.limit_train_batches` allows."""
     batches = data.batches_per_epoch(trainer.world_size)
     limit = config.trainer.limit_train_batches
     if limit is not None:
@@ -114,7 +113,7 @@ def steps_of_epoch(config: DataRunConfig, data: DownstreamData, trainer: pl.Trai
 
 
 def _log_effect_of_batch(recipe: Recipe, max_steps: int | None, total_batch: int) -> None:
-    """Log what a total batch other than the recipe's changes: the rate, by the linear rule, but not the length."""
+    """Log how a total batch other than that of the recipe changes the learning rate. The length is not changed."""
     usual = recipe.lr_batch
     if usual is None or usual == total_batch:
         return
@@ -126,7 +125,7 @@ def _log_effect_of_batch(recipe: Recipe, max_steps: int | None, total_batch: int
 
 
 def _inherit(task: Task, checkpoint: Checkpoint) -> None:
-    """Start from given weights, and log which of them were used."""
+    """Start from given weights, and log which of them are used."""
     anew = inherit(task, checkpoint)
     if not checkpoint.is_of_kind(task):
         logger.info("weights of the body from %s; neck and head start anew", checkpoint.path)

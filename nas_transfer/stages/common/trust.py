@@ -1,4 +1,4 @@
-"""How reliable a front is: its members are scored again from other seeds, and trained for longer than in the search."""
+"""Check a front: score its trials again with other seeds, and train some archs for longer."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ logger = logging.getLogger(__name__)
 
 
 def rescore(config: SearchConfig, loop: SearchLoop, front: Front) -> Rescored | None:
-    """Score the front's members from `search.repeats` other seeds; None if none are asked for.
+    """Score the trials of the front again with `search.repeats` other seeds; None for no repeats.
 
     Raises:
-        RunError: a member that could not be scored again.
+        RunError: a trial could not be scored again.
     """
     count = config.search.repeats
     if not count:
         return None
-    logger.info("scoring the front's %d members again from %d other seeds", len(front.trials), count)
+    logger.info("scoring the %d trials of the front again with %d other seeds", len(front.trials), count)
     steps = loop.schedule.rungs.steps[-1]
     evaluations = [
         Evaluation(trial.number, trial.arch, files.repeat_file(trial.number, repeat), steps, repeat=repeat)
@@ -40,17 +40,17 @@ def rescore(config: SearchConfig, loop: SearchLoop, front: Front) -> Rescored | 
 
 
 def validate_proxy(config: ProxyConfig, loop: SearchLoop, front: Front) -> Validation | None:
-    """Train some archs for longer and compare the scores of the search with theirs; None if none are asked for.
+    """Train `proxy.validate` archs for longer and compare their scores with those of the search; None for no archs.
 
     Raises:
-        RunError: an arch that could not be trained.
+        RunError: an arch could not be trained.
     """
     count, times, steps = config.proxy.validate, config.proxy.validate_times, loop.schedule.rungs.steps[-1]
     if not count:
         return None
     chosen = spread(loop.study.told(), front, count)
     if len(chosen) < 3:
-        raise RunError(f"proxy.validate needs at least 3 trials with values, got {len(chosen)}")
+        raise RunError(f"proxy.validate needs at least 3 scored trials, got {len(chosen)}: raise search.trials")
     long = times * steps
     logger.info("training %d archs for %d instead of %d steps", len(chosen), long, steps)
     evaluations = [
@@ -70,7 +70,7 @@ def validate_proxy(config: ProxyConfig, loop: SearchLoop, front: Front) -> Valid
 
 
 def spread(told: Sequence[Trial], front: Front, count: int) -> list[Trial]:
-    """`count` trials spread evenly over the front; a smaller front is filled up with the trials that rank next."""
+    """`count` trials spread evenly over the front; a smaller front is filled up with the trials of the next ranks."""
     members = list(front.trials)
     if len(members) >= count:
         return [members[index] for index in np.linspace(0, len(members) - 1, count).round().astype(int)]

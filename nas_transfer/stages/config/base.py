@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class StageConfig:
-    """``stage``: which step runs.
+    """``stage``: the step that runs.
 
     Attributes:
         name: first folder of a run.
-        run: the function.
+        run: dotted name of its function.
         config: the record that its configuration is read into, a subclass of `RunConfig`.
     """
 
@@ -52,7 +52,7 @@ class RunConfig:
 
     @property
     def folder(self) -> Path:
-        """Where the run lies."""
+        """The folder of the run."""
         return Path(self.run_dir)
 
     @property
@@ -67,8 +67,8 @@ class TaskConfig:
 
     Attributes:
         name: second folder of a run.
-        cost_classes: classes that costs are stated for where no dataset is read.
-        build: makes the task, given its settings.
+        cost_classes: number of classes of the costs if no dataset is read.
+        build: makes the task from its settings.
         recipe: optimiser and schedule.
         sampling: which archs a step of supernet training runs.
     """
@@ -85,9 +85,9 @@ class TrainerConfig:
     """``trainer``: Lightning's Trainer, and the length of a run.
 
     Attributes:
-        max_steps, max_epochs: the length; whichever is reached first.
-        check_val_every_n_epoch: how often a single arch is scored on the way.
-        limit_train_batches: batches, or the share of them, that make an epoch.
+        max_steps, max_epochs: the length; the first limit that is reached ends the run.
+        check_val_every_n_epoch: epochs between two validations of a single arch.
+        limit_train_batches: number or share of the batches that make an epoch.
         lightning: the Trainer's class and all other arguments.
     """
 
@@ -106,11 +106,11 @@ class TrainerConfig:
 
     @property
     def single_device(self) -> bool:
-        """Whether one device of one machine is asked for."""
+        """Whether the run uses one device of one machine."""
         return self.devices in (1, "1") and self.num_nodes == 1
 
     def steps(self, steps_per_epoch: int) -> int:
-        """The optimiser steps of a run; ConfigError for a run without a length."""
+        """The optimiser steps of a run; ConfigError if the length is missing."""
         bounds = []
         if self.max_steps is not None and self.max_steps > 0:
             bounds.append(self.max_steps)
@@ -124,7 +124,7 @@ class TrainerConfig:
         return min(bounds)
 
     def arguments(self) -> dict[str, object]:
-        """What Lightning's Trainer gets of it."""
+        """The arguments for Lightning's Trainer."""
         return {
             "accelerator": self.accelerator,
             "devices": list(self.devices) if isinstance(self.devices, tuple) else self.devices,

@@ -1,4 +1,4 @@
-"""Where a stage begins: its configuration becomes its record, and names its run."""
+"""Read the configuration of a stage into its record, and open its run folder."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from nas_transfer.stages.config.training import TrainConfig
 Config = TypeVar("Config", bound=RunConfig)
 
 SHARED_KEYS = frozenset(field.name for field in dataclasses.fields(TrainConfig))
-"""The keys of ``config.yaml``: every composed configuration has them, whether its stage has a use for them or not."""
+"""The keys of ``config.yaml``, which every composed configuration has, even if its stage does not use them."""
 
 
 def read_config(cfg: DictConfig, record: type[Config], *, imports: bool = True) -> Config:
-    """A stage's configuration as its record; see `reader.read`.
+    """The configuration of a stage as its record; see `reader.read`.
 
     Raises:
-        ConfigError: all that is wrong with it.
+        ConfigError: the configuration is invalid; the message lists all faults.
     """
     config = reader.read(cfg, record, SHARED_KEYS, imports=imports)
     return dataclasses.replace(config, identity=reader.identity(cfg, record, SHARED_KEYS))
@@ -42,13 +42,13 @@ def record_of(cfg: DictConfig) -> type[RunConfig]:
 
 
 def begin_run(cfg: DictConfig, hydra_cfg: DictConfig, *, imports: bool) -> tuple[RunConfig, RunDirectory]:
-    """Read the configuration, then claim the run's folder, or find that it is this configuration's already.
+    """Read the configuration, then create the run folder, or open it if it belongs to the same configuration.
 
     Args:
         imports: see `reader.read`.
 
     Raises:
-        ConfigError: all that is wrong with the configuration; no folder is left behind.
+        ConfigError: the configuration is invalid; no folder is left behind.
         RunError: the folder holds another run.
     """
     try:
@@ -72,9 +72,9 @@ def config_sha256(cfg: DictConfig) -> str:
 
 
 def run_name(*, _root_: DictConfig) -> str:
-    """Resolver of ``${run_name:}``: the arch, so that a person finds the folder, and 8 digits of the hash.
+    """Resolve ``${run_name:}``: the arch and 8 digits of the hash.
 
-    A configuration that cannot be read gets the name ``incomplete``; the run itself then says what is wrong with it.
+    An invalid configuration gets the name ``incomplete``; its run then reports the faults.
     """
     try:
         digest = config_sha256(_root_)
@@ -85,7 +85,7 @@ def run_name(*, _root_: DictConfig) -> str:
 
 
 def texts_of(cfg: DictConfig, hydra_cfg: DictConfig) -> dict[str, str]:
-    """What a run keeps of its configuration, by path in its folder."""
+    """The configuration files of a run, by path in its folder."""
     return {
         files.CONFIG: OmegaConf.to_yaml(cfg),
         files.HYDRA_CONFIG: OmegaConf.to_yaml(hydra_cfg),

@@ -1,4 +1,4 @@
-"""What a user chooses by `_target_`: a class with its arguments, checked before it is built."""
+"""A class chosen by `_target_` with its arguments, checked before it is built."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Built = TypeVar("Built", covariant=True)
 
 TARGET, PARTIAL = "_target_", "_partial_"
 SHORT = 6
-"""So many names are listed as a whole."""
+"""Most names that a message lists."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Factory(Generic[Built]):
     Attributes:
         content: the mapping.
         path: its dotted key, for messages.
-        uncounted: keys of it that do not belong to the run's identity.
+        uncounted: keys that are not part of the run's identity.
     """
 
     content: Mapping[str, object]
@@ -54,7 +54,7 @@ class Factory(Generic[Built]):
         return Factory({**self.content, **values}, self.path, self.uncounted)
 
     def faults(self, builds: bool) -> list[str]:
-        """A sentence for each argument that the target lacks or does not know, and for each value that it refuses.
+        """A sentence for each missing or unknown argument, and for each value that the target refuses.
 
         Imports the target.
 
@@ -114,7 +114,7 @@ def _binding_faults(path: str, node: Mapping[str, object]) -> list[str]:
 
 
 def _hints(target: Callable[..., object]) -> dict[str, object]:
-    """The types that a target states of its arguments, as far as they can be evaluated."""
+    """The types of a target's arguments; none if they cannot be evaluated."""
     try:
         return get_type_hints(getattr(target, "__init__") if isinstance(target, type) else target)  # noqa: B009
     except (NameError, TypeError, AttributeError):
@@ -122,7 +122,7 @@ def _hints(target: Callable[..., object]) -> dict[str, object]:
 
 
 def _near(argument: str, known: list[str]) -> str:
-    """What to do instead."""
+    """The known arguments, or the one with the most similar name."""
     if len(known) <= SHORT:
         return f", which takes {', '.join(known) or 'none'}"
     near = difflib.get_close_matches(argument, known, n=1, cutoff=0.0)[0]
@@ -133,7 +133,7 @@ _VARIADIC = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 
 
 def _reported_faults(error: Exception, path: str) -> list[str]:
-    """The faults that a target reported of itself, which Hydra wraps."""
+    """The faults in the ConfigError of a target, which Hydra wraps."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ConfigError):

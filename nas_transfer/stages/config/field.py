@@ -12,18 +12,18 @@ METADATA = "key"
 
 @dataclass(frozen=True)
 class Key:
-    """How a key is read, and whether its value belongs to the run's identity.
+    """How a key is read, and whether its value is part of the run's identity.
 
     Attributes:
-        identity: whether another value is another run.
-        counts_with: keys of the same record, of which one must be set for the value to belong to the identity.
-        only_with: keys of the same record, of which one must be set for the value to be read at all; else it is None.
+        identity: whether another value makes another run.
+        counts_with: keys of the same record; the value is part of the identity only if one of them is set.
+        only_with: keys of the same record; the value is read only if one of them is set, and is None otherwise.
         minimum, maximum: the closed range of a number, or of each number of a list.
-        uncounted: keys inside a factory that do not belong to the identity.
-        target: of a factory whose YAML names no `_target_`: what it builds.
-        builds: whether a factory is built to collect its faults; not for what reads files or starts devices.
-        null: what to say where a value must be given and is null.
-        rest: whether the field takes all keys that the record's other fields leave.
+        uncounted: keys inside a factory that are not part of the identity.
+        target: what a factory builds if its YAML has no `_target_`.
+        builds: whether a factory is built to collect its faults; False for one that reads files or starts devices.
+        null: the message for a null where a value is required.
+        rest: whether the field takes all keys that have no field of their own.
     """
 
     identity: bool = True

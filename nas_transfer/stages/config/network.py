@@ -29,8 +29,8 @@ class ProfileConfig(TaskRunConfig):
     """The keys of ``stage=profile``.
 
     Attributes:
-        preview: training samples to draw; `data` is read for them alone.
-        latency: random archs whose blocks are timed.
+        preview: number of training samples to draw; `data` is read only for them.
+        latency: number of random archs whose blocks are timed.
     """
 
     preview: int = key(minimum=0)
@@ -46,13 +46,13 @@ class ProfileConfig(TaskRunConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ExportStageConfig(StageConfig):
-    """``stage`` of an export: by how much an engine may differ from torch.
+    """``stage`` of an export: the largest allowed differences between an engine and torch.
 
     Attributes:
-        max_difference: of outputs, as a share of the largest one.
-        max_unmatched: share of a detector's detections that only one of the two makes.
-        max_score_difference: of the scores on the validation split.
-        compared_images: how many images of that split outputs are compared on.
+        max_difference: between outputs, as a share of the largest output.
+        max_unmatched: for a detector, the share of detections without a match.
+        max_score_difference: between the scores on the validation split.
+        compared_images: number of images of that split on which outputs are compared.
     """
 
     max_difference: float = key(minimum=0)
@@ -76,8 +76,8 @@ class PredictConfig(DataRunConfig):
 
     Attributes:
         images: a folder or a file.
-        score_threshold: what scores less is not drawn.
-        boxes: a file of persons for pose.
+        score_threshold: lowest score that is drawn.
+        boxes: a file with boxes of persons, for pose.
     """
 
     supernet: Factory["SupernetTable"] = key(identity=False)

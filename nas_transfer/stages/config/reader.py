@@ -1,4 +1,4 @@
-"""From the composed YAML to a record: types, bounds, missing and unknown keys, and all faults in one error."""
+"""Read the composed YAML into a record: check types, bounds and keys, and report all faults at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from nas_transfer.stages.config.field import Key, keys_of
 from nas_transfer.stages.config.values import accepts, alternatives, shown, words
 
 FOLDER_KEYS = ("name", "runs", "run_dir")
-"""Where a run lies: what follows from them counts as one and the same for every run."""
+"""Keys that set the run folder. Values that follow from them are the same in every identity."""
 OF_HYDRA = frozenset({"hydra"})
 
 Record = TypeVar("Record")
@@ -52,7 +52,7 @@ class _Deferred:
 
 
 class _Reading:
-    """One pass over a configuration: what is wrong so far, and what can only be checked by importing more."""
+    """One pass over a configuration: its faults so far, and checks that must import more."""
 
     def __init__(self) -> None:
         self.faults: list[str] = []
@@ -62,7 +62,7 @@ class _Reading:
         """A record from the keys of `cfg`; `_NOTHING` after a fault.
 
         Args:
-            others: keys that the record has no field for and that are no mistake.
+            others: further keys that are allowed.
         """
         before = len(self.faults)
         known = keys_of(record)
@@ -92,7 +92,7 @@ class _Reading:
         return read
 
     def key(self, cfg: DictConfig, name: str, hint: object, path: str, options: Key) -> object:
-        """The value of a key, converted."""
+        """The value of a key, converted to its type."""
         value = self._value(cfg, name, path)
         if value is None and options.null is not None:
             self.faults.append(options.null)
@@ -100,7 +100,7 @@ class _Reading:
         return _NOTHING if value is _NOTHING else self.convert(value, hint, path, options)
 
     def convert(self, value: object, hint: object, path: str, options: Key) -> object:
-        """A value as the type that a field states; `_NOTHING` after a fault."""
+        """A value converted to the type of its field; `_NOTHING` after a fault."""
         origin = get_origin(hint)
         if len(alternatives(hint)) > 1:
             return self._one_of(value, hint, path, options)
@@ -126,12 +126,12 @@ class _Reading:
         return self._wrong(path, hint, value)
 
     def plain(self, cfg: DictConfig, name: str, path: str) -> object:
-        """A key's value without OmegaConf's types, resolved."""
+        """The resolved value of a key, without OmegaConf's types."""
         value = self._value(cfg, name, path)
         return value if value is _NOTHING else self.plain_value(value, path)
 
     def plain_value(self, value: object, path: str) -> object:
-        """The same of a value."""
+        """A resolved value, without OmegaConf's types."""
         if isinstance(value, DictConfig):
             return {str(name): self.plain(value, name, _join(path, name)) for name in value}  # type: ignore[arg-type]
         if isinstance(value, ListConfig):
@@ -157,7 +157,7 @@ class _Reading:
         if options.target is not None and TARGET not in content:
             content = {TARGET: options.target, **content}
         if TARGET not in content:
-            self.faults.append(f"{path} needs a {TARGET}, the class that is built from it")
+            self.faults.append(f"{path} needs a class, got no {TARGET}: add {path}.{TARGET}=... to the command")
             return _NOTHING
         factory: Factory[object] = Factory(content, path, options.uncounted)
         self.deferred.append(_Deferred(lambda: factory.faults(options.builds)))
@@ -194,7 +194,7 @@ class _Reading:
                 if value == choice or (isinstance(choice, str) and str(value) == choice):
                     return choice
             remedy = " or ".join(f"{path}={choice}" for choice in choices)
-            self.faults.append(f"{path} cannot be {value!r}: use {remedy}")
+            self.faults.append(f"{path} must be a known choice, got {value!r}: use {remedy}")
             return _NOTHING
         if not accepts(hint, value):
             return self._wrong(path, hint, value)
@@ -244,12 +244,12 @@ def read(cfg: DictConfig, record: type[Record], others: Collection[str] = (), *,
     """The configuration as a record.
 
     Args:
-        others: keys that the record has no field for and that are no mistake: those of other stages.
-        imports: whether to import what each `_target_` names, and to build what can be built at no cost, in order to
-            check it. Without, that is done only after another fault, so that all are reported together.
+        others: further keys that are allowed: those of other stages.
+        imports: whether to import each `_target_` and to build cheap objects in order to check them. If False, this is
+            done only after another fault, so that all faults are reported together.
 
     Raises:
-        ConfigError: each missing and unknown key, wrong type and forbidden value.
+        ConfigError: the message lists each missing or unknown key, wrong type and forbidden value.
     """
     config, reading = _read(cfg, record, others)
     if imports or reading.faults:
@@ -260,13 +260,13 @@ def read(cfg: DictConfig, record: type[Record], others: Collection[str] = (), *,
 
 
 def identity(cfg: DictConfig, record: type, others: Collection[str] = ()) -> dict[str, object]:
-    """The keys that change a run's result, flat, resolved and plain JSON.
+    """The keys that change the result of a run, flat, resolved and in plain JSON.
 
-    What follows from the run's folder, such as a path below ``${run_dir}``, counts as one and the same for every run:
-    the folder's name comes from this very identity.
+    Values that follow from the run folder, such as a path below ``${run_dir}``, are the same for every run, because the
+    name of the folder is derived from the identity.
 
     Raises:
-        ConfigError: a configuration that cannot be read.
+        ConfigError: the configuration is invalid.
     """
     cfg = copy.deepcopy(cfg)
     for folder_key in FOLDER_KEYS:

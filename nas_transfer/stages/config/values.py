@@ -1,4 +1,4 @@
-"""The types of single values: what a value must be, in words, and whether it is."""
+"""Types of single values: check a value, and describe its type in words."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def alternatives(hint: object) -> tuple[object, ...]:
 
 
 def is_single(hint: object) -> bool:
-    """Whether a type is that of a number, a word, a switch, a choice or null, or a union of such."""
+    """Whether a type is a number, a word, a switch, a choice, null, or a union of these."""
     return all(one in WORDS or get_origin(one) is Literal for one in alternatives(hint))
 
 
 def accepts(hint: object, value: object) -> bool:
-    """Whether a single value has this type; a whole number is a number, and a number may stand for a word."""
+    """Whether a single value has this type. A whole number is a number, and a number can be given for a word."""
     return any(_is(one, value) for one in alternatives(hint))
 
 
@@ -34,7 +34,7 @@ def _is(hint: object, value: object) -> bool:
 
 
 def words(hint: object) -> str:
-    """A type as a person says it."""
+    """A type in words."""
     if hint in WORDS:
         return WORDS[hint]
     origin, inner = get_origin(hint), get_args(hint)
