@@ -1,21 +1,21 @@
-"""The one exception family: what a user can mend by changing the command, the data or a file.
+"""Exceptions for mistakes that a user can correct in the command, the data or a file.
 
-Every message is one line: what is wrong, what was given, what to do. The command line prints it without a traceback and
-ends with exit code 2; anything outside this family is a defect of the program and keeps its traceback.
+Each message is one line that says what is wrong, what was given and what to do. The command line prints it without a
+traceback and exits with code 2. Any other exception is a defect of the program and keeps its traceback.
 """
 
 from collections.abc import Iterable
 
 
 class NasTransferError(Exception):
-    """Base of every error that is the input's fault."""
+    """Base class of errors that a user can correct."""
 
 
 class ConfigError(NasTransferError):
-    """Configuration values that cannot be used, alone or together.
+    """Configuration values are invalid, alone or in combination.
 
     Args:
-        faults: a sentence for each value.
+        faults: one sentence for each fault.
     """
 
     def __init__(self, *faults: str) -> None:
@@ -25,23 +25,23 @@ class ConfigError(NasTransferError):
 
 
 class DataError(NasTransferError):
-    """A data set on disk that does not have the layout or the content it should have."""
+    """A data set does not have the required layout or content."""
 
 
 class ArchError(NasTransferError):
-    """An arch outside its search space, or one that cannot be found."""
+    """An arch is outside its search space, or it cannot be found."""
 
 
 class WeightsError(NasTransferError):
-    """A checkpoint that cannot be read safely or does not fit the network."""
+    """Weights cannot be read safely, or they do not fit the network."""
 
 
 class RunError(NasTransferError):
-    """A run directory that is missing, unfinished, or belongs to another configuration."""
+    """A run folder is missing, unfinished, or belongs to another configuration."""
 
 
 def report_faults(faults: Iterable[str]) -> None:
-    """Raise one ConfigError for all faults, if there are any; a record's ``__post_init__`` calls it with its own."""
+    """Raise one ConfigError for all faults, if there are any. Records call it in ``__post_init__``."""
     collected = tuple(faults)
     if collected:
         raise ConfigError(*collected)

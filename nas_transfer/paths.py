@@ -1,4 +1,4 @@
-"""Where the configuration lies: beside the package in a checkout, inside it in a wheel."""
+"""The folder of the configuration: beside the package in a checkout, inside the package in a wheel."""
 
 from pathlib import Path
 
@@ -8,8 +8,12 @@ PACKAGE = Path(__file__).resolve().parent
 
 
 def conf_dir() -> Path:
-    """The folder of ``config.yaml`` and its groups; ConfigError if an installation lost it."""
+    """The folder of ``config.yaml`` and its groups.
+
+    Raises:
+        ConfigError: the installation has no configuration.
+    """
     for folder in (PACKAGE / "conf", PACKAGE.parent / "conf"):
         if (folder / "config.yaml").is_file():
             return folder
-    raise ConfigError(f"expected conf/config.yaml in or beside {PACKAGE}, got neither: install the package again")
+    raise ConfigError(f"conf/config.yaml is missing, both in and beside {PACKAGE}: install the package again")

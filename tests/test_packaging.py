@@ -24,6 +24,7 @@ def test_the_wheel_carries_its_configuration_and_runs_elsewhere(tmp_path: Path) 
     for path in (REPOSITORY / "conf").rglob("*.yaml"):
         assert (site / "nas_transfer/conf" / path.relative_to(REPOSITORY / "conf")).is_file()
     assert (site / "nas_transfer/report/page.html.j2").is_file()
+    assert (site / "nas_transfer/py.typed").is_file()
     arguments = ["stage=profile", "task=imagenet", "supernet=bignas", "arch=attentivenas_a1"]
     environment = os.environ | {"PYTHONPATH": str(site)}
     elsewhere = subprocess.run(

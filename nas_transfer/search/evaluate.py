@@ -1,7 +1,7 @@
-"""From an arch to its objectives: a private copy, exact BatchNorm statistics, the score on the search split.
+"""Evaluation of trials: extract a subnet, measure its BatchNorm statistics, score it on the search split.
 
-The supernet and the batches are loaded once and serve all candidates: every candidate sees the same images in the same
-batches, so that the same arch always gets the same values.
+The supernet and the batches are loaded once for all trials. Every trial sees the same images in the same batches, so
+the same arch always gets the same values.
 """
 
 from __future__ import annotations
@@ -31,20 +31,26 @@ Batch: TypeAlias = Mapping[str, object]
 PRECISIONS = {"32": None, "bf16": torch.bfloat16, "16": torch.float16}
 
 
-class CandidateEvaluator:
-    """Evaluates archs of one supernet on one device.
+class TrialEvaluator:
+    """Evaluate trials of one supernet on one device.
 
     Args:
-        supernet: a task that holds all weights, on its device; never changed.
-        calibration: gives for each `Evaluation.repeat` batches of train for BatchNorm statistics, evaluation transform.
+        supernet: the task that holds all weights, on its device. It is never changed.
+        calibration: returns batches of train for BatchNorm statistics, with the evaluation transform, for an
+            `Evaluation.repeat`.
         search: batches of the search split.
-        ground_truth: of the search split.
-        objectives: by name, in order.
-        limits: on any of the objectives.
-        cache_bytes: batches are kept in memory up to this size, and read anew for every candidate beyond it.
-        precision: of the forward passes: ``32``, ``bf16`` or ``16``.
-        train: trains a candidate's private copy before its statistics are measured, as its work says, and tells on how
-            many images; None to score inherited weights.
+        ground_truth: annotations of the search split.
+        objectives: objectives by name, in the order of the study.
+        limits: limits on objectives, by name.
+        cache_bytes: size up to which batches are kept in memory. Larger sets are read again for every trial.
+        precision: precision of forward passes: ``32``, ``bf16`` or ``16``.
+        train: trains the subnet of a trial as its `Evaluation` says, and returns the number of training images; None
+            to score inherited weights.
+
+    Attributes:
+        images: training images of all trials so far.
+        training_seconds: duration of their training.
+        repeat: the `Evaluation.repeat` of the calibration batches in use.
     """
 
     def __init__(
@@ -74,19 +80,17 @@ class CandidateEvaluator:
         self._prepared: dict[tuple[int, int], tuple[Iterable[Batch], Iterable[Batch]]] = {}
 
     def evaluate(self, evaluation: Evaluation) -> Outcome:
-        """The values of a candidate, or why it has none.
-
-        Whatever goes wrong in one candidate is its outcome; only what no candidate could survive is raised.
+        """Evaluate a trial; an error in one trial becomes its outcome.
 
         Raises:
-            NasTransferError: the configuration or the data cannot be used.
+            NasTransferError: the configuration or the data cannot be used, so that every trial would fail.
         """
         start, images, training = time.monotonic(), self.images, self.training_seconds
         try:
             outcome = self._evaluate(evaluation)
         except NasTransferError:
             raise
-        except Exception as error:  # a defect of one candidate, torch.OutOfMemoryError too: the search goes on
+        except Exception as error:  # includes torch.OutOfMemoryError: other trials may still succeed
             logger.exception("%s failed", evaluation)
             outcome = Outcome.failed(evaluation.trial, evaluation.arch, f"{type(error).__name__}: {error}")
             if torch.cuda.is_available():
@@ -106,9 +110,9 @@ class CandidateEvaluator:
             if limit is not None and not limit.allows(values[name]):
                 reason = f"{name} {values[name]:g} is outside search.constraints.{name}"
                 return replace(unscored, reason=reason, left_out=True)
-        wrong = [name for name, value in values.items() if not math.isfinite(value)]
-        if wrong:
-            reason = f"expected a number for {wrong[0]}, got {values[wrong[0]]}"
+        undefined = [name for name, value in values.items() if not math.isfinite(value)]
+        if undefined:
+            reason = f"{undefined[0]} must be a finite number, got {values[undefined[0]]}"
             return Outcome.failed(evaluation.trial, evaluation.arch, reason)
         return replace(unscored, values={name: values[name] for name in self.objectives}, metrics=subnet.metrics)
 
@@ -116,9 +120,9 @@ class CandidateEvaluator:
         return sorted(self.objectives.items(), key=lambda item: not item[1].measured_first)
 
     def extract(self, evaluation: Evaluation) -> Task:
-        """The candidate's network with recalibrated statistics, in eval mode, BatchNorms folded as for deployment.
+        """Extract the subnet of a trial, with recalibrated and folded BatchNorms, in eval mode.
 
-        A copy of its own that is trained first if the evaluator trains: what one candidate learns no other one sees.
+        The subnet is a private copy, so training one trial does not affect another.
         """
         arch = self.supernet.table.space.from_dict(evaluation.arch)
         subnet = self.supernet.extract(arch)
@@ -126,17 +130,17 @@ class CandidateEvaluator:
             start = time.monotonic()
             self.images += self.train(subnet, evaluation)
             self.training_seconds += time.monotonic() - start
-        self._draw_again(evaluation.repeat)
+        self._calibrate_for(evaluation.repeat)
         for module in subnet.network.modules():
             if hasattr(module, "inplace"):
-                module.inplace = True  # activations: no gradient needs their input
+                module.inplace = True  # activations: no gradients are needed
         with self._autocast():
             subnet.calibrate(self._batches(arch)[0])
         fold_batch_norms(subnet.eval().network)
         return subnet
 
     def score(self, subnet: Task) -> dict[str, float]:
-        """All metrics of a subnet on the search split."""
+        """Compute all metrics of a subnet on the search split."""
         arch = subnet.table.space.arch_or_largest(subnet.arch)
         subnet.ground_truth = self.ground_truth
         with torch.inference_mode(), self._autocast():
@@ -144,26 +148,25 @@ class CandidateEvaluator:
                 subnet.update_metrics(subnet.on_device(batch))
             return subnet.compute_metrics()
 
-    def _draw_again(self, repeat: int) -> None:
-        """Calibrate on the images of another repeat from now on."""
+    def _calibrate_for(self, repeat: int) -> None:
+        """Load the calibration images of a repeat, unless they are in use."""
         if repeat == self.repeat:
             return
         self.repeat, self._prepared = repeat, {}
         self.calibration = cached(self._draw_calibration(repeat), self.cache_bytes - size_of(self.search))
 
     def _batches(self, arch: Arch) -> tuple[Iterable[Batch], Iterable[Batch]]:
-        """Calibration and search batches as the arch sees them, kept for each input size while the memory lasts."""
+        """Calibration and search batches at the input size of an arch, cached for each size within `cache_bytes`."""
         if not isinstance(self.calibration, list) or not isinstance(self.search, list):
             return self.calibration, self.search
         size = self.supernet.input_size(arch)
         if size not in self._prepared:
-            parts = [
-                [self.supernet.prepared(batch, arch) for batch in part] for part in (self.calibration, self.search)
-            ]
-            used = sum(size_of(part) for pair in self._prepared.values() for part in pair)
-            if used + sum(map(size_of, parts)) > self.cache_bytes:
+            calibration = [self.supernet.prepared(batch, arch) for batch in self.calibration]
+            search = [self.supernet.prepared(batch, arch) for batch in self.search]
+            used = sum(size_of(batches) for pair in self._prepared.values() for batches in pair)
+            if used + size_of(calibration) + size_of(search) > self.cache_bytes:
                 return self.calibration, self.search
-            self._prepared[size] = (parts[0], parts[1])
+            self._prepared[size] = (calibration, search)
         return self._prepared[size]
 
     def _autocast(self) -> torch.autocast:
@@ -173,9 +176,9 @@ class CandidateEvaluator:
 
 
 class _TrialSubnet(TrialSubnet):
-    """Builds the network when an objective first needs it, and scores it once."""
+    """Extracts the subnet when an objective first needs it, and scores it once."""
 
-    def __init__(self, evaluator: CandidateEvaluator, evaluation: Evaluation) -> None:
+    def __init__(self, evaluator: TrialEvaluator, evaluation: Evaluation) -> None:
         self.evaluation, self.evaluator = evaluation, evaluator
         self._arch = evaluator.supernet.table.space.from_dict(evaluation.arch)
         self.metrics: dict[str, float] = {}
@@ -198,20 +201,20 @@ class _TrialSubnet(TrialSubnet):
 
 
 def cached(batches: Iterable[Batch], limit: int) -> Iterable[Batch]:
-    """The batches in a list, if they fit into `limit` bytes, else as they came."""
-    kept: list[Batch] = []
+    """Load batches into a list if they fit into `limit` bytes; otherwise return them as they are."""
+    loaded: list[Batch] = []
     total = 0
     for batch in batches:
-        kept.append(batch)
+        loaded.append(batch)
         total += _batch_bytes(batch)
         if total > limit:
-            logger.info("more than %d MiB of images: they are read anew for every candidate", limit // 2**20)
+            logger.info("the images take more than %d MiB and are read again for every trial", limit // 2**20)
             return batches
-    return kept
+    return loaded
 
 
 def size_of(batches: Iterable[Batch]) -> int:
-    """Bytes of the batches that are kept in memory, 0 for those that are not."""
+    """Bytes of batches that are kept in memory; 0 if they are read again each time."""
     return sum(_batch_bytes(batch) for batch in batches) if isinstance(batches, list) else 0
 
 

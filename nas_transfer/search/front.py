@@ -1,4 +1,4 @@
-"""What a search leaves behind: the front, arch files, and one arch that a rule picks."""
+"""The front of a search: its trials, its files, and the rules that pick one trial."""
 
 from __future__ import annotations
 
@@ -20,41 +20,44 @@ RULES = ("best", "knee", "high_trade_off", "trade_off")
 
 
 def points_of(front: Front) -> np.ndarray:
-    """The values of a front's trials (N, M), minimised."""
+    """The values of the trials of a front: (N, M), minimised."""
     return minimised(front.trials, front.objectives)
 
 
 def minimised(trials: Sequence[Trial], objectives: Mapping[str, Direction]) -> np.ndarray:
-    """The values of trials (N, M) with those of maximised objectives negated."""
+    """The values of trials: (N, M), with maximised objectives negated."""
     values = np.asarray([[trial.values[name] for name in objectives] for trial in trials])
     return values.reshape(-1, len(objectives)) * signs(objectives.values())
 
 
 def front_of(trials: Sequence[Trial], objectives: Mapping[str, Direction]) -> Front:
-    """The front of all trials with values; of trials with equal values the first one."""
+    """The non-dominated trials, sorted by their values; only the first of several trials with equal values."""
     if not trials:
         return Front(dict(objectives), ())
     points = minimised(trials, objectives)
-    kept: dict[tuple[float, ...], Trial] = {}
+    distinct: dict[tuple[float, ...], Trial] = {}
     for index in np.flatnonzero(non_dominated(points)):
-        kept.setdefault(tuple(points[index]), trials[index])
-    return Front(dict(objectives), tuple(trial for _, trial in sorted(kept.items(), key=lambda item: item[0])))
+        distinct.setdefault(tuple(points[index]), trials[index])
+    return Front(dict(objectives), tuple(trial for _, trial in sorted(distinct.items(), key=lambda item: item[0])))
 
 
 @dataclass(frozen=True)
 class TradeOff:
-    """How much score a cost is worth.
+    """A fixed exchange rate between score and cost.
 
-    The worth of a member, smaller being better, is (max_score_key - score) / max_score_key + ratio * cost / the
-    front's largest cost: with a ratio of 0.1, half the cost is worth 5 % of `max_score_key`.
+    It assigns each trial of a front a penalty; less is better::
+
+        (max_score_key - score) / max_score_key + ratio * cost / largest cost of the front
+
+    With a ratio of 0.1, halving the largest cost is worth 5 % of `max_score_key`.
 
     Args:
-        second: the objective against the score, a minimised one.
+        second: the objective that is traded against the score. It must be minimised.
         max_score_key: the score of a perfect network; scores are fractions in 0-1.
-        ratio: what the largest cost is worth, in shares of `max_score_key`.
+        ratio: the worth of the largest cost, as a fraction of `max_score_key`.
 
     Raises:
-        ConfigError: naming the value.
+        ConfigError: `max_score_key` or `ratio` is out of range.
     """
 
     second: str
@@ -72,83 +75,92 @@ class TradeOff:
             faults.append(f"search.trade_off.ratio must be above 0, got {self.ratio}")
         report_faults(faults)
 
-    def worths(self, front: Front) -> np.ndarray:
-        """The worth (N,) of each member.
+    def penalties(self, front: Front) -> np.ndarray:
+        """The penalty (N,) of each trial of the front.
 
         Raises:
-            ConfigError: a score above `max_score_key`, which is then on another scale; the cost is maximised.
+            ConfigError: a score is above `max_score_key`, or the second objective is maximised.
         """
         if front.objectives[self.second] != "minimize":
-            raise ConfigError(f"expected search.trade_off.second to be minimised, got {self.second}")
+            raise ConfigError(f"search.trade_off.second must be a minimised objective, got {self.second}")
         scores = np.asarray([trial.values["score"] for trial in front.trials])
         costs = np.asarray([trial.values[self.second] for trial in front.trials])
         if len(scores) and scores.max() > self.max_score_key:
             raise ConfigError(
-                f"expected scores up to search.trade_off.max_score_key={self.max_score_key:g}, got {scores.max():g}: "
-                "scores are fractions in 0-1, and max_score_key the best that one can reach"
+                f"a score of {scores.max():g} is above search.trade_off.max_score_key={self.max_score_key:g}: "
+                "set max_score_key to the best score that a network can reach, a fraction in 0-1"
             )
         return (self.max_score_key - scores) / self.max_score_key + self.ratio * costs / max(costs, default=1.0)
 
 
 def pick(front: Front, rule: str | None, under: Mapping[str, float], trade_off: TradeOff | None = None) -> Trial:
-    """One trial of the front.
+    """Pick one trial of the front.
 
     Args:
-        rule: ``best`` of the first objective, ``knee``, ``high_trade_off`` (Rachmawati and Srinivasan 2009), or
-            ``trade_off``, the smallest worth; None for the last if there is a trade-off, else for the knee.
-        under: caps on objectives, in their own units, that the pick must keep; a maximised one's is a floor.
-        trade_off: of score and cost.
+        front: the front.
+        rule: ``best`` in the first objective, ``knee``, ``high_trade_off`` (Rachmawati and Srinivasan 2009), or
+            ``trade_off`` for the smallest penalty of `trade_off`. None picks by `trade_off` if it is given, and
+            otherwise the knee.
+        under: limits on objectives, in their own units: a maximum for a minimised objective, a minimum for a maximised
+            one.
+        trade_off: exchange rate between score and cost.
 
     Raises:
-        ConfigError: an unknown rule or objective, or no trial within the caps (says the nearest).
+        ConfigError: the rule or an objective is unknown, or no trial is within the limits.
     """
     rule = rule or ("knee" if trade_off is None else "trade_off")
     if rule not in RULES:
-        raise ConfigError(f"expected pick to be one of {', '.join(RULES)}, got {rule}")
+        raise ConfigError(f"pick must be one of {', '.join(RULES)}, got {rule}")
     if rule == "trade_off" and trade_off is None:
-        raise ConfigError("expected search.trade_off={second: macs, ratio: 0.1} with pick=trade_off, got none")
+        raise ConfigError("pick=trade_off needs search.trade_off, for instance '{second: macs, ratio: 0.1}', got none")
     inside = list(front.trials)
     for name, cap in under.items():
         if name not in front.names:
-            raise ConfigError(f"expected pick_under of {', '.join(front.names)}, got {name}")
+            raise ConfigError(f"pick_under must name objectives of this search ({', '.join(front.names)}), got {name}")
         sign = signs([front.objectives[name]])[0]
         within = [trial for trial in inside if sign * trial.values[name] <= sign * cap]
         if not within:
             nearest = min((trial.values[name] for trial in inside), key=lambda value: sign * value, default=None)
-            raise ConfigError(f"expected a member of the front with {name} within {cap:g}, the nearest has {nearest}")
+            raise ConfigError(f"no trial of the front has {name} within pick_under={cap:g}, the nearest has {nearest}")
         inside = within
     if not inside:
-        raise ConfigError("expected a trial with values to pick from, got none: every candidate failed or was left out")
+        raise ConfigError(
+            "no trial can be picked: every trial failed or was left out, for the reasons in trials/*.json"
+        )
     points = minimised(inside, front.objectives)
     if rule == "trade_off" and trade_off is not None:
-        worth = dict(zip((trial.number for trial in front.trials), trade_off.worths(front), strict=True))
-        return min(inside, key=lambda trial: worth[trial.number])
+        penalties = dict(zip((trial.number for trial in front.trials), trade_off.penalties(front), strict=True))
+        return min(inside, key=lambda trial: penalties[trial.number])
     if rule == "best" or len(front.names) == 1:
         return inside[int(points[:, 0].argmin())]
     return inside[(knee if rule == "knee" else highest_trade_off)(points)]
 
 
 def share_of_hypervolume(points: np.ndarray, ideal: np.ndarray, reference: np.ndarray) -> float:
-    """Hypervolume of minimised points (N, M) as a share of the box between ideal and reference."""
+    """The hypervolume of minimised points (N, M) as a share of the box between `ideal` and `reference`, both (M,)."""
     return hypervolume(points, reference) / float(np.prod(reference - ideal))
 
 
 def write_front(
     folder: Path, front: Front, costs_of: Callable[[Trial], Costs], rescored: Rescored | None = None
 ) -> Front:
-    """Write ``front.json`` and an arch file for each trial on the front, ready for ``arch=``.
+    """Write ``front.json`` and an arch file, ready for ``arch=``, for each trial of the front.
+
+    Arch files of trials that are no longer on the front are deleted.
 
     Args:
-        costs_of: computes a trial's costs.
-        rescored: the trials' scores from other seeds.
+        folder: run folder of the search.
+        front: the front.
+        costs_of: computes the costs of a trial.
+        rescored: scores of the trials from other seeds.
 
     Returns:
-        The front as it was written, with costs, files and scores from other seeds.
+        The front as written, with costs, arch files and scores from other seeds.
     """
     (folder / files.ARCHS_FOLDER).mkdir(exist_ok=True)
-    kept = {files.arch_file(trial.number) for trial in front.trials}
+    current = {files.arch_file(trial.number) for trial in front.trials}
     for path in (folder / files.ARCHS_FOLDER).glob("trial_*.yaml"):
-        if f"{files.ARCHS_FOLDER}/{path.name}" not in kept:
+        if f"{files.ARCHS_FOLDER}/{path.name}" not in current:
             path.unlink()
     trials = []
     for trial in front.trials:

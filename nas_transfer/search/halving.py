@@ -1,4 +1,4 @@
-"""How long candidates are trained before they are scored, and which of them are trained for longer."""
+"""Successive halving: how long the subnets of trials are trained before they are scored, and which continue."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from nas_transfer.search.study import signs
 
 @dataclass(frozen=True)
 class Rungs:
-    """Successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943) within each batch of candidates.
+    """Successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943) within each batch of trials.
 
-    At each rung all candidates that are left are scored; the best share goes on from its own state to the next rung.
-    Best in all objectives: front after front, of a front those with most room around them (Deb et al. 2002), so that
-    small networks are not dropped for being small. Only scores of the last rung become values of the study: those of
-    shorter trainings are on another scale.
+    At each rung, all remaining trials are scored, and the best share of them continues training from its own state.
+    Trials are ranked by all objectives: front after front, and the least crowded first within a front (Deb et al.
+    2002). Small networks are therefore not dropped for being small. Only scores of the last rung become values of the
+    study, since scores after shorter training are on another scale.
 
     Args:
-        steps: training steps at each rung, ascending; one rung is no halving, 0 scores inherited weights.
-        keep: share that goes on, above 0 and up to 1; at least one does.
+        steps: training steps at each rung, ascending. One rung means no halving; 0 steps score inherited weights.
+        keep: share of the trials that continue, above 0 and at most 1. At least one trial continues.
 
     Raises:
-        ConfigError: naming the value.
+        ConfigError: `steps` or `keep` is invalid.
     """
 
     steps: tuple[int, ...] = (0,)
@@ -50,33 +50,33 @@ class Rungs:
 
     @property
     def scorings_per_trial(self) -> float:
-        """How often a candidate is scored in the mean."""
+        """How often a trial is scored, on average."""
         return sum(self.keep**rung for rung in range(len(self.steps)))
 
     @property
     def steps_per_trial(self) -> float:
-        """How many steps a candidate is trained in the mean."""
+        """How many steps the subnet of a trial is trained, on average."""
         return sum(
             self.keep**rung * (high - low) for rung, (low, high) in enumerate(pairwise((0, *self.steps)), start=0)
         )
 
     def survivors(self, outcomes: Mapping[int, Outcome], directions: Mapping[str, Direction]) -> set[int]:
-        """The trials that go on, of those with values.
+        """The numbers of the trials that continue. Trials without values never do.
 
         Args:
-            outcomes: of this rung by trial.
-            directions: ``maximize`` or ``minimize`` by objective.
+            outcomes: the outcomes at this rung, by trial number.
+            directions: ``maximize`` or ``minimize``, by objective.
         """
         scored = sorted(number for number, outcome in outcomes.items() if outcome.reason is None)
         if not scored:
             return set()
         values = np.asarray([[outcomes[number].values[name] for name in directions] for number in scored])
         order = by_rank(values * signs(directions.values()))
-        return {scored[place] for place in order[: math.ceil(self.keep * len(scored))]}
+        return {scored[index] for index in order[: math.ceil(self.keep * len(scored))]}
 
 
 def dropped(outcome: Outcome, steps: int) -> Outcome:
-    """What becomes of a candidate that is not trained beyond `steps`."""
-    shown = ", ".join(f"{name} {value:.6g}" for name, value in outcome.values.items())
-    reason = f"not among the best of its batch after {steps} training steps: {shown}"
+    """The final outcome of a trial that is not trained beyond `steps`."""
+    scores = ", ".join(f"{name} {value:.6g}" for name, value in outcome.values.items())
+    reason = f"not among the best of its batch after {steps} training steps: {scores}"
     return Outcome(outcome.trial, outcome.arch, reason=reason, left_out=True, metrics=outcome.metrics)

@@ -1,7 +1,8 @@
-"""Latency by table: every block is timed once on a device, and an arch's latency is the sum over its blocks.
+"""Latency tables: each block is timed once on a device, and the latency of an arch is the sum over its blocks.
 
-The sum leaves out what follows the body and what blocks cost each other; `check_table` says how well it predicts whole
-networks, with a constant for what is left out (Cai et al. 2020, Once-for-All, use such tables without saying).
+The sum includes neither the layers behind the body nor the effects of blocks on each other. `check_table` measures how
+well it predicts whole networks, with a constant offset for the difference. Once-for-All (Cai et al. 2020) uses the same
+kind of table.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ from nas_transfer.tasks.task import Task
 def pass_times(
     run: Callable[[Tensor], object], shape: Sequence[int], device: torch.device, warmup: int, repeats: int
 ) -> np.ndarray:
-    """Milliseconds of each of `repeats` passes on the same random input of this shape: (repeats,)."""
+    """Time `repeats` passes on the same random input of this shape, in milliseconds: (repeats,)."""
     generator = torch.Generator().manual_seed(0)
     inputs = torch.rand(tuple(shape), generator=generator).to(device).to(memory_format=torch.channels_last)
-    found = []
+    times = []
     with torch.inference_mode():
         for number in range(warmup + repeats):
             _wait_for(device)
@@ -41,8 +42,8 @@ def pass_times(
             run(inputs)
             _wait_for(device)
             if number >= warmup:
-                found.append(1000 * (time.perf_counter() - start))
-    return np.asarray(found)
+                times.append(1000 * (time.perf_counter() - start))
+    return np.asarray(times)
 
 
 def _wait_for(device: torch.device) -> None:
@@ -51,24 +52,25 @@ def _wait_for(device: torch.device) -> None:
 
 
 def device_name(device: torch.device) -> str:
-    """The processor's name, for people and for file names."""
+    """The name of the processor, in a form that suits file names."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
         cpus = Path("/proc/cpuinfo")
-        found = re.search(r"model name\s*: (.*)", cpus.read_text()) if cpus.is_file() else None
-        name = found.group(1) if found else platform.processor() or platform.machine()
+        model = re.search(r"model name\s*: (.*)", cpus.read_text()) if cpus.is_file() else None
+        name = model.group(1) if model else platform.processor() or platform.machine()
     return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()
 
 
 class LatencyTable:
-    """Times of pieces on one device, measured when they are first asked for and kept in a file.
+    """Times of blocks on one device, measured on first use and stored in a file.
 
     Args:
-        folder: of the files, one for each device, number of threads and batch size.
-        device: on which is measured.
-        batch_size: images a pass.
-        warmup, repeats: passes before those that count, and those; their median is kept.
+        folder: folder of the files, one for each device, number of threads and batch size.
+        device: device that is measured.
+        batch_size: images per pass.
+        warmup: passes before the measurement.
+        repeats: measured passes of a block; their median is stored.
     """
 
     def __init__(self, folder: Path, device: torch.device, batch_size: int, warmup: int, repeats: int) -> None:
@@ -81,7 +83,7 @@ class LatencyTable:
         self.times: dict[str, float] = json.loads(self.path.read_text()) if self.path.is_file() else {}
 
     def body_ms(self, table: SupernetTable, arch: Arch, input_size: tuple[int, int]) -> float:
-        """The sum over the blocks of an arch's body at an input size (H, W), milliseconds a batch."""
+        """Milliseconds per batch of the body of an arch at an input size (H, W), summed over its blocks."""
         known = len(self.times)
         total = 0.0
         for piece in latency_pieces(table, arch, input_size):
@@ -105,9 +107,9 @@ class TableCheck:
     """How well a table predicts whole networks.
 
     Attributes:
-        offset_ms: what the sums leave out, the median over the first half of the archs.
+        offset_ms: median difference between measured latencies and sums over the first half of the archs.
         error: mean absolute error over the second half, as a fraction of the measured latency.
-        largest_error: the largest of these.
+        largest_error: largest absolute error over the second half, as a fraction of the measured latency.
         rank_correlation: Kendall's tau between prediction and measurement over the second half.
         num_pieces: blocks in the table.
     """
@@ -120,11 +122,12 @@ class TableCheck:
 
 
 def check_table(table: LatencyTable, build: Callable[[Arch], Task], archs: Sequence[Arch]) -> TableCheck:
-    """Compare sums with measured whole networks, heads included.
+    """Compare the sums of a table with measured whole networks, heads included.
 
     Args:
-        build: the task of one arch, with any weights.
-        archs: at least four; the first half sets the offset, the second half is judged.
+        table: the table.
+        build: builds the task of an arch, with any weights.
+        archs: at least four archs. The first half sets the offset, the second half measures the errors.
     """
     sums, measured = [], []
     for arch in archs:
@@ -136,6 +139,7 @@ def check_table(table: LatencyTable, build: Callable[[Arch], Task], archs: Seque
         measured.append(np.median(pass_times(task.run_network, shape, table.device, table.warmup, table.repeats)))
     half = len(archs) // 2
     offset = float(np.median(np.subtract(measured[:half], sums[:half])))
-    predicted, real = np.asarray(sums[half:]) + offset, np.asarray(measured[half:])
-    errors = np.abs(predicted - real) / real
-    return TableCheck(offset, float(errors.mean()), float(errors.max()), kendall_tau(predicted, real), len(table.times))
+    predicted, actual = np.asarray(sums[half:]) + offset, np.asarray(measured[half:])
+    errors = np.abs(predicted - actual) / actual
+    correlation = kendall_tau(predicted, actual)
+    return TableCheck(offset, float(errors.mean()), float(errors.max()), correlation, len(table.times))

@@ -1,6 +1,6 @@
-"""The loop of a search: ask a batch, have it evaluated somewhere, tell it in trial order, go on where it was killed.
+"""The loop of a search: ask for a batch of trials, launch jobs that evaluate them, tell the outcomes in trial order.
 
-Archs travel to the evaluating processes and outcomes come back as files (`nas_transfer.runs.trials`).
+Jobs read archs from files and write outcomes to files (`nas_transfer.runs.trials`), so an interrupted loop resumes.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from nas_transfer.space import Arch
 logger = logging.getLogger(__name__)
 
 Launch = Callable[[Sequence[Job]], Sequence[str | None]]
-"""Runs jobs to their end; returns for each why it failed, None if it did not."""
+"""Run jobs to their end; returns the reason of the failure of each job, None if it succeeded."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What a search may spend beside its number of trials; a batch is made smaller to fit in.
+    """Limits of a search beside its number of trials. The last batch is made smaller to fit.
 
     Args:
-        images: trained on, null for no limit.
-        device_minutes: of evaluation, summed over jobs wherever they ran, null for no limit. The first batch is not
-            made smaller: what a candidate takes is known after it.
-        images_per_trial: what a candidate sees in the mean.
+        images: number of training images; None for no limit.
+        device_minutes: minutes of evaluation, summed over all jobs; None for no limit. The first batch is never made
+            smaller, because the duration of a trial is not known before.
+        images_per_trial: training images of a trial, on average.
 
     Raises:
-        ConfigError: naming the value.
+        ConfigError: a limit is not positive, or `images` is limited although no trial is trained.
     """
 
     images: int | None = None
@@ -53,29 +53,29 @@ class Budget:
         report_faults(faults)
 
     def trials_left(self, images: int, seconds: float, seconds_per_trial: float | None) -> float:
-        """How many more trials fit in after so many images and seconds; what a trial takes is None before the first."""
-        left = float("inf")
+        """How many more trials fit, given the images and seconds so far and the seconds per trial, None if unknown."""
+        trials = float("inf")
         if self.images is not None:
-            left = (self.images - images) / self.images_per_trial
+            trials = (self.images - images) / self.images_per_trial
         if self.device_minutes is not None and seconds_per_trial:
-            left = min(left, (60 * self.device_minutes - seconds) / seconds_per_trial)
-        return max(0.0, left)
+            trials = min(trials, (60 * self.device_minutes - seconds) / seconds_per_trial)
+        return max(0.0, trials)
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How a search is cut into batches and jobs.
+    """How a search is divided into batches and jobs, and when it ends.
 
     Args:
-        trials: how many there shall be in the end, failed ones included.
-        ask_batch: trials that are asked at a time.
-        trials_per_job: archs that a job evaluates.
-        max_failures: failed trials in a row that end the search.
-        rungs: training steps after which candidates are scored.
-        budget: what ends the search before `trials` does.
+        trials: number of trials at the end, failed ones included.
+        ask_batch: trials in a batch.
+        trials_per_job: trials that a job evaluates.
+        max_failures: number of consecutive failed trials that the search tolerates.
+        rungs: training steps after which trials are scored.
+        budget: limits that may end the search before `trials` is reached.
 
     Raises:
-        ConfigError: a number below 1.
+        ConfigError: a number is below 1.
     """
 
     trials: int
@@ -91,17 +91,20 @@ class Schedule:
 
 
 class SearchLoop:
-    """Runs a study to its end.
+    """Run a study to its end.
 
-    A batch is asked as a whole before any of it is evaluated, and told as a whole after: what is asked depends on the
-    seed, on `ask_batch` and on the outcomes alone, not on how the batch was split into jobs or where it was cut off.
+    All trials of a batch are asked before any of them is evaluated, and all are told afterwards. The archs therefore
+    depend only on the seed, on `ask_batch` and on the outcomes, and not on jobs or interruptions.
 
     Args:
-        study: what is asked and told; this process holds its lock.
-        folder: of the run.
-        schedule: trials, batches, jobs.
-        launch: evaluates jobs.
+        study: the study. This process must hold its lock.
+        folder: run folder of the search.
+        schedule: trials, batches and jobs.
+        launch: runs jobs.
         after_batch: called after each batch.
+
+    Attributes:
+        prepared: usage before the first trial.
     """
 
     def __init__(
@@ -115,33 +118,34 @@ class SearchLoop:
         self.prepared = Spent()
 
     def prepare(self, file: Path) -> None:
-        """Have a job without candidates write what every other job reads, unless it is there.
+        """Launch a job that writes the file that all other jobs read, unless it exists.
 
         Raises:
-            RunError: the job did not write it.
+            RunError: the job did not write the file.
         """
         if not file.is_file():
             reason = self.launch([write_job(self.folder / files.JOBS_FOLDER / files.PREPARATION_JOB, [])])[0]
             if not file.is_file():
-                raise RunError(f"expected {file} from the search's first job, got none: {reason or 'it left no file'}")
+                raise RunError(f"the first job of the search did not write {file}: {reason or 'it gave no reason'}")
         self.prepared = read_spent(self.folder)
 
     def run(self) -> None:
-        """Go on to the end.
+        """Run the search to its end, from where it was interrupted.
 
         Raises:
-            RunError: too many failures in a row, with the last reason.
+            ConfigError: the budget does not allow a single trial.
+            RunError: too many consecutive trials failed; the message states the last reason.
         """
         while True:
             batch = self.study.open_trials()
             if batch:
-                logger.info("going on with %d trials that were asked before", len(batch))
+                logger.info("resuming with %d open trials", len(batch))
             batch += [self.study.ask() for _ in range(self._missing(len(batch)))]
             if not batch:
                 if not len(self.study):
                     raise ConfigError(
-                        "expected proxy.budget to leave room for a candidate, got all of it spent by the warm-up and "
-                        f"two timed candidates ({self.prepared.images} images, {self.prepared.seconds:.0f} s): raise it"
+                        "the warm-up and the two timed archs used up proxy.budget "
+                        f"({self.prepared.images} images, {self.prepared.seconds:.0f} s): raise it"
                     )
                 return
             reasons = self._evaluate(batch)
@@ -153,26 +157,26 @@ class SearchLoop:
             if failures > self.schedule.max_failures:
                 number, reason = self.study.failures()[-1]
                 raise RunError(
-                    f"expected at most search.max_failures={self.schedule.max_failures} failed candidates in a row, "
-                    f"got {failures}, the last one trial {number}: {reason}"
+                    f"{failures} trials in a row failed, more than search.max_failures={self.schedule.max_failures}; "
+                    f"the last is trial {number}: {reason}"
                 )
 
-    def _missing(self, waiting: int) -> int:
-        """Trials to ask now, beside those that wait: up to the end of a batch, of the search, or of its budget."""
+    def _missing(self, num_open: int) -> int:
+        """How many trials to ask in addition to the open ones: to the end of the batch, the search or the budget."""
         asked, batch = len(self.study), self.schedule.ask_batch
-        told, seconds = asked - waiting, self.study.seconds()
+        finished, seconds = asked - num_open, self.study.seconds()
         fits = self.schedule.budget.trials_left(
             self.prepared.images + self.study.images(),
             self.prepared.seconds + seconds,
-            seconds / told if told else None,
+            seconds / finished if finished else None,
         )
         end = min(self.schedule.trials, (asked // batch + 1) * batch)
-        # A batch that was told in part was asked in full: its end is not filled up a second time.
-        missing = end - asked if asked % batch or not waiting else 0
-        return int(max(0, min(missing, fits - waiting)))
+        # All trials of a batch are asked before the first is told, so a complete batch with open trials needs no more.
+        missing = end - asked if asked % batch or not num_open else 0
+        return int(max(0, min(missing, fits - num_open)))
 
     def _evaluate(self, batch: Sequence[tuple[int, Arch]]) -> dict[int, str]:
-        """Have all trials without an outcome evaluated, rung by rung; reasons of failed jobs by trial."""
+        """Evaluate all trials without an outcome, rung by rung; returns the reasons of failed jobs by trial number."""
         rungs = self.schedule.rungs
         evaluations = [
             Evaluation(number, arch.to_dict(), files.trial_file(number), rungs.steps[-1]) for number, arch in batch
@@ -180,25 +184,26 @@ class SearchLoop:
         if len(rungs.steps) == 1:
             return self.do(evaluations)
         if all((self.folder / evaluation.file).is_file() for evaluation in evaluations):
-            return {}  # cut off while the batch was told: a part of it would have other survivors
+            return {}  # interrupted while telling: halving the open trials alone would give other survivors
         reasons: dict[int, str] = {}
-        before = 0
+        previous_steps = 0
         for rung, steps in enumerate(rungs.steps):
             last = rung == len(rungs.steps) - 1
-            todo = [
+            at_rung = [
                 replace(
-                    evaluation, file=files.rung_file(evaluation.trial, steps), steps=steps, after=before, keep=not last
+                    evaluation, file=files.rung_file(evaluation.trial, steps), steps=steps, after=previous_steps,
+                    keep=not last,
                 )
                 for evaluation in evaluations
-            ]
-            reasons |= self.do(todo)
-            outcomes = {each.trial: self._outcome(each.trial, each.arch, each.file, reasons) for each in todo}
+            ]  # fmt: skip
+            reasons |= self.do(at_rung)
+            outcomes = {each.trial: self._outcome(each.trial, each.arch, each.file, reasons) for each in at_rung}
             survivors = set() if last else rungs.survivors(outcomes, self.study.directions)
             for evaluation in evaluations:
                 if evaluation.trial not in survivors:
                     self._end(evaluation, steps, outcomes[evaluation.trial], last)
             evaluations = [evaluation for evaluation in evaluations if evaluation.trial in survivors]
-            before = steps
+            previous_steps = steps
         return reasons
 
     def _outcome(self, trial: int, arch: Arch | ArchContent, file: str, reasons: Mapping[int, str]) -> Outcome:
@@ -207,23 +212,23 @@ class SearchLoop:
             outcome = read_outcome(self.folder / file)
         except RunError as error:
             return Outcome.failed(trial, content, str(error))
-        return outcome or Outcome.failed(trial, content, reasons.get(trial) or "its job left no result")
+        return outcome or Outcome.failed(trial, content, reasons.get(trial) or "its job wrote no outcome")
 
     def _end(self, evaluation: Evaluation, steps: int, outcome: Outcome, last: bool) -> None:
-        """Write the outcome of a trial that ends at the rung of so many steps, with all that it used, once."""
+        """Write the final outcome of a trial that ends at the rung of `steps`, with its usage at all rungs, once."""
         if (self.folder / evaluation.file).is_file():
             return
-        rungs = [
-            read_outcome(self.folder / files.rung_file(evaluation.trial, each))
-            for each in self.schedule.rungs.steps
-            if each <= steps
+        at_rungs = [
+            read_outcome(self.folder / files.rung_file(evaluation.trial, rung_steps))
+            for rung_steps in self.schedule.rungs.steps
+            if rung_steps <= steps
         ]
-        ended = outcome if last or outcome.reason is not None else dropped(outcome, steps)
-        ended = ended.with_usage_of([rung for rung in rungs if rung is not None])
-        ended.write(self.folder / evaluation.file)
+        final = outcome if last or outcome.reason is not None else dropped(outcome, steps)
+        final = final.with_usage_of([earlier for earlier in at_rungs if earlier is not None])
+        final.write(self.folder / evaluation.file)
 
     def do(self, evaluations: Sequence[Evaluation]) -> dict[int, str]:
-        """Have evaluations without an outcome done; reasons of failed jobs by trial."""
+        """Launch the evaluations without an outcome; returns the reasons of failed jobs by trial number."""
         waiting = [evaluation for evaluation in evaluations if not (self.folder / evaluation.file).is_file()]
         count = self.schedule.trials_per_job
         jobs = [

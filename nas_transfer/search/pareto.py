@@ -1,6 +1,6 @@
 """Trade-offs between objectives: non-dominated points, hypervolume, and rules that choose one point of a front.
 
-All points are minimised: whoever maximises an objective passes its negative. Undefined values do not occur here.
+All objectives are minimised: pass the negative of a maximised one. All values must be finite.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import numpy.typing as npt
 
 
 def non_dominated(points: np.ndarray) -> npt.NDArray[np.bool_]:
-    """Which points (N, M) no other point dominates: bool (N,). Of equal points all are kept."""
+    """Which points (N, M) no other point dominates: bool (N,). Equal points do not dominate each other."""
     count = len(points)
     kept = np.ones(count, dtype=bool)
     if points.shape[1] == 2:
-        # By the first objective, then the second: a point stays if it improves the best second value of all before it.
+        # Sort by the first objective, then the second: a point is kept if its second value is the best so far.
         order = np.lexsort((points[:, 1], points[:, 0]))
         best, best_point = np.inf, np.full(2, np.nan)
         for index in order:
@@ -31,7 +31,7 @@ def non_dominated(points: np.ndarray) -> npt.NDArray[np.bool_]:
 
 
 def hypervolume(points: np.ndarray, reference: np.ndarray) -> float:
-    """Volume of what the points (N, M) dominate below the reference (M,), exact (While et al. 2006, by slicing).
+    """The volume that the points (N, M) dominate below the reference (M,), exact, by slicing (While et al. 2006).
 
     A point that is not below the reference in every objective contributes nothing.
     """
@@ -53,13 +53,13 @@ def hypervolume(points: np.ndarray, reference: np.ndarray) -> float:
 
 
 def normalised(points: np.ndarray) -> np.ndarray:
-    """The points (N, M) scaled to 0-1 in each objective; an objective in which all are equal becomes 0."""
+    """Scale points (N, M) to 0-1 in each objective. If all points are equal in an objective, it becomes 0."""
     low, high = points.min(0), points.max(0)
     return (points - low) / np.where(high > low, high - low, 1.0)
 
 
 def crowding(points: np.ndarray) -> np.ndarray:
-    """Crowding distance (N,) of each point among its neighbours (Deb et al. 2002); the ends are infinite."""
+    """Crowding distance (N,) of points (N, M) (Deb et al. 2002); infinite at both ends of each objective."""
     count, objectives = points.shape
     distance = np.zeros(count)
     scaled = normalised(points)
@@ -72,33 +72,33 @@ def crowding(points: np.ndarray) -> np.ndarray:
 
 
 def by_rank(points: np.ndarray) -> list[int]:
-    """Places of the points (N, M), front after front, the less crowded of a front first (NSGA-II, Deb et al. 2002)."""
-    left = np.arange(len(points))
+    """Rank points (N, M) as NSGA-II does (Deb et al. 2002): front after front, the least crowded first within each."""
+    remaining = np.arange(len(points))
     order: list[int] = []
-    while len(left):
-        front = left[non_dominated(points[left])]
-        room = crowding(points[front])
-        order += front[np.argsort(-room, kind="stable")].tolist()
-        left = np.setdiff1d(left, front)
+    while len(remaining):
+        front = remaining[non_dominated(points[remaining])]
+        distances = crowding(points[front])
+        order += front[np.argsort(-distances, kind="stable")].tolist()
+        remaining = np.setdiff1d(remaining, front)
     return order
 
 
 def knee(front: np.ndarray) -> int:
-    """The index of the point farthest below the plane through the best points of each objective (Das 1999).
+    """The index of the point that lies farthest below the plane through the best points of each objective (Das 1999).
 
     Args:
         front: (N, M), non-dominated.
     """
     scaled = normalised(front)
-    # After scaling the plane through the ends is about sum(x) = const: the farthest below has the smallest sum.
+    # After scaling, the plane through the ends is roughly sum(x) = const, so the smallest sum lies farthest below it.
     return int(scaled.sum(1).argmin())
 
 
 def highest_trade_off(front: np.ndarray) -> int:
-    """The index of the point that loses most in what it gives up against any other (Rachmawati and Srinivasan 2009).
+    """The index of the point with the highest trade-off (Rachmawati and Srinivasan 2009).
 
-    Against each other point, the trade-off is what moving there loses over what it wins, after scaling; a point's worth
-    is its smallest trade-off.
+    The trade-off between two points is the loss of moving from the first to the second divided by the gain, both summed
+    over the scaled objectives. The trade-off of a point is the smallest one over all other points.
 
     Args:
         front: (N, M), non-dominated.
@@ -106,9 +106,9 @@ def highest_trade_off(front: np.ndarray) -> int:
     if len(front) == 1:
         return 0
     scaled = normalised(front)
-    worths = []
+    trade_offs = []
     for index in range(len(scaled)):
         change = np.delete(scaled, index, 0) - scaled[index]
         loss, gain = np.maximum(change, 0).sum(1), np.maximum(-change, 0).sum(1)
-        worths.append(np.min(np.divide(loss, gain, out=np.full_like(loss, np.inf), where=gain > 0)))
-    return int(np.argmax(worths))
+        trade_offs.append(np.min(np.divide(loss, gain, out=np.full_like(loss, np.inf), where=gain > 0)))
+    return int(np.argmax(trade_offs))

@@ -1,14 +1,14 @@
-"""What an arch will score, learnt from those that were scored, and how far such a guess can be trusted.
+"""Predictors: regressions that estimate an objective of an arch from earlier trials.
 
-The models are scikit-learn's and scipy's. Which one is used, and whether any is, is decided by how well it ranks archs
-that it was not fitted on.
+The models come from scikit-learn and scipy. Cross-validation measures how well each one ranks archs that it was not
+fitted on, and chooses among them.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -32,32 +32,32 @@ FOLDS = 5
 
 
 class Predictor(Protocol):
-    """Fitted on (N, F) features and (N,) values; predicts (N,)."""
+    """A regression from features (N, F) to values (N,)."""
 
-    def fit(self, features: Array, values: Array) -> Any:
-        """Learn; what was learnt before is forgotten."""
+    def fit(self, features: Array, values: Array) -> object:
+        """Fit features (N, F) and values (N,), and discard any earlier fit."""
 
     def predict(self, features: Array) -> Array:
-        """Values (N,) of other features (N, F)."""
+        """Predict the values (N,) of features (N, F)."""
 
 
 class RadialBasis:
-    """Interpolation by thin plate splines, smoothed (NSGANetV2, Lu et al. 2020, uses radial basis functions too)."""
+    """Smoothed interpolation by linear radial basis functions, a kind that NSGANetV2 (Lu et al. 2020) uses too."""
 
     def fit(self, features: Array, values: Array) -> RadialBasis:
-        """Place one function at each different row."""
-        rows, places = np.unique(features, axis=0, return_inverse=True)
-        means = np.bincount(places.ravel(), values) / np.bincount(places.ravel())
+        """Fit one function for each distinct row of features (N, F), to the mean of its values (N,)."""
+        rows, indices = np.unique(features, axis=0, return_inverse=True)
+        means = np.bincount(indices.ravel(), values) / np.bincount(indices.ravel())
         self.function = RBFInterpolator(rows, means, smoothing=0.1, kernel="linear", degree=0)
         return self
 
     def predict(self, features: Array) -> Array:
-        """The interpolant."""
+        """Interpolate at features (N, F): (N,)."""
         return self.function(features)
 
 
 def _ridge() -> Predictor:
-    # Alphas for features of unit scale: from nearly none to nearly the mean.
+    # For features of unit scale, these penalties range from almost none to almost constant predictions.
     return make_pipeline(PolynomialFeatures(2, include_bias=False), RidgeCV(np.logspace(-3, 3, 13)))
 
 
@@ -77,15 +77,18 @@ PREDICTORS: dict[str, Callable[[], Predictor]] = {
 
 
 def features_of(space: SearchSpace, archs: Sequence[Arch]) -> Array:
-    """Each gene's place among its choices, from -1 to 1: (N, G) for the G genes that have a choice."""
-    free = [(place, gene.choices) for place, gene in enumerate(space.genes) if len(gene.choices) > 1]
+    """The position of each gene's value among its choices, scaled to [-1, 1]: (N, G).
+
+    G counts the genes with more than one choice.
+    """
+    free = [(index, gene.choices) for index, gene in enumerate(space.genes) if len(gene.choices) > 1]
     values = np.asarray([arch.values for arch in archs]).reshape(len(archs), -1)
-    columns = [2 * np.searchsorted(choices, values[:, place]) / (len(choices) - 1) - 1 for place, choices in free]
+    columns = [2 * np.searchsorted(choices, values[:, index]) / (len(choices) - 1) - 1 for index, choices in free]
     return np.stack(columns, 1).astype(np.float64)
 
 
 def fitted(name: str, features: Array, values: Array) -> Predictor:
-    """A predictor of `PREDICTORS` that has learnt."""
+    """Fit the predictor of this name in `PREDICTORS` to features (N, F) and values (N,)."""
     predictor = PREDICTORS[name]()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -94,7 +97,7 @@ def fitted(name: str, features: Array, values: Array) -> Predictor:
 
 
 def cross_validated(name: str, features: Array, values: Array, seed: int) -> Array:
-    """Each value predicted by a model that was fitted without its fold: (N,)."""
+    """Predict each value by a model that was fitted without the value's fold: (N,)."""
     predicted = np.empty(len(values))
     for train, test in KFold(min(FOLDS, len(values)), shuffle=True, random_state=seed).split(features):
         predicted[test] = fitted(name, features[train], values[train]).predict(features[test])
@@ -102,7 +105,7 @@ def cross_validated(name: str, features: Array, values: Array, seed: int) -> Arr
 
 
 def choose(names: Sequence[str], features: Array, values: Array, seed: int) -> tuple[str, RankQuality]:
-    """The predictor with the highest cross-validated tau, and how good it is."""
-    found = {name: cross_validated(name, features, values, seed) for name in names}
-    best = max(found, key=lambda name: kendall_tau(values, found[name]))
-    return best, rank_quality(values, found[best], seed)
+    """Choose the predictor with the highest cross-validated Kendall's tau; returns its name and its quality."""
+    predictions = {name: cross_validated(name, features, values, seed) for name in names}
+    best = max(predictions, key=lambda name: kendall_tau(values, predictions[name]))
+    return best, rank_quality(values, predictions[best], seed)

@@ -1,4 +1,4 @@
-"""What a search may ask for: the archs of a space within the limits of their costs, drawn without endless loops."""
+"""The problem of a search: a space of archs with frozen genes and limits on costs."""
 
 from __future__ import annotations
 
@@ -23,10 +23,14 @@ KnownFunction = Callable[[Sequence[Arch]], Known]
 
 @dataclass(frozen=True)
 class Limit:
-    """The closed range that a cost must lie in, in the objective's own unit.
+    """The closed range in which an objective must lie, in the unit of the objective.
+
+    Args:
+        low: lower bound, None for no bound.
+        high: upper bound, None for no bound.
 
     Raises:
-        ConfigError: neither bound, or `low` above `high`.
+        ConfigError: there is no bound, or `low` is above `high`.
     """
 
     low: float | None = None
@@ -34,16 +38,16 @@ class Limit:
 
     def __post_init__(self) -> None:
         if self.low is None and self.high is None:
-            raise ConfigError("expected min or max of a constraint, got neither")
+            raise ConfigError("a constraint needs min or max, got neither")
         if self.low is not None and self.high is not None and self.low > self.high:
-            raise ConfigError(f"expected a constraint's min below its max, got {self.low:g} and {self.high:g}")
+            raise ConfigError(f"a constraint's min must be below its max, got min {self.low:g} and max {self.high:g}")
 
     def allows(self, value: float) -> bool:
-        """Whether a value is inside."""
+        """Whether a value is in the range."""
         return bool(self.excess(np.array([value]))[0] == 0)
 
     def excess(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """How far each value is outside, 0 inside."""
+        """How far each value (N,) is outside the range: (N,), 0 inside."""
         above = np.zeros_like(values) if self.high is None else np.maximum(values - self.high, 0)
         below = np.zeros_like(values) if self.low is None else np.maximum(self.low - values, 0)
         return above + below
@@ -51,14 +55,15 @@ class Limit:
 
 @dataclass
 class Problem:
-    """A search space with frozen genes and limits on costs that are known from the arch alone.
+    """A search space with frozen genes and with limits on costs that follow from the arch.
 
     Args:
-        space: all archs.
-        frozen: genes that keep one value, for instance those that a task never looks at.
-        limits: by the name of a cost.
-        costs: maps archs to arrays (N,) of each cost.
-        known: maps archs to the minimised values (N,) of those objectives, by their place, that need no evaluation.
+        space: the space of all archs.
+        frozen: genes that keep one value, for instance genes that have no effect in a task.
+        limits: limits by the name of a cost.
+        costs: maps N archs to the values (N,) of each cost, by name.
+        known: maps N archs to the minimised values (N,) of each objective that needs no evaluation, by the index of
+            the objective.
     """
 
     space: SearchSpace
@@ -69,21 +74,21 @@ class Problem:
 
     @property
     def size(self) -> int:
-        """How many archs there are, limits aside."""
+        """The number of archs, ignoring the limits."""
         return self.space.count(self.frozen)
 
     def frozen_arch(self, arch: Arch) -> Arch:
-        """`arch` with the frozen genes at their values."""
+        """Set the frozen genes of an arch to their values."""
         return self.space.mutate(arch, np.random.default_rng(0), 0.0, self.frozen)
 
     def feasible(self, archs: Sequence[Arch]) -> npt.NDArray[np.bool_]:
-        """Which archs keep all limits: bool (N,)."""
+        """Which archs are within all limits: bool (N,)."""
         if not self.limits or not archs:
             return np.ones(len(archs), dtype=bool)
         return self._excess(archs) == 0
 
     def _excess(self, archs: Sequence[Arch]) -> npt.NDArray[np.float64]:
-        """The sum of all relative violations, 0 for a feasible arch: (N,)."""
+        """The sum of the relative violations of all limits: (N,), 0 for a feasible arch."""
         costs = self.costs(archs)
         total = np.zeros(len(archs))
         for name, limit in self.limits.items():
@@ -91,10 +96,13 @@ class Problem:
         return total
 
     def draw(self, rng: np.random.Generator) -> Arch:
-        """A feasible arch: uniform among the feasible ones where they are not rare, else one reached by local steps.
+        """Draw a feasible arch.
+
+        The arch is uniform among feasible ones if these are not rare. Otherwise it is reached by changing single genes
+        of the draw that is nearest to the limits.
 
         Raises:
-            ConfigError: none was found in a bounded number of draws; says the nearest value that was.
+            ConfigError: `MAX_DRAWS` draws contain no feasible arch; the message states the nearest costs.
         """
         drawn = 0
         nearest: tuple[float, Arch] | None = None
@@ -110,13 +118,13 @@ class Problem:
                 return archs[int(np.flatnonzero(excess == 0)[0])]
             if nearest is None or excess[best] < nearest[0]:
                 nearest = (float(excess[best]), archs[best])
-            found = self._climb(nearest[1], rng)
-            if found is not None:
-                return found
+            climbed = self._climb(nearest[1], rng)
+            if climbed is not None:
+                return climbed
         raise self._infeasible(nearest[1] if nearest is not None else self.space.smallest())
 
     def _climb(self, arch: Arch, rng: np.random.Generator) -> Arch | None:
-        """Steps of single genes towards the limits; None if that ends outside."""
+        """Change single genes until the arch is within the limits; None if no change brings it nearer."""
         for _ in range(CLIMB_STEPS):
             neighbours = self._neighbours(arch)
             excess = self._excess([arch, *neighbours])
@@ -130,17 +138,17 @@ class Problem:
         return None
 
     def _neighbours(self, arch: Arch) -> list[Arch]:
-        found = []
-        for place, gene in enumerate(self.space.genes):
+        neighbours = []
+        for index, gene in enumerate(self.space.genes):
             if gene.name in self.frozen:
                 continue
-            at = gene.choices.index(arch.values[place])
-            for other in (at - 1, at + 1):
-                if 0 <= other < len(gene.choices):
+            position = gene.choices.index(arch.values[index])
+            for neighbour in (position - 1, position + 1):
+                if 0 <= neighbour < len(gene.choices):
                     values = list(arch.values)
-                    values[place] = gene.choices[other]
-                    found.append(self.space.arch(values))
-        return found
+                    values[index] = gene.choices[neighbour]
+                    neighbours.append(self.space.arch(values))
+        return neighbours
 
     def _infeasible(self, nearest: Arch) -> ConfigError:
         ends = [self.frozen_arch(end) for end in (self.space.smallest(), self.space.largest())]
@@ -150,10 +158,10 @@ class Problem:
         parts = []
         for name, limit in self.limits.items():
             bounds = " and ".join(
-                f"{word} {bound:g}" for word, bound in (("min", limit.low), ("max", limit.high)) if bound is not None
+                f"{key} {bound:g}" for key, bound in (("min", limit.low), ("max", limit.high)) if bound is not None
             )
             parts.append(f"{name} with {bounds} (nearest found: {costs[name][0]:g})")
         return ConfigError(
-            f"expected archs of space '{self.space.name}' within search.constraints, got none in {MAX_DRAWS} draws for "
-            f"{', '.join(parts)}: widen the constraints"
+            f"no arch of space '{self.space.name}' is within search.constraints after {MAX_DRAWS} draws: "
+            f"{', '.join(parts)}; widen the constraints"
         )

@@ -1,4 +1,4 @@
-"""The study: an Optuna study on disk that one process writes and a killed search goes on from."""
+"""The study: an Optuna study on disk. One process writes it, and an interrupted search resumes from it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.samplers import BaseSampler
@@ -23,39 +22,38 @@ from nas_transfer.space import Arch, SearchSpace
 
 STUDY_NAME = "search"
 REASON = "reason"
-"""User attribute of a trial that failed or was left out: why."""
+"""User attribute that holds why a trial failed or was left out."""
 
 
 @contextmanager
 def study_lock(folder: Path) -> Iterator[None]:
-    """Hold the right to write the study in `folder`; the operating system frees it when the process ends, however.
+    """Lock the study in `folder` for writing. The operating system releases the lock when the process ends.
 
     Raises:
-        RunError: another process holds it.
+        RunError: another process holds the lock.
     """
     with (folder / files.STUDY_LOCK).open("w") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise RunError(
-                f"expected no other process to run the search in {folder}, got one: "
-                "wait for it, or choose another name=..."
+                f"another process runs the search in {folder}: wait until it ends, or choose another name=..."
             ) from error
         yield
 
 
 class Study:
-    """An Optuna study over the archs of a space, asked in batches and told in trial order.
+    """An Optuna study over the archs of a space. It is created, or loaded if it exists.
 
     Args:
-        folder: of the run; the journal file lies in it.
-        storage: an Optuna RDB URL, None for the journal file.
-        space: of the archs.
-        directions: ``maximize`` or ``minimize`` by objective name, in order.
-        sampler: what is asked.
+        folder: run folder of the search.
+        storage: an Optuna RDB URL; None for a journal file in `folder`.
+        space: the space of the archs.
+        directions: ``maximize`` or ``minimize`` by the name of an objective, in order.
+        sampler: the sampler that proposes archs.
 
     Raises:
-        ConfigError: no objective, a direction that is neither, or a storage that cannot be opened.
+        ConfigError: there is no objective, a direction is invalid, or the storage cannot be opened.
     """
 
     def __init__(
@@ -63,10 +61,10 @@ class Study:
         sampler: BaseSampler,
     ) -> None:  # fmt: skip
         if not directions:
-            raise ConfigError("expected at least one objective, got none: objective=[score,macs]")
+            raise ConfigError("a search needs at least one objective, got none: add objective=[score,macs]")
         for name, direction in directions.items():
             if direction not in ("maximize", "minimize"):
-                raise ConfigError(f"expected maximize or minimize for objective {name}, got {direction!r}")
+                raise ConfigError(f"the direction of objective {name} must be maximize or minimize, got {direction!r}")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.space = space
         self.directions = dict(directions)
@@ -89,22 +87,25 @@ class Study:
         return self._study.get_trials(deepcopy=False)
 
     def ask(self) -> tuple[int, Arch]:
-        """The next trial's number and arch."""
+        """Ask for a trial; returns its number and its arch."""
         trial = ask(self._study, self.space)
         return trial.number, arch_of(self.space, trial.params)
 
     def open_trials(self) -> list[tuple[int, Arch]]:
-        """Trials that were asked and not told, by number. One that was cut off while it was asked is asked again."""
-        found = []
+        """Numbers and archs of the trials that were asked and not told yet.
+
+        If the process ended while it asked for a trial, its missing genes are set now.
+        """
+        open_trials = []
         for trial in self._trials():
             if trial.state != TrialState.RUNNING:
                 continue
             if set(trial.params) == set(self.space.names):
-                found.append((trial.number, arch_of(self.space, trial.params)))
+                open_trials.append((trial.number, arch_of(self.space, trial.params)))
             else:
                 self._finish_asking(trial)
-                found.append((trial.number, arch_of(self.space, self._trials()[trial.number].params)))
-        return found
+                open_trials.append((trial.number, arch_of(self.space, self._trials()[trial.number].params)))
+        return open_trials
 
     def _finish_asking(self, trial: optuna.trial.FrozenTrial) -> None:
         sampler = self._study.sampler
@@ -117,12 +118,12 @@ class Study:
                 storage.set_trial_param(trial._trial_id, name, internal, distribution)
 
     def tell(self, outcome: Outcome) -> None:
-        """Finish a trial; a value that is no finite number makes it a failed one, never a bad score."""
+        """Finish a trial with its outcome. A trial with a value that is not finite fails and gets no score."""
         trial = optuna.trial.Trial(self._study, self._trials()[outcome.trial]._trial_id)
         reason = outcome.reason
         values = [outcome.values.get(name, math.nan) for name in self.directions]
         if reason is None and not all(math.isfinite(value) for value in values):
-            reason = f"expected numbers, got {dict(outcome.values)}"
+            reason = f"all values must be finite numbers, got {dict(outcome.values)}"
         trial.set_user_attr("metrics", {name: value for name, value in outcome.metrics.items() if math.isfinite(value)})
         trial.set_user_attr("seconds", outcome.seconds)
         trial.set_user_attr("device", outcome.device)
@@ -134,7 +135,7 @@ class Study:
             self._study.tell(trial, values)
 
     def told(self) -> list[Trial]:
-        """All trials with values, by number."""
+        """All trials that were told values, in the order of their numbers."""
         return [
             Trial(
                 trial.number,
@@ -148,23 +149,24 @@ class Study:
 
     def failures(self) -> list[tuple[int, str]]:
         """Numbers and reasons of failed trials."""
-        return [(t.number, t.user_attrs.get(REASON, "")) for t in self._trials() if t.state == TrialState.FAIL]
+        failed = [trial for trial in self._trials() if trial.state == TrialState.FAIL]
+        return [(trial.number, trial.user_attrs.get(REASON, "")) for trial in failed]
 
     def seconds(self, *, accelerator: bool = False) -> float:
-        """What the evaluation of all told trials took, or that of those on an accelerator."""
-        told = [trial.user_attrs for trial in self._trials() if trial.state.is_finished()]
-        return sum(float(own["seconds"]) for own in told if not accelerator or own["device"] != "cpu")
+        """Seconds that the evaluation of all finished trials took, or only of those on an accelerator."""
+        finished = [trial.user_attrs for trial in self._trials() if trial.state.is_finished()]
+        return sum(float(attrs["seconds"]) for attrs in finished if not accelerator or attrs["device"] != "cpu")
 
     def images(self) -> int:
-        """How many images all told trials were trained on."""
+        """Number of training images of all finished trials."""
         return sum(int(trial.user_attrs["images"]) for trial in self._trials() if trial.state.is_finished())
 
     def num_left_out(self) -> int:
-        """Trials that were not scored because a measured cost broke a limit."""
+        """Number of trials that broke a limit or were dropped between rungs, and therefore have no values."""
         return sum(trial.state == TrialState.PRUNED for trial in self._trials())
 
     def failures_in_a_row(self) -> int:
-        """How many of the last told trials failed, one after the other."""
+        """How many finished trials have failed since the last one that did not."""
         count = 0
         for trial in reversed(self._trials()):
             if not trial.state.is_finished():
@@ -176,7 +178,7 @@ class Study:
 
 
 def signs(directions: Iterable[Direction]) -> list[float]:
-    """The factors that turn values into minimised ones."""
+    """Factors that turn values of objectives into minimised ones: -1 for a maximised objective."""
     return [-1.0 if direction == "maximize" else 1.0 for direction in directions]
 
 
@@ -185,17 +187,17 @@ def _journal(path: Path) -> optuna.storages.BaseStorage:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = JournalFileOpenLock(str(path))
-    # The study lock says that nobody else writes: a lock file is a killed process's, for which Optuna waits 30 s.
+    # With `study_lock` held, a lock file can only be left from a killed process. Optuna would wait for it for 30 s.
     Path(f"{path}.lock").unlink(missing_ok=True)
     if path.exists():
         content = path.read_bytes()
-        if content and not content.endswith(b"\n"):  # cut off in the middle of a line, which spoils every later one
+        if content and not content.endswith(b"\n"):  # an incomplete last line spoils all later ones
             os.truncate(path, content.rfind(b"\n") + 1)
     return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
 
 
-def _database(url: str) -> Any:
+def _database(url: str) -> optuna.storages.BaseStorage:
     try:
         return optuna.storages.RDBStorage(url)
-    except Exception as error:  # SQLAlchemy's, a missing driver's
-        raise ConfigError(f"expected search.storage to be a database that opens, got {url}: {error}") from error
+    except Exception as error:  # of SQLAlchemy, or a missing driver
+        raise ConfigError(f"search.storage must be the URL of a database, cannot open {url}: {error}") from error

@@ -6,3 +6,7 @@ with the same command; in the jobs of ``search`` and ``proxy``; and on ranks of 
 
 `nas_transfer.stages.common` holds what several stages share.
 """
+
+from nas_transfer.stages.config.entry import begin_run, read_config, record_of
+
+__all__ = ["begin_run", "read_config", "record_of"]

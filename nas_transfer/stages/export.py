@@ -88,7 +88,7 @@ def _export(config: ExportConfig, task: Task, data: DownstreamData, checkpoint: 
         "onnxruntime": run_onnx(folder / files.MODEL, config.num_threads),
     }
     metrics = {name: _score(task, data, engine) for name, engine in engines.items()}
-    scores = {name: own[task.score_key] for name, own in metrics.items()}
+    scores = {name: values[task.score_key] for name, values in metrics.items()}
     size = _timed_size(task, parts[files.MODEL])
     times = {name: _latency(engine, size) for name, engine in engines.items()}
     for name in engines:

@@ -19,7 +19,7 @@ from nas_transfer.data.module import DownstreamData
 from nas_transfer.data.randomness import stable_seed
 from nas_transfer.runs import Evaluation, Spent, files
 from nas_transfer.runs.atomic import replacing
-from nas_transfer.search.evaluate import CandidateEvaluator
+from nas_transfer.search.evaluate import TrialEvaluator
 from nas_transfer.space import SUPERNET
 from nas_transfer.stages.common.build import (
     LastCheckpoint,
@@ -110,7 +110,7 @@ class ProxyTraining:
         return (steps - after) * batches * self.data.batch_size
 
 
-def build_proxy_evaluator(config: ProxyConfig) -> CandidateEvaluator:
+def build_proxy_evaluator(config: ProxyConfig) -> TrialEvaluator:
     """The evaluator whose candidates are trained before they are scored.
 
     Raises:
@@ -131,7 +131,7 @@ def build_proxy_evaluator(config: ProxyConfig) -> CandidateEvaluator:
     return evaluator
 
 
-def _evaluator(config: ProxyConfig, table: SupernetTable, file: Path, training: ProxyTraining) -> CandidateEvaluator:
+def _evaluator(config: ProxyConfig, table: SupernetTable, file: Path, training: ProxyTraining) -> TrialEvaluator:
     supernet = build_task(config, table, SUPERNET, training.data)
     load_network(supernet, load_checkpoint(str(file), table))
     return evaluator_of(config, supernet, training.data, train=training)
@@ -159,7 +159,7 @@ def _make_warm_start(
     return replace(spent, provenance=checkpoint.lineage())
 
 
-def _timed(evaluator: CandidateEvaluator, steps: int, spent: Spent) -> Spent:
+def _timed(evaluator: TrialEvaluator, steps: int, spent: Spent) -> Spent:
     """What was spent, with the smallest and the largest arch trained for a few steps and scored, and then dropped."""
     space = evaluator.supernet.table.space
     outcomes = [

@@ -190,7 +190,7 @@ class _Search:
             )  # fmt: skip
         done, total = len(self.study), self.config.search.trials
         if self.trade_off is not None:
-            self.trade_off.worths(front)  # a score on another scale ends the search
+            self.trade_off.penalties(front)  # a score on another scale ends the search
         rate = (time.monotonic() - self.started) / max(1, done - self.done_before)
         best = front.trials[0] if front.trials else None
         volume = self.hypervolume(front)

@@ -1,4 +1,4 @@
-"""Which member of a front is picked, and how far its members can be told apart."""
+"""Picking a trial of a front, and distinguishing neighbours by scores from other seeds."""
 
 import numpy as np
 import pytest
@@ -23,20 +23,20 @@ MEMBERS = front((0.80, 100e6), (0.78, 60e6), (0.60, 30e6), (0.30, 10e6))
 
 
 @pytest.mark.parametrize(("ratio", "expected"), [(0.001, 0), (0.1, 1), (0.5, 1), (0.8, 2), (5.0, 3)])
-def test_the_dearer_a_cost_is_the_smaller_is_the_pick(ratio: float, expected: int) -> None:
+def test_a_higher_price_of_cost_picks_a_smaller_network(ratio: float, expected: int) -> None:
     trade_off = TradeOff("macs", ratio=ratio)
-    worths = [
+    penalties = [
         (1.0 - score) + ratio * macs / 100e6 for score, macs in (trial.values.values() for trial in MEMBERS.trials)
     ]
-    np.testing.assert_allclose(trade_off.worths(MEMBERS), worths)
-    assert int(np.argmin(worths)) == expected
+    np.testing.assert_allclose(trade_off.penalties(MEMBERS), penalties)
+    assert int(np.argmin(penalties)) == expected
     assert pick(MEMBERS, None, {}, trade_off).number == expected
     assert pick(MEMBERS, "trade_off", {"macs": 20e6}, trade_off).number == 3  # the only one within the cap
 
 
-def test_max_score_key_is_what_a_lost_point_is_measured_by() -> None:
+def test_max_score_key_scales_the_loss_of_score() -> None:
     halved = TradeOff("macs", max_score_key=0.8, ratio=0.1)
-    np.testing.assert_allclose(halved.worths(MEMBERS)[:2], [0.1, 0.02 / 0.8 + 0.06])
+    np.testing.assert_allclose(halved.penalties(MEMBERS)[:2], [0.1, 0.02 / 0.8 + 0.06])
 
 
 def test_without_a_trade_off_the_knee_is_picked() -> None:
@@ -47,28 +47,30 @@ def test_without_a_trade_off_the_knee_is_picked() -> None:
 def test_a_percentage_is_not_a_fraction() -> None:
     with pytest.raises(ConfigError, match=r"max_score_key must be above 0 and up to 1, got 100.*not percentages"):
         TradeOff("macs", max_score_key=100.0)
-    with pytest.raises(ConfigError, match=r"scores up to search\.trade_off\.max_score_key=1, got 80"):
-        TradeOff("macs").worths(front((80.0, 1.0), (60.0, 0.5)))
-    with pytest.raises(ConfigError, match="ratio must be above 0"):
+    with pytest.raises(ConfigError, match=r"score of 80 is above search\.trade_off\.max_score_key=1"):
+        TradeOff("macs").penalties(front((80.0, 1.0), (60.0, 0.5)))
+    with pytest.raises(ConfigError, match="ratio must be above 0, got 0"):
         TradeOff("macs", ratio=0.0)
-    with pytest.raises(ConfigError, match="with pick=trade_off, got none"):
+    with pytest.raises(ConfigError, match=r"pick=trade_off needs search\.trade_off, .*got none"):
         pick(MEMBERS, "trade_off", {})
 
 
-def test_neighbours_are_told_apart_as_a_paired_t_test_does() -> None:
+def test_neighbours_are_distinguished_as_by_a_paired_t_test() -> None:
     rng = np.random.default_rng(0)
     for shift in (0.0, 0.01, 0.2):
         first, second = rng.normal(0.5, 0.01, 5), rng.normal(0.5 + shift, 0.01, 5)
-        found = paired_difference(first, second)
+        difference = paired_difference(first, second)
         reference = stats.ttest_rel(first, second)
         low, high = reference.confidence_interval(0.95)
-        assert (found.low, found.high) == pytest.approx((low, high))
-        assert found.certain == (reference.pvalue < 0.05)
+        assert (difference.low, difference.high) == pytest.approx((low, high))
+        assert difference.certain == (reference.pvalue < 0.05)
     scores = Rescored({7: (0.50, 0.52, 0.51), 3: (0.40, 0.43, 0.41), 9: (0.42, 0.40, 0.41)})
     assert scores.indistinguishable_from(7) == ()
     assert scores.indistinguishable_from(3) == (9,)
     assert scores.indistinguishable_from(9) == (3,)
     assert scores.repeats_of(3).std == pytest.approx(np.std([0.40, 0.43, 0.41], ddof=1))
-    assert str(scores) == "neighbours that 3 other seeds cannot tell apart by score: 3 and 9 of 2 pairs"
-    with pytest.raises(ValueError, match="two pairs"):
+    assert str(scores) == (
+        "pairs of neighbours on the front that the scores of 3 other seeds do not distinguish: 3 and 9 (2 pairs in all)"
+    )
+    with pytest.raises(ValueError, match="at least two pairs, got 1"):
         paired_difference([1.0], [2.0])

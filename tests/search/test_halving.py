@@ -1,4 +1,4 @@
-"""Successive halving: who goes on, and what it costs in the mean."""
+"""Successive halving: which trials continue, and the mean cost of a trial."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,21 +23,21 @@ def outcomes(*values: tuple[float, float]) -> dict[int, Outcome]:
     }
 
 
-def test_both_ends_and_what_is_not_dominated_go_on_first() -> None:
-    found = outcomes((0.9, 100), (0.1, 10), (0.5, 50), (0.4, 60), (0.3, 90), (0.2, 95))
-    assert Rungs((0, 1), 0.5).survivors(found, DIRECTIONS) == {0, 1, 2}
-    assert Rungs((0, 1), 0.34).survivors(found, DIRECTIONS) == {0, 1, 2}  # rounded up
-    assert Rungs((0, 1), 0.01).survivors(found, DIRECTIONS) <= {0, 1}
-    assert Rungs((0, 1), 1.0).survivors(found, DIRECTIONS) == set(range(6))
+def test_the_ends_and_the_other_non_dominated_trials_continue_first() -> None:
+    scored = outcomes((0.9, 100), (0.1, 10), (0.5, 50), (0.4, 60), (0.3, 90), (0.2, 95))
+    assert Rungs((0, 1), 0.5).survivors(scored, DIRECTIONS) == {0, 1, 2}
+    assert Rungs((0, 1), 0.34).survivors(scored, DIRECTIONS) == {0, 1, 2}  # rounded up
+    assert Rungs((0, 1), 0.01).survivors(scored, DIRECTIONS) <= {0, 1}
+    assert Rungs((0, 1), 1.0).survivors(scored, DIRECTIONS) == set(range(6))
 
 
-def test_what_failed_or_was_left_out_does_not_go_on() -> None:
-    found = outcomes((0.9, 100), (0.5, 50)) | {
+def test_trials_that_failed_or_were_left_out_do_not_continue() -> None:
+    scored = outcomes((0.9, 100), (0.5, 50)) | {
         7: Outcome.failed(7, ARCH, "broken"),
         8: Outcome(8, ARCH, reason="too slow", left_out=True),
     }
-    assert Rungs((0, 1), 1.0).survivors(found, DIRECTIONS) == {0, 1}
-    assert Rungs((0, 1), 1.0).survivors({7: found[7]}, DIRECTIONS) == set()
+    assert Rungs((0, 1), 1.0).survivors(scored, DIRECTIONS) == {0, 1}
+    assert Rungs((0, 1), 1.0).survivors({7: scored[7]}, DIRECTIONS) == set()
 
 
 def test_mean_costs_are_those_of_a_large_batch() -> None:
@@ -58,14 +58,14 @@ def test_a_share_to_keep_is_a_share() -> None:
         Rungs((0, 1), 0.0)
 
 
-def test_a_budget_leaves_room_for_what_is_left_of_it() -> None:
+def test_a_budget_limits_the_number_of_further_trials() -> None:
     assert Budget(images=1000, images_per_trial=100).trials_left(250, 0.0, None) == 7.5
     assert Budget(device_minutes=10).trials_left(0, 300.0, 20.0) == 15
     assert Budget(device_minutes=10).trials_left(0, 300.0, None) == float("inf")
     assert Budget(images=100, images_per_trial=10).trials_left(500, 0.0, None) == 0
 
 
-def test_a_batch_that_is_cut_off_while_it_is_told_is_not_halved_again(tmp_path: Path) -> None:
+def test_a_batch_that_is_interrupted_while_it_is_told_is_not_halved_again(tmp_path: Path) -> None:
     done: list[str] = []
 
     def launch(jobs: Sequence[Job]) -> list[str | None]:
@@ -86,12 +86,12 @@ def test_a_batch_that_is_cut_off_while_it_is_told_is_not_halved_again(tmp_path: 
     first = loop()
     tell = first.study.tell
 
-    def cut_off(outcome: Outcome) -> None:
+    def interrupt(outcome: Outcome) -> None:
         if outcome.trial == 3:
             raise KeyboardInterrupt
         tell(outcome)
 
-    first.study.tell = cut_off  # type: ignore[method-assign]
+    first.study.tell = interrupt  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         first.run()
     assert len(done) == 8 + 4 + 2

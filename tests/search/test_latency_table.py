@@ -1,4 +1,4 @@
-"""Latency by blocks: the pieces are the body, each is timed once, and whole networks judge the predictions."""
+"""Latency tables: the pieces form the body, each is timed once, and predictions are checked on whole networks."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -60,16 +60,16 @@ def test_a_table_is_checked_against_whole_networks_that_it_has_not_seen(
     table = load_supernet("bignas_nano")
     rng = np.random.default_rng(0)
     archs = [table.space.smallest(), table.space.sample(rng), table.space.smallest(), table.space.largest()]
-    found = check_table(LatencyTable(tmp_path, CPU, batch_size=1, warmup=1, repeats=5), make_task, archs)
-    assert found.num_pieces == len({piece.key for arch in archs for piece in latency_pieces(table, arch, SIZE)})
+    check = check_table(LatencyTable(tmp_path, CPU, batch_size=1, warmup=1, repeats=5), make_task, archs)
+    assert check.num_pieces == len({piece.key for arch in archs for piece in latency_pieces(table, arch, SIZE)})
     costs = [make_task(arch).costs(arch) for arch in archs]
     rests = [sum(cost.macs for cost in parts.values()) - parts["body"].macs for parts in costs]
-    assert found.offset_ms == pytest.approx(np.median(rests[:2]) / 1e6)
+    assert check.offset_ms == pytest.approx(np.median(rests[:2]) / 1e6)
     wholes = [sum(cost.macs for cost in parts.values()) for parts in costs[2:]]
     errors = [abs(np.median(rests[:2]) - rest) / whole for rest, whole in zip(rests[2:], wholes, strict=True)]
-    assert found.error == pytest.approx(np.mean(errors))
-    assert found.largest_error == pytest.approx(max(errors))
-    assert found.rank_correlation == 1
+    assert check.error == pytest.approx(np.mean(errors))
+    assert check.largest_error == pytest.approx(max(errors))
+    assert check.rank_correlation == 1
 
 
 def test_passes_are_counted_after_the_warm_up() -> None:

@@ -1,4 +1,4 @@
-"""Predictors learn what can be learnt, are judged on what they did not see, and are not used where they cannot."""
+"""Predictors: what they learn, how cross-validation judges them, and how a sampler uses them."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -47,7 +47,7 @@ def test_every_predictor_ranks_archs_that_it_has_not_seen(name: str) -> None:
     assert predicted.shape == (40,)
 
 
-def test_features_are_places_among_the_choices() -> None:
+def test_features_are_scaled_positions_among_the_choices() -> None:
     arch = SPACE.arch([1, 2, 3, 5, 1, 5])
     assert features_of(SPACE, [arch])[0] == pytest.approx([-1, -1 / 3, 1 / 3, 1, -1, 1])
 
@@ -66,10 +66,10 @@ def test_rank_quality_is_scipys_with_an_interval_that_noise_cannot_escape() -> N
     rng = np.random.default_rng(0)
     values = rng.normal(size=60)
     close = values + 0.3 * rng.normal(size=60)
-    found = rank_quality(values, close, seed=0)
-    assert found.tau == pytest.approx(kendalltau(values, close).statistic)
-    assert found.low < found.tau < found.high
-    assert found.better_than_chance
+    quality = rank_quality(values, close, seed=0)
+    assert quality.tau == pytest.approx(kendalltau(values, close).statistic)
+    assert quality.low < quality.tau < quality.high
+    assert quality.better_than_chance
     assert not rank_quality(values, rng.normal(size=60), seed=0).better_than_chance
     constant = rank_quality(values, np.ones(60), seed=0)
     assert (constant.tau, constant.rho, constant.better_than_chance) == (0.0, 0.0, False)
@@ -84,10 +84,10 @@ def test_auto_takes_the_predictor_that_ranks_best() -> None:
 
 
 def history(values: np.ndarray, archs: list[Arch]) -> History:
-    found = History()
+    known = History()
     for arch, value in zip(archs, values, strict=True):
-        found.add(arch, [-float(value), float(sum(arch.values))])
-    return found
+        known.add(arch, [-float(value), float(sum(arch.values))])
+    return known
 
 
 def sampler(**changes: object) -> PredictedFront:
@@ -97,14 +97,14 @@ def sampler(**changes: object) -> PredictedFront:
     return PredictedFront(Problem(SPACE), 0, **(options | changes))  # type: ignore[arg-type]
 
 
-def test_what_is_asked_goes_beyond_the_front_that_is_known(caplog: pytest.LogCaptureFixture) -> None:
+def test_proposals_go_beyond_the_known_front(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     archs = sampled(60)
     known = history(score(archs), archs)
-    own = sampler()
+    predicting = sampler()
     asked: list[Arch] = []
     for number in range(60, 68):
-        asked.append(own.propose(known, number, np.random.default_rng(number)))
+        asked.append(predicting.propose(known, number, np.random.default_rng(number)))
         known.ask(asked[-1])
     assert len(set(asked)) == 8
     assert not set(asked) & set(archs)
@@ -116,15 +116,15 @@ def test_what_is_asked_goes_beyond_the_front_that_is_known(caplog: pytest.LogCap
     assert "Kendall's tau" in caplog.text
 
 
-def test_what_is_open_keeps_its_neighbourhood_from_being_asked_and_what_failed_does_not() -> None:
+def test_pending_archs_repel_proposals_and_failed_archs_do_not() -> None:
     archs = sampled(60)
 
-    def asked(become_of: Callable[[History, Arch], None]) -> list[Arch]:
-        known, own, found = history(score(archs), archs), sampler(), []
+    def asked(finish: Callable[[History, Arch], None]) -> list[Arch]:
+        known, predicting, proposed = history(score(archs), archs), sampler(), []
         for number in range(60, 68):
-            found.append(own.propose(known, number, np.random.default_rng(number)))
-            become_of(known, found[-1])
-        return found
+            proposed.append(predicting.propose(known, number, np.random.default_rng(number)))
+            finish(known, proposed[-1])
+        return proposed
 
     def fail(known: History, arch: Arch) -> None:
         known.ask(arch)
@@ -136,18 +136,18 @@ def test_what_is_open_keeps_its_neighbourhood_from_being_asked_and_what_failed_d
     assert failed != waiting
 
 
-def test_a_predictor_that_ranks_by_chance_is_said_so_and_not_used(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_predictor_that_ranks_by_chance_is_reported_and_not_used(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     archs = sampled(40)
     known = history(np.random.default_rng(3).normal(size=40), archs)
-    own = sampler()
-    arch = own.propose(known, 40, np.random.default_rng(0))
+    predicting = sampler()
+    arch = predicting.propose(known, 40, np.random.default_rng(0))
     assert "no better than chance" in caplog.text
-    assert arch == own.without.propose(known, 40, np.random.default_rng(0))
+    assert arch == predicting.fallback.propose(known, 40, np.random.default_rng(0))
 
 
 def test_an_unknown_predictor_is_refused_with_the_choices() -> None:
-    with pytest.raises(ConfigError, match="auto or one of ridge, gp"):
+    with pytest.raises(ConfigError, match=r"sampler\.predictor must be auto or one of ridge, gp.*, got svm"):
         sampler(predictor="svm")
 
 
@@ -167,11 +167,11 @@ def test_the_start_fills_the_range_of_costs() -> None:
     for number in range(18):
         archs.append(start.next_arch(history, number))
         history.add(archs[-1], None)
-    found = np.sort(costs(archs)["macs"])
+    covered = np.sort(costs(archs)["macs"])
     low, high = costs([SPACE.smallest(), SPACE.largest()])["macs"]
-    assert (found[0], found[-1]) == (low, high)
+    assert (covered[0], covered[-1]) == (low, high)
     drawn = np.sort(costs([problem.draw(np.random.default_rng(seed)) for seed in range(18)])["macs"])
-    assert np.diff(found).max() < 0.6 * np.diff(np.concatenate([[low], drawn, [high]])).max()
+    assert np.diff(covered).max() < 0.6 * np.diff(np.concatenate([[low], drawn, [high]])).max()
 
 
 def test_each_number_of_the_sequence_falls_into_a_largest_gap() -> None:
@@ -194,15 +194,15 @@ def wide_values(arch: Arch) -> list[float]:
 
 def covered(search: ArchSampler) -> float:
     """The hypervolume of a search's 60 archs, asked in batches of ten, as a share of the box of the space."""
-    found, points = History(), []
+    trials, points = History(), []
     for start in range(0, 60, 10):
         archs = []
         for number in range(start, start + 10):
-            archs.append(search.next_arch(found, number))
-            found.ask(archs[-1])
+            archs.append(search.next_arch(trials, number))
+            trials.ask(archs[-1])
         points += [wide_values(arch) for arch in archs]
         for arch, values in zip(archs, points[start:], strict=True):
-            found.add(arch, values)
+            trials.add(arch, values)
     small, large = (wide_values(arch) for arch in (WIDE.smallest(), WIDE.largest()))
     return share_of_hypervolume(np.asarray(points), np.asarray([large[0], small[1]]), np.asarray([small[0], large[1]]))
 
@@ -218,7 +218,7 @@ class StartAlone(PredictedFront):
 def test_a_search_that_predicts_finds_more_than_one_that_does_not() -> None:
     problem = Problem(WIDE, costs=wide_costs, known=lambda archs: {1: wide_costs(archs)["size"]})
     options = (20, "gp", 30, 10, 0.05)
-    predicting, without, random = (
+    with_predictor, without, random = (
         [covered(make(seed)) for seed in range(4)]
         for make in (
             lambda seed: PredictedFront(problem, seed, *options),
@@ -226,19 +226,19 @@ def test_a_search_that_predicts_finds_more_than_one_that_does_not() -> None:
             lambda seed: RandomArchs(problem, seed),
         )
     )
-    assert min(predicting) > max(without) > max(random)  # seen: means 0.62, 0.54, 0.48
+    assert min(with_predictor) > max(without) > max(random)  # seen: means 0.62, 0.54, 0.48
 
 
-def test_what_is_known_of_an_arch_is_not_predicted() -> None:
+def test_a_known_objective_is_not_predicted() -> None:
     problem = Problem(WIDE, costs=wide_costs, known=lambda archs: {1: wide_costs(archs)["size"]})
     rng = np.random.default_rng(0)
     archs = [WIDE.sample(rng) for _ in range(30)]
     known = History()
     for arch in archs:
         known.add(arch, wide_values(arch))
-    own = PredictedFront(problem, 0, 20, "ridge", 16, 4, 0.05)
-    own.propose(known, 30, rng)
-    plan = own._plan
+    predicting = PredictedFront(problem, 0, 20, "ridge", 16, 4, 0.05)
+    predicting.propose(known, 30, rng)
+    plan = predicting._plan
     assert plan is not None
     assert len(plan.candidates) == 16
     np.testing.assert_array_equal(plan.predicted[:, 1], wide_costs(plan.candidates)["size"])

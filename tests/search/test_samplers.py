@@ -1,4 +1,4 @@
-"""What is asked: new, feasible, the same for the same seed however a search was cut up; and never an endless loop."""
+"""Samplers propose new and feasible archs that depend on the seed alone, and never loop endlessly."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,7 +50,7 @@ def score(arch: Arch) -> list[float]:
 
 
 def asked(name: str, problem: Problem, trials: int, seed: int = 0, restart_at: int | None = None) -> list[Arch]:
-    """What a study asks in batches of six; optionally a new sampler goes on at a trial, as after a kill."""
+    """The archs of a study in batches of six; optionally a new sampler takes over at a trial, as in a new process."""
     study = optuna.create_study(directions=["minimize", "minimize"], sampler=build(name, problem, seed))
     archs: list[Arch] = []
     for start in range(0, trials, 6):
@@ -157,7 +157,7 @@ def test_rare_feasible_archs_are_found_and_none_is_an_error_with_the_nearest_val
     assert size([narrow.draw(np.random.default_rng(0))])[0] == 30
     with pytest.raises(ConfigError, match=r"size with max 5 \(nearest found: 6\)"):
         Problem(SPACE, {}, {"size": Limit(high=5)}, costs).draw(np.random.default_rng(0))
-    with pytest.raises(ConfigError, match="min below its max"):
+    with pytest.raises(ConfigError, match="min must be below its max, got min 3 and max 2"):
         Limit(3, 2)
 
 

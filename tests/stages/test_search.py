@@ -190,7 +190,7 @@ def test_failing_candidates_are_recorded_with_the_reason_and_the_search_goes_on(
     reasons = {number: outcome["reason"] for number, outcome in trials(tmp_path).items() if outcome["reason"]}
     assert reasons == {
         2: "ValueError: this one is broken",
-        4: "expected a number for faulty, got nan",
+        4: "faulty must be a finite number, got nan",
         6: "OutOfMemoryError: no memory left",
     }
     assert not {member["number"] for member in front["trials"]} & set(reasons)

@@ -1,10 +1,10 @@
-"""What all samplers share: archs as Optuna's parameters, reproducible draws, no infeasible or repeated arch."""
+"""The base class of samplers: archs as Optuna parameters, reproducible draws, no infeasible or repeated archs."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import NoReturn
 
 import numpy as np
 import optuna
@@ -18,11 +18,11 @@ from nas_transfer.search.problem import Problem
 from nas_transfer.space import Arch, Gene, SearchSpace
 
 MAX_PROPOSALS = 100
-"""Proposals of a sampler's own rule that are refused before an arch is drawn at random."""
+"""Proposals that may be rejected for one trial before an arch is drawn at random."""
 
 
 def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
-    """A distribution for each gene: integers where the choices are evenly spaced, else categories."""
+    """A distribution for each gene: integer if its choices are evenly spaced, and categorical otherwise."""
     return {gene.name: _distribution(gene) for gene in space.genes}
 
 
@@ -33,18 +33,18 @@ def _distribution(gene: Gene) -> BaseDistribution:
     return CategoricalDistribution(gene.choices)
 
 
-def arch_of(space: SearchSpace, params: Mapping[str, Any]) -> Arch:
-    """The arch of a trial's parameters."""
+def arch_of(space: SearchSpace, params: Mapping[str, int]) -> Arch:
+    """The arch that Optuna's parameters of a trial describe."""
     return space.arch([int(params[name]) for name in space.names])
 
 
 class History:
-    """All archs that were asked, and the values of those that were told, minimised.
+    """The archs of all trials so far, and their minimised values.
 
     Attributes:
-        seen: values of every arch that was asked, whatever became of it.
-        pending: those of the archs that were asked and not told yet, in the order in which they were asked.
-        archs: those with values, in trial order.
+        seen: gene values of the archs of all trials, whatever their outcome.
+        pending: archs of the open trials by their gene values, in the order in which they were asked.
+        archs: archs of the trials with values, in trial order.
     """
 
     def __init__(self) -> None:
@@ -57,16 +57,16 @@ class History:
 
     @property
     def values(self) -> np.ndarray:
-        """(N, M), every objective minimised."""
+        """The values of `archs`: (N, M), with every objective minimised."""
         return np.asarray(self._values, dtype=np.float64)
 
     def ask(self, arch: Arch) -> None:
-        """Remember that an arch was asked."""
+        """Add the arch of an open trial."""
         self.seen.add(arch.values)
         self.pending[arch.values] = arch
 
     def add(self, arch: Arch, values: Sequence[float] | None) -> None:
-        """Remember what became of an arch: its minimised values, None if it got none."""
+        """Add the arch of a finished trial with its minimised values, None for a trial without values."""
         self.seen.add(arch.values)
         self.pending.pop(arch.values, None)
         if values is not None:
@@ -74,7 +74,7 @@ class History:
             self._values.append(values)
 
     def update(self, study: Study, space: SearchSpace, before: int) -> None:
-        """Take over what has changed in the study since the last call, in trials before number `before`."""
+        """Update from the trials of a study with numbers below `before` that are new or have finished."""
         signs = [1.0 if direction == StudyDirection.MINIMIZE else -1.0 for direction in study.directions]
         trials = study.get_trials(deepcopy=False)
         changed = sorted(self._open | set(range(self._next, min(before, len(trials)))))
@@ -89,23 +89,27 @@ class History:
                 self.ask(arch)
                 continue
             self._open.discard(number)
-            done = trial.state == TrialState.COMPLETE and trial.values is not None
-            self.add(arch, [s * v for s, v in zip(signs, trial.values, strict=True)] if done else None)
+            has_values = trial.state == TrialState.COMPLETE and trial.values is not None
+            self.add(arch, [s * v for s, v in zip(signs, trial.values, strict=True)] if has_values else None)
 
 
 class ArchSampler(BaseSampler):
-    """The common part: trials 0 and 1 are the smallest and the largest arch, and each later one is drawn by `propose`.
+    """Base class of samplers; a subclass implements `propose`.
 
-    Every draw comes from (seed, trial number), so that a resumed search asks what an undisturbed one asks. A proposal
-    that breaks a limit or was asked before is drawn again, at most `MAX_PROPOSALS` times; then a random feasible arch
-    is taken. In a space whose archs were all asked, an arch is repeated.
+    Trials 0 and 1 are the smallest and the largest arch, if they are feasible. `propose` suggests the archs of all
+    later trials. A suggestion that breaks a limit or repeats an earlier arch is replaced by another one. After
+    `MAX_PROPOSALS` suggestions, a feasible arch is drawn at random. An arch is repeated only if no new one is found.
+
+    Every draw is a function of the seed and the trial number, so a resumed search asks for the same archs as an
+    uninterrupted one.
 
     Args:
         problem: the space and its limits.
-        seed: of all draws.
+        seed: seed of all draws.
 
     Attributes:
-        predictor: that chose the last trials and how well it ranks, None for samplers without one.
+        predictor: the predictor that chose the latest trials, and its quality; None for samplers without a predictor.
+        history: the trials that the sampler has seen.
     """
 
     def __init__(self, problem: Problem, seed: int) -> None:
@@ -116,13 +120,13 @@ class ArchSampler(BaseSampler):
 
     @abstractmethod
     def propose(self, history: History, number: int, rng: np.random.Generator) -> Arch:
-        """The sampler's own rule; the result may be infeasible or known."""
+        """Propose an arch for trial `number`. It may be infeasible or repeat an earlier arch."""
 
     def next_arch(self, history: History, number: int) -> Arch:
-        """The arch of trial `number`.
+        """Choose the arch of trial `number`.
 
         Raises:
-            ConfigError: no arch keeps the limits.
+            ConfigError: no arch is within the limits.
         """
         rng = np.random.default_rng([self.seed, number])
         space = self.problem.space
@@ -143,29 +147,29 @@ class ArchSampler(BaseSampler):
     def _acceptable(self, arch: Arch, history: History) -> bool:
         return arch.values not in history.seen and bool(self.problem.feasible([arch])[0])
 
-    # Optuna's side
+    # The methods below implement Optuna's interface.
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """All genes at once."""
+        """Return the distributions of all genes."""
         return distributions(self.problem.space)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """The parameters of `next_arch`."""
+    ) -> dict[str, int]:
+        """Return the arch of the trial as parameters."""
         self.history.update(study, self.problem.space, trial.number)
         arch = self.next_arch(self.history, trial.number)
         return dict(zip(arch.names, arch.values, strict=True))
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """Never asked for: all genes come from `sample_relative`."""
-        raise RuntimeError(f"expected every gene to be sampled at once, was asked for {param_name} alone")
+    ) -> NoReturn:
+        """Refuse to sample a single gene, since `sample_relative` samples all genes together."""
+        raise RuntimeError(f"all genes must be sampled together, got a request for {param_name} alone")
 
 
 def ask(study: optuna.Study, space: SearchSpace) -> optuna.trial.Trial:
-    """The study's next trial, with all genes set."""
+    """Ask a study for a trial with all genes."""
     trial = study.ask(fixed_distributions=distributions(space))
-    _ = trial.relative_params  # without it, NSGA-II would give the trial no generation
+    _ = trial.relative_params  # reading them makes NSGA-II assign the trial to a generation
     return trial

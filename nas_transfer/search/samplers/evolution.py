@@ -1,4 +1,4 @@
-"""The evolution of DetNAS: generations bred from the best archs by score alone."""
+"""The evolution of DetNAS: generations of mutations and crossovers of the archs with the best scores."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from nas_transfer.space import Arch
 
 
 class Evolution(ArchSampler):
-    """Mutations and crossovers of the top archs (Chen et al. 2019, DetNAS, section 3.4), under limits on their costs.
+    """Sampler that mutates and crosses the best archs (Chen et al. 2019, DetNAS, section 3.4).
 
-    A trial's place in its generation says how it is made: mutations first, then crossovers, then random archs. The top
-    archs are those of the first objective, over all trials told so far, as in DetNAS.
+    Each generation consists of mutations, then crossovers, then random archs. The parents are the best archs by the
+    first objective over all trials so far, as in DetNAS. Costs only enter through the limits of the problem.
 
     Args:
-        problem, seed: see `ArchSampler`.
-        population: archs of a generation; ask as many at a time (search.ask_batch) to have generations as published.
-        parents: how many of the best archs breed.
-        mutations: archs of a generation that are mutations.
-        crossovers: archs of a generation that are crossovers.
-        mutation: probability for each gene.
+        problem: the space and its limits.
+        seed: seed of all draws.
+        population: archs in a generation. Set search.ask_batch to the same number for generations as published.
+        parents: number of the best archs that become parents.
+        mutations: number of mutations in a generation.
+        crossovers: number of crossovers in a generation.
+        mutation: probability that a mutation redraws a gene.
 
     Raises:
-        ConfigError: naming the value.
+        ConfigError: a value is out of range.
     """
 
     def __init__(
@@ -35,11 +36,11 @@ class Evolution(ArchSampler):
         super().__init__(problem, seed)
         if parents < 1 or min(mutations, crossovers) < 0 or mutations + crossovers > population:
             raise ConfigError(
-                "expected sampler parents of at least 1, and mutations and crossovers that fit into the population, "
-                f"got {parents}, {mutations} and {crossovers} of {population}"
+                "search.sampler needs at least 1 parent, and mutations and crossovers of at least 0 that fit into the "
+                f"population, got {parents=} {mutations=} {crossovers=} {population=}"
             )
         if not 0 < mutation <= 1:
-            raise ConfigError(f"expected sampler mutation in 0-1, got {mutation}")
+            raise ConfigError(f"search.sampler.mutation must be above 0 and at most 1, got {mutation}")
         self.population = population
         self.parents = parents
         self.mutations = mutations
@@ -47,12 +48,12 @@ class Evolution(ArchSampler):
         self.mutation = mutation
 
     def propose(self, history: History, number: int, rng: np.random.Generator) -> Arch:
-        """A mutation, a crossover or a random arch, by the trial's place in its generation."""
-        generation, place = divmod(number, self.population)
-        if generation == 0 or not history.archs or place >= self.mutations + self.crossovers:
+        """Propose a mutation, a crossover or a random arch, by the position of the trial in its generation."""
+        generation, position = divmod(number, self.population)
+        if generation == 0 or not history.archs or position >= self.mutations + self.crossovers:
             return self.problem.draw(rng)
         best = np.argsort(history.values[:, 0], kind="stable")[: self.parents]
         first, second = (history.archs[int(index)] for index in rng.choice(best, 2))
-        if place < self.mutations:
+        if position < self.mutations:
             return self.problem.space.mutate(first, rng, self.mutation, self.problem.frozen)
         return self.problem.space.crossover(first, second, rng)

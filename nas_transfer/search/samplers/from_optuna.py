@@ -1,16 +1,15 @@
-"""Optuna's samplers behind this project's rules: reseeded for each trial, without infeasible or repeated archs."""
+"""Samplers of Optuna, reseeded for each trial and without infeasible or repeated archs."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from nas_transfer.search.problem import Problem
 from nas_transfer.search.samplers.base import ArchSampler, History, arch_of
@@ -20,15 +19,18 @@ MAX_SEED = 2**31 - 1
 
 
 class FromOptuna(ArchSampler):
-    """A sampler of Optuna, whose proposals are drawn again until they are feasible and new.
+    """Sampler that takes its proposals from a sampler of Optuna.
 
-    A stock sampler goes on with its own random stream, so that a resumed study repeats candidates; here a new one is
-    made for each proposal, seeded by (seed, trial number, attempt). All that it knows is in the study.
+    An Optuna sampler starts its random numbers anew in each process, so a resumed study would repeat archs. This class
+    builds a new one for each proposal instead, seeded by the seed, the trial number and the attempt. The state of
+    Optuna's sampler is in the study, so nothing is lost.
 
     Args:
-        problem, seed: see `ArchSampler`.
-        build: makes Optuna's sampler from a seed.
-        attempts: proposals that may be refused before a random arch is taken; each costs one call of the sampler.
+        problem: the space and its limits.
+        seed: seed of all draws.
+        build: builds Optuna's sampler; called with ``seed=``.
+        attempts: proposals that may be rejected for one trial before an arch is drawn at random. Each one costs a call
+            of Optuna's sampler.
     """
 
     def __init__(self, problem: Problem, seed: int, build: Callable[..., BaseSampler], attempts: int) -> None:
@@ -39,24 +41,24 @@ class FromOptuna(ArchSampler):
         self._attempt = 0
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """What Optuna's sampler does first."""
+        """Call Optuna's sampler."""
         self._sampler(trial.number, 0).before_trial(study, trial)
 
-    def after_trial(self, study: Study, trial: FrozenTrial, state: Any, values: Any) -> None:
-        """What Optuna's sampler keeps of a told trial, its generation for instance."""
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        """Call Optuna's sampler, which may store attributes of the trial, for instance its generation."""
         self._sampler(trial.number, 0).after_trial(study, trial, state, values)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """The parameters of the first proposal that is feasible and new."""
+    ) -> dict[str, int]:
+        """Return the first proposal that is feasible and new."""
         self._call, self._attempt = (study, trial), 0
-        if trial.number < 2:  # not proposed, but a genetic sampler has to give them a generation to become parents
+        if trial.number < 2:  # their archs are fixed, but genetic samplers need to assign them to a generation
             self._sampler(trial.number, 0).sample_relative(study, trial, search_space)
         return super().sample_relative(study, trial, search_space)
 
     def propose(self, history: History, number: int, rng: np.random.Generator) -> Arch:
-        """The stock sampler's proposal; a random arch once the attempts are used up."""
+        """Propose the arch of Optuna's sampler, or a random arch once all attempts are used up."""
         if self._call is None or self._attempt >= self.attempts:
             return self.problem.draw(rng)
         study, trial = self._call
@@ -72,5 +74,5 @@ class FromOptuna(ArchSampler):
     def _sampler(self, number: int, attempt: int) -> BaseSampler:
         seed = int(np.random.default_rng([self.seed, number, attempt]).integers(MAX_SEED))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # experimental samplers say so each time they are built
+            warnings.simplefilter("ignore")  # experimental samplers warn each time they are built
             return self.build(seed=seed)

@@ -1,4 +1,4 @@
-"""The front of what is predicted: NSGA-II on predictors of all objectives, of which spread-out members are asked."""
+"""Search on predictions: NSGA-II on predictors of all objectives, whose front supplies the next archs."""
 
 from __future__ import annotations
 
@@ -20,42 +20,57 @@ from nas_transfer.space import Arch
 logger = logging.getLogger(__name__)
 
 AUTO = "auto"
-LEAST_TOLD = 10
-SPREAD_DRAWS = 64
+MIN_TRIALS = 10
+"""Number of trials with values from which predictors are fitted."""
+START_DRAWS = 64
+"""Random archs among which each arch of the start is chosen."""
 NEAREST = 8
+"""How many of these archs, nearest to the target cost, are compared by their distance to earlier archs."""
 
 
 Predict = Callable[[Sequence[Arch]], Array]
-"""Minimised objectives (N, M) of archs, predicted or, where they are known, exact."""
+"""Maps N archs to their minimised objectives (N, M): exact if the problem knows them, predicted otherwise."""
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What was predicted from the first `told` values: candidates, and what also judges pending archs."""
+    """Candidates with their predicted values.
 
-    told: int
+    Attributes:
+        num_trials: number of trials with values to which the predictors are fitted.
+        candidates: the archs of the last population of NSGA-II; empty if predictions are not used.
+        predicted: minimised objectives (N, M) of the candidates.
+        predict: predicts other archs.
+    """
+
+    num_trials: int
     candidates: list[Arch]
     predicted: Array
     predict: Predict
 
 
 class PredictedFront(ArchSampler):
-    """MSuNAS's search (Lu et al. 2020, NSGANetV2, arXiv 2007.10396): few true evaluations, many predicted ones.
+    """Sampler that searches on predicted objectives (MSuNAS: Lu et al. 2020, NSGANetV2, arXiv 2007.10396).
 
-    After a random start that is spread over costs and genes, each batch fits a predictor of every objective that needs
-    an evaluation on all values told so far, runs NSGA-II (Deb et al. 2002) on the predictions, and asks for members of
-    the predicted front that go farthest beyond what is known or already asked for. Where the first of these predictors
-    ranks no better than chance, `ParetoEvolution` asks instead.
+    The search starts with archs that are spread over costs and genes. For each later batch, the sampler
+
+    1. fits a predictor for each objective that needs an evaluation, to the values of all trials so far;
+    2. runs NSGA-II (Deb et al. 2002) on the predictions;
+    3. proposes the archs of its last population that lie farthest beyond the current front and the pending archs.
+
+    If the first of the predictors ranks no better than chance, `ParetoEvolution` proposes the batch instead.
 
     Args:
-        problem, seed: see `ArchSampler`.
-        num_random: archs of the spread-out start.
+        problem: the space and its limits.
+        seed: seed of all draws.
+        num_random: number of archs at the start.
         predictor: a key of `PREDICTORS`, or ``auto`` for the one that ranks best in cross-validation.
-        population, generations: of NSGA-II.
-        mutation: probability for each gene of a mutated arch; one gene changes in any case.
+        population: population of NSGA-II.
+        generations: generations of NSGA-II.
+        mutation: probability that a mutation redraws a gene. A mutation changes one gene in any case.
 
     Raises:
-        ConfigError: naming the value.
+        ConfigError: a value is out of range.
     """
 
     def __init__(
@@ -65,51 +80,52 @@ class PredictedFront(ArchSampler):
         super().__init__(problem, seed)
         if predictor != AUTO and predictor not in PREDICTORS:
             raise ConfigError(
-                f"expected sampler.predictor to be auto or one of {', '.join(PREDICTORS)}, got {predictor}"
+                f"search.sampler.predictor must be auto or one of {', '.join(PREDICTORS)}, got {predictor}"
             )
         if num_random < 1 or population < 4 or generations < 1:
             raise ConfigError(
-                "expected sampler num_random and generations of at least 1 and population of at least 4, "
-                f"got {num_random}, {generations} and {population}"
+                "search.sampler.num_random and generations must be at least 1, and population at least 4, "
+                f"got {num_random=} {generations=} {population=}"
             )
         self.num_random = num_random
         self.names = list(PREDICTORS) if predictor == AUTO else [predictor]
         self.population = population
         self.generations = generations
         self.mutation = mutation
-        self.without = ParetoEvolution(problem, seed, num_random, mutation, crossover=0.8, screen=1)
+        self.fallback = ParetoEvolution(problem, seed, num_random, mutation, crossover=0.8, screen=1)
         self._plan: _Plan | None = None
 
     def propose(self, history: History, number: int, rng: np.random.Generator) -> Arch:
-        """The member of the predicted front that goes farthest beyond the known and the pending."""
-        if number < self.num_random or len(history.archs) < LEAST_TOLD:
-            return self._spread(history, number, rng)
-        if self._plan is None or self._plan.told != len(history.archs):
+        """Propose the candidate that is predicted to lie farthest beyond the current front and the pending archs."""
+        if number < self.num_random or len(history.archs) < MIN_TRIALS:
+            return self._start(history, number, rng)
+        if self._plan is None or self._plan.num_trials != len(history.archs):
             self._plan = self._predict(history)
         plan = self._plan
-        open_places = [k for k, arch in enumerate(plan.candidates) if arch.values not in history.seen]
-        if not open_places:
-            return self.without.propose(history, number, rng)
+        new = [index for index, arch in enumerate(plan.candidates) if arch.values not in history.seen]
+        if not new:
+            return self.fallback.propose(history, number, rng)
         known = history.values[non_dominated(history.values)]
         if history.pending:
             known = np.concatenate([known, plan.predict(list(history.pending.values()))])
         scale = history.values.std(0) + 1e-12
-        # The additive epsilon indicator (Zitzler et al. 2003): the least shift that would make the arch dominated.
-        ahead = ((known[None] - plan.predicted[open_places][:, None]) / scale).max(2).min(1)
-        return plan.candidates[open_places[int(ahead.argmax())]]
+        # Additive epsilon indicator (Zitzler et al. 2003): the smallest shift that would make the candidate dominated.
+        distances = ((known[None] - plan.predicted[new][:, None]) / scale).max(2).min(1)
+        return plan.candidates[new[int(distances.argmax())]]
 
-    def _spread(self, history: History, number: int, rng: np.random.Generator) -> Arch:
-        """Of random archs near a cost, the one farthest from all that were asked (Mitchell 1991, best candidate).
+    def _start(self, history: History, number: int, rng: np.random.Generator) -> Arch:
+        """Of random archs near a target cost, choose the one farthest from all earlier archs.
 
-        The costs of the start fill the range of the space: van der Corput's sequence (1935), 1/2, 1/4, 3/4, 1/8, ...
+        Choosing the farthest of several draws is Mitchell's best-candidate algorithm (1991). The target costs follow
+        van der Corput's sequence (1935), 1/2, 1/4, 3/4, 1/8, ..., and so fill the range of costs evenly.
         """
         space = self.problem.space
         ends = [self.problem.frozen_arch(end) for end in (space.smallest(), space.largest())]
-        drawn = [self._towards(ends[rng.integers(2)], rng) for _ in range(SPREAD_DRAWS)]
+        drawn = [self._towards(ends[rng.integers(2)], rng) for _ in range(START_DRAWS)]
         for costs in list(self.problem.costs([*ends, *drawn]).values())[:1]:
-            low, high = costs[2:].min(), costs[2:].max()  # limits may leave out the ends
+            low, high = costs[2:].min(), costs[2:].max()  # without the ends, which may be infeasible
             target = low + van_der_corput(max(1, number - 1)) * (high - low)
-            drawn = [drawn[place] for place in np.abs(costs[2:] - target).argsort(kind="stable")[:NEAREST]]
+            drawn = [drawn[index] for index in np.abs(costs[2:] - target).argsort(kind="stable")[:NEAREST]]
         if not history.seen:
             return drawn[0]
         seen = features_of(space, [space.arch(values) for values in sorted(history.seen)])
@@ -117,64 +133,67 @@ class PredictedFront(ArchSampler):
         return drawn[int(distances.argmax())]
 
     def _towards(self, end: Arch, rng: np.random.Generator) -> Arch:
-        """A random arch with a random share of an end's genes: uniform archs alone crowd around the mean cost."""
+        """Draw an arch, and replace a random share of its genes by those of an end of the space.
+
+        Without this step, the costs of random archs would crowd around their mean.
+        """
         arch = self.problem.draw(rng)
-        taken = rng.random(len(arch.values)) < rng.random()
-        mixed = [theirs if take else own for own, theirs, take in zip(arch.values, end.values, taken, strict=True)]
+        replaced = rng.random(len(arch.values)) < rng.random()
+        mixed = np.where(replaced, end.values, arch.values).tolist()
         moved = self.problem.frozen_arch(self.problem.space.arch(mixed))
         return moved if self.problem.feasible([moved])[0] else arch
 
     def _predict(self, history: History) -> _Plan:
-        """Fit, say how far the predictions can be trusted, and search on them; no candidate where they cannot."""
+        """Fit the predictors, log their quality, and search on them; no candidates if they rank by chance."""
         space = self.problem.space
         features, values = features_of(space, history.archs), history.values
         exact = self.problem.known(history.archs)
         models: dict[int, Predictor] = {}
-        for place in [place for place in range(values.shape[1]) if place not in exact]:
-            name, quality = choose(self.names, features, values[:, place], self.seed)
+        for index in [index for index in range(values.shape[1]) if index not in exact]:
+            name, quality = choose(self.names, features, values[:, index], self.seed)
             if not models:
                 self.predictor = PredictorQuality(name, quality)
-                logger.info("predictor %s of the first objective that is predicted, cross-validated: %s", name, quality)
-            models[place] = fitted(name, features, values[:, place])
+                logger.info("predictor %s of the first predicted objective, in cross-validation: %s", name, quality)
+            models[index] = fitted(name, features, values[:, index])
             if len(models) == 1 and not quality.better_than_chance:
-                logger.info("it ranks no better than chance: this batch is asked without it")
+                logger.info("the predictor ranks no better than chance and is not used for this batch")
                 return _Plan(len(values), [], values[:0], lambda archs: values[:0])
 
         def predict(archs: Sequence[Arch]) -> Array:
-            own, found = features_of(space, archs), self.problem.known(archs)
-            found |= {place: model.predict(own) for place, model in models.items()}
-            return np.stack([found[place] for place in range(values.shape[1])], 1)
+            new_features, columns = features_of(space, archs), self.problem.known(archs)
+            columns |= {index: model.predict(new_features) for index, model in models.items()}
+            return np.stack([columns[index] for index in range(values.shape[1])], 1)
 
         return self._evolve(history, predict)
 
     def _evolve(self, history: History, predict: Predict) -> _Plan:
-        """NSGA-II on the predictions, from the best archs told: its last population."""
+        """Run NSGA-II on the predictions, starting from the best archs so far; the last population becomes the plan."""
         rng = np.random.default_rng([self.seed, len(history.archs)])
         space = self.problem.space
         order = by_rank(history.values)[: self.population]
-        archs = [history.archs[place] for place in order]
+        archs = [history.archs[index] for index in order]
         predicted = predict(archs)
         for _ in range(self.generations):
-            known = {arch.values for arch in archs}
+            seen = {arch.values for arch in archs}
             children: list[Arch] = []
             for _ in range(self.population):
-                first, second = (archs[min(rng.integers(0, len(archs), 2))] for _ in range(2))  # ranked: less is better
+                first, second = (archs[min(rng.integers(0, len(archs), 2))] for _ in range(2))  # sorted by rank
                 child = change_genes(self.problem, space.crossover(first, second, rng), self.mutation, rng)
                 child = self.problem.frozen_arch(child)
-                if child.values not in known:
-                    known.add(child.values)
+                if child.values not in seen:
+                    seen.add(child.values)
                     children.append(child)
-            kept = self.problem.feasible(children) if children else np.zeros(0, dtype=bool)
-            children = [child for child, keep in zip(children, kept, strict=True) if keep]
+            feasible = self.problem.feasible(children)
+            children = [child for child, allowed in zip(children, feasible, strict=True) if allowed]
             if children:
                 archs, predicted = archs + children, np.concatenate([predicted, predict(children)])
             order = by_rank(predicted)[: self.population]
-            archs, predicted = [archs[place] for place in order], predicted[order]
+            archs, predicted = [archs[index] for index in order], predicted[order]
         return _Plan(len(history.archs), archs, predicted, predict)
 
 
 def van_der_corput(index: int) -> float:
-    """The binary digits of `index` mirrored behind the point: in 0-1, each new one in a largest gap."""
+    """The value of van der Corput's sequence in 0-1: the binary digits of `index`, mirrored behind the point."""
     value, share = 0.0, 0.5
     while index:
         index, digit = divmod(index, 2)

@@ -1,4 +1,4 @@
-"""Random search: the baseline that every other sampler has to beat."""
+"""Random search, the baseline of all other samplers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from nas_transfer.space import Arch
 
 
 class RandomArchs(ArchSampler):
-    """Uniform among the feasible archs, without repetition."""
+    """Sampler that draws archs uniformly among the feasible ones, without repetition."""
 
     def propose(self, history: History, number: int, rng: np.random.Generator) -> Arch:
-        """A random feasible arch."""
+        """Propose a random feasible arch."""
         return self.problem.draw(rng)

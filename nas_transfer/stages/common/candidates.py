@@ -11,7 +11,7 @@ from typing import TypeVar
 from nas_transfer.data.module import DownstreamData
 from nas_transfer.errors import ConfigError
 from nas_transfer.runs import Evaluation, read_job, write_started
-from nas_transfer.search.evaluate import CandidateEvaluator
+from nas_transfer.search.evaluate import TrialEvaluator
 from nas_transfer.space import SUPERNET
 from nas_transfer.stages.common.build import build_data, build_task, build_weights, evaluation_device, set_threads
 from nas_transfer.stages.common.limits import limits_of
@@ -26,11 +26,11 @@ logger = logging.getLogger(__name__)
 
 Config = TypeVar("Config", bound=SearchConfig)
 
-_evaluators: dict[str, CandidateEvaluator] = {}
+_evaluators: dict[str, TrialEvaluator] = {}
 """The one evaluator of this process, by its configuration's hash: later jobs find supernet and images loaded."""
 
 
-def evaluate_job(config: Config, folder: Path, build: Callable[[Config], CandidateEvaluator]) -> None:
+def evaluate_job(config: Config, folder: Path, build: Callable[[Config], TrialEvaluator]) -> None:
     """Evaluate the archs of one job; each outcome is written to its own file.
 
     Args:
@@ -56,7 +56,7 @@ def evaluate_job(config: Config, folder: Path, build: Callable[[Config], Candida
         logger.info("%s: %s (%.2f s)", evaluation, shown or outcome.reason, outcome.seconds)
 
 
-def _evaluator(config: Config, build: Callable[[Config], CandidateEvaluator]) -> CandidateEvaluator:
+def _evaluator(config: Config, build: Callable[[Config], TrialEvaluator]) -> TrialEvaluator:
     key = config.config_sha256
     if key not in _evaluators:
         _evaluators.clear()  # two supernets at once may not fit into memory
@@ -64,7 +64,7 @@ def _evaluator(config: Config, build: Callable[[Config], CandidateEvaluator]) ->
     return _evaluators[key]
 
 
-def build_evaluator(config: SearchConfig, *, cache: bool = True) -> CandidateEvaluator:
+def build_evaluator(config: SearchConfig, *, cache: bool = True) -> TrialEvaluator:
     """The evaluator that a search's jobs use; without cache it reads the images anew for every candidate."""
     set_threads(config.num_threads)
     table, checkpoint = supernet_weights(config)
@@ -91,16 +91,16 @@ def evaluator_of(
     *,
     cache: bool = True,
     train: Callable[[Task, Evaluation], int] | None = None,
-) -> CandidateEvaluator:
+) -> TrialEvaluator:
     """The evaluator of a supernet's archs as the configuration says."""
-    evaluator = CandidateEvaluator(
+    evaluator = TrialEvaluator(
         supernet.to(evaluation_device(config.trainer.accelerator)),
         partial(data.calibration_dataloader, config.calibration_images, max(2, data.batch_size)),
         data.search_dataloader(),
         data.search_ground_truth,
         {name: objective.build() for name, objective in config.search.objectives.items()},
         limits_of(config.search.constraints),
-        config.search.cache_mb * 2**20 if cache else 0,
+        config.search.cache_mib * 2**20 if cache else 0,
         config.search.precision,
         train,
     )
@@ -109,7 +109,7 @@ def evaluator_of(
     return evaluator
 
 
-def _log_effect_of_precision(evaluator: CandidateEvaluator) -> None:
+def _log_effect_of_precision(evaluator: TrialEvaluator) -> None:
     """Log what the reduced precision changes in the largest and the smallest arch's score."""
     space, key = evaluator.supernet.table.space, evaluator.supernet.score_key
     chosen = evaluator.precision

@@ -95,8 +95,8 @@ def _draw_samples(count: int, folder: Path, task: Task, data: DownstreamData) ->
             prediction = task.predict_image(batch, sample["sample_id"], data.vocabulary)
         shown = data.draw_sample(sample), prediction.draw(sample["image"], LEAST_SCORE_DRAWN, TILE)
         pictures = [
-            replace(picture, caption=f"{whose}: {picture.caption}".rstrip(": "))
-            for picture, whose in zip(shown, ("annotated", "predicted"), strict=True)
+            replace(picture, caption=f"{origin}: {picture.caption}".rstrip(": "))
+            for picture, origin in zip(shown, ("annotated", "predicted"), strict=True)
         ]
         folder.mkdir(exist_ok=True)
         contact_sheet(pictures).save(folder / f"{index:06d}.jpg", quality=85)

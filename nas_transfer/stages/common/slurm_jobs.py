@@ -25,11 +25,11 @@ def slurm_job() -> str | None:
 def wait_for_jobs(folder: Path) -> None:
     """Wait until no SLURM job of an earlier start of this search runs: what it evaluates need not be done twice."""
     for path, job in read_started(folder).items():
-        told = False
+        logged = False
         while _runs(job):
-            if not told:
+            if not logged:
                 logger.info("waiting for SLURM job %s, which an earlier start of this search left running", job)
-                told = True
+                logged = True
             time.sleep(QUEUE_SECONDS)
         path.unlink()
 

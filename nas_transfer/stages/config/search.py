@@ -59,7 +59,7 @@ class SearchKeys:
     repeats: int = key(identity=False, minimum=0)
     max_failures: int = key(identity=False, minimum=1)
     storage: str | None = key(identity=False)
-    cache_mb: int = key(identity=False, minimum=0)
+    cache_mib: int = key(identity=False, minimum=0)
     precision: Literal["32", "bf16", "16"] = key()
     job: str | None = key(identity=False)
 
