@@ -3,24 +3,24 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-PARALLEL := -n 2 --dist loadfile  # two processes of a thread each; a file's tests share what it trains
+PARALLEL := -n 2 --dist loadfile  # two processes with one thread each; the tests of a file share its trained networks
 
-help:  ## show the targets
+help:  ## show the targets of this file
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 8
 
-# Plain pip, so that a torch that the machine provides is picked up. Made anew when the requirements change.
+# The environment is built again when the requirements change. Plain pip uses a torch that the machine provides.
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -e '.[dev]'
 	touch $(READY)
 
-# Each line of output says whose it is; a failure is the command's, not sed's.
+# Each line of output starts with its route. pipefail reports a failure of the command, not that of sed.
 SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 DEMO = $(BIN)/python -m nas_transfer $(1) 2>&1 | sed -u 's/^/$(2) | /'
 PICKED = arch=runs/$(1)/demo/archs/picked.yaml
 
-demo: $(READY)  ## routes A, B and C from ImageNet weights to detection on embedded data, and their report: some minutes on two cores
+demo: $(READY)  ## run routes A, B and C from ImageNet weights to detection on embedded data, and report: six minutes on two cores
 	$(MAKE) --no-print-directory -j 2 demo-a demo-bc
 	$(BIN)/python -m nas_transfer stage=report name=demo runs_in='["runs/*/*/demo*"]'
 
@@ -43,19 +43,19 @@ test: $(READY)  ## run all tests
 fast: $(READY)  ## run the tests that are not slow
 	$(BIN)/python -m pytest $(PARALLEL) -m 'not slow'
 
-lint: $(READY)  ## ruff and mypy
+lint: $(READY)  ## run ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
 docs: $(READY)  ## build the documentation in docs/_build/html; warnings are errors
 	$(BIN)/python -m sphinx -W --keep-going -q -d docs/_build/doctrees docs docs/_build/html
 
-bench: $(READY)  ## time the supernet against static subnets, candidate evaluation, costs
+bench: $(READY)  ## time supernet training, the evaluation of trials and the computation of costs
 	$(BIN)/python scripts/bench_supernet.py
 	$(BIN)/python scripts/bench_evaluate.py
 	$(BIN)/python scripts/bench_costs.py
 
-wheel: $(READY)  ## build dist/*.whl, which holds conf/ too
+wheel: $(READY)  ## build dist/*.whl, with conf/ in it
 	$(BIN)/python -m build --wheel --no-isolation
 
 .PHONY: help demo demo-a demo-bc test fast lint docs bench wheel

@@ -1,7 +1,9 @@
-"""Time how long it takes to compute the costs of many archs at once: python scripts/bench_costs.py
+"""Time the computation of the costs of many archs at once.
 
-Classification uses each arch's own resolution, detection 800 x 1333 with neck and heads. The first call fills the
-caches and the second uses them; for comparison, the costs of some archs are then computed one by one.
+    python scripts/bench_costs.py [--archs 10000]
+
+Classification uses the resolution of each arch, detection 800 x 1333 pixels with neck and heads. The first call fills
+caches and the second uses them. For comparison, the costs of some archs are then computed one by one, and must agree.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ def main() -> None:
     parser.add_argument("--archs", type=int, default=10_000)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"macs and params of {options.archs} archs, one thread: seconds of a first call, a second, and one by one")
+    print(f"seconds for the macs and params of {options.archs} archs, one thread: first call, second call, one by one")
     for supernet, name in (("bignas", "imagenet"), ("bignas", "coco_det"), ("detnas_1300m", "imagenet")):
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             config = read_config(compose("config", [f"task={name}", f"supernet={supernet}"]), TaskRunConfig)
@@ -41,16 +43,14 @@ def main() -> None:
             start = time.perf_counter()
             totals = task.cost_totals(archs)
             seconds.append(time.perf_counter() - start)
-        few = archs[: max(1, options.archs // 50)]
+        some = archs[: max(1, options.archs // 50)]
         start = time.perf_counter()
-        for number, arch in enumerate(few):
+        for index, arch in enumerate(some):
             costs = task.costs(arch).values()
-            if (sum(c.macs for c in costs), sum(c.params for c in costs)) != (
-                totals.macs[number],
-                totals.params[number],
-            ):
-                raise SystemExit(f"the costs of arch {arch.short_id()} differ between both ways of computing them")
-        single = (time.perf_counter() - start) * len(archs) / len(few)
+            macs, params = sum(cost.macs for cost in costs), sum(cost.params for cost in costs)
+            if (macs, params) != (totals.macs[index], totals.params[index]):
+                raise SystemExit(f"arch {arch.short_id()} has other costs alone than among {options.archs} archs")
+        single = (time.perf_counter() - start) * len(archs) / len(some)
         print(f"{supernet:<14} {name:<10} {seconds[0]:.3f}  {seconds[1]:.3f}  {single:.2f}")
 
 

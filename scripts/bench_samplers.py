@@ -1,19 +1,22 @@
-"""Samplers compared by hypervolume on a made-up accuracy surface: python scripts/bench_samplers.py
+"""Compare samplers by hypervolume on a synthetic accuracy surface.
 
-The space is `bignas`, the two objectives are the surface below (maximised) and the true multiply-accumulates at each
-arch's own resolution (minimised). With x_g in 0-1 for the place of gene g's value among its choices and fixed weights
-from numpy's default_rng(0):
+    python scripts/bench_samplers.py [--trials 1000] [--ask-batch 50] [--seeds 5] [--samplers NAME ...]
 
-    gain  = sum_g w_g (1 - exp(-2 x_g)) / (1 - exp(-2))                      diminishing returns of every gene
-          + sum_s v_s x_depth(s) x_expand(s)                                 depth pays where a stage is expanded
+The space is `bignas`. The two objectives are the surface below (maximised) and the multiply-accumulates of an arch at
+its resolution (minimised). x_g in 0-1 is the position of the value of gene g among its choices, and the weights are
+fixed draws from numpy's default_rng(0):
+
+    gain  = sum_g w_g (1 - exp(-2 x_g)) / (1 - exp(-2))                      diminishing returns of each gene
+          + sum_s v_s x_depth(s) x_expand(s)                                 depth pays in expanded stages
           + 0.5 sum_s u_s x_kernel(s) x_resolution                           large kernels pay on large images
-          - 0.6 sum_s t_s (x_width(s) - x_width(s+1))^2                      neighbouring widths want to agree
+          - 0.6 sum_s t_s (x_width(s) - x_width(s+1))^2                      unequal widths of neighbours cost
     accuracy = 0.60 + 0.25 (1 - exp(-2.5 gain / gain(all x = 1)))
 
-The hypervolume is taken below the reference point (accuracy 0.60, 2000 M) and given as a share of the box up to
-accuracy 0.85 and 0 M. All samplers get the same batches of `--ask-batch` and, as in a search, the smallest and the
-largest arch first. The yardstick is the best that the default sampler reaches in `--long` evaluations. The interactions
-of the surface are pairwise, as those of the default sampler's regression: "screen=1" is that sampler without it.
+The hypervolume is taken below the reference point (accuracy 0.60, 2000 M) and stated as a share of the box up to
+accuracy 0.85 and 0 M, relative to a yardstick: the best share that the default sampler reaches in `--long` evaluations.
+All samplers get the same batches and, as in a search, the smallest and the largest arch first. The interactions of the
+surface are pairwise, like those of the regression in the default sampler. With "screen=1", the default sampler runs
+without the regression.
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ SAMPLERS = ("random", "evolution", "nsga2", "tpe", "pareto_evolution screen=1", 
 
 
 class Surface:
-    """The made-up accuracy of an arch, and its true cost."""
+    """The synthetic accuracy of an arch, and its cost."""
 
     def __init__(self, table: MBConvTable) -> None:
         self.table, self.space = table, table.space
@@ -50,16 +53,17 @@ class Surface:
         stages = [stage.name for stage in table.stages]
         self.single = rng.uniform(0.2, 1.0, count)
         self.pairs = {name: rng.uniform(0.5, 2.0, len(stages)) for name in ("depth", "kernel", "width")}
-        place = {name: k for k, name in enumerate(self.space.names)}
+        index = {name: position for position, name in enumerate(self.space.names)}
         self.depth, self.expand, self.kernel, self.width = (
-            np.array([place[f"{group}.{stage}"] for stage in stages])
+            np.array([index[f"{group}.{stage}"] for stage in stages])
             for group in ("depth", "expand_ratio", "kernel_size", "width")
         )
-        self.resolution = place["resolution"]
+        self.resolution = index["resolution"]
         self.scale = np.array([max(1, len(gene.choices) - 1) for gene in self.space.genes])
         self.top = float(self.gain(np.ones((1, count)))[0])
 
     def gain(self, x: np.ndarray) -> np.ndarray:
+        """The gain (N,) of positions x (N, G)."""
         single = ((1 - np.exp(-2 * x)) / (1 - np.exp(-2)) * self.single).sum(1)
         deep = (self.pairs["depth"] * x[:, self.depth] * x[:, self.expand]).sum(1)
         sharp = 0.5 * (self.pairs["kernel"] * x[:, self.kernel] * x[:, [self.resolution]]).sum(1)
@@ -67,23 +71,24 @@ class Surface:
         return single + deep + sharp - uneven
 
     def points(self, archs: Sequence[Arch]) -> np.ndarray:
-        """(N, 2): minus accuracy, MACs."""
+        """The minimised objectives of archs: (N, 2), minus accuracy and MACs."""
         x = np.array([self.space.encode(arch) for arch in archs]) / self.scale
         accuracy = BASE + RANGE * (1 - np.exp(-2.5 * self.gain(x) / self.top))
         return np.stack([-accuracy, self.costs(archs)["macs"]], 1)
 
     def costs(self, archs: Sequence[Arch]) -> Costs:
-        """What is known without an evaluation."""
+        """The costs that are known without an evaluation."""
         sizes = [(arch["resolution"], arch["resolution"]) for arch in archs]
         return {"macs": self.table.body_totals(archs, sizes).macs.astype(np.float64)}
 
 
 def share(points: np.ndarray) -> float:
+    """The hypervolume of points (N, 2) as a share of the box."""
     return share_of_hypervolume(points, np.array([-BASE - RANGE, 0.0]), np.array([-BASE, LARGEST_MACS]))
 
 
 def through_optuna(surface: Surface, sampler: ArchSampler, trials: int, batch: int) -> np.ndarray:
-    """All points that a study asks for, as a search asks them."""
+    """Run a study as a search does, and return the points of all trials."""
     study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
     points = []
     for start in range(0, trials, batch):
@@ -96,7 +101,7 @@ def through_optuna(surface: Surface, sampler: ArchSampler, trials: int, batch: i
 
 
 def alone(surface: Surface, sampler: ArchSampler, trials: int, batch: int) -> np.ndarray:
-    """The same without Optuna's bookkeeping, which takes long with 20,000 trials."""
+    """Run a sampler without an Optuna study, which is slow with 20,000 trials, and return the points of all trials."""
     history = History()
     points = []
     for start in range(0, trials, batch):
@@ -112,7 +117,7 @@ def alone(surface: Surface, sampler: ArchSampler, trials: int, batch: int) -> np
 
 
 def build(title: str, surface: Surface, seed: int) -> ArchSampler:
-    """A sampler from its name in conf/sampler and options: "pareto_evolution screen=1"."""
+    """Build a sampler from its name in conf/sampler and its options, such as "pareto_evolution screen=1"."""
     name, *overrides = title.split()
     cfg = OmegaConf.load(conf_dir() / "sampler" / f"{name}.yaml")
     cfg = OmegaConf.merge(cfg, OmegaConf.from_dotlist(overrides))
@@ -121,12 +126,15 @@ def build(title: str, surface: Surface, seed: int) -> ArchSampler:
 
 
 def main() -> None:
+    """Run the comparison and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=1000)
     parser.add_argument("--long", type=int, default=20_000)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--ask-batch", type=int, default=50)
-    parser.add_argument("--yardstick", type=float, help="an earlier run's, which takes minutes to compute")
+    parser.add_argument(
+        "--yardstick", type=float, help="the yardstick of an earlier run, since it takes minutes to compute"
+    )
     parser.add_argument("--samplers", nargs="+", default=list(SAMPLERS))
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -137,20 +145,19 @@ def main() -> None:
         for seed in range(options.seeds)
     )
     print(
-        f"hypervolume after {options.long} evaluations of pareto_evolution, best of {options.seeds} seeds: "
-        f"{yardstick:.5f}"
+        f"yardstick, pareto_evolution after {options.long} evaluations, best of {options.seeds} seeds: {yardstick:.5f}"
     )
-    print(f"after {options.trials} evaluations in batches of {options.ask_batch}, as a share of it, by seed:")
+    print(f"shares of the yardstick after {options.trials} evaluations in batches of {options.ask_batch}: mean, seeds")
     for name in options.samplers:
         run: Callable[..., np.ndarray] = partial(through_optuna, surface)
         start = time.perf_counter()
-        found = [
+        shares = [
             share(run(build(name, surface, seed), options.trials, options.ask_batch)) / yardstick
             for seed in range(options.seeds)
         ]
         seconds = (time.perf_counter() - start) / options.seeds / options.trials
-        shown = " ".join(f"{value:.4f}" for value in found)
-        print(f"{name:<26} {np.mean(found):.4f}   {shown}   {1000 * seconds:6.1f} ms/trial", flush=True)
+        by_seed = " ".join(f"{value:.4f}" for value in shares)
+        print(f"{name:<26} {np.mean(shares):.4f}   {by_seed}   {1000 * seconds:6.1f} ms/trial", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Compare the time of a supernet's sandwich step with that of the same four archs as static channels_last modules.
+"""Compare the time of a sandwich step of a supernet with that of the same four archs as static channels_last modules.
 
     python scripts/bench_supernet.py [--supernet bignas] [--batch 16] [--size 128] [--rounds 5] [--threads 2]
 
-Both sides run forward and backward passes of the same archs (largest, two random, smallest) on the same images. They
-alternate within one process, so that a change of the machine's speed affects both. Prints median seconds, the ratio of
-each round and multiply-accumulates per second (a forward and a backward pass count as three forward passes). Takes
-about a minute on two cores.
+Both sides run forward and backward passes of the largest, two random and the smallest arch on the same images. They
+alternate in one process, so that changes in the speed of the machine affect both. The script prints median seconds,
+multiply-accumulates per second and the ratio of each round. A forward and a backward pass together count as three
+forward passes. The script takes about a minute on two cores.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from nas_transfer.supernet.protocol import SupernetTable
 
 
 def load_table(name: str) -> SupernetTable:
-    """The supernet table of that name in conf/supernet."""
+    """Build the table of a supernet in conf/supernet."""
     with initialize_config_dir(str(conf_dir() / "supernet"), version_base="1.3"):
         return instantiate(compose(name))
 
 
 def sandwich_seconds(networks: list[tuple[nn.Module, nn.Module, Arch | None]], images: Tensor, labels: Tensor) -> float:
-    """Seconds for a forward and a backward pass of each (body, classifier, arch to activate or None)."""
+    """Time a forward and a backward pass of each (body, classifier, arch to activate or None)."""
     for body, classifier, _ in networks:
         body.zero_grad(set_to_none=True)
         classifier.zero_grad(set_to_none=True)
@@ -85,15 +85,15 @@ def main() -> None:
         for _ in range(options.rounds)
     ]
     supernet, subnets = (statistics.median(column) for column in zip(*rounds, strict=True))
-    ratios = [ours / theirs for ours, theirs in rounds]
-    work = 3 * macs * options.batch
+    ratios = [elastic_seconds / static_seconds for elastic_seconds, static_seconds in rounds]
+    total_macs = 3 * macs * options.batch
     print(
         f"{options.supernet}, batch {options.batch}, {options.size} px, {options.threads} threads, "
         f"torch {torch.__version__}"
     )
     print(f"{'':24}{'s/sandwich step':>16}{'GMAC/s':>9}")
-    print(f"{'supernet':24}{supernet:16.3f}{work / supernet / 1e9:9.1f}")
-    print(f"{'four static subnets':24}{subnets:16.3f}{work / subnets / 1e9:9.1f}")
+    print(f"{'supernet':24}{supernet:16.3f}{total_macs / supernet / 1e9:9.1f}")
+    print(f"{'four static subnets':24}{subnets:16.3f}{total_macs / subnets / 1e9:9.1f}")
     print(f"supernet / static: median {statistics.median(ratios):.3f}, rounds {' '.join(f'{r:.3f}' for r in ratios)}")
 
 

@@ -1,7 +1,7 @@
-"""Choose archs and compare routes for compare_routes.sh.
+"""Choose archs and compare routes, for compare_routes.sh.
 
-python scripts/compare_routes.py choose SEARCH_RUN 5      paths of five arch files spread over the front
-python scripts/compare_routes.py table RUNS TASK          the nets of each route, and differences with intervals
+python scripts/compare_routes.py choose SEARCH_RUN 5      print the paths of five arch files spread over the front
+python scripts/compare_routes.py table RUNS TASK          print the networks of each route, and their differences
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from nas_transfer.report.tables import route_table
 
 
 def main() -> None:
-    """Run the given command."""
+    """Run the command that the arguments name."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     choose = commands.add_parser("choose")

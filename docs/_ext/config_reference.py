@@ -162,10 +162,10 @@ def _default(item: yaml.Node) -> str:
 
 
 def _header(lines: list[str]) -> tuple[str, tuple[tuple[str, str], ...]]:
-    """A header's description and its labelled parts; a line that starts with ``Word:`` opens a part."""
+    """A header's description and its labelled parts; a line but the first that starts with ``Word:`` opens a part."""
     parts: list[tuple[str, list[str]]] = [("", [])]
-    for line in lines:
-        found = _LABEL.match(line)
+    for number, line in enumerate(lines):
+        found = _LABEL.match(line) if number else None
         label, text = parts[-1]
         command_ended = label.split(",")[0] in _COMMANDS and not text[-1].endswith("\\") and not line.startswith(" ")
         if found:

@@ -22,7 +22,7 @@ from nas_transfer.runs import (
     read_validation,
 )
 from nas_transfer.search.front import share_of_hypervolume
-from nas_transfer.search.study import signs
+from nas_transfer.search.pareto import signs
 
 SCORE = "score"
 

@@ -12,9 +12,8 @@ import yaml
 from nas_transfer.errors import ConfigError, report_faults
 from nas_transfer.runs import Costs, Direction, Front, Trial, files
 from nas_transfer.runs.atomic import write_text
-from nas_transfer.search.pareto import highest_trade_off, hypervolume, knee, non_dominated
+from nas_transfer.search.pareto import highest_trade_off, hypervolume, knee, non_dominated, signs
 from nas_transfer.search.statistics import Rescored
-from nas_transfer.search.study import signs
 
 RULES = ("best", "knee", "high_trade_off", "trade_off")
 

@@ -11,8 +11,7 @@ import numpy as np
 
 from nas_transfer.errors import report_faults
 from nas_transfer.runs import Direction, Outcome
-from nas_transfer.search.pareto import by_rank
-from nas_transfer.search.study import signs
+from nas_transfer.search.pareto import by_rank, signs
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,17 @@ All objectives are minimised: pass the negative of a maximised one. All values m
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import numpy.typing as npt
+
+from nas_transfer.runs import Direction
+
+
+def signs(directions: Iterable[Direction]) -> list[float]:
+    """Factors that turn values of objectives into minimised ones: -1 for a maximised objective."""
+    return [-1.0 if direction == "maximize" else 1.0 for direction in directions]
 
 
 def non_dominated(points: np.ndarray) -> npt.NDArray[np.bool_]:

@@ -6,7 +6,7 @@ import fcntl
 import math
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -175,11 +175,6 @@ class Study:
                 break
             count += 1
         return count
-
-
-def signs(directions: Iterable[Direction]) -> list[float]:
-    """Factors that turn values of objectives into minimised ones: -1 for a maximised objective."""
-    return [-1.0 if direction == "maximize" else 1.0 for direction in directions]
 
 
 def _journal(path: Path) -> optuna.storages.BaseStorage:

@@ -34,10 +34,11 @@ from nas_transfer.runs.texts import duration
 from nas_transfer.search.front import TradeOff, front_of, pick, points_of, share_of_hypervolume, write_front
 from nas_transfer.search.loop import Launch, SearchLoop
 from nas_transfer.search.objectives.base import ArchCost, Objective
+from nas_transfer.search.pareto import signs
 from nas_transfer.search.problem import Costs as ArchCosts
 from nas_transfer.search.problem import Known, Problem
 from nas_transfer.search.samplers.base import ArchSampler
-from nas_transfer.search.study import Study, signs, study_lock
+from nas_transfer.search.study import Study, study_lock
 from nas_transfer.space import SUPERNET, Arch, short_id
 from nas_transfer.stages.common.build import build_data, build_task, set_threads
 from nas_transfer.stages.common.candidates import build_evaluator, evaluate_job, supernet_weights

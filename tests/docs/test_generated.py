@@ -54,13 +54,13 @@ def test_every_key_of_a_configuration_is_in_the_reference(choice: str, written: 
 def test_a_comment_is_found_behind_a_value_above_a_key_and_on_the_line_of_a_flow_mapping(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(
-        "# @package search.sampler\n# What it is\n# in two lines. More.\n# Cost: a minute.\n"
+        "# @package search.sampler\n# Route X: what it is\n# in two lines. More.\n# Cost: a minute.\n"
         "# Command: python -m nas_transfer a=b \\\n#   c=d\n# Prints things.\n_target_: some.Class\n"
         "first: 1  # behind: it\n# above\n# it\nsecond: '# none'\ndeep: {x: 1, y: [2, 3]}  # of both\n"
         "block:  # of the block\n  inner: null\nlast: {}\n"
     )
     file = reference.read_file(path, "sampler")
-    assert file.description == "What it is in two lines. More."
+    assert file.description == "Route X: what it is in two lines. More."
     assert file.notes == (
         ("Cost", "a minute."), ("Command", "python -m nas_transfer a=b c=d"), ("", "Prints things."),
     )  # fmt: skip

@@ -1,5 +1,1 @@
-"""The embedded datasets: `draw_shapes` writes each one to disk, in the layout of a real dataset."""
-
-from nas_transfer.data.synthetic.shapes import draw_shapes
-
-__all__ = ["draw_shapes"]
+"""The embedded datasets: `shapes.draw_shapes` writes each one to disk, in the layout of a real dataset."""
