@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from nas_transfer.runs.trials import write_started
 from nas_transfer.search.objectives.base import TrialSubnet
 from nas_transfer.stages.common.slurm_jobs import wait_for_jobs
 from tests.conftest import REPOSITORY
@@ -111,7 +112,7 @@ def test_a_new_start_waits_for_the_jobs_of_an_earlier_one(tmp_path: Path) -> Non
     )  # fmt: skip
     (tmp_path / "jobs").mkdir()
     path = tmp_path / "jobs/0.started"
-    path.write_text(json.dumps({"slurm_job": done.stdout.strip()}))
+    write_started(tmp_path / "jobs/0.json", done.stdout.strip())
     wait_for_jobs(tmp_path)
     assert not path.exists()
     state = subprocess.run(["squeue", "-h", "-j", done.stdout.strip()], capture_output=True, text=True)
