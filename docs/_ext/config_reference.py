@@ -160,7 +160,7 @@ def _in_docstring(key: Key) -> str:
 
 @cache
 def _arguments(target: str) -> dict[str, str]:
-    """The sections ``Args`` and ``Attributes`` of a docstring, by name; of the class itself first, then of its bases."""
+    """The sections ``Args`` and ``Attributes`` of a docstring by name, of a class before those of its bases."""
     module, _, name = target.rpartition(".")
     built = getattr(importlib.import_module(module), name)
     found: dict[str, str] = {}
@@ -222,7 +222,7 @@ def _default(item: yaml.Node) -> str:
 
 
 def _header(lines: list[str]) -> tuple[str, tuple[tuple[str, str], ...]]:
-    """A header's description and its labelled parts; a line that starts with ``Word:`` opens one, unless it is first."""
+    """A header's description and its labelled parts; a line that starts with ``Word:`` opens one, the first never."""
     parts: list[tuple[str, list[str]]] = [("", [])]
     for number, line in enumerate(lines):
         found = _LABEL.match(line) if number else None
