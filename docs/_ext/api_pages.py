@@ -28,7 +28,7 @@ MODULES = (
 
 
 def public_packages() -> list[str]:
-    """All packages without an underscore, in the order of the floors, as dotted names."""
+    """All packages without an underscore, in the order of the layers, as dotted names."""
     order = ["", "runs", "data", "supernet", "tasks", "search", "deploy", "report", "stages"]
     folders = [path.parent for path in PACKAGE.rglob("__init__.py")]
     names = [folder.relative_to(PACKAGE).as_posix() for folder in folders]

@@ -1,18 +1,23 @@
 """The configuration reference, read from conf/: headers describe files, comments describe keys.
 
 A key's comment stands behind its value, or on the lines above it. Keys in a flow mapping share the comment of its line.
-A key without a comment takes that of the same key in another file of its group, then of any group.
+A key without a comment takes, in this order, what the docstring of the class says that its file builds, the comment of
+the same key in another file of its group, then of any group, that of the key whose value it repeats (``${seed}``), that
+of its counterpart for train, and that of the key above it.
 
-``python docs/_ext/config_reference.py`` prints how many keys have no comment, and which.
+``python docs/_ext/config_reference.py`` prints how many keys still have no comment, and which.
 """
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -44,6 +49,17 @@ INTRODUCTIONS = {
 }
 _LABEL = re.compile(r"^([A-Z][\w ,()-]{1,40}?): (?=\S)")
 _COMMANDS = ("Command", "Use", "SLURM")
+_SENTENCE = re.compile(r"(?<!\bal)(?<!\be\.g)(?<!\bi\.e)\.\s+(?=[A-Z]|\w+=)")
+_OF_OTHER_PROJECTS = {
+    "hydra.launcher.name": "of the jobs in SLURM's queue",
+    "hydra.launcher.nodes": "machines for each job",
+    "hydra.launcher.submitit_folder": "submitit's own files and the output of the jobs",
+    "hydra.launcher.timeout_min": "minutes after which SLURM ends a job; it is then queued again and resumes",
+    "search.sampler.build.multivariate": "whether genes are modelled together",
+    "search.sampler.build.n_startup_trials": "random trials before the model is used",
+    "search.sampler.build.population_size": "archs in a generation",
+}
+"""Keys of classes of Optuna and submitit that neither a comment nor a docstring explains."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +70,13 @@ class Key:
         path: dotted, as on the command line.
         value: as the file writes it, on one line; the default.
         comment: what the key means; empty if nobody says.
-        shared: whether the comment was taken from another file.
+        target: what is built with this key as an argument, as a dotted name; empty for other keys.
     """
 
     path: str
     value: str
     comment: str
-    shared: bool = False
+    target: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,7 +86,7 @@ class ConfigFile:
     Attributes:
         group: its folder below conf/, or `ROOT`.
         name: the choice's name.
-        description: the header up to its first label.
+        description: the first line of the header, and the lines after it up to the first label.
         notes: the header's labelled parts, such as ("Command", "python -m ...").
         starts_from: the defaults list, as the file writes it.
         target: what is built from the file, if anything.
@@ -94,6 +110,7 @@ def read_configuration(conf: Path = CONF) -> dict[str, list[ConfigFile]]:
         group = ROOT if group == "." else group
         if group.split("/")[0] not in SKIPPED_GROUPS:
             files.setdefault(group, []).append(read_file(path, group))
+    files = {group: [_documented(file) for file in members] for group, members in files.items()}
     in_group = {group: _comments(members) for group, members in files.items()}
     anywhere = _comments(file for members in files.values() for file in members)
     return {
@@ -102,6 +119,12 @@ def read_configuration(conf: Path = CONF) -> dict[str, list[ConfigFile]]:
         ]
         for group, members in sorted(files.items(), key=lambda item: (item[0] != ROOT, item[0]))
     }
+
+
+def _documented(file: ConfigFile) -> ConfigFile:
+    """The file with what docstrings say of its keys without a comment."""
+    keys = (key if key.comment else replace(key, comment=_in_docstring(key)) for key in file.keys)
+    return replace(file, keys=tuple(keys))
 
 
 def _comments(files: Iterable[ConfigFile]) -> dict[str, str]:
@@ -117,8 +140,44 @@ def _comments(files: Iterable[ConfigFile]) -> dict[str, str]:
 def _filled(key: Key, *sources: Mapping[str, str]) -> Key:
     if key.comment:
         return key
-    comment = next((source[key.path] for source in sources if key.path in source), "")
-    return replace(key, comment=comment, shared=bool(comment))
+    repeated = re.fullmatch(r"\$\{([\w.]+)\}", key.value)
+    parts = key.path.split(".")
+    candidates = [key.path, repeated[1] if repeated else "", key.path.replace(".val_", ".train_")]
+    candidates += [".".join(parts[:depth]) for depth in range(len(parts) - 1, 0, -1)]
+    return replace(key, comment=next(filter(None, (_first(path, sources) for path in candidates)), ""))
+
+
+def _first(path: str, sources: Iterable[Mapping[str, str]]) -> str:
+    return next((source[path] for source in sources if path in source), "")
+
+
+def _in_docstring(key: Key) -> str:
+    """What the docstring of the class or function that takes a key as an argument says of it."""
+    if not key.target.startswith("nas_transfer."):
+        return _OF_OTHER_PROJECTS.get(key.path, "")
+    return _arguments(key.target).get(key.path.rpartition(".")[2], "")
+
+
+@cache
+def _arguments(target: str) -> dict[str, str]:
+    """The sections ``Args`` and ``Attributes`` of a docstring by name, of a class before those of its bases."""
+    module, _, name = target.rpartition(".")
+    built = getattr(importlib.import_module(module), name)
+    found: dict[str, str] = {}
+    for each in inspect.getmro(built) if inspect.isclass(built) else (built,):
+        section = ""
+        entry: tuple[str, ...] = ()
+        for line in inspect.cleandoc(each.__doc__ or "").splitlines():
+            heading = re.fullmatch(r"(\w+):", line)
+            begins = re.match(r"    (\w+(?:, \w+)*): (.*)", line)
+            if heading or not line.startswith("    "):
+                section, entry = heading[1] if heading else "", ()
+            elif section in ("Args", "Attributes") and begins:
+                entry = tuple(argument for argument in begins[1].split(", ") if argument not in found)
+                found |= dict.fromkeys(entry, begins[2])
+            else:
+                found |= {argument: f"{found[argument]} {line.strip()}" for argument in entry}
+    return {argument: re.sub(r"`{1,2}", "", text).rstrip(".") for argument, text in found.items()}
 
 
 def read_file(path: Path, group: str) -> ConfigFile:
@@ -135,14 +194,15 @@ def read_file(path: Path, group: str) -> ConfigFile:
     top = {key.value: value for key, value in root}
     target = top.get("_target_")
     pairs = [(key, value) for key, value in root if key.value != "defaults"]
-    keys = [key for key in _keys(pairs, prefix, lines, header_end, "") if not _left_out(key.path, group)]
+    built = target.value if isinstance(target, yaml.ScalarNode) else ""
+    keys = [key for key in _keys(pairs, prefix, lines, header_end, "", built) if not _left_out(key.path, group)]
     return ConfigFile(
         group=group,
         name=path.stem,
         description=description,
         notes=notes,
         starts_from=tuple(_default(item) for item in top["defaults"].value) if "defaults" in top else (),
-        target=target.value if isinstance(target, yaml.ScalarNode) else None,
+        target=built or None,
         keys=tuple(keys),
     )
 
@@ -178,15 +238,16 @@ def _header(lines: list[str]) -> tuple[str, tuple[tuple[str, str], ...]]:
     return joined[0][1], tuple((label, text) for label, text in joined[1:])
 
 
-def _keys(pairs: list, prefix: str, lines: list[str], header_end: int, inherited: str) -> Iterator[Key]:
+def _keys(pairs: list, prefix: str, lines: list[str], header_end: int, inherited: str, target: str) -> Iterator[Key]:
     for key, value in pairs:
         path = f"{prefix}.{key.value}" if prefix else key.value
         comment = _behind(key, value, lines) or inherited or _above(key, lines, header_end)
         if isinstance(value, yaml.MappingNode) and value.value:
             within = comment if value.flow_style else ""
-            yield from _keys(value.value, path, lines, header_end, within)
+            built = next((inner.value for name, inner in value.value if name.value == "_target_"), "")
+            yield from _keys(value.value, path, lines, header_end, within, built)
         else:
-            yield Key(path, _written(value, lines), comment)
+            yield Key(path, _written(value, lines), comment, target)
 
 
 def _behind(key: yaml.Node, value: yaml.Node, lines: list[str]) -> str:
@@ -282,9 +343,14 @@ def _section(file: ConfigFile) -> list[str]:
     return lines
 
 
+def first_sentence(text: str) -> str:
+    """A description up to the end of its first sentence."""
+    return _SENTENCE.split(text, maxsplit=1)[0].rstrip(".")
+
+
 def choices(files: Iterable[ConfigFile]) -> str:
     """A table of a group's choices with the first sentence of each header, to be included in other pages."""
-    rows = [(code(file.name), prose(re.split(r"(?<=[a-z)])[.:] ", file.description)[0].rstrip("."))) for file in files]
+    rows = [(code(file.name), prose(first_sentence(file.description))) for file in files]
     return table(["name", "meaning"], rows, [25, 75])
 
 

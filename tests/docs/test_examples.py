@@ -2,7 +2,10 @@
 
 import csv
 import json
+import operator
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +13,23 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
+from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
+from nas_transfer.data.coco_annotations import decode_mask, read_coco
+from nas_transfer.errors import DataError
 from nas_transfer.paths import conf_dir
+from nas_transfer.search.problem import Problem
+from nas_transfer.search.samplers.base import History
 from nas_transfer.space import SUPERNET
 from nas_transfer.stages import export, predict
-from nas_transfer.stages.common.build import build_task
+from nas_transfer.stages.common.build import build_data, build_task
 from nas_transfer.stages.config.base import TaskRunConfig
 from nas_transfer.stages.config.entry import read_config
+from nas_transfer.stages.config.search import SearchConfig
 from nas_transfer.tasks.task import Teacher
 from tests.conftest import REPOSITORY
+from tests.docs.pages import blocks
 from tests.stages.test_search import CLASSIFY, arguments, supernet
 from tests.test_cli import forked, run
 
@@ -38,6 +48,29 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_the_annotation_file_on_the_page_is_complete_and_can_be_split(tmp_path: Path) -> None:
+    page = Path("docs/guide/your_data.md")
+    content = json.loads(next(block.text for block in blocks(page) if block.language == "json"))
+    (tmp_path / "all.json").write_text(json.dumps(content))
+    read = read_coco(tmp_path / "all.json", need_masks=True, skip_empty_boxes=False)
+    assert [len(records) for records in read.annotations] == [1]
+    mask = decode_mask(read.annotations[0][0]["segmentation"], 480, 640)
+    assert mask.sum() == pytest.approx(content["annotations"][0]["area"], rel=0.02)
+
+    several = [{**content["images"][0], "id": number, "file_name": f"{number}.jpg"} for number in range(20)]
+    boxes = [{**content["annotations"][0], "id": number, "image_id": number} for number in range(20)]
+    (tmp_path / "all.json").write_text(json.dumps({**content, "images": several, "annotations": boxes}))
+    subprocess.run([sys.executable, EXAMPLES / "split_coco.py", tmp_path / "all.json"], check=True)
+    parts = {
+        part: read_coco(tmp_path / f"annotations/instances_{part}.json", need_masks=False, skip_empty_boxes=False)
+        for part in ("train", "val")
+    }
+    ids = {part: {image.image_id for image in file.images} for part, file in parts.items()}
+    assert {part: len(numbers) for part, numbers in ids.items()} == {"train": 17, "val": 3}
+    assert ids["train"] | ids["val"] == set(range(20))
+    assert all(len(records) == 1 for file in parts.values() for records in file.annotations)
+
+
 @pytest.mark.slow
 def test_an_objective_of_ones_own_is_searched_and_limited(folder: Path, supernet: Path) -> None:
     limits = ["objective=[score,blocks]", "search.constraints={blocks: {max: 9}}", "search.trials=8", "name=mine"]
@@ -51,6 +84,45 @@ def test_an_objective_of_ones_own_is_searched_and_limited(folder: Path, supernet
 def test_a_supernet_of_ones_own_is_profiled(folder: Path) -> None:
     done = forked(folder, "--config-dir", "mine", "stage=profile", "task=shapes_cls", "supernet=tiny", "arch=max")
     assert "s4.1" in done.stdout
+
+
+def test_a_sampler_of_ones_own_proposes_neighbours_of_the_front(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(folder)
+    config = read_config(
+        composed(folder, "task=shapes_cls", "stage=search", "sampler=local_search", "weights=none"), SearchConfig
+    )
+    space = config.supernet.build().space
+    sampler = config.search.sampler.build()(problem=Problem(space), seed=0)
+    history = History()
+    good, bad = space.sample(np.random.default_rng(1)), space.sample(np.random.default_rng(2))
+    history.add(good, [0.1, 1.0])
+    history.add(bad, [0.2, 2.0])
+    proposed = [sampler.next_arch(history, number) for number in range(2, 40)]
+    changed = [
+        [sum(map(operator.ne, arch.values, other.values)) / len(arch.values) for arch in proposed]
+        for other in (good, bad)
+    ]
+    assert np.mean(changed[0]) < 0.15 < np.mean(changed[1])
+    assert proposed[0] == sampler.next_arch(history, 2)
+
+
+def test_a_data_layout_of_ones_own_is_read_and_split(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(folder)
+    for part, count in {"train": 20, "val": 4}.items():
+        for number in range(count):
+            Image.new("RGB", (40, 30), (10 * number, 0, 0)).save(folder / f"{part}{number}.png")
+        lines = [f"{part}{number}.png,{'ab'[number % 2]}" for number in range(count)]
+        (folder / f"{part}.csv").write_text("\n".join(lines))
+    overrides = ["task=shapes_cls", "data=listed", f"data.root={folder}", "arch=max", "data.batch_size=4"]
+    config = read_config(composed(folder, *overrides), TaskRunConfig)
+    table = config.supernet.build()
+    data = build_data(config.data, table.space.largest(), table.preprocessing)
+    assert data.vocabulary.names == ("a", "b")
+    assert data.num_train_images == 20
+    assert [batch["labels"].tolist() for batch in data.val_dataloader()] == [[0, 1, 0, 1]]
+    (folder / "train.csv").write_text("train0.png,c")
+    with pytest.raises(DataError, match="same classes"):
+        build_data(config.data, table.space.largest(), table.preprocessing).require_parts()
 
 
 def composed(folder: Path, *overrides: str) -> DictConfig:
