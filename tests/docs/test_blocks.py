@@ -79,7 +79,7 @@ def test_the_configuration_of_every_command_composes_and_lacks_nothing(arguments
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             cfg = compose("config", overrides)
         missing = OmegaConf.missing_keys(cfg)
-        if cfg.stage.name == "profile":  # reads no data set
+        if cfg.stage.name == "profile":  # reads no dataset
             missing = {key for key in missing if not key.startswith("data.")}
         assert not missing, f"{' '.join(overrides)} has to set {', '.join(sorted(missing))}"
 
@@ -112,7 +112,7 @@ def test_a_page_names_settings_and_paths_that_exist(page: Path) -> None:
             assert key in known, f"{page}: `{code}`"
         path = code.rstrip("/")
         if re.match(r"(nas_transfer|conf|docs|scripts|tests|\.ci)/[\w./*-]+$", path) and "_build" not in path:
-            assert any(REPOSITORY.glob(path)), f"{page}: `{code}`"
+            assert any(REPOSITORY.glob(path.replace("NAME", "*"))), f"{page}: `{code}`"
         if re.match(r"(data|deploy|report|runs|search|stages|supernet|tasks)/[\w./]+\.py$", path):
             assert (REPOSITORY / "nas_transfer" / path).is_file(), f"{page}: `{code}`"
 
