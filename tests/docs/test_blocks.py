@@ -112,7 +112,7 @@ def test_a_page_names_settings_and_paths_that_exist(page: Path) -> None:
             assert key in known, f"{page}: `{code}`"
         path = code.rstrip("/")
         if re.match(r"(nas_transfer|conf|docs|scripts|tests|\.ci)/[\w./*-]+$", path) and "_build" not in path:
-            assert any(REPOSITORY.glob(path)), f"{page}: `{code}`"
+            assert any(REPOSITORY.glob(path.replace("NAME", "*"))), f"{page}: `{code}`"
         if re.match(r"(data|deploy|report|runs|search|stages|supernet|tasks)/[\w./]+\.py$", path):
             assert (REPOSITORY / "nas_transfer" / path).is_file(), f"{page}: `{code}`"
 
