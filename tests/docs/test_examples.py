@@ -24,10 +24,9 @@ from nas_transfer.search.samplers.base import History
 from nas_transfer.space import SUPERNET
 from nas_transfer.stages import export, predict
 from nas_transfer.stages.common.build import build_data, build_task
-from nas_transfer.stages.config.base import TaskRunConfig
+from nas_transfer.stages.config.base import DataRunConfig, TaskRunConfig
 from nas_transfer.stages.config.entry import read_config
 from nas_transfer.stages.config.search import SearchConfig
-from nas_transfer.stages.config.training import TrainConfig
 from nas_transfer.tasks.task import Teacher
 from tests.conftest import REPOSITORY
 from tests.docs.pages import blocks
@@ -115,7 +114,7 @@ def test_a_data_layout_of_ones_own_is_read_and_split(folder: Path, monkeypatch: 
         lines = [f"{part}{number}.png,{'ab'[number % 2]}" for number in range(count)]
         (folder / f"{part}.csv").write_text("\n".join(lines))
     overrides = ["task=shapes_cls", "data=listed", f"data.root={folder}", "arch=max", "data.batch_size=4"]
-    config = read_config(composed(folder, *overrides), TrainConfig)
+    config = read_config(composed(folder, *overrides), DataRunConfig)
     table = config.supernet.build()
     data = build_data(config.data, table.space.largest(), table.preprocessing)
     assert data.vocabulary.names == ("a", "b")
