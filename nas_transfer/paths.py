@@ -16,4 +16,4 @@ def conf_dir() -> Path:
     for folder in (PACKAGE / "conf", PACKAGE.parent / "conf"):
         if (folder / "config.yaml").is_file():
             return folder
-    raise ConfigError(f"conf/config.yaml is missing, both in and beside {PACKAGE}: install the package again")
+    raise ConfigError(f"conf/config.yaml must be in or beside {PACKAGE}, got none: install the package again")

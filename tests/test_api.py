@@ -141,5 +141,5 @@ def test_a_classifier_resizes_what_it_is_given_and_exports_itself(tmp_path: Path
 
 
 def test_a_folder_of_no_run_is_said_to_be_none(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"config\.yaml is missing"):
+    with pytest.raises(RunError, match=r"config\.yaml does not exist"):
         nt.load(tmp_path)

@@ -164,7 +164,7 @@ def load(folder: str | Path, *, arch: str = "max", data_root: str | Path | None 
         NasTransferError: data, weights or an arch that cannot be used.
     """
     if trained_config(str(folder)) is None:
-        raise RunError(f"{Path(folder) / files.CONFIG} is missing: load takes the folder of a finished run")
+        raise RunError(f"{Path(folder) / files.CONFIG} does not exist: is {folder} the folder of a finished run?")
     cfg = composed(["stage=predict"])
     cfg.weights, cfg.arch, cfg.images = str(folder), arch, "-"
     if data_root is not None:

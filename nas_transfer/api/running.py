@@ -48,7 +48,7 @@ class Run:
         result = read_result(self.folder)
         if result is None:
             raise RunError(
-                f"{self.folder / files.RESULT} is missing: the run is not finished, or its stage writes none"
+                f"{self.folder / files.RESULT} does not exist: the run is unfinished, or its stage writes no result"
             )
         return result
 

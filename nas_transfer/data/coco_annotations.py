@@ -136,7 +136,7 @@ def check_coco(
         try:
             if position is None:
                 raise DataError(
-                    f"the image_id of {where} is none of the {len(images)} images of the file, "
+                    f"the image_id of {where} must be one of the {len(images)} images of the file, "
                     f"got {annotation.get('image_id')!r}: remove the annotation or list its image"
                 )
             complete = _checked(annotation, images[position], where, category_ids, need_masks, skip_empty_boxes)
@@ -159,7 +159,7 @@ def _checked(
     """An annotation with all keys, None for one without area to be left out; DataError for an unusable one."""
     if _integer(annotation.get("category_id")) not in category_ids:
         raise DataError(
-            f"the category_id of {where} is none of the categories of the file, {sorted(category_ids)[:10]}, "
+            f"the category_id of {where} must be a category of the file, {sorted(category_ids)[:10]}, "
             f"got {annotation.get('category_id')!r}: correct it or list the category"
         )
     problem = _box_problem(annotation.get("bbox"), image)
@@ -168,7 +168,7 @@ def _checked(
     if skip_empty_boxes and is_box(annotation.get("bbox")):
         return None
     raise DataError(
-        f"the box of {where} has no area inside its image, got {problem}: "
+        f"the box of {where} must have an area inside its image, got {problem}: "
         "correct it, or leave annotations without area out with data.skip_empty_boxes=true"
     )
 
@@ -194,7 +194,7 @@ def require_same_categories(train: CocoFile, val: CocoFile) -> None:
     differing = min(key for key in {**first, **second} if first.get(key) != second.get(key))
     raise DataError(
         f"{train.path} and {val.path} must have the same categories, "
-        f"got {first.get(differing)!r} and {second.get(differing)!r} for id {differing}: make them agree"
+        f"got {first.get(differing)!r} and {second.get(differing)!r} for id {differing}: make them equal"
     )
 
 
@@ -243,11 +243,11 @@ def _read_categories(path: Path, records: list[Record]) -> tuple[Category, ...]:
             raise DataError(f"every category of {path} needs an integer id and a name, got {record!r}")
     categories = tuple(sorted(Category(record["id"], record["name"]) for record in records))
     if not categories:
-        raise DataError(f"{path} has no categories: list the classes")
+        raise DataError(f"{path} must list categories, got none: add the classes")
     ids = [category.coco_id for category in categories]
     if len(set(ids)) < len(ids):
         twice = next(first for first, second in itertools.pairwise(ids) if first == second)
-        raise DataError(f"each category id may occur once in {path}, got {twice} twice: number the classes")
+        raise DataError(f"category ids must be unique in {path}, got {twice} twice: renumber the categories")
     return categories
 
 
@@ -263,10 +263,10 @@ def _read_images(path: Path, records: list[Record]) -> tuple[ImageEntry, ...]:
         entries.append(ImageEntry(record["id"], file_name, record["height"], record["width"]))
     entries.sort()
     if not entries:
-        raise DataError(f"{path} lists no images")
+        raise DataError(f"{path} must list images, got none: add them")
     for first, second in itertools.pairwise(entries):
         if first.image_id == second.image_id:
-            raise DataError(f"each image id may occur once in {path}, got {first.image_id} twice: number the images")
+            raise DataError(f"image ids must be unique in {path}, got {first.image_id} twice: renumber the images")
     return tuple(entries)
 
 

@@ -209,7 +209,9 @@ class CocoInstancesData(DownstreamData[CocoPart, DetectionSample, DetectionBatch
         annotations = annotation.file.annotations
         annotated = [number for number in usable if any(not record["iscrowd"] for record in annotations[number])]
         if not annotated:
-            raise DataError(f"{annotation.file.path} has no annotations other than crowds: annotate objects")
+            raise DataError(
+                f"{annotation.file.path} must have annotations other than crowds, got none: annotate objects"
+            )
         return np.asarray(annotated, dtype=np.int64)
 
     def require_same_kind(self, train: CocoPart, val: CocoPart) -> None:

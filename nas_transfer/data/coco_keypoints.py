@@ -142,7 +142,9 @@ class CocoKeypointsData(DownstreamData[KeypointPart, PoseSample, PoseBatch]):
     def trainable(self, annotation: KeypointPart, usable: np.ndarray) -> np.ndarray:
         """All of them; DataError without a person in the whole file."""
         if not len(annotation.persons.sample_ids):
-            raise DataError(f"{annotation.keypoints.file.path} has no persons with keypoints: annotate some")
+            raise DataError(
+                f"{annotation.keypoints.file.path} must have persons with keypoints, got none: annotate some"
+            )
         return usable
 
     def ground_truth(self, annotation: KeypointPart, chosen: np.ndarray) -> COCO:

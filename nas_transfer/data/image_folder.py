@@ -192,7 +192,7 @@ def _list_part(folder: Path, class_names: Sequence[str], *, every_class: bool) -
     unknown = sorted(folders - set(class_names))
     if unknown:
         raise DataError(
-            f"the folder {unknown[0]!r} of {folder} is none of the {len(class_names)} classes of train: "
+            f"the folder {unknown[0]!r} of {folder} must be one of the {len(class_names)} classes of train: "
             "rename or remove it"
         )
     paths: list[str] = []

@@ -125,7 +125,7 @@ def _complete(annotation: Record, length: int, path: Path) -> Record:
             f"keypoints, got {count}: correct it, or the keypoint names of the category"
         )
     if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in keypoints):
-        raise DataError(f"the keypoints of {where_is(path, annotation)} are not all numbers: correct it")
+        raise DataError(f"the keypoints of {where_is(path, annotation)} must be numbers: correct the annotation")
     points = np.asarray(keypoints, dtype=np.float64).reshape(-1, 3)
     labelled = points[points[:, 2] > 0, :2]
     box = annotation.get("bbox")
@@ -237,8 +237,8 @@ def read_boxes(path: Path, file: CocoFile, category_id: int, threshold: float, k
             raise DataError(f"each box of {path} needs image_id, category_id, bbox and score, got {str(record)[:100]}")
         if record.get("image_id") not in images:
             raise DataError(
-                f"{path} has boxes of image_id {record.get('image_id')}, which is no image of {file.path}: "
-                "it was made for other images"
+                f"the image_id of each box of {path} must be an image of {file.path}, got {record.get('image_id')}: "
+                f"set {key} to boxes of these images"
             )
         usable = record["bbox"][2] > 0 and record["bbox"][3] > 0
         if record.get("category_id") == category_id and record["score"] >= threshold and usable:

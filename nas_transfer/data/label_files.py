@@ -52,7 +52,7 @@ def label_table(num_classes: int, class_ids: Sequence[int] | None, ignore_ids: S
     both = sorted(set(ids) & set(ignore_ids))
     if both:
         raise ConfigError(
-            f"an id is either a class or ignored, got {both[0]} in both data.class_ids and data.ignore_ids"
+            f"an id must be a class or ignored, got {both[0]} in data.class_ids and in data.ignore_ids: remove one"
         )
     lookup = np.full(NUM_IDS, IGNORE_LABEL, dtype=np.uint8)
     lookup[ids] = np.arange(num_classes)
@@ -72,7 +72,7 @@ def read_labels(path: str | Path, table: LabelTable) -> torch.Tensor:
     unknown = present[~table.known[present]]
     if len(unknown):
         raise DataError(
-            f"{path} has the id {unknown[0]}, which is neither a class nor ignored: "
+            f"every id of {path} must be a class or ignored, got {unknown[0]}: "
             "add it to data.class_ids or data.ignore_ids, or correct the file"
         )
     return torch.from_numpy(table.lookup[ids])
@@ -93,12 +93,12 @@ def _read_ids(path: str | Path) -> np.ndarray:
         ) from err
     if mode not in ("L", "P", "1") and not mode.startswith("I"):
         raise DataError(
-            f"the label image {path} holds colours ({mode}) instead of one id per pixel (8-bit grey or palette): "
+            f"the label image {path} must have one id per pixel (8-bit grey or palette), got colours ({mode}): "
             "convert it to ids (Cityscapes has them as *_labelIds.png)"
         )
     if values.max(initial=0) >= NUM_IDS or values.min(initial=0) < 0:
         wrong = values[(values >= NUM_IDS) | (values < 0)][0]
-        raise DataError(f"the label image {path} has the id {wrong} outside 0..255: convert it to 8 bits")
+        raise DataError(f"the ids of the label image {path} must lie in 0..255, got {wrong}: convert it to 8 bits")
     return values.astype(np.uint8)
 
 
@@ -137,13 +137,13 @@ def read_pair_list(file: Path, root: Path) -> LabelledFiles:
             continue
         if len(fields) != 2:
             raise DataError(
-                f"line {number} of {file} has {len(fields)} fields instead of an image and its label image: "
+                f"line {number} of {file} must be an image and its label image, got {len(fields)} fields: "
                 "write two paths without spaces"
             )
         files.images.append(root / fields[0])
         files.labels.append(root / fields[1])
     if not files.images:
-        raise DataError(f"{file} is empty: write lines of an image and its label image")
+        raise DataError(f"{file} must list pairs, got none: write lines of an image and its label image")
     return files
 
 

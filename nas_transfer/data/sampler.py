@@ -47,11 +47,11 @@ class ResumableBatchSampler(torch.utils.data.Sampler[list[SampleKey]]):
             raise ConfigError(f"a rank must lie in 0..{world_size - 1}, got {rank}: check the settings of the launcher")
         if num_samples < world_size:
             raise DataError(
-                f"at least one sample is needed for each of the {world_size} processes, got {num_samples}: "
+                f"there must be at least one sample for each of the {world_size} processes, got {num_samples}: "
                 "use fewer devices or more data"
             )
         if groups is not None and len(groups) != num_samples:
-            raise ConfigError(f"one group per sample is needed, got {len(groups)} groups for {num_samples} samples")
+            raise ConfigError(f"there must be one group per sample, got {len(groups)} groups for {num_samples} samples")
         self.num_samples = num_samples
         self.batch_size = min(batch_size, num_samples // world_size)
         self.seed = seed

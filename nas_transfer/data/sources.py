@@ -36,7 +36,7 @@ class FolderSources:
         folder = root / (self.train_folder if part == "train" else self.val_folder)
         if not folder.is_dir():
             raise MissingPartError(
-                f"no such folder: {folder}, which should hold one folder per class: "
+                f"no such folder: {folder}, which must hold one folder per class: "
                 f"set data.root or data.sources.{part}_folder"
             )
         return folder

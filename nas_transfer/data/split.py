@@ -48,7 +48,7 @@ def search_split(
     """
     _require_fraction(fraction)
     if groups is not None and len(groups) != num_images:
-        raise ConfigError(f"one group per image is needed, got {len(groups)} groups for {num_images} images")
+        raise ConfigError(f"there must be one group per image, got {len(groups)} groups for {num_images} images")
     units, unit_of_image = np.unique(np.arange(num_images) if groups is None else groups, return_inverse=True)
     num_search = round(fraction * len(units))
     if fraction > 0:

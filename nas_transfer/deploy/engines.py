@@ -161,7 +161,7 @@ def unmatched_share(one: Run, other: Run, images: Sequence[Tensor], names: tuple
 def _pairs(one: Run, other: Run, batches: Sequence[Tensor], names: tuple[str, str]) -> Iterator[tuple[Tensor, Tensor]]:
     """Each output of both engines for each batch."""
     if not batches:
-        raise ConfigError("no images to compare the engines on: set stage.compared_images above 0")
+        raise ConfigError("comparing engines needs images, got none: set stage.compared_images above 0")
     for images in batches:
         for first, second in zip(one(images), other(images), strict=True):
             for name, output in zip(names, (first, second), strict=True):

@@ -1,4 +1,4 @@
-"""Finished fine-tuned nets: how their kind of task tabulates them, and which of them compare."""
+"""Finished fine-tuned nets, and groups of nets whose scores can be compared."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Net:
     """A finished fine-tuned net: one arch, trained and scored.
 
     Attributes:
-        run: its folder.
-        result: of the run.
-        arch: dict form.
-        score: a fraction, on the validation split.
-        kind: of its task.
+        run: the run that trained the net.
+        result: the result of the run.
+        arch: the arch in dict form.
+        score: the score on the validation split, a fraction.
+        kind: the kind of its task.
     """
 
     run: Run
@@ -33,32 +33,32 @@ class Net:
 
     @property
     def folder(self) -> Path:
-        """Of its run."""
+        """The folder of the run."""
         return self.run.folder
 
     @property
     def supernet(self) -> str:
-        """The space of its arch, which has the name of its supernet."""
+        """The name of the supernet, which is that of the arch's space."""
         return str(self.arch.get("space", "net"))
 
     @property
     def arch_name(self) -> str:
-        """The word or the name of the arch file on the command line; empty if unknown."""
+        """The value of ``arch=``, without the folder and suffix of an arch file; empty if unknown."""
         return Path(str(self.run.config.get("arch", ""))).stem
 
     @property
     def model(self) -> str:
-        """Supernet, kind of net, and which arch."""
+        """The name in tables: supernet, kind of model, arch."""
         return f"{self.supernet}_{self.kind.model} {self.arch_name} ({short_id(self.arch)})".replace("  ", " ")
 
 
 def kind_of(result: Result) -> TaskKind:
-    """How the nets of a result's task are tabulated; without such data by the task's name and score."""
+    """The kind of a result's task; if unknown, a kind with the name and the score of the task."""
     return result.kind or TaskKind(result.task, result.task, result.score_key or "score")
 
 
 def nets_of(runs: Sequence[Run]) -> list[Net]:
-    """The finished fine-tuned nets among runs, by MACs."""
+    """The finished fine-tuned nets among runs, sorted by MACs."""
     nets = [
         Net(run, run.result, run.result.arch, run.result.score, kind_of(run.result))
         for run in runs
@@ -68,13 +68,13 @@ def nets_of(runs: Sequence[Run]) -> list[Net]:
 
 
 def nets_by_kind(nets: Sequence[Net]) -> list[tuple[TaskKind, list[Net]]]:
-    """The nets of each kind of task, by title."""
+    """The nets of each kind of task, sorted by title."""
     kinds = sorted({net.kind for net in nets}, key=lambda kind: (kind.title, kind.score_key))
     return [(kind, [net for net in nets if net.kind == kind]) for kind in kinds]
 
 
 def nets_by_data(nets: Sequence[Net]) -> list[list[Net]]:
-    """Groups of nets whose scores compare: those of one task on one dataset."""
+    """Groups of nets whose scores can be compared: nets of one task on one dataset."""
     groups: dict[tuple[str, str], list[Net]] = {}
     for net in nets:
         groups.setdefault((net.run.task, data_root(net.run)), []).append(net)
@@ -82,13 +82,13 @@ def nets_by_data(nets: Sequence[Net]) -> list[list[Net]]:
 
 
 def data_root(run: Run) -> str:
-    """The folder of its data as configured, normalised; empty if unknown."""
+    """The configured ``data.root``, as a normalised path; empty if unknown."""
     root = run.config.get("data.root")
     return os.path.normpath(str(root)) if root else ""
 
 
 def dataset(run: Run, others: Sequence[Run] = ()) -> str:
-    """The last folder of its data's root, with the parent where the root of another run ends alike."""
+    """The name of the dataset: the last folder of ``data.root``, with its parent if other runs have the same name."""
     root = data_root(run)
     if not root:
         return NONE
@@ -99,7 +99,7 @@ def dataset(run: Run, others: Sequence[Run] = ()) -> str:
 
 
 def schedule(run: Run) -> tuple[int, int] | None:
-    """Optimiser steps of a finished training, and images in a step; None if they are unknown."""
+    """Optimiser steps of a finished training, and images per step; None if they are unknown."""
     result = run.result
     if result is None or not result.images_seen:
         return None

@@ -195,7 +195,10 @@ def test_a_broken_file_is_one_sentence_that_names_it(
 @pytest.mark.parametrize(
     ("boxes", "expected"),
     [
-        ([{"image_id": 99, "category_id": 5, "bbox": [1, 2, 3, 4], "score": 0.5}], "99.*other images"),
+        (
+            [{"image_id": 99, "category_id": 5, "bbox": [1, 2, 3, 4], "score": 0.5}],
+            "an image of .*got 99: set data.sources.val_boxes",
+        ),
         ({"boxes": []}, "must hold a list"),
         ([{"image_id": 10, "category_id": 5, "bbox": [1, 2, 3], "score": 0.5}], "needs image_id"),
         ([{"image_id": 10, "category_id": 6, "bbox": [1, 2, 3, 4], "score": 0.5}], "category 5"),

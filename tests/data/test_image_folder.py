@@ -110,7 +110,7 @@ def test_a_class_list_gives_the_label_order(folder_root: Path, folder_data: Buil
 
 def test_a_class_that_train_does_not_have_is_refused(folder_root: Path, folder_data: Builder) -> None:
     (folder_root / "val" / "bee").rename(folder_root / "val" / "wasp")
-    with pytest.raises(DataError, match=r"the folder 'wasp' of .*val is none of"):
+    with pytest.raises(DataError, match=r"the folder 'wasp' of .*val must be one of the 2 classes"):
         folder_data(folder_root).setup()
 
 

@@ -73,10 +73,10 @@ def too_many_classes(file: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
-        (truncated, "unreadable file public.pth"),
+        (truncated, "public.pth must be a complete checkpoint, got an unreadable file"),
         (bomb, "could run code"),
         (another_space, "layout ofa_mbv3 but is of another space"),
-        (too_many_classes, "1000 ImageNet classes in public.pth, got 1001"),
+        (too_many_classes, "public.pth must have 1000 ImageNet classes, got 1001"),
     ],
 )
 def test_weights_that_cannot_be_used_are_one_sentence_and_exit_code_2(

@@ -272,7 +272,7 @@ def test_an_object_whose_loading_would_run_a_command_is_refused_and_not_run(tmp_
 def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
     torch.save(public_nets.lite0_state(), tmp_path / "whole.pth")
     (tmp_path / "cut.pth").write_bytes((tmp_path / "whole.pth").read_bytes()[:-20000])
-    with pytest.raises(WeightsError, match=r"cut\.pth is an unreadable file"):
+    with pytest.raises(WeightsError, match=r"cut\.pth must be a complete checkpoint, got an unreadable file"):
         read_file(tmp_path / "cut.pth")
 
 

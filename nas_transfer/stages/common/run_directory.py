@@ -72,7 +72,7 @@ def _check_same(folder: Path, theirs: Mapping[str, object], ours: Mapping[str, o
                 "use another name=... or remove name from the command"
             )
     if resume == "never" and is_main_process():
-        raise RunError(f"{folder} holds a run, got resume=never: use resume=auto or another name=...")
+        raise RunError(f"{folder} must be empty with resume=never, got a run: use resume=auto or another name=...")
 
 
 def is_main_process() -> bool:

@@ -38,7 +38,9 @@ def read_file(path: Path) -> object:
             f"torch.load('{path.name}', weights_only=False)['state_dict'], 'tensors.pt')\""
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise WeightsError(f"{path} is an unreadable file or incomplete: download or train it again") from error
+        raise WeightsError(
+            f"{path} must be a complete checkpoint, got an unreadable file: download or train it again"
+        ) from error
 
 
 def state_of(content: object, path: Path) -> dict[str, Tensor]:
