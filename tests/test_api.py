@@ -1,4 +1,4 @@
-"""The Python door: stages run as from the command line, networks predict, fronts are read."""
+"""The Python API: stages run as from the command line, networks predict, fronts are read."""
 
 import json
 import subprocess

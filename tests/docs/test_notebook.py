@@ -1,4 +1,4 @@
-"""The notebook of the Python door runs from a clean kernel, and is stored as it ran."""
+"""The notebook of the Python API runs from a clean kernel, and is stored as it ran."""
 
 from pathlib import Path
 
