@@ -152,7 +152,7 @@ class SearchSpace:
     gene does not change how many random numbers are drawn, so the draws of the other genes stay the same.
 
     Args:
-        name: of the space, in arch files and error messages.
+        name: name of the space, in arch files and error messages.
         genes: at least one, with unique names; the genes of a group must be adjacent.
 
     Raises:

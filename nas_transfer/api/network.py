@@ -36,7 +36,7 @@ class ImagePrediction:
 
     Attributes:
         image: uint8 (3, H, W), as it was predicted.
-        prediction: of the task.
+        prediction: prediction of the task.
     """
 
     image: Tensor
@@ -61,9 +61,9 @@ class Network:
     """The network of a finished run; see `load`.
 
     Attributes:
-        folder: of the run.
+        folder: folder of the run.
         task: the torch module and all that belongs to it: losses, metrics, costs.
-        class_names: of the classes, or of the keypoints.
+        class_names: names of the classes, or of the keypoints.
     """
 
     def __init__(self, folder: Path, task: Task, data: DownstreamData, arch_name: str) -> None:
@@ -153,7 +153,7 @@ def load(folder: str | Path, *, arch: str = "max", data_root: str | Path | None 
     The classes are read from the dataset that the run was trained on.
 
     Args:
-        folder: of a finished ``pretrain`` or ``finetune`` run.
+        folder: folder of a finished ``pretrain`` or ``finetune`` run.
         arch: which subnet, where the run trained a supernet: ``max``, ``min``, a name, or the path of an arch file. The
             statistics of its BatchNorms are measured first.
         data_root: where the dataset is now; None for where it was.

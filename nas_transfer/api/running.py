@@ -25,7 +25,7 @@ from nas_transfer.runs import Check, Front, Result, files, read_check, read_fron
 
 ERROR = "error: "
 MOST_LETTERS = 4000
-"""Of a traceback that is quoted."""
+"""Largest number of characters of a traceback that an error quotes."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Run:
     """A run folder, with the content of its files as records.
 
     Attributes:
-        folder: of the run.
+        folder: folder of the run.
     """
 
     folder: Path

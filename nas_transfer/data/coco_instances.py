@@ -49,8 +49,8 @@ class InstanceImages(Dataset[DetectionSample]):
         folder: where `file_name`s are found.
         with_masks: decode the segmentations.
         with_crowds: keep crowd annotations (ground truth yes, training no).
-        transform: of image and target together, or None.
-        seed: of the augmentation.
+        transform: transform of image and target together, or None.
+        seed: seed of the augmentation.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class CocoInstancesData(DownstreamData[CocoPart, DetectionSample, DetectionBatch
         skip_empty_boxes: leave annotations without area out instead of refusing them.
         with_masks: read the segmentations, for instance segmentation.
         aspect_grouping: put wide and tall images into separate batches.
-        augmentation: of the training images.
+        augmentation: augmentation of the training images.
 
     Raises:
         DataError: (in setup) missing files and everything that `read_coco` refuses.

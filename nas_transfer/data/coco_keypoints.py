@@ -69,7 +69,7 @@ class CocoKeypointsData(DownstreamData[KeypointPart, PoseSample, PoseBatch]):
         body: what the keypoints are, where the files do not say it.
         input_size: height and width of the crops in pixels.
         padding: by which factor a crop is larger than its box.
-        augmentation: of the training crops.
+        augmentation: augmentation of the training crops.
 
     Raises:
         ConfigError: a value that cannot be used; (in setup) a list of `body` that does not fit the keypoints.

@@ -91,8 +91,8 @@ def draw_instances(
     """An image with boxes (N, 4) xyxy in its pixels, each with its class, over masks uint8 (N, H, W).
 
     Args:
-        labels: of the N objects, indices into `names`.
-        scores: of the N objects, written beside their classes.
+        labels: labels of the N objects, indices into `names`.
+        scores: scores of the N objects, written beside their classes.
         side: longer side of the picture in pixels.
     """
     picture, factor = fit(image, side)

@@ -34,7 +34,7 @@ class LabelledImages(Dataset[ClassificationSample]):
         chosen: positions in `paths` that this dataset holds; `sample_id` is such a position, so that an image keeps
             its augmentation whether or not the search split is held out.
         transform: uint8 (3, H, W) -> uint8 (3, image_size, image_size).
-        seed: of the augmentation.
+        seed: seed of the augmentation.
     """
 
     def __init__(
@@ -62,8 +62,8 @@ class FolderPart:
 
     Attributes:
         class_names: in label order.
-        image_paths: of all images.
-        labels: of all images, int64 (N,).
+        image_paths: paths of all images.
+        labels: labels of all images, int64 (N,).
     """
 
     class_names: tuple[str, ...]
@@ -88,7 +88,7 @@ class ImageFolderData(DownstreamData[FolderPart, ClassificationSample, Classific
         image_size: side in pixels of what the network sees.
         crop_ratio: in evaluation, the short side before the centre crop is `image_size / crop_ratio`.
         interpolation: ``bilinear`` or ``bicubic``.
-        augmentation: of the training images.
+        augmentation: augmentation of the training images.
 
     Raises:
         ConfigError: a value that cannot be used.

@@ -36,8 +36,8 @@ class Contents:
     Attributes:
         labels: indices into `Inventory.class_names`, int64 (N,): of each object, of each labelled keypoint, of the
             image, or of each class of a label map.
-        boxes: of the objects, x, y, width, height in pixels as in the file, float64 (N, 4); None for other layouts.
-        areas: of the objects in pixels, of their masks where these are read, float64 (N,).
+        boxes: x, y, width and height of the objects in pixels, as in the file, float64 (N, 4); None for other layouts.
+        areas: areas of the objects in pixels, of their masks where these are read, float64 (N,).
         keypoints: number of labelled keypoints of each person, int64 (N,); None for other layouts.
         pixels: number of each class of a label map and, last, of ignored ones, int64 (C + 1,); None for other layouts.
     """
@@ -54,7 +54,7 @@ class Inventory:
     """A part of a dataset, before anything is left out of it.
 
     Attributes:
-        class_names: of the classes, or of the keypoints.
+        class_names: names of the classes, or of the keypoints.
         files: names of the images.
         look: reads the image at a position, uint8 (3, H, W), and its contents; DataError for a broken one.
         refused: a sentence for each annotation that training would refuse.

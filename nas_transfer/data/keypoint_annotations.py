@@ -31,7 +31,7 @@ class Body:
     """What the keypoints are, where the file does not say it or is to be overruled: the values under `data.body`.
 
     Attributes:
-        names: of the keypoints, in the order of the file; None for those of the category in the file.
+        names: names of the keypoints, in the order of the file; None for those of the category in the file.
         flip_pairs: indices of left and right twins; None for those of the category, else left_x with right_x.
         sigmas: a third of the tolerance of each keypoint in OKS; None for those of the category, else COCO's by name.
         lower_body: names of the keypoints from the hips down; None for hips, knees, ankles and feet by name.
@@ -59,9 +59,9 @@ class Skeleton:
     """What the keypoints of a person are.
 
     Attributes:
-        names: of the K keypoints.
+        names: names of the K keypoints.
         flip_pairs: indices of left and right twins, which a mirrored image exchanges.
-        sigmas: of the object keypoint similarity, one a keypoint.
+        sigmas: sigmas of the object keypoint similarity, one for each keypoint.
         lower_body: indices of the keypoints from the hips down.
         edges: indices of the two ends of each limb, for drawings.
     """

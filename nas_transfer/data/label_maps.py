@@ -30,8 +30,8 @@ class LabelledMaps(Dataset[SegmentationSample]):
         chosen: positions in `files` that this dataset holds; `sample_id` is such a position, so that an image keeps
             its augmentation whether or not the search split is held out.
         table: what the ids of the label files mean.
-        transform: of image and labels together, or None.
-        seed: of the augmentation.
+        transform: transform of image and labels together, or None.
+        seed: seed of the augmentation.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class LabelMapsData(DownstreamData[LabelledFiles, SegmentationSample, Segmentati
         class_ids: id of each class in the label files; None for 0, 1, 2 and so on.
         ignore_ids: ids that are neither trained nor scored.
         crop_size: height and width of training crops in pixels.
-        augmentation: of the training images.
+        augmentation: augmentation of the training images.
 
     Raises:
         ConfigError: classes or a crop size that cannot be used.

@@ -50,7 +50,7 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
         root: the folder of the dataset.
         batch_size: samples per device.
         num_workers: data loading processes per device; 0 loads in the training process.
-        seed: of the order, the augmentation and the search split.
+        seed: seed of the order, the augmentation and the search split.
         skip_broken: decode every file in `setup` and leave broken ones out.
         split: how train is divided.
         draw: draws an embedded dataset into a folder; None for files that are there already.

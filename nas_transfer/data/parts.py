@@ -28,8 +28,8 @@ class Vocabulary:
     """What the numbers that a network predicts stand for.
 
     Attributes:
-        names: of the classes, or of the keypoints.
-        ids: of the classes in the annotation or label files; of keypoints, that of their one category.
+        names: names of the classes, or of the keypoints.
+        ids: ids of the classes in the annotation or label files; for keypoints, the id of their one category.
         edges: pairs of keypoints between which a limb is drawn.
         flip_pairs: indices of left and right keypoints.
     """
@@ -45,7 +45,7 @@ class Parts(Generic[SampleT]):
     """The datasets behind the four loaders; each takes a `SampleKey` and returns one sample.
 
     Attributes:
-        vocabulary: of the annotations.
+        vocabulary: vocabulary of the annotations.
         val: the quoted split, evaluation transform.
         val_ground_truth: pycocotools ground truth of exactly the images of `val`; None for other layouts.
         train: what is trained on, training transform; None when the dataset has no train part.

@@ -78,14 +78,14 @@ class PersonCrops(Dataset[PoseSample]):
     """Crops of persons.
 
     Args:
-        images: of the annotation file.
+        images: images of the annotation file.
         persons: what is cut out.
-        folder: of the images.
-        skeleton: of the keypoints.
+        folder: folder of the images.
+        skeleton: skeleton of the keypoints.
         input_size: (H, W) of the crops.
         padding: by which factor a crop is larger than its box.
         augmentation: None for evaluation.
-        seed: of the augmentation.
+        seed: seed of the augmentation.
     """
 
     def __init__(

@@ -27,7 +27,7 @@ class Crop:
 
     Args:
         centre: (x, y) in the pixel-area frame of the image.
-        width: of the rectangle in pixels of the image; its height follows from the aspect ratio of the input.
+        width: width of the rectangle in pixels of the image; its height follows from the aspect ratio of the input.
         rotation: clockwise in the image, degrees.
         flipped: whether the result is mirrored left to right.
     """

@@ -27,7 +27,7 @@ class SegmentationTrain(nn.Module):
 
     Args:
         crop_size: height and width of the result in pixels; a smaller scaled image is padded bottom and right to it.
-        augmentation: of each image.
+        augmentation: augmentation of each image.
 
     Raises:
         ConfigError: a crop size that is not two positive numbers.

@@ -23,7 +23,7 @@ class FolderSources:
     """Folders of a classification set, each with one folder per class.
 
     Attributes:
-        train_folder, val_folder: of the two parts.
+        train_folder, val_folder: folders of the two parts.
         class_list: file with one class name per line, for a dataset that holds only some of the classes of a network.
     """
 

@@ -115,7 +115,7 @@ def largest_difference(one: Run, other: Run, batches: Sequence[Tensor], names: t
     Args:
         one, other: the engines.
         batches: images float32 (B, 3, H, W).
-        names: of the engines, for messages.
+        names: names of the engines, for messages.
 
     Raises:
         ConfigError: there are no images to compare them on.
@@ -141,7 +141,7 @@ def unmatched_share(one: Run, other: Run, images: Sequence[Tensor], names: tuple
     Args:
         one, other: the engines.
         images: float32 (1, 3, H, W).
-        names: of the engines, for messages.
+        names: names of the engines, for messages.
 
     Raises:
         ConfigError: there are no images to compare them on.

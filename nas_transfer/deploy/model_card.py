@@ -33,9 +33,9 @@ def model_card(result: Result, data: str, channels: Mapping[str, int], deployed:
     """Write the text of ``model_card.md``.
 
     Args:
-        result: of the export, whose score is that of onnxruntime.
+        result: result of the export, whose score is that of onnxruntime.
         data: the folder of the scored images.
-        channels: of the maps of the body, by name.
+        channels: channels of the maps of the body, by name.
         deployed: the whole network.
     """
     costs, export = result.costs, result.export

@@ -67,7 +67,7 @@ class EngineDetector(nn.Module):
     Args:
         run: the engine.
         outputs: the names of its outputs.
-        preprocessing: of the weights.
+        preprocessing: preprocessing of the weights.
     """
 
     def __init__(self, run: Run, outputs: Sequence[str], preprocessing: Preprocessing) -> None:

@@ -24,7 +24,7 @@ class StageRow:
     """What a supernet's configuration says of one stage, as far as a drawing needs it.
 
     Attributes:
-        name: of the stage.
+        name: name of the stage.
         depth: choices of the number of blocks.
         per_block: whether each block has genes of its own.
     """
@@ -69,7 +69,7 @@ def drawn_stages(arch: ArchContent, stages: Sequence[StageRow]) -> list[DrawnSta
 
     Args:
         arch: dict form.
-        stages: of the supernet, none if unknown.
+        stages: stages of the supernet, empty if unknown.
     """
     depths, widths = _integers(arch.get("depth")), _integers(arch.get("width"))
     if depths is None or widths is None or len(widths) != len(depths) + 2 or min(widths) < 1:

@@ -29,9 +29,9 @@ class Run:
     Attributes:
         folder: its path.
         stage, task: what ran, according to the result, the manifest or the folder's path, in this order.
-        result: of a finished run, None before that or where it cannot be used.
+        result: result of a finished run; None if the run is unfinished or its result cannot be used.
         manifest: None where it cannot be used.
-        curves: of a training, by column of its logs.
+        curves: curves of a training, by column of its logs.
         problems: what is missing or broken, one sentence each.
     """
 

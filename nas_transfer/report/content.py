@@ -45,8 +45,8 @@ class Section:
     """A kind of task, comparison of routes, study or run.
 
     Attributes:
-        title: of the section.
-        folder: of the run or comparison; None for several.
+        title: title of the section.
+        folder: folder of the run or comparison; None for several.
         facts: (name, text).
         tables, figures: below the facts.
     """
@@ -84,7 +84,7 @@ def make_report(folders: Sequence[Path], without_runs: Sequence[str] = ()) -> tu
     """Read run folders and report what they hold.
 
     Args:
-        folders: of the runs.
+        folders: folders of the runs.
         without_runs: patterns that match no run folder.
     """
     runs = read_runs(folders)

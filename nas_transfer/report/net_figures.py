@@ -18,7 +18,7 @@ from nas_transfer.search.pareto import non_dominated
 GREY = 0
 """Colour of what belongs to no supernet."""
 MOST_NAMED = 6
-"""Of more nets than this, the chart has no room for all names."""
+"""Largest number of nets whose names all fit on the chart."""
 
 
 def net_figures(kind: TaskKind, nets: Sequence[Net]) -> list[Figure]:
@@ -27,7 +27,7 @@ def net_figures(kind: TaskKind, nets: Sequence[Net]) -> list[Figure]:
     Each supernet has the same colour and marker in all of them.
 
     Args:
-        kind: of the task of all nets.
+        kind: kind of the task of all nets.
         nets: finished fine-tuned nets.
     """
     supernets = list(dict.fromkeys(net.supernet for net in nets))

@@ -24,9 +24,9 @@ def origin_table(kind: TaskKind, nets: Sequence[Net], studies: Sequence[StudyRec
     """A row for each net of one kind of task.
 
     Args:
-        kind: of the task of all nets.
+        kind: kind of the task of all nets.
         nets: its finished nets.
-        studies: of any task.
+        studies: studies of all tasks.
         runs: that can be counted.
     """
     sources = runs_by_digest(runs)

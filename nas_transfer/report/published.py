@@ -35,7 +35,7 @@ class PublishedTable:
         dataset: they were scored on its validation split.
         input_size: (H, W) that the multiply-accumulates are stated for.
         num_classes: classes or keypoints.
-        part: of the net whose multiply-accumulates are counted, ``total`` for the whole net.
+        part: part of the net whose multiply-accumulates are counted, ``total`` for the whole net.
         nets: the rows.
     """
 

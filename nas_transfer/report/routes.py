@@ -22,7 +22,7 @@ REFERENCE_COST = 1.1
 RETRAINED = re.compile(r"([A-Za-z]+\d*)-(\d+)-\d+$")
 """The name of a retrained net's run: ROUTE-SEED-INDEX."""
 FOLDER_PREFIX = "compare-"
-"""Of the folders of ``scripts/compare_routes.sh``."""
+"""Pattern of the folder names that ``scripts/compare_routes.sh`` gives."""
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Comparison:
     routes: Mapping[str, Route]
 
     def difference(self, one: str, other: str) -> Difference | None:
-        """Of the hypervolumes, in pairs of the same seed; None with fewer than two common seeds."""
+        """Difference of the hypervolumes, paired by seed; None with fewer than two common seeds."""
         first, second = self.routes[one].volumes, self.routes[other].volumes
         seeds = sorted(set(first) & set(second))
         if len(seeds) < 2:

@@ -50,9 +50,9 @@ class StudyRecord:
     Attributes:
         run: its folder.
         front: without objectives if its file cannot be used.
-        outcomes: of all evaluated trials, by number.
+        outcomes: outcomes of all evaluated trials, by number.
         spent: before the first trial.
-        validation: of the scores of short trainings, None without one.
+        validation: how well short trainings rank archs; None if that was not measured.
         problems: what of the study is missing or broken.
     """
 

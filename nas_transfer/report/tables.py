@@ -202,7 +202,7 @@ def route_table(comparison: Comparison, folder: Path) -> Table:
 
 
 def problem_table(problems: Sequence[tuple[str, str]]) -> Table:
-    """From (path, what is missing or broken), one row for each path."""
+    """A row for each pair of a path and what is missing or broken there."""
     by_path: dict[str, list[str]] = {}
     for path, problem in problems:
         by_path.setdefault(path, []).append(problem)

@@ -103,7 +103,7 @@ class Check:
     Attributes:
         task: the task whose needs were checked.
         root: folder of the dataset.
-        parts: of the dataset, by name.
+        parts: parts of the dataset, by name.
         counts: findings by kind.
         num_problems: findings that count as problems.
         findings: all of them.

@@ -69,7 +69,7 @@ class Ancestor:
         file: its path when it was read.
         sha256: hash of its content.
         format: name of its layout.
-        licence: of public weights; empty for weights that this program trained.
+        licence: licence of public weights; empty for weights that this program trained.
         stage, task: what trained it; empty for public weights.
         config_sha256: hash of that stage's configuration; empty for public weights.
     """

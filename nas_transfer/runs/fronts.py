@@ -68,11 +68,11 @@ class Trial:
     """A trial with values.
 
     Attributes:
-        number: of the trial.
+        number: number of the trial.
         arch: dict form of its arch.
         values: by objective, each in its unit.
         metrics: all of the task's metrics on the search split, fractions.
-        costs: of the arch, None until they are computed.
+        costs: costs of the arch, None until they are computed.
         file: arch file, relative to the run folder; empty for a trial without one.
         repeats: scores from other seeds, None without any.
         indistinguishable_from: neighbours on the front whose scores from other seeds do not differ with confidence.

@@ -22,7 +22,7 @@ Record = TypeVar("Record", bound="DataclassInstance")
 FORMAT = "format"
 """Key of the format version in each file."""
 REQUIRED_KEYS = "__required_keys__"
-"""Of a TypedDict, by typing's documentation."""
+"""Attribute of a TypedDict (see the documentation of typing) with the keys that it must have."""
 WORDS: Mapping[object, str] = {float: "a number", int: "a whole number", str: "a text", bool: "true or false"}
 """Types as messages name them."""
 

@@ -29,7 +29,7 @@ class SearchSummary:
         picked: number of the picked trial.
         objectives: whether each is maximised or minimised.
         spent: what preparation, trials, validation and repeats used.
-        validation: of the scores of short trainings, None without one.
+        validation: how well short trainings rank archs; None if that was not measured.
     """
 
     trials: int
@@ -52,9 +52,9 @@ class ExportSummary:
         difference: largest difference between ONNX and torch, by file: as a share of the largest output, or for a
             detector the share of detections without a match.
         score_torch: score of the torch network, a fraction; the score of the run is that of onnxruntime.
-        latency_ms: of one image by engine.
+        latency_ms: latency of one image in milliseconds, by engine.
         latency_size: (H, W) at which it was measured.
-        threads: of the CPU.
+        threads: number of CPU threads.
     """
 
     difference: Mapping[str, float]
@@ -74,7 +74,7 @@ class Result:
         score_key: the metric that searches maximise.
         score: its value, None for a stage that scores nothing.
         metrics: all of the task's metrics.
-        costs: of the arch, or of the supernet's largest arch.
+        costs: costs of the arch, or of the supernet's largest arch.
         seconds: wall time of the stage's work, without interruptions.
         devices: processes that trained, one for each device.
         gpu_hours: seconds x devices on an accelerator, 0 on CPUs.
@@ -83,8 +83,8 @@ class Result:
         samples_digest: hash over the ids of the training samples in their order, empty without training.
         seed, config_sha256, versions, git: to reproduce the run.
         provenance: files that its weights descend from, oldest first.
-        search: of a search alone.
-        export: of an export alone.
+        search: summary of a search; None for other stages.
+        export: summary of an export; None for other stages.
         kind: how a report tabulates the task's networks, None if unknown.
         status: ``finished``; an unfinished run has no result.
     """

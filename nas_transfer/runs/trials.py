@@ -22,7 +22,7 @@ class Evaluation:
     Attributes:
         trial: number of the trial.
         arch: dict form of what is evaluated.
-        file: of the outcome, relative to the run folder.
+        file: file of the outcome, relative to the run folder.
         steps: training steps of the subnet before it is scored.
         after: the steps from whose kept state training continues; 0 to start anew.
         keep: whether the state is kept for a later evaluation.
@@ -54,8 +54,8 @@ class Outcome:
         reason: why it has no values, None if it has.
         left_out: it has no values because it breaks a limit or was dropped between rungs; it did not fail.
         metrics: all of the task's metrics.
-        seconds: of the evaluation.
-        training_seconds: of these, those of its training.
+        seconds: duration of the evaluation.
+        training_seconds: the part of `seconds` that its training took.
         device: kind of device that evaluated it: ``cpu`` or ``cuda``.
         images: that it was trained on before it was scored, repetitions included.
     """
@@ -111,7 +111,7 @@ class Job:
     """Evaluations that one process does one after the other.
 
     Attributes:
-        path: of the file that lists them.
+        path: path of the file that lists them.
         trials: their numbers.
     """
 
@@ -161,7 +161,7 @@ class Spent:
         seconds: wall time.
         device: kind of device.
         images: trained on.
-        step_seconds, scoring_seconds: of the two archs, for one training step, and for statistics and score.
+        step_seconds, scoring_seconds: durations for the two archs, of one training step, and of statistics and score.
         provenance: files that the prepared weights descend from, oldest first.
     """
 

@@ -71,7 +71,7 @@ class Imported:
     """Public weights as the tensors of a supernet.
 
     Attributes:
-        origin: of the weights.
+        origin: origin of the weights.
         body: tensors of `build_body` by name.
         head: tensors of `build_classifier` with 1000 classes, by name.
         num_classes: rows of the classifier.
@@ -109,7 +109,7 @@ def import_supernet(state: dict[str, Tensor], table: SupernetTable, path: Path, 
     Args:
         state: tensors by name, without a wrapper's prefix (`nas_transfer.supernet.weights.reading.state_of`).
         table: the table of the supernet to fill.
-        path: of the file, for messages.
+        path: path of the file, for messages.
         weights_format: a key of `IMPORTERS`, or ``auto``.
 
     Raises:

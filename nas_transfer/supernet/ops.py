@@ -28,7 +28,7 @@ class ElasticConv2d(nn.Conv2d):
         in_channels: the largest input width; the active one is that of the input tensor.
         out_channels: the largest output width. The output width of a depthwise convolution is its input width.
         kernel_size: the largest kernel size, odd; the padding is half of the active one.
-        stride: of the convolution.
+        stride: stride of the convolution.
         depthwise: whether each channel has a single filter.
         dilation: distance between the kernel's samples; the padding is half of the dilated kernel.
         bias: whether there is a bias for each output channel.

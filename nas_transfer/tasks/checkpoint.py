@@ -39,16 +39,16 @@ class Checkpoint:
         space: name of the search space.
         arch: dict form of the arch; None for a supernet.
         task: `TaskKind.name` of the task that trained it.
-        num_classes: of that task.
+        num_classes: number of classes of that task.
         preprocessing: that the weights were trained with.
         calibrated: dict form of the arch that the BatchNorm statistics belong to; None if they belong to none.
         body: tensors of the body by name.
         rest: tensors of neck and head by name.
-        licence: of public weights; empty for weights of this program.
-        metrics: of the evaluation after training, fractions.
-        versions: of the packages that trained it.
+        licence: licence of public weights; empty for weights of this program.
+        metrics: metrics of the evaluation after training, fractions.
+        versions: versions of the packages that trained it.
         stage: that trained it.
-        config_sha256: of the configuration of that stage.
+        config_sha256: SHA-256 of the configuration of that stage.
         provenance: the files that it descends from, oldest first.
     """
 
@@ -115,7 +115,7 @@ def load_checkpoint(weights: str, table: SupernetTable, weights_format: str = AU
 
     Args:
         weights: a run directory, a file, or the name of an installed package (``efficientnet_lite0``).
-        table: of the supernet that the weights must belong to.
+        table: the supernet that the weights must belong to.
         weights_format: ``auto``, ``native`` (a file of this program), or a public layout.
 
     Raises:

@@ -44,8 +44,8 @@ class ClassificationTask(Task[ClassificationBatch, Tensor]):
     as AttentiveNAS does.
 
     Args:
-        settings: of all tasks.
-        label_smoothing: of the loss against the labels (Szegedy et al. 2016).
+        settings: settings of all tasks.
+        label_smoothing: label smoothing of the loss against the labels (Szegedy et al. 2016).
         dropout: before the last layer; in a sandwich for the largest arch only (BigNAS, Yu et al. 2020, section 3.3).
     """
 

@@ -145,7 +145,7 @@ def to_coco_keypoints(
         persons: each sample once.
         category_id: the COCO id of the category.
         sigmas: (K,) of the object keypoint similarity.
-        oks_threshold: of two persons of an image with a higher similarity, the one with the lower score is left out.
+        oks_threshold: similarity above which, of two persons of an image, the one with the lower score is left out.
     """
     rows_by_image: dict[int, list[int]] = {}
     for row in np.argsort(persons.sample_ids, kind="stable").tolist():
@@ -178,7 +178,7 @@ def evaluate_coco(
         results: predictions for these images, each with the key that `iou_type` compares.
         image_ids: the images that were predicted; the others do not count.
         iou_type: ``bbox``, ``segm`` or ``keypoints``.
-        sigmas: of the object keypoint similarity, one a keypoint (COCO's definition: a third of the tolerance).
+        sigmas: sigmas of the object keypoint similarity, one for each keypoint (as in COCO, a third of the tolerance).
 
     A statistic that is undefined (because there is no large object, for example) is left out, where COCO gives -1.
     """

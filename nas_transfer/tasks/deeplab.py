@@ -25,12 +25,12 @@ class DeepLabSize:
     """The sizes of the head.
 
     Args:
-        channels: of the ASPP branches and the decoder; 512 in the published nets.
-        low_level_channels: of the map at stride 4 that the decoder is given; 48 in the paper.
-        dilations: of the ASPP branches; 1 is a plain 1x1 convolution, the others are separable 3x3 ones.
-        dropout: of whole channels before the last layer; in a sandwich for the largest arch only.
-        auxiliary_channels: of an FCN head on the map at stride 16 in training; 0 for none.
-        auxiliary_weight: of the loss of this head.
+        channels: channels of the ASPP branches and the decoder; 512 in the published nets.
+        low_level_channels: channels of the map at stride 4 that the decoder is given; 48 in the paper.
+        dilations: dilations of the ASPP branches; 1 is a plain 1x1 convolution, the others are separable 3x3 ones.
+        dropout: probability of dropping a channel before the last layer; in a sandwich for the largest arch only.
+        auxiliary_channels: channels of an FCN head on the map at stride 16 in training; 0 for none.
+        auxiliary_weight: weight of the loss of this head.
 
     Raises:
         ConfigError: naming the value.
@@ -58,7 +58,7 @@ class DeepLab(nn.Module):
         body: gives maps at strides 4, 8, 16, 32.
         in_channels: their widths; the largest ones for an elastic body.
         num_classes: C.
-        sizes: of the head.
+        sizes: sizes of the head.
         layers: elastic or plain leaf layers.
     """
 

@@ -54,8 +54,8 @@ class DetectorSize:
     """The sizes of the detector behind the body.
 
     Args:
-        fpn_channels: of every pyramid level; 256 in the paper.
-        box_head_channels: of the two fully connected layers; 1024 in the paper.
+        fpn_channels: channels of every pyramid level; 256 in the paper.
+        box_head_channels: channels of the two fully connected layers; 1024 in the paper.
         anchor_sizes: the side of the anchors in pixels, one for each pyramid level (strides 4, 8, 16, 32, 64).
         min_size: the short side of the image in pixels after resizing.
         max_size: upper bound of the long side; it takes precedence over `min_size`.
@@ -100,7 +100,7 @@ class PyramidBackbone(nn.Module):
     Args:
         body: gives maps at strides 4, 8, 16, 32.
         in_channels: widths of these maps; the largest ones for an elastic body.
-        out_channels: of every pyramid level.
+        out_channels: channels of every pyramid level.
         elastic: whether the lateral convolutions follow the width of their input.
     """
 
@@ -327,7 +327,7 @@ def detector_costs(
         channels: widths of the maps of the body at strides 4, 8, 16, 32.
         input_size: (H, W) of the resized image, without torchvision's padding to a multiple of 32.
         num_classes: without background.
-        sizes: of the detector; the box head runs on `proposals_test` proposals.
+        sizes: sizes of the detector; the box head runs on `proposals_test` proposals.
     """
     width = sizes.fpn_channels
     level_sizes = [strided_size(input_size, 2)]

@@ -27,7 +27,7 @@ def encode_heatmaps(
         visible: (B, K), 1 where labelled.
         size: (H, W) of the maps.
         stride: image pixels a cell.
-        sigma: of the Gaussian, in cells.
+        sigma: sigma of the Gaussian, in cells.
 
     Returns:
         Targets (B, K, H, W) with a maximum of 1, and weights (B, K): 0 where unlabelled or off the map.
@@ -104,7 +104,7 @@ def object_keypoint_similarity(points: np.ndarray, others: np.ndarray, area: flo
     """COCO's OKS of predicted keypoints (K, 2) with others (N, K, 2), over all keypoints: float64 (N,).
 
     Args:
-        area: of the object, pixels^2.
+        area: area of the object, pixels^2.
         sigmas: (K,) a third of the tolerance of each keypoint; COCO's variance is (2 sigma)^2.
     """
     distances = np.square(others - points).sum(2)

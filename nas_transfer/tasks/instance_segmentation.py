@@ -32,7 +32,7 @@ class MaskDetectorSize(DetectorSize):
     """The sizes of a detector with a mask head.
 
     Args:
-        mask_channels: of the four convolutions and the deconvolution of the mask head; 256 in the paper.
+        mask_channels: channels of the four convolutions and the deconvolution of the mask head; 256 in the paper.
     """
 
     mask_channels: int

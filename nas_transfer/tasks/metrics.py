@@ -137,7 +137,7 @@ class KeypointMetric(RowMetric):
         num_keypoints: K of each person.
         category_id: the COCO id of the category.
         sigmas: (K,) of the object keypoint similarity.
-        oks_threshold: of two persons of an image with a higher similarity, the one with the lower score is left out.
+        oks_threshold: similarity above which, of two persons of an image, the one with the lower score is left out.
 
     Attributes:
         ground_truth: the annotations to compare with, set before `compute`.

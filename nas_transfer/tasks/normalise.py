@@ -1,4 +1,4 @@
-"""From stored pixels to what the weights of a supernet expect: the only place where a task normalises."""
+"""Turn stored pixels into the input that the weights expect. Tasks normalise images only here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Normalise(nn.Module):
     """Puts channels in the order of the weights, subtracts their mean and divides by their standard deviation.
 
     Args:
-        preprocessing: of the weights, or of the table if there are none.
+        preprocessing: preprocessing of the weights, or of the table if there are none.
     """
 
     def __init__(self, preprocessing: Preprocessing) -> None:

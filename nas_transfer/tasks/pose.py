@@ -34,11 +34,12 @@ class PoseHeadSize:
     """The sizes of the heatmap head.
 
     Args:
-        channels: of each deconvolution, which doubles height and width; three of 256 in the paper: maps at stride 4.
-        sigma: of the Gaussians of the targets, in heatmap cells.
+        channels: channels of each deconvolution, which doubles height and width. Three of 256 in the paper give maps at
+            stride 4.
+        sigma: sigma of the Gaussians of the targets, in heatmap cells.
         flip_test: average the maps of each crop and of its mirror image; twice the time, about one AP more.
         score_threshold: keypoints below it do not count in the score of a person.
-        oks_threshold: of two persons of an image with a higher similarity, which a detector found twice, the one with
+        oks_threshold: similarity above which two persons of an image are one that a detector found twice; the one with
             the lower score is left out.
 
     Raises:

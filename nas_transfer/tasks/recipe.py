@@ -33,8 +33,8 @@ class Recipe:
         lr: peak learning rate at a total batch of `lr_batch` images.
         lr_batch: for the linear scaling rule (Goyal et al. 2017, section 2.1): a run with a total batch of b images
             (devices x batch per device x `accumulate`) uses lr * b / lr_batch; null to use `lr` for every batch.
-        momentum: of SGD; the first beta of Adam.
-        weight_decay: of weights with more than one dimension; norms and biases have none.
+        momentum: momentum of SGD; the first beta of Adam.
+        weight_decay: weight decay of weights with more than one dimension; norms and biases have none.
         schedule: ``cosine``, ``linear``, ``poly`` ((1 - t)^0.9, Chen et al. 2018), ``step`` (x 0.1 at each milestone),
             ``constant``.
         final_factor: the rate at the end of ``cosine``, ``linear`` and ``poly``, as a fraction of `lr`.
@@ -175,7 +175,7 @@ class ArchSampling:
 
         Args:
             space: the archs to draw from.
-            seed: of the run.
+            seed: seed of the run.
             step: number of the step.
             macs_of: the MACs (N,) of archs, called only for archs that are uniform in cost.
         """

@@ -55,7 +55,7 @@ class Teacher(Generic[OutputsT]):
     """What a smaller arch of a sandwich imitates (in-place distillation, Yu et al. 2020, BigNAS, section 3.1).
 
     Args:
-        outputs: of the largest arch for the same batch, detached.
+        outputs: outputs of the largest arch for the same batch, detached.
         share: weight of the imitation in the loss, in 0-1; the loss against the labels gets the rest.
     """
 
@@ -77,7 +77,8 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
         pretrains: whether ``stage=pretrain`` trains this kind of task.
         normalise: maps uint8 images to what the weights expect, for networks that do not normalise by themselves.
         ground_truth: annotations of the split that is evaluated, for metrics that compare with COCO's format.
-        predictions: of the last `compute_metrics` in COCO's result format, by file name; for tasks that keep them.
+        predictions: predictions of the last `compute_metrics` in COCO's result format, by file name, for tasks that
+            keep them.
     """
 
     kind: ClassVar[TaskKind]

@@ -32,7 +32,7 @@ class TrainingSettings:
     Args:
         recipe: optimiser and schedule.
         sampling: which archs a step of a supernet trains; unused for one arch.
-        seed: of every random draw.
+        seed: seed of every random draw.
         total_steps: optimiser steps of the whole run, on which the schedule depends.
     """
 
@@ -49,7 +49,7 @@ class ScoringModule(pl.LightningModule):
         task: a subnet, since only a subnet has BatchNorm statistics to be scored with.
 
     Attributes:
-        metrics: of the last validation, as fractions in 0-1.
+        metrics: metrics of the last validation, as fractions in 0-1.
         metrics_step: the optimiser step of the last validation; -1 before the first.
     """
 

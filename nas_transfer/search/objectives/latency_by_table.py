@@ -13,7 +13,7 @@ class LatencyByTable:
 
     Args:
         direction: ``minimize``.
-        folder: of the tables, which are kept across runs; one file for each device.
+        folder: folder of the tables, which are kept across runs; one file for each device.
         batch_size: images per pass.
         warmup: passes before the measurement of a block that is not in the table yet.
         repeats: measured passes of such a block.

@@ -30,7 +30,7 @@ class BlockPlan:
         stage_index: 0-based index of the stage in the table.
         block_index: 0-based index of the block in its stage.
         in_channels, mid_channels, out_channels: widths of input, depthwise convolution and output.
-        kernel_size, stride: of the depthwise convolution.
+        kernel_size, stride: kernel size and stride of the depthwise convolution.
         expand: whether there is an expansion convolution; without one, `mid_channels` equals `in_channels`.
         squeeze_channels: 0 if the block has no squeeze-and-excitation.
         activation: one of `nas_transfer.supernet.mbconv.rows.ACTIVATIONS`.
@@ -60,7 +60,7 @@ class StageChoice(NamedTuple):
         stage, stage_index: the row of the table and its index.
         in_width, width, depth: input channels, and the chosen output channels and number of blocks.
         kernel_sizes, expand_ratios: one for all blocks, or one for each block.
-        shortcut, same_padding: of the whole table.
+        shortcut, same_padding: as in the whole table.
     """
 
     stage: StageTable

@@ -37,7 +37,8 @@ class MBConvBlock(nn.Module):
     Args:
         plan: sizes of the block, in a supernet the largest ones.
         layers: makes elastic or plain layers.
-        transformed_sizes: of the depthwise convolution, see `nas_transfer.supernet.ops.ElasticConv2d`.
+        transformed_sizes: kernel sizes with a transformation of the depthwise kernel, see
+            `nas_transfer.supernet.ops.ElasticConv2d`.
     """
 
     def __init__(self, plan: BlockPlan, layers: Layers, transformed_sizes: Sequence[int] = ()) -> None:

@@ -58,13 +58,13 @@ class StageTable:
     """One stage. Its blocks share the width and, unless `per_block`, the kernel size and the expand ratio.
 
     Args:
-        name: of the stage, without dots; used in the names of its genes (``width.<name>``, ...) and modules.
+        name: name of the stage, without dots; used in the names of its genes (``width.<name>``, ...) and modules.
         width: output channel choices, multiples of 8.
         depth: choices of the number of active blocks; an arch of depth d uses the first d blocks.
         kernel_size: odd choices of the depthwise kernel size; a smaller kernel is the centre crop of the largest, or a
             learned map of it (`MBConvTable.kernel_transform`).
         expand_ratio: choices of mid channels / in channels; ``(1,)`` means that the blocks do not expand.
-        stride: of the first block, 1 or 2.
+        stride: stride of the first block, 1 or 2.
         squeeze_excite: whether the blocks have squeeze-and-excitation.
         activation: one of `ACTIVATIONS`.
         per_block: whether each block chooses its kernel size and expand ratio separately (once-for-all).

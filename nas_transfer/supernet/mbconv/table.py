@@ -43,7 +43,7 @@ class MBConvTable:
     Hydra instantiates it from YAML with ``_convert_: all``; lists become tuples, and mappings become the dataclasses.
 
     Args:
-        name: of the supernet and of its space.
+        name: name of the supernet and of its space.
         resolutions: choices of the gene ``resolution`` in pixels, the height and width of images in classification.
         first_conv: the stem, whose width is the gene ``width.first_conv``.
         stages: in order; each adds the genes ``width.<name>``, ``depth.<name>``, ``kernel_size.<name>`` and
@@ -51,8 +51,8 @@ class MBConvTable:
         last_conv: convolutions of the classification head, whose width is the gene ``width.last_conv``.
         tap_stages: the four stages whose outputs are the feature maps at strides 4, 8, 16 and 32.
         batch_norm_eps: epsilon of every BatchNorm.
-        preprocessing: of images, unless the weights come with a preprocessing of their own.
-        shortcut: of the blocks, see `BlockPlan`.
+        preprocessing: preprocessing of images, unless the weights come with a preprocessing of their own.
+        shortcut: shortcut of the blocks, see `BlockPlan`.
         same_padding: whether strided convolutions pad as TensorFlow's "same" does, an odd zero at the end.
         kernel_transform: whether a smaller kernel is a learned map of the next larger kernel's centre (once-for-all)
             instead of the centre itself; a subnet only has the result.

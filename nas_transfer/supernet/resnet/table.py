@@ -56,11 +56,11 @@ class ResNetTable:
     Hydra instantiates it from YAML with ``_convert_: all``.
 
     Args:
-        name: of the supernet and of its space.
+        name: name of the supernet and of its space.
         resolution: height and width of images in classification, in pixels.
         blocks: number of blocks of each of the four stages; (3, 4, 6, 3) is ResNet-50.
         batch_norm_eps: epsilon of every BatchNorm.
-        preprocessing: of images, unless the weights come with a preprocessing of their own.
+        preprocessing: preprocessing of images, unless the weights come with a preprocessing of their own.
 
     Raises:
         ConfigError: a field is malformed.

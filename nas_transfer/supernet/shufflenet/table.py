@@ -103,14 +103,14 @@ class ShuffleNetTable:
     Hydra instantiates it from YAML with ``_convert_: all``.
 
     Args:
-        name: of the supernet and of its space.
+        name: name of the supernet and of its space.
         resolution: height and width of images in classification, in pixels.
         stem_width: channels of the first convolution, whose stride is 2.
         widths: output channels of the four stages at strides 4, 8, 16 and 32, even numbers.
         repeats: number of blocks of each stage.
         last_width: channels of the classification head's 1x1 convolution.
         batch_norm_eps: epsilon of every BatchNorm.
-        preprocessing: of images, unless the weights come with a preprocessing of their own.
+        preprocessing: preprocessing of images, unless the weights come with a preprocessing of their own.
 
     Raises:
         ConfigError: a field is malformed.

@@ -46,7 +46,7 @@ class Importer(Generic[Table]):
     """Imports the weights of one origin into supernets of one family.
 
     Attributes:
-        origin: of the weights.
+        origin: origin of the weights.
         matches: whether the names of a file's tensors are those of this layout.
         layout: maps the tensors of a table's supernet to those of a file, given the names in the file.
         table: the family's table.

