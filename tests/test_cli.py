@@ -99,6 +99,7 @@ def test_the_configuration_is_printed_without_loading_torch_or_numpy(tmp_path: P
     [
         (["trainer.max_stps=3"], "trainer.max_steps"),
         (["task=coco_dett"], "did you mean 'coco_det'"),
+        (["task=nothing"], "got 'nothing': name one of these"),
         (["lr=0.1"], "task.recipe.lr"),
         (["task=coco_det"], "data.root"),
         ([*PROFILE, "arch=attentivenas_a9"], "attentivenas_a"),

@@ -113,7 +113,7 @@ def test_planted_defects_of_a_detection_set_are_found_by_name(
     ]
     assert [f["name"] for f in found(result, "outside")] == [copied.name]
     assert result["parts"]["val"]["objects"]["images_without"] == 1
-    assert "2 files are broken" in result["not_timed"]
+    assert "got 2 broken" in result["not_timed"]
     printed = capsys.readouterr().out
     for name in (truncated.name, missing.name, files["val"][0].name, "unicorn", "annotation 7003"):
         assert name in printed

@@ -40,7 +40,7 @@ def test_an_export_takes_the_runs_own_network_and_data(run: Path) -> None:
     assert with_trained_groups(public) == public
     assert Path(public.run_dir).parts[:3] == ("runs", "export", "imagenet")
     with pytest.raises(
-        ConfigError, match=r"weights=efficientnet_lite0 is not a run folder: name one, or add data\.root=FOLDER"
+        ConfigError, match=r"weights must be a run folder, got efficientnet_lite0: name one, or set data\.root=FOLDER"
     ):
         with_trained_groups(composed("stage=export", "weights=efficientnet_lite0", "task=imagenet"))
 

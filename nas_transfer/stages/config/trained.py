@@ -44,7 +44,9 @@ def with_trained_groups(cfg: DictConfig) -> DictConfig:
     if trained is None:
         if cfg.data.root is None:
             weights = "null" if cfg.weights is None else cfg.weights
-            raise ConfigError(f"weights={weights} is not a run folder: name one, or add data.root=FOLDER")
+            raise ConfigError(
+                f"weights must be a run folder, got {weights}: name one, or set data.root=FOLDER for other weights"
+            )
         return cfg
     _refuse_others(cfg, trained)
     merged = cast(dict[str, object], OmegaConf.to_container(cfg, resolve=False))
