@@ -155,8 +155,8 @@ def _composition_sentence(error: Exception, arguments: Sequence[str] | None = No
     text = str(error)
     if isinstance(error, MissingConfigException) and error.options:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        near = difflib.get_close_matches(choice, error.options, n=1)
-        remedy = f"did you mean '{near[0]}'?" if near else "name one of these"
+        similar = difflib.get_close_matches(choice, error.options, n=1)
+        remedy = f"did you mean '{similar[0]}'?" if similar else "name one of these"
         return f"{group} must be one of {', '.join(error.options)}, got '{choice}': {remedy}"
     unknown = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text)
     if unknown is None:
