@@ -71,8 +71,9 @@ def run(cfg: DictConfig, folder: Path) -> None:
     counts = Counter(finding.kind for finding in findings)
     seconds = time.monotonic() - start
     training: TrainingEstimate | str
-    if counts["broken"] and not config.data["skip_broken"]:
-        training = f"images must be readable, got {counts['broken']} broken: repair or remove them, or set data.skip_broken=true"
+    broken = counts["broken"]
+    if broken and not config.data["skip_broken"]:
+        training = f"images must be readable, got {broken} broken: repair or remove them, or set data.skip_broken=true"
     else:
         training = _training(config, table, parent, arch)
     check = Check(
