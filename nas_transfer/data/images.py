@@ -3,8 +3,9 @@
 import logging
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -35,18 +36,33 @@ def read_image(path: str | Path, *, follow_exif: bool) -> torch.Tensor:
     Raises:
         DataError: the file is missing, truncated or no image; the message names it.
     """
+    with opened(path, "image") as image:
+        turned = ImageOps.exif_transpose(image) if follow_exif else image
+        pixels = np.array(_to_rgb(turned), dtype=np.uint8)  # (H, W, 3)
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+@contextmanager
+def opened(path: str | Path, kind: str) -> Iterator[Image.Image]:
+    """Open an image file; PIL decodes it within the block.
+
+    Args:
+        path: the file.
+        kind: what messages call it, such as ``label image``.
+
+    Raises:
+        DataError: the file is missing, truncated or no image; the message names it.
+    """
     try:
         with Image.open(path) as image:
-            turned = ImageOps.exif_transpose(image) if follow_exif else image
-            pixels = np.array(_to_rgb(turned), dtype=np.uint8)  # (H, W, 3)
+            yield image
     except FileNotFoundError as err:
-        raise DataError(f"no such image: {path}: complete the dataset") from err
+        raise DataError(f"no such {kind}: {path}: complete the dataset") from err
     except UNREADABLE as err:
         raise DataError(
-            f"{path} is a broken or truncated image ({err}): "
+            f"{path} is a broken or truncated {kind} ({err}): "
             "replace it, or leave broken images out with data.skip_broken=true"
         ) from err
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
 def image_files(folder: Path) -> list[str]:

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
-from nas_transfer.data.images import IMAGE_SUFFIXES, UNREADABLE, first_missing
+from nas_transfer.data.images import IMAGE_SUFFIXES, first_missing, opened
 from nas_transfer.data.segmentation_transforms import IGNORE_LABEL
 from nas_transfer.errors import ConfigError, DataError
 
@@ -80,17 +79,9 @@ def read_labels(path: str | Path, table: LabelTable) -> torch.Tensor:
 
 def _read_ids(path: str | Path) -> np.ndarray:
     """The stored ids: uint8 (H, W)."""
-    try:
-        with Image.open(path) as image:
-            mode = image.mode
-            values = np.array(image)  # of a palette image: the indices, not the colours
-    except FileNotFoundError as err:
-        raise DataError(f"no such label image: {path}: complete the dataset") from err
-    except UNREADABLE as err:
-        raise DataError(
-            f"{path} is a broken or truncated label image ({err}): "
-            "replace it, or leave broken images out with data.skip_broken=true"
-        ) from err
+    with opened(path, "label image") as image:
+        mode = image.mode
+        values = np.array(image)  # of a palette image: the indices, not the colours
     if mode not in ("L", "P", "1") and not mode.startswith("I"):
         raise DataError(
             f"the label image {path} must have one id per pixel (8-bit grey or palette), got colours ({mode}): "
