@@ -40,7 +40,7 @@ class Run:
 
     @property
     def result(self) -> Result:
-        """What ``result.json`` holds: score, metrics, costs, time.
+        """The content of ``result.json``: score, metrics, costs, time.
 
         Raises:
             RunError: the run is not finished, or its stage writes no result.
@@ -59,7 +59,7 @@ class Run:
 
     @property
     def check(self) -> Check:
-        """What ``stage=check`` found; RunError for the run of another stage."""
+        """The findings of ``stage=check``; RunError for the run of another stage."""
         return read_check(self.folder)
 
 

@@ -289,7 +289,7 @@ def is_box(box: object) -> TypeGuard[list[float]]:
 
 
 def _box_problem(box: object, image: ImageEntry) -> str:
-    """What is wrong with a box, or an empty string."""
+    """The fault of a box, or an empty string."""
     if not is_box(box):
         return f"{box!r} instead of four numbers x, y, width, height"
     if box[2] <= 0 or box[3] <= 0:
@@ -329,7 +329,7 @@ def _complete(annotation: Record, image: ImageEntry, where: str, need_masks: boo
 
 
 def _mask_problem(segmentation: object, image: ImageEntry) -> str:
-    """What is wrong with a segmentation, or an empty string."""
+    """The fault of a segmentation, or an empty string."""
     if isinstance(segmentation, dict):
         size, counts = segmentation.get("size"), segmentation.get("counts")
         if not isinstance(counts, (list, str)):

@@ -31,7 +31,7 @@ Factor = Callable[[int, int], float]
 
 @dataclass(frozen=True)
 class Contents:
-    """What the annotations say of one image.
+    """The annotations of one image.
 
     Attributes:
         labels: indices into `Inventory.class_names`, int64 (N,): of each object, of each labelled keypoint, of the
@@ -68,7 +68,7 @@ class Inventory:
 
 @dataclass(frozen=True)
 class Seen:
-    """What is kept of an image: its size, a hash of its pixels and its contents; `broken` says why it has none."""
+    """Facts about an image: its size, a hash of its pixels and its contents; `broken` says why it has none."""
 
     file: str
     height: int = 0
@@ -151,7 +151,7 @@ def _spread(values: Sequence[int] | np.ndarray) -> list[float] | None:
 
 
 def part_findings(part: str, inventory: Inventory, seen: Sequence[Seen], factor: Factor) -> list[Finding]:
-    """What is wrong within a part.
+    """The faults within a part.
 
     Args:
         factor: by which the network resizes an image of this height and width; tiny sides are tiny after it.

@@ -28,7 +28,7 @@ SIDES = (("left_", "right_"), ("l_", "r_"), ("_left", "_right"), ("_l", "_r"))
 
 @dataclass(frozen=True)
 class Body:
-    """What the keypoints are, where the file does not say it or is to be overruled: the values under `data.body`.
+    """Keypoints as the values under `data.body` define them, where the file does not, or in place of the file.
 
     Attributes:
         names: names of the keypoints, in the order of the file; None for those of the category in the file.
@@ -56,7 +56,7 @@ class Body:
 
 @dataclass(frozen=True)
 class Skeleton:
-    """What the keypoints of a person are.
+    """The keypoints of a person.
 
     Attributes:
         names: names of the K keypoints.

@@ -17,7 +17,7 @@ NUM_IDS = 256  # of an 8-bit label image
 
 @dataclass(frozen=True)
 class LabelTable:
-    """What the ids of label files mean.
+    """The meaning of the ids in label files.
 
     Attributes:
         lookup: label of each id, uint8 (256,): 0..C-1 or IGNORE_LABEL.

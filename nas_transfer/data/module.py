@@ -1,4 +1,4 @@
-"""What all data layouts share: finding parts, cutting the search split, and the loaders with their order."""
+"""The base of all data layouts: finding parts, cutting the search split, and the loaders with their order."""
 
 import itertools
 import os
@@ -130,7 +130,7 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
         """Raise DataError unless both parts have the same classes."""
 
     def ground_truth(self, annotation: Annotation, chosen: np.ndarray) -> COCO | None:
-        """What pycocotools scores the images at the positions `chosen` against; None for metrics without it."""
+        """The ground truth of pycocotools for the images at the positions `chosen`; None for metrics without it."""
         return None
 
     def batch_groups(self, annotation: Annotation, chosen: np.ndarray) -> Sequence[int] | None:
@@ -138,7 +138,7 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
         return None
 
     def task_arguments(self) -> dict[str, object]:
-        """What the constructor of a task needs to know of the data beside the number of classes."""
+        """Facts about the data for the constructor of a task, besides the number of classes."""
         return {}
 
     def in_own_frame(self, sample: SampleT) -> SampleT:

@@ -1,4 +1,4 @@
-"""What a layout reads of a part of a dataset, and the datasets that are made of it."""
+"""The annotations of a part of a dataset, and the torch datasets made from them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class AnnotatedPart(Protocol):
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What the numbers that a network predicts stand for.
+    """The meaning of the numbers that a network predicts.
 
     Attributes:
         names: names of the classes, or of the keypoints.

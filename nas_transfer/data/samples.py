@@ -1,4 +1,4 @@
-"""What datasets give and loaders collate, by task: typed dictionaries of one sample and of one batch.
+"""Samples of datasets and batches of loaders, by task: typed dictionaries of one sample and of one batch.
 
 A batch for prediction holds what the network reads and no annotations, so all other keys of a batch are optional.
 """

@@ -84,7 +84,7 @@ def model_card(result: Result, data: str, channels: Mapping[str, int], deployed:
 
 
 def _whole(name: str, deployed: Deployed) -> str:
-    """What the difference of a file is a share of."""
+    """What the largest difference of a file is divided by, in words."""
     return "detections" if deployed.one_image and name.startswith("model") else "largest output"
 
 

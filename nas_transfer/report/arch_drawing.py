@@ -21,7 +21,7 @@ GENES_IN_A_ROW = 10
 
 @dataclass(frozen=True)
 class StageRow:
-    """What a supernet's configuration says of one stage, as far as a drawing needs it.
+    """One stage of a supernet's configuration, as far as a drawing needs it.
 
     Attributes:
         name: name of the stage.

@@ -68,7 +68,7 @@ class Reader:
     problems: list[str] = field(default_factory=list)
 
     def read(self, read: Callable[[Path], Value], name: str = "") -> Value | None:
-        """What a function makes of the folder, or of a file in it; None and a problem if that cannot be used."""
+        """Read a folder, or a file in it, with a function; None and a problem if it cannot be used."""
         try:
             return read(self.folder / name)
         except RunError as error:

@@ -86,7 +86,7 @@ def _scaled(name: str, value: float) -> float:
 
 
 def trial_title(trial: Trial, study: StudyRecord) -> str:
-    """What hovering a trial on the front shows: values, costs with their input size, arch."""
+    """The tooltip of a trial on the front: values, costs with their input size, arch."""
     lines = [f"trial {trial.number}{', picked' if trial.number == study.front.picked else ''}"]
     lines += _value_lines(trial.values, study.score_key)
     if trial.costs is not None:
@@ -102,7 +102,7 @@ def trial_title(trial: Trial, study: StudyRecord) -> str:
 
 
 def outcome_title(outcome: Outcome, score_key: str) -> str:
-    """What hovering an evaluated trial shows."""
+    """The tooltip of an evaluated trial."""
     values = _value_lines(outcome.values, score_key)
     return "\n".join([f"trial {outcome.trial}", *values, arch_text(outcome.arch)])
 

@@ -105,7 +105,7 @@ def _schedule_text(run: Run) -> str:
 
 
 def cost_table(runs: Sequence[Run]) -> Table:
-    """What every stage of every task cost, of finished runs."""
+    """The images, passes and time of finished runs, by task and stage."""
     groups: dict[tuple[str, str], list[Result]] = {}
     for run in runs:
         if run.result is not None:

@@ -24,7 +24,7 @@ class Evaluation:
         arch: dict form of what is evaluated.
         file: file of the outcome, relative to the run folder.
         steps: training steps of the subnet before it is scored.
-        after: the steps from whose kept state training continues; 0 to start anew.
+        after: the step of the saved state from which training continues; 0 to start from the warm start.
         keep: whether the state is kept for a later evaluation.
         repeat: index of the seed: 0 is that of the search.
     """
@@ -45,7 +45,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one evaluation of a trial.
+    """The outcome of one evaluation of a trial.
 
     Attributes:
         trial: number of the trial.

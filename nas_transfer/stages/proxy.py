@@ -142,9 +142,9 @@ def _make_warm_start(
 ) -> Spent:
     """Load the inherited weights and train neck and head behind the frozen body."""
     task = build_task(config, table, SUPERNET, training.data)
-    anew = inherit(task, checkpoint)
+    untrained = inherit(task, checkpoint)
     spent = Spent()
-    if anew and config.proxy.warmup_steps:
+    if untrained and config.proxy.warmup_steps:
         logger.info("warm-up of neck and head behind the frozen body: %d steps", config.proxy.warmup_steps)
         task.body.requires_grad_(False)
         start = time.monotonic()

@@ -204,7 +204,7 @@ class _Search:
         )  # fmt: skip
 
     def spent(self) -> dict[str, Usage]:
-        """What all evaluations used, those before an interruption included.
+        """The resources that all evaluations used, including those before an interruption.
 
         Repeats and validations of archs that have left the front count too.
         """

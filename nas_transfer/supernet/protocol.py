@@ -1,4 +1,4 @@
-"""What stages and tasks need to know of any supernet: the protocol that every table fulfils."""
+"""The protocol of every table: all that stages and tasks use of a supernet."""
 
 from __future__ import annotations
 

@@ -215,9 +215,9 @@ def inherit(task: Task, checkpoint: Checkpoint) -> list[str]:
             copy_slices(body, task.body)
             return _rest_names(task)
         supernet = task.rebuild(replace(task.settings, arch=SUPERNET))
-        anew = inherit(supernet, checkpoint)
+        untrained = inherit(supernet, checkpoint)
         copy_slices(supernet.network, task.network)
-        return anew
+        return untrained
     _fill(task.body.state_dict(keep_vars=True), checkpoint.body, checkpoint)
     if not same_task:
         return _rest_names(task)
@@ -238,12 +238,12 @@ def _fill(
     targets: dict[str, Tensor], sources: dict[str, Tensor], checkpoint: Checkpoint, *, other_classes: bool = False
 ) -> list[str]:
     """Copy tensors by name; returns the names of those that were not copied, since they have a row for each class."""
-    anew = []
+    untrained = []
     for name, target in targets.items():
         source = sources.get(name)
         if source is not None and other_classes and target.dim() and source.shape[1:] == target.shape[1:]:
             if len(source) != len(target):
-                anew.append(name)
+                untrained.append(name)
         elif source is None or source.shape != target.shape:
             raise WeightsError(
                 f"tensor '{name}' in {checkpoint.path} must have the shape {tuple(target.shape)}, got "
@@ -255,6 +255,6 @@ def _fill(
             f"{checkpoint.path} has the unknown tensor '{unused[0]}': use weights of this arch and space"
         )
     with torch.no_grad():
-        for name in set(targets) - set(anew):
+        for name in set(targets) - set(untrained):
             targets[name].copy_(sources[name])
-    return anew
+    return untrained

@@ -124,7 +124,7 @@ def separable(layers: Layers, in_channels: int, out_channels: int, dilation: int
 
 
 def deeplab_cost(channels: Sequence[int], input_size: Size, num_classes: int, sizes: DeepLabSize) -> Cost:
-    """What the head costs for one image of `input_size` (H, W), without the auxiliary head, which only trains.
+    """The costs of the head for one image of `input_size` (H, W), without the auxiliary head, which only trains.
 
     Args:
         channels: widths of the body's maps at strides 4, 8, 16, 32.

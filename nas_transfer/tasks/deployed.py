@@ -1,4 +1,4 @@
-"""What a task declares as its deployed form: a plain module from raw pixels to named outputs."""
+"""The deployed form of a task: a plain module from raw pixels to named outputs."""
 
 from __future__ import annotations
 

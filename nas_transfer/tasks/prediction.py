@@ -20,7 +20,7 @@ class RunLengths(TypedDict):
 
 
 class ScoredResult(TypedDict):
-    """What every record of COCO's result format holds."""
+    """Keys of every record of COCO's result format."""
 
     image_id: int
     category_id: int

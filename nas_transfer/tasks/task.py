@@ -1,4 +1,4 @@
-"""What every task is: a network around the body of a supernet, with its losses, metrics, costs and predictions.
+"""The base of all tasks: a network around the body of a supernet, with its losses, metrics, costs and predictions.
 
 The `network` of a task holds the body that a supernet's table builds. For one arch, the network is plain and static.
 For `SUPERNET`, it holds the weights of all archs; `Task.set_arch` makes one of them active, and `Task.extract` copies
@@ -37,7 +37,7 @@ OutputsT = TypeVar("OutputsT")
 
 @dataclass(frozen=True)
 class TaskSettings:
-    """What every task is built from.
+    """The settings from which every task is built.
 
     Args:
         table: the table of the supernet.
@@ -52,7 +52,7 @@ class TaskSettings:
 
 @dataclass(frozen=True)
 class Teacher(Generic[OutputsT]):
-    """What a smaller arch of a sandwich imitates (in-place distillation, Yu et al. 2020, BigNAS, section 3.1).
+    """The target of the smaller archs of a sandwich (in-place distillation, Yu et al. 2020, BigNAS, section 3.1).
 
     Args:
         outputs: outputs of the largest arch for the same batch, detached.

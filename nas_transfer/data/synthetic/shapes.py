@@ -210,4 +210,4 @@ WRITERS: dict[str, Callable[[Path, str, int, int, int], None]] = {
     "keypoints": write_keypoints_part,
     "cityscapes": write_cityscapes_part,
 }
-"""What writes one part of each layout: (root, part, number of images, image size, seed)."""
+"""The function that writes one part of each layout: (root, part, number of images, image size, seed)."""

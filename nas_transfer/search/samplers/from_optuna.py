@@ -21,7 +21,7 @@ MAX_SEED = 2**31 - 1
 class FromOptuna(ArchSampler):
     """Sampler that takes its proposals from a sampler of Optuna.
 
-    An Optuna sampler starts its random numbers anew in each process, so a resumed study would repeat archs. This class
+    An Optuna sampler starts new random numbers in each process, so a resumed study would repeat archs. This class
     builds a new one for each proposal instead, seeded by the seed, the trial number and the attempt. The state of
     Optuna's sampler is in the study, so nothing is lost.
 

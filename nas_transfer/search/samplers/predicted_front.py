@@ -114,7 +114,7 @@ class PredictedFront(ArchSampler):
         return plan.candidates[new[int(distances.argmax())]]
 
     def _start(self, history: History, number: int, rng: np.random.Generator) -> Arch:
-        """Of random archs near a target cost, choose the one farthest from all earlier archs.
+        """Draw random archs near a target cost, and choose the one farthest from all earlier archs.
 
         Choosing the farthest of several draws is Mitchell's best-candidate algorithm (1991). The target costs follow
         van der Corput's sequence (1935), 1/2, 1/4, 3/4, 1/8, ..., and so fill the range of costs evenly.

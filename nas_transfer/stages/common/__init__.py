@@ -1,1 +1,1 @@
-"""What several stages share: building objects, training, scoring, run folders, search jobs."""
+"""Shared by several stages: building objects, training, scoring, run folders, search jobs."""

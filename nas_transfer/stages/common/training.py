@@ -126,10 +126,12 @@ def _log_effect_of_batch(recipe: Recipe, max_steps: int | None, total_batch: int
 
 def _inherit(task: Task, checkpoint: Checkpoint) -> None:
     """Start from given weights, and log which of them are used."""
-    anew = inherit(task, checkpoint)
+    untrained = inherit(task, checkpoint)
     if not checkpoint.is_of_kind(task):
-        logger.info("weights of the body from %s; neck and head start anew", checkpoint.path)
-    elif anew:
-        logger.info("weights from %s, but for those with a row for each class: %s", checkpoint.path, ", ".join(anew))
+        logger.info("weights of the body from %s; neck and head start untrained", checkpoint.path)
+    elif untrained:
+        logger.info(
+            "weights from %s, except tensors with a row for each class: %s", checkpoint.path, ", ".join(untrained)
+        )
     else:
         logger.info("weights of body, neck and head from %s", checkpoint.path)
