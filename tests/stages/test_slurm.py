@@ -107,7 +107,7 @@ def test_a_job_that_dies_and_one_that_is_cancelled_fail_alone(tmp_path: Path, su
 
 def test_a_new_start_waits_for_the_jobs_of_an_earlier_one(tmp_path: Path) -> None:
     done = subprocess.run(
-        ["sbatch", "--parsable", "--mem=100", "--output=/dev/null", "--wrap", "sleep 12"],
+        ["sbatch", "--parsable", "--mem=100", "--output=/dev/null", "--wrap", "sleep 6"],
         capture_output=True, text=True, check=True, cwd=tmp_path,
     )  # fmt: skip
     (tmp_path / "jobs").mkdir()
