@@ -124,9 +124,9 @@ def test_a_supernet_pretrained_finetuned_and_evaluated_hands_its_weights_on(tmp_
     assert result(again)["metrics"] == result(tuned)["metrics"]
     assert json.loads((again / "predictions.json").read_text()) == json.loads((tuned / "predictions.json").read_text())
 
-    other = sentence(run(tmp_path, *TINY, "arch=max", f"weights={tuned}", "trainer.max_steps=1", code=2))
+    other = sentence(forked(tmp_path, *TINY, "arch=max", f"weights={tuned}", "trainer.max_steps=1", code=2))
     assert "tensor '" in other
-    space = sentence(run(tmp_path, *TINY, "supernet=bignas", f"weights={tuned}", "trainer.max_steps=1", code=2))
+    space = sentence(forked(tmp_path, *TINY, "supernet=bignas", f"weights={tuned}", "trainer.max_steps=1", code=2))
     assert "bignas_nano" in space
 
 
