@@ -32,6 +32,7 @@ class Gene:
         choices: the allowed values, ascending and without repetition.
         needs: (name, minimum) of another gene: below that minimum this gene has no effect, like the kernel size of a
             block that the depth drops, and is fixed to its first choice. None if the gene always has an effect.
+        optional: whether the dict form of an arch may leave the gene out, which means its last choice.
 
     Raises:
         ConfigError: the name is malformed, or the choices are not ascending integers of at least 0.
@@ -40,6 +41,7 @@ class Gene:
     name: str
     choices: tuple[int, ...]
     needs: tuple[str, int] | None = None
+    optional: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "choices", tuple(self.choices))
@@ -234,6 +236,22 @@ class SearchSpace:
     def _positions(self) -> dict[str, int]:
         return {name: position for position, name in enumerate(self.names)}
 
+    def extended(self, genes: Sequence[Gene]) -> SearchSpace:
+        """This space with further genes behind its own, under the same name; itself if there are none."""
+        return SearchSpace(self.name, (*self.genes, *genes)) if genes else self
+
+    def part_of(self, arch: Arch) -> Arch:
+        """The part of an arch of an `extended` space that belongs to this space.
+
+        Raises:
+            ArchError: the arch does not begin with the genes of this space.
+        """
+        count = len(self.genes)
+        if arch.space == self.name and len(arch.names) > count and arch.names[:count] == self.names:
+            return Arch(self.name, self.names, arch.values[:count])
+        self.validate(arch)
+        return arch
+
     def smallest(self) -> Arch:
         """The arch with the first choice of every gene."""
         return self.arch([gene.choices[0] for gene in self.genes])
@@ -243,8 +261,8 @@ class SearchSpace:
         return self.arch([gene.choices[-1] for gene in self.genes])
 
     def arch_or_largest(self, arch: ArchOrSupernet) -> Arch:
-        """The arch itself, or, for `SUPERNET`, the largest arch, which has the sizes of the supernet's layers."""
-        return self.largest() if arch is SUPERNET else arch
+        """The part of an arch in this space, or the largest arch for `SUPERNET`, whose layers have its sizes."""
+        return self.largest() if arch is SUPERNET else self.part_of(arch)
 
     def sample(self, rng: np.random.Generator, frozen: Mapping[str, int] | None = None) -> Arch:
         """Draw every gene uniformly and independently; raises ArchError if `frozen` is not in the space."""
@@ -326,6 +344,8 @@ class SearchSpace:
     def from_dict(self, mapping: Mapping[str, object]) -> Arch:
         """The arch of a JSON or YAML mapping, the inverse of `Arch.to_dict`; its key ``space`` is optional.
 
+        A missing gene that is `Gene.optional` has its last choice.
+
         Raises:
             ArchError: the arch is of another space, a group is missing, unknown or of the wrong length, or a value is
                 not among the choices; the message names the gene, the value and the choices.
@@ -342,14 +362,19 @@ class SearchSpace:
         groups: dict[str, list[Gene]] = {}
         for gene in self.genes:
             groups.setdefault(gene.group, []).append(gene)
-        missing = [group for group in groups if group not in mapping]
+        missing = [
+            name for name, genes in groups.items() if name not in mapping and not all(gene.optional for gene in genes)
+        ]
         surplus = [str(key) for key in mapping if key not in groups and key != "space"]
         if missing or surplus:
             faults = [f"unknown group {name!r}" for name in surplus] + ([f"missing: {missing}"] if missing else [])
             raise ArchError(f"arch of space '{self.name}': {', '.join(faults)}; the groups are {list(groups)}")
         values: list[int] = []
         for group, genes in groups.items():
-            values.extend(self._group_values(group, genes, mapping[group]))
+            if group in mapping:
+                values.extend(self._group_values(group, genes, mapping[group]))
+            else:
+                values.extend(gene.choices[-1] for gene in genes)
         return self.arch(values)
 
     def _group_values(self, group: str, genes: list[Gene], given: object) -> list[int]:

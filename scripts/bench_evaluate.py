@@ -110,7 +110,7 @@ def timed(options: argparse.Namespace) -> dict[str, object]:
         options, "stage=search", f"weights={options.weights}", f"search.precision='{options.precision}'"
     )
     evaluator = build_evaluator(read_config(search, SearchConfig), cache=is_program)
-    space = evaluator.supernet.table.space
+    space = evaluator.supernet.space
     rng = np.random.default_rng(0)
     archs = [space.smallest(), space.largest(), *(space.sample(rng) for _ in range(options.trials - 2))]
 

@@ -124,7 +124,7 @@ class TrialEvaluator:
 
         The subnet is a private copy, so training one trial does not affect another.
         """
-        arch = self.supernet.table.space.from_dict(evaluation.arch)
+        arch = self.supernet.space.from_dict(evaluation.arch)
         subnet = self.supernet.extract(arch)
         if self.train is not None:
             start = time.monotonic()
@@ -141,7 +141,7 @@ class TrialEvaluator:
 
     def score(self, subnet: Task) -> dict[str, float]:
         """Compute all metrics of a subnet on the search split."""
-        arch = subnet.table.space.arch_or_largest(subnet.arch)
+        arch = subnet.space.arch_or_largest(subnet.arch)
         subnet.ground_truth = self.ground_truth
         with torch.inference_mode(), self._autocast():
             for batch in self._batches(arch)[1]:
@@ -180,7 +180,7 @@ class _TrialSubnet(TrialSubnet):
 
     def __init__(self, evaluator: TrialEvaluator, evaluation: Evaluation) -> None:
         self.evaluation, self.evaluator = evaluation, evaluator
-        self._arch = evaluator.supernet.table.space.from_dict(evaluation.arch)
+        self._arch = evaluator.supernet.space.from_dict(evaluation.arch)
         self.metrics: dict[str, float] = {}
         self._task: Task | None = None
 

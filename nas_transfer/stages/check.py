@@ -61,7 +61,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
     set_threads(config.num_threads)
     start = time.monotonic()
     table, parent = build_weights(config)
-    arch = build_arch(config.arch, table.space)
+    arch = build_arch(config, table)
     factor = build_task(config, table, arch, None).resize_factor
     data = make_data(config.data, arch, table.preprocessing)
     inventories = data.inventories()

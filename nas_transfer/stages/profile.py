@@ -14,7 +14,7 @@ from nas_transfer.errors import ConfigError
 from nas_transfer.runs import Result, files
 from nas_transfer.search.latency_table import LatencyTable, check_table, device_name
 from nas_transfer.space import SUPERNET
-from nas_transfer.stages.common.build import build_arch, build_data, build_task, set_threads
+from nas_transfer.stages.common.build import build_arch, build_data, build_space, build_task, set_threads
 from nas_transfer.stages.common.results import make_result
 from nas_transfer.stages.config.entry import read_config
 from nas_transfer.stages.config.network import ProfileConfig
@@ -27,7 +27,7 @@ def run(cfg: DictConfig, folder: Path) -> Result:
     """Print the costs of one arch by module; ConfigError for the supernet."""
     config = read_config(cfg, ProfileConfig)
     table = config.supernet.build()
-    arch = build_arch(config.arch, table.space)
+    arch = build_arch(config, table)
     if arch is SUPERNET:
         raise ConfigError("stage=profile needs one arch, got arch=supernet: use max, min, a name or a file")
     task = build_task(config, table, arch, None)
@@ -50,7 +50,8 @@ def _check_latencies(config: ProfileConfig, table: SupernetTable) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     latencies = LatencyTable(Path(config.runs) / "latency", device, BATCH_SIZE, WARMUP, REPEATS)
     rng = np.random.default_rng(config.seed)
-    archs = [table.space.sample(rng) for _ in range(count)]
+    space = build_space(config, table)
+    archs = [space.sample(rng) for _ in range(count)]
     check = check_table(latencies, lambda arch: build_task(config, table, arch, None), archs)
     print(
         f"latency table of {device_name(device)}, {torch.get_num_threads()} threads, batch {BATCH_SIZE}: "

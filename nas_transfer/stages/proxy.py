@@ -161,7 +161,7 @@ def _make_warm_start(
 
 def _timed(evaluator: TrialEvaluator, steps: int, spent: Spent) -> Spent:
     """`spent`, plus the time to train the smallest and the largest arch for a few steps and to score them."""
-    space = evaluator.supernet.table.space
+    space = evaluator.supernet.space
     outcomes = [
         evaluator.evaluate(Evaluation(-1, arch.to_dict(), steps=steps)) for arch in (space.smallest(), space.largest())
     ]

@@ -93,7 +93,7 @@ class _Search:
         sampler = keys.sampler.build()(problem=self.problem, seed=config.seed)
         directions = {name: objective.direction for name, objective in self.objectives.items()}
         self.sampler: ArchSampler = sampler
-        self.study = Study(folder, keys.storage, table.space, directions, sampler)
+        self.study = Study(folder, keys.storage, self.task.space, directions, sampler)
         self.loop = SearchLoop(self.study, folder, schedule, launch, self.log_progress)
         self.done_before = len(self.study)
 
@@ -146,7 +146,7 @@ class _Search:
 
     def costs_of(self, trial: Trial) -> Costs:
         """The costs of a trial's arch."""
-        return cost_report(self.task, self.task.table.space.from_dict(trial.arch))
+        return cost_report(self.task, self.task.space.from_dict(trial.arch))
 
     def hypervolume(self, front: Front) -> float | None:
         """The share of the box between the ideal and the reference point that the front dominates.
@@ -173,7 +173,7 @@ class _Search:
         """The largest value of an objective; 1 for the score."""
         objective = self.objectives[name]
         if isinstance(objective, ArchCost):
-            return float(objective.of_archs(self.task, [self.task.table.space.largest()])[0])
+            return float(objective.of_archs(self.task, [self.task.space.largest()])[0])
         if not objective.measured_first:
             return 1.0
         return max(trial.values[name] for trial in self.study.told())
@@ -284,7 +284,7 @@ def make_problem(keys: SearchKeys, task: Task, objectives: Mapping[str, Objectiv
 
     Genes that matter to classification alone keep their largest choice in tasks with an input size of their own.
     """
-    space = task.table.space
+    space = task.space
     frozen = {}
     if not task.input_follows_arch:
         frozen = {name: space.largest()[name] for name in task.table.classifier_genes}

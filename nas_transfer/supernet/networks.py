@@ -40,7 +40,7 @@ def build_body(table: SupernetTable, arch: ArchOrSupernet = SUPERNET) -> nn.Modu
     Args:
         table: the supernet's table.
         arch: `SUPERNET` builds the supernet, which holds the weights of all archs and starts at the largest one; an
-            arch builds a plain static module.
+            arch builds a plain static module. Genes behind those of the table belong to a task and change nothing.
 
     Returns:
         A module with random weights and the method ``set_drop_path(rate)``; a supernet also has ``set_arch(arch)``.
@@ -49,7 +49,7 @@ def build_body(table: SupernetTable, arch: ArchOrSupernet = SUPERNET) -> nn.Modu
         ArchError: `arch` does not belong to the table's space.
         ConfigError: the table's network module cannot be used.
     """
-    return _network_module(table).build_body(table, arch)
+    return _network_module(table).build_body(table, _part(table, arch))
 
 
 def build_classifier(table: SupernetTable, num_classes: int, arch: ArchOrSupernet = SUPERNET) -> nn.Module:
@@ -64,7 +64,7 @@ def build_classifier(table: SupernetTable, num_classes: int, arch: ArchOrSuperne
         ArchError: `arch` does not belong to the table's space.
         ConfigError: the table's network module cannot be used.
     """
-    return _network_module(table).build_classifier(table, num_classes, arch)
+    return _network_module(table).build_classifier(table, num_classes, _part(table, arch))
 
 
 def latency_pieces(table: SupernetTable, arch: Arch, input_size: Size) -> list[Piece]:
@@ -74,7 +74,11 @@ def latency_pieces(table: SupernetTable, arch: Arch, input_size: Size) -> list[P
         ArchError: `arch` does not belong to the table's space.
         ConfigError: the table's network module cannot be used.
     """
-    return _network_module(table).build_pieces(table, arch, input_size)
+    return _network_module(table).build_pieces(table, table.space.part_of(arch), input_size)
+
+
+def _part(table: SupernetTable, arch: ArchOrSupernet) -> ArchOrSupernet:
+    return SUPERNET if arch is SUPERNET else table.space.part_of(arch)
 
 
 def _network_module(table: SupernetTable) -> NetworkModule[SupernetTable]:

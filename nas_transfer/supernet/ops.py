@@ -107,21 +107,33 @@ def pad_same(features: Tensor, kernel_size: int, stride: int) -> Tensor:
 
 
 class ElasticConvTranspose2d(nn.ConvTranspose2d):
-    """A transposed convolution without bias whose input width can shrink; the output width is fixed."""
+    """A transposed convolution whose input and output width can shrink; the output width is `active_out_channels`."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, stride: int, padding: int = 0, *, bias: bool = True
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
+        self.active_out_channels = out_channels
 
     def forward(self, features: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """Map (B, in, H, W) to (B, out, H', W') with the leading filters."""
-        weight = shared_slice(self.weight, (features.shape[1], *self.weight.shape[1:]))
-        return F.conv_transpose2d(features, weight, None, self.stride, self.padding)
+        """Map (B, in, H, W) to (B, active out, H', W') with the leading filters."""
+        out_channels = self.active_out_channels
+        weight = shared_slice(self.weight, (features.shape[1], out_channels, *self.weight.shape[2:]))
+        bias = None if self.bias is None else shared_slice(self.bias, (out_channels,))
+        return F.conv_transpose2d(features, weight, bias, self.stride, self.padding)
 
 
 class ElasticLinear(nn.Linear):
-    """A linear layer whose input width can shrink; the output width is fixed."""
+    """A linear layer with bias whose input and output width can shrink; the latter is `active_out_features`."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features)
+        self.active_out_features = out_features
 
     def forward(self, features: Tensor) -> Tensor:
-        """Map (B, in) to (B, out) with the leading columns of the weight."""
-        weight = shared_slice(self.weight, (self.weight.shape[0], features.shape[1]))
-        return F.linear(features, weight, self.bias)
+        """Map (B, in) to (B, active out) with the leading rows and columns of the weight."""
+        weight = shared_slice(self.weight, (self.active_out_features, features.shape[1]))
+        return F.linear(features, weight, shared_slice(self.bias, (self.active_out_features,)))
 
 
 class ElasticBatchNorm2d(nn.BatchNorm2d):

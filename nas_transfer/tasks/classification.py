@@ -13,7 +13,7 @@ from nas_transfer.data.drawing import Picture, draw_texts
 from nas_transfer.data.parts import Vocabulary
 from nas_transfer.data.samples import ClassificationBatch
 from nas_transfer.runs import TaskKind
-from nas_transfer.space import SUPERNET, Arch
+from nas_transfer.space import Arch
 from nas_transfer.supernet.cost import Cost
 from nas_transfer.supernet.networks import build_body, build_classifier
 from nas_transfer.tasks.deployed import Deployed, DeployedNetwork
@@ -85,11 +85,6 @@ class ClassificationTask(Task[ClassificationBatch, Tensor]):
         if inputs.shape[-2:] != size:
             inputs = F.interpolate(inputs, size, mode=self.table.preprocessing.interpolation, align_corners=False)
         return inputs.to(memory_format=torch.channels_last)
-
-    @property
-    def active_arch(self) -> Arch:
-        """The arch of the subnet, or the one that is set in the supernet."""
-        return self.body.arch if self.arch is SUPERNET else self.arch
 
     def losses(
         self, batch: ClassificationBatch, *, regularise: bool, teacher: Teacher[Tensor] | None

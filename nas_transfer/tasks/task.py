@@ -21,7 +21,7 @@ from typing_extensions import Self
 from nas_transfer.data.parts import Vocabulary
 from nas_transfer.errors import ArchError
 from nas_transfer.runs import TaskKind
-from nas_transfer.space import SUPERNET, Arch, ArchOrSupernet
+from nas_transfer.space import SUPERNET, Arch, ArchOrSupernet, Gene
 from nas_transfer.supernet.calibrate import recalibrate_batch_norm
 from nas_transfer.supernet.cost import Cost, CostTotals, totals_by_group
 from nas_transfer.supernet.ops import copy_slices
@@ -70,7 +70,17 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
     The network is expected to hold the body of the table as `body`; a subclass that keeps it elsewhere overrides the
     property `body`.
 
+    An arch is the whole network: the genes of the table, which describe the body, and behind them the genes of the
+    task, such as the input size or the width of the neck. A task with genes of its own follows them in `set_genes`,
+    `input_size` and `head_costs`, and passes `body_arch` of an arch to the table.
+
+    Args:
+        settings: table, arch and number of classes.
+        network: body, neck and head.
+        genes: the genes of the task (`nas_transfer.tasks.genes`).
+
     Attributes:
+        space: all archs: the genes of the table and of the task.
         kind: the name, score and tabulation of this kind of task.
         input_follows_arch: whether each arch has its own input size.
         takes_boxes: whether the network sees one box of the image at a time, such as a person.
@@ -86,11 +96,13 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
     takes_boxes: ClassVar[bool] = False
     pretrains: ClassVar[bool] = False
 
-    def __init__(self, settings: TaskSettings, network: nn.Module) -> None:
+    def __init__(self, settings: TaskSettings, network: nn.Module, genes: Sequence[Gene] = ()) -> None:
         super().__init__()
         self.settings = settings
         self.table = settings.table
         self.arch = settings.arch
+        self.space = settings.table.space.extended(genes)
+        self._active = self.space.arch_or_largest(settings.arch)
         self.network: nn.Module = network.to(memory_format=torch.channels_last)
         self.normalise: nn.Module = Normalise(settings.table.preprocessing)
         self.ground_truth: COCO | None = None
@@ -163,7 +175,8 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
 
     def costs(self, arch: Arch) -> dict[str, Cost]:
         """The costs of an arch by part: ``body`` and the parts of `head_costs`, at `input_size`."""
-        return {"body": self.table.body_cost(arch, self.input_size(arch)), **self.head_costs(arch)}
+        body = self.table.body_cost(self.body_arch(arch), self.input_size(arch))
+        return {"body": body, **self.head_costs(arch)}
 
     def cost_totals(self, archs: Sequence[Arch]) -> CostTotals:
         """MACs and parameters of many archs: int64 (N,), the sums over the parts of `costs`.
@@ -178,8 +191,11 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
             costs = self.head_costs(archs[index]).values()
             return sum(cost.macs for cost in costs), sum(cost.params for cost in costs)
 
-        body = self.table.body_totals(archs, [self.input_size(arch) for arch in archs])
-        return body + totals_by_group(self.table.head_keys(archs), heads)
+        bodies = [self.body_arch(arch) for arch in archs]
+        body = self.table.body_totals(bodies, [self.input_size(arch) for arch in archs])
+        genes = np.asarray([arch.values[len(self.table.space.genes) :] for arch in archs], dtype=np.int64)
+        keys = np.concatenate([self.table.head_keys(bodies), genes.reshape(len(archs), -1)], 1)
+        return body + totals_by_group(keys, heads)
 
     # Deployment
 
@@ -208,6 +224,15 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
         """The number format of the network; float32 for a network without parameters."""
         return next(self.network.parameters(), torch.empty(0)).dtype
 
+    @property
+    def active_arch(self) -> Arch:
+        """The arch of the subnet, or the one that is set in the supernet."""
+        return self._active
+
+    def body_arch(self, arch: Arch) -> Arch:
+        """The part of an arch that describes the body; ArchError for an arch of another space."""
+        return self.table.space.part_of(arch)
+
     def require_subnet(self) -> Arch:
         """The arch of a subnet.
 
@@ -225,9 +250,16 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
             ArchError: the task is a single subnet, or `arch` is of another space.
         """
         self._require_supernet("set its arch")
+        self.space.validate(arch)
+        body = self.body_arch(arch)
         for module in self.network.modules():
             if hasattr(module, "set_arch"):
-                module.set_arch(arch)
+                module.set_arch(body)
+        self.set_genes(arch)
+        self._active = arch
+
+    def set_genes(self, arch: Arch) -> None:
+        """Make neck and head of a supernet follow the genes of the task in `arch`."""
 
     def extract(self, arch: Arch) -> Self:
         """Build the task of one subnet: a plain static network with its own copy of the weights.

@@ -136,7 +136,7 @@ class TaskModule(ScoringModule):
         if task.arch is not SUPERNET:
             return [task.arch]
         return self.settings.sampling.draw(
-            task.table.space, self.settings.seed, batch_index, lambda archs: task.cost_totals(archs).macs
+            task.space, self.settings.seed, batch_index, lambda archs: task.cost_totals(archs).macs
         )
 
     def _teacher(self, outputs: object, num_archs: int) -> Teacher | None:

@@ -41,7 +41,7 @@ def check_subnets(context: Context) -> Iterator[Row]:
     for supernet in FAMILIES:
         for kind, (outputs_bound, gradients_bound) in LARGEST_DIFFERENCE.items():
             task = build_task(context, supernet, SUPERNET).to(kind)
-            space = task.table.space
+            space = task.space
             archs = {space.largest(), space.smallest(), space.sample(np.random.default_rng(0))}
             with exact_float32():
                 found = [_subnet_differences(context, task, arch, kind) for arch in archs]

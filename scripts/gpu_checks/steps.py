@@ -75,7 +75,7 @@ def _against_static_subnets(context: Context, batch: Batch) -> Row:
     Each <g, G> is taken over the weights of a subnet, so that a gradient that reaches a wrong weight changes the sum.
     """
     task = build_task(context, SUPERNET_NAME, SUPERNET)
-    archs = LABELS_ALONE.draw(task.table.space, 0, 0, lambda archs: [0.0] * len(archs))
+    archs = LABELS_ALONE.draw(task.space, 0, 0, lambda archs: [0.0] * len(archs))
     statics = [task.extract(arch).train() for arch in archs]
     before = _weights(task)
     _fit(context, TaskModule(task, _settings(LABELS_ALONE, None)), batch, "32-true")

@@ -8,6 +8,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import Tensor
 
+import nas_transfer.cli  # noqa: F401 (registers the resolvers of the configuration)
 from nas_transfer.paths import conf_dir
 from nas_transfer.stages.common.build import build_task
 from nas_transfer.stages.config.base import TaskRunConfig

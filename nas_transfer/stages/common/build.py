@@ -100,9 +100,15 @@ def keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
-def build_arch(name: str, space: SearchSpace) -> ArchOrSupernet:
+def build_arch(config: TaskRunConfig, table: SupernetTable) -> ArchOrSupernet:
     """The arch that ``arch=`` names, or the supernet; ArchError for an unknown name."""
-    return resolve_arch(name, space, [conf_dir() / "archs"])
+    return resolve_arch(config.arch, build_space(config, table), [conf_dir() / "archs"])
+
+
+def build_space(config: TaskRunConfig, table: SupernetTable) -> SearchSpace:
+    """All archs of a task: the genes of the table and of the task."""
+    with torch.device("meta"):
+        return build_task(config, table, SUPERNET, None).space
 
 
 def build_weights(config: DataRunConfig) -> tuple[SupernetTable, Checkpoint | None]:

@@ -114,7 +114,7 @@ def evaluator_of(
 
 def _log_effect_of_precision(evaluator: TrialEvaluator) -> None:
     """Log how a reduced precision changes the scores of the largest and the smallest arch."""
-    space, key = evaluator.supernet.table.space, evaluator.supernet.score_key
+    space, key = evaluator.supernet.space, evaluator.supernet.score_key
     chosen = evaluator.precision
     for arch in (space.largest(), space.smallest()):
         scores = []

@@ -10,7 +10,14 @@ from nas_transfer.arch_files import LARGEST, SMALLEST
 from nas_transfer.data.module import DownstreamData
 from nas_transfer.errors import ConfigError
 from nas_transfer.space import SUPERNET, Arch
-from nas_transfer.stages.common.build import build_arch, build_data, build_task, build_weights, evaluation_device
+from nas_transfer.stages.common.build import (
+    build_arch,
+    build_data,
+    build_space,
+    build_task,
+    build_weights,
+    evaluation_device,
+)
 from nas_transfer.stages.config.base import DataRunConfig
 from nas_transfer.tasks.checkpoint import Checkpoint, checkpoint_arch, load_network
 from nas_transfer.tasks.task import Task
@@ -33,8 +40,8 @@ def load_trained(config: DataRunConfig) -> tuple[Task, DownstreamData, Checkpoin
         raise ConfigError(
             f"stage={config.stage.name} needs weights, got none: add weights=<a finished run's folder, or a file>"
         )
-    wanted = build_arch(config.arch, table.space)
-    arch = checkpoint_arch(checkpoint, table.space)
+    wanted = build_arch(config, table)
+    arch = checkpoint_arch(checkpoint, build_space(config, table))
     if arch is not SUPERNET and wanted != arch and config.arch != LARGEST:  # the default, unless one was named
         logger.info("the weights are those of arch %s alone: arch=%s is ignored", arch.short_id(), config.arch)
     data = build_data(config.data, arch, table.preprocessing)
@@ -58,7 +65,7 @@ def evaluate_task(
     task = module.task
     if not task.is_supernet:
         return validate(module, data, trainer)
-    space = task.table.space
+    space = task.space
     metrics: dict[str, float] = {}
     for name, arch in ((LARGEST, space.largest()), (SMALLEST, space.smallest())):
         scores = validate(ScoringModule(extract_calibrated(config, task, arch, data)), data, trainer)

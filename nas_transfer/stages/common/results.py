@@ -43,7 +43,7 @@ def make_result(
         score_key=task.score_key,
         score=metrics.get(task.score_key),
         metrics=metrics,
-        costs=cost_report(task, task.table.space.arch_or_largest(task.arch)),
+        costs=cost_report(task, task.space.arch_or_largest(task.arch)),
         seconds=seconds,
         devices=devices,
         gpu_hours=devices * seconds / SECONDS_PER_HOUR if on_accelerator else 0.0,

@@ -49,7 +49,7 @@ def train(config: TrainConfig, folder: Path) -> Result | None:
     """
     set_threads(config.num_threads)
     table, parent = build_weights(config)
-    arch = build_arch(config.arch, table.space)
+    arch = build_arch(config, table)
     data = build_data(config.data, arch, table.preprocessing)
     trainer = build_trainer(config, folder, _callbacks(config, folder))
     steps_per_epoch = steps_of_epoch(config, data, trainer)
