@@ -15,7 +15,7 @@ from nas_transfer.stages import evaluate
 from nas_transfer.stages.finetune import run as train
 from tests.conftest import sample_data
 from tests.supernet import public_nets
-from tests.supernet.test_pretrained import Bomb
+from tests.supernet.test_reading import Bomb
 from tests.test_cli import forked, sentence
 
 
