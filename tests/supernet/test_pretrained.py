@@ -1,6 +1,7 @@
 """Imported checkpoints against plain networks that read the same tensors, and files that must be refused."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from nas_transfer.supernet.protocol import SupernetTable
 from nas_transfer.supernet.weights.reading import read_file, state_of
 from tests.conftest import load_supernet
 from tests.supernet import public_nets
+from tests.supernet.detnas_modules import DetNAS
 
 PATH = Path("public.pth")
 NUM_ARCHS = 10
@@ -32,6 +34,7 @@ def prefixed(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def subnet_of(table: SupernetTable, imported: Imported, arch: Arch) -> Callable[[Tensor], Tensor]:
     """An arch's static network in double precision, cut out of the imported supernet."""
+    table = replace(table, **imported.origin.table_fields)  # type: ignore[type-var]
     parts = []
     for supernet, tensors, static in (
         (build_body(table), imported.body, build_body(table, arch)),
@@ -55,7 +58,9 @@ def ofa(arch: Arch, state: dict[str, Tensor], images: Tensor) -> Tensor:
 
 
 def detnas(arch: Arch, state: dict[str, Tensor], images: Tensor) -> Tensor:
-    return public_nets.detnas_forward(state, images, arch.group("op"))
+    network = DetNAS(16, public_nets.DETNAS_STAGES, 1024, 1000, method=1).double().eval()
+    network.load_state_dict(state)
+    return network(images, arch.group("op"))
 
 
 @pytest.mark.parametrize(
