@@ -23,7 +23,7 @@ from tests.test_cli import forked, sentence
 
 def composed(*overrides: str) -> DictConfig:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return compose("config", ["trainer.enable_progress_bar=false", "num_threads=2", *overrides])
+        return compose("config", ["trainer.enable_progress_bar=false", "num_threads=1", *overrides])
 
 
 def test_lite0_classifies_real_images_as_its_authors_weights_do(tmp_path: Path) -> None:
