@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -103,6 +104,7 @@ class PoseNetwork(nn.Module):
         return self.maps(features)
 
 
+@lru_cache(maxsize=4096)
 def pose_head_cost(in_channels: int, input_size: tuple[int, int], num_keypoints: int, sizes: PoseHeadSize) -> Cost:
     """The cost of the head for one crop. A deconvolution multiplies each input pixel by all weights of its kernel."""
     size = input_size

@@ -156,4 +156,5 @@ def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
     """Images or maps (B, C, H, W), bilinearly resized to (h, w) with antialiasing; the same if they have that size."""
     if images.shape[-2:] == size:
         return images
-    return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
+    exact = images.to(torch.promote_types(images.dtype, torch.float32))  # torch has no half precision here on a CPU
+    return F.interpolate(exact, size, mode="bilinear", align_corners=False, antialias=True).to(images.dtype)
