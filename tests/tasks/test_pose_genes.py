@@ -14,6 +14,7 @@ from nas_transfer.deploy.engines import run_onnx, write_engines
 from nas_transfer.deploy.modules import run_by
 from nas_transfer.errors import ConfigError
 from nas_transfer.paths import conf_dir
+from nas_transfer.search.objectives.macs import Macs
 from nas_transfer.space import SUPERNET, Arch, ArchOrSupernet
 from nas_transfer.stages.common.build import build_task
 from nas_transfer.stages.config.base import TaskRunConfig
@@ -133,6 +134,13 @@ def test_the_costs_of_twenty_random_networks_equal_torchs_counter_and_their_para
         assert counter.get_total_flops() // 2 == sum(cost.macs for cost in costs.values()) == totals.macs[index]
         params = sum(p.numel() for p in subnet.network.parameters())
         assert params == sum(cost.params for cost in costs.values()) == totals.params[index]
+
+
+def test_the_macs_of_the_body_alone_at_one_size_ignore_the_genes_of_the_task() -> None:
+    task = make_task()
+    archs = [whole(task), whole(task, input_height=96, deconvolutions=2)]
+    found = Macs("minimize", (64, 64)).of_archs(task, archs)
+    assert found.tolist() == [TABLE.body_cost(TABLE.space.smallest(), (64, 64)).macs] * 2
 
 
 def test_a_small_head_is_the_first_deconvolutions_with_their_leading_channels() -> None:
