@@ -103,7 +103,7 @@ def _export(config: ExportConfig, task: Task, data: DownstreamData, checkpoint: 
     export = ExportSummary(differences, scores["torch"], times, size, config.num_threads)
     result = make_result(config, task, metrics["onnxruntime"], provenance=checkpoint.lineage())
     result = replace(result, export=export)
-    channels = dict(zip(body.outputs, task.table.feature_channels(task.require_subnet()), strict=True))
+    channels = dict(zip(body.outputs, task.table.feature_channels(task.body_arch(task.require_subnet())), strict=True))
     write_text(folder / files.MODEL_CARD, model_card(result, str(config.data["root"]), channels, parts[files.MODEL]))
     return result
 

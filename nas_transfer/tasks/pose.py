@@ -3,110 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import Self
 
 from nas_transfer.data.drawing import Picture, draw_persons
 from nas_transfer.data.parts import Vocabulary
 from nas_transfer.data.samples import PoseBatch
-from nas_transfer.errors import ConfigError
 from nas_transfer.runs import TaskKind
 from nas_transfer.space import SUPERNET, Arch
-from nas_transfer.supernet.cost import Cost, ModuleCost, convolution_cost, strided_size
+from nas_transfer.supernet.cost import Cost
 from nas_transfer.supernet.layers import Layers
 from nas_transfer.supernet.networks import build_body
 from nas_transfer.tasks.coco_metrics import Persons, to_coco_keypoints
-from nas_transfer.tasks.deployed import TOP_STRIDE, Deployed, DeployedNetwork
+from nas_transfer.tasks.deployed import Deployed, DeployedNetwork
+from nas_transfer.tasks.genes import Choices
 from nas_transfer.tasks.heatmaps import decode_heatmaps, encode_heatmaps, mirror_heatmaps
 from nas_transfer.tasks.metrics import KeypointMetric
+from nas_transfer.tasks.pose_head import PoseHeadSize, PoseNetwork, pose_head_cost
+from nas_transfer.tasks.pose_sizes import PoseSizes, resized, resized_crops
 from nas_transfer.tasks.prediction import Prediction
 from nas_transfer.tasks.task import Task, TaskSettings, Teacher
-
-DECONVOLUTION_KERNEL = 4
-
-
-@dataclass(frozen=True)
-class PoseHeadSize:
-    """The sizes of the heatmap head.
-
-    Args:
-        channels: channels of each deconvolution, which doubles height and width. Three of 256 in the paper give maps at
-            stride 4.
-        sigma: sigma of the Gaussians of the targets, in heatmap cells.
-        flip_test: average the maps of each crop and of its mirror image; twice the time, about one AP more.
-        score_threshold: keypoints below it do not count in the score of a person.
-        oks_threshold: similarity above which two persons of an image are one that a detector found twice; the one with
-            the lower score is left out.
-
-    Raises:
-        ConfigError: a value out of range, by name.
-    """
-
-    channels: tuple[int, ...]
-    sigma: float
-    flip_test: bool
-    score_threshold: float
-    oks_threshold: float
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "channels", tuple(self.channels))
-        if not 1 <= len(self.channels) <= 5 or min(self.channels) < 1:
-            raise ConfigError(f"task.build.head.channels must be one to five widths above 0, got {list(self.channels)}")
-        if not self.sigma > 0:
-            raise ConfigError(f"task.build.head.sigma must be above 0, got {self.sigma}")
-
-    @property
-    def stride(self) -> int:
-        """Image pixels per heatmap cell."""
-        return TOP_STRIDE >> len(self.channels)
-
-
-class PoseNetwork(nn.Module):
-    """A body and deconvolutions on its last map: normalised crops (B, 3, H, W) to (B, K, H / stride, W / stride)."""
-
-    def __init__(
-        self, body: nn.Module, in_channels: int, num_keypoints: int, sizes: PoseHeadSize, layers: Layers
-    ) -> None:
-        super().__init__()
-        self.body = body
-        self.deconvolutions = nn.Sequential()
-        for width in sizes.channels:
-            self.deconvolutions.extend(
-                [layers.upsampling_conv(in_channels, width), layers.norm(width), nn.ReLU(inplace=True)]
-            )
-            in_channels = width
-        self.maps = nn.Conv2d(in_channels, num_keypoints, 1)
-        for module in (*self.deconvolutions, self.maps):
-            if isinstance(module, nn.ConvTranspose2d | nn.Conv2d):
-                nn.init.normal_(module.weight, std=0.001)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Map normalised crops (B, 3, H, W) to heatmaps (B, K, H / stride, W / stride)."""
-        return self.maps(self.deconvolutions(self.body(images.contiguous(memory_format=torch.channels_last))[-1]))
 
 
 class PoseTask(Task[PoseBatch, Tensor]):
     """Heatmap regression. In a sandwich, the smaller archs imitate the maps of the largest one.
 
-    `ground_truth` must be set before an evaluation.
+    Crops are loaded at the largest size, and resized on the device for archs with a smaller one. `ground_truth` must be
+    set before an evaluation.
 
     Args:
         settings: `num_classes` is the number of keypoints K.
-        head: sizes of the head.
-        input_size: (H, W) of the crops, multiples of 32.
+        head: the largest sizes of the head.
+        input_size: (H, W) of the largest crops, multiples of 32.
         category_id: COCO id of the category, for predictions.
         flip_pairs: indices of left and right keypoints.
         sigmas: (K,) of the object keypoint similarity. A task without data, which only states costs, needs neither
             this nor the two before.
+        genes: smaller choices of ``input_height``, ``deconvolutions`` and ``deconvolution_channels`` (`PoseSizes`);
+            None if all archs have the same ones.
 
     Raises:
-        ConfigError: an input size that is no multiple of 32.
+        ConfigError: an input size that is no multiple of 32, or choices that cannot be.
     """
 
     kind = TaskKind(
@@ -124,15 +64,21 @@ class PoseTask(Task[PoseBatch, Tensor]):
         category_id: int = 1,
         flip_pairs: Sequence[Sequence[int]] = (),
         sigmas: Sequence[float] = (),
+        genes: Choices | None = None,
     ) -> None:
-        if any(side % TOP_STRIDE for side in input_size):
-            raise ConfigError(f"data.input_size must be multiples of {TOP_STRIDE} pixels, got {list(input_size)}")
         table, arch = settings.table, settings.arch
+        crop_size = (int(input_size[0]), int(input_size[1]))
+        sizes = PoseSizes(head, crop_size, genes, table.space)
+        own = head if arch is SUPERNET else sizes.head(arch)
         channels = table.feature_channels(table.space.arch_or_largest(arch))[-1]
         layers = Layers(elastic=arch is SUPERNET, eps=table.batch_norm_eps)
-        super().__init__(settings, PoseNetwork(build_body(table, arch), channels, settings.num_classes, head, layers))
+        widest = sizes.map_channels if arch is SUPERNET else None
+        network = PoseNetwork(build_body(table, arch), channels, settings.num_classes, own, layers, widest)
+        super().__init__(settings, network, sizes.genes)
+        self.sizes = sizes
+        self.choices = genes
         self.head = head
-        self.crop_size = (int(input_size[0]), int(input_size[1]))
+        self.crop_size = crop_size
         self.category_id = category_id
         self.flip_pairs = [list(pair) for pair in flip_pairs]
         self.sigmas = list(sigmas)
@@ -142,34 +88,58 @@ class PoseTask(Task[PoseBatch, Tensor]):
         """The same task with new weights for other settings."""
         return type(self)(
             settings, head=self.head, input_size=self.crop_size, category_id=self.category_id,
-            flip_pairs=self.flip_pairs, sigmas=self.sigmas,
+            flip_pairs=self.flip_pairs, sigmas=self.sigmas, genes=self.choices,
         )  # fmt: skip
 
+    def set_genes(self, arch: Arch) -> None:
+        """Make the head of a supernet follow the deconvolutions of the arch."""
+        self.network.set_size(self.sizes.head(arch))
+
     def forward(self, images: Tensor) -> Tensor:
-        """Map uint8 crops (B, 3, H, W) to heatmaps (B, K, H / stride, W / stride)."""
-        return self.network(self.normalise(images))
+        """Map uint8 crops, or those of `prepared`, to heatmaps (B, K, H / stride, W / stride) of the active arch."""
+        return self.network(self._inputs(images, self.active_arch) if images.dtype == torch.uint8 else images)
+
+    def prepared(self, batch: PoseBatch, arch: Arch) -> PoseBatch:
+        """The batch with crops as `arch` sees them, and keypoints and maps to the image in their frame.
+
+        Resized crops are normalised: float (B, 3, H, W). A batch of the right size is returned as it is.
+        """
+        size = self.input_size(arch)
+        if not self.sizes.resizes or batch["images"].shape[-2:] == size:
+            return batch
+        return resized_crops(batch, self.normalise(batch["images"].to(self.device)), size)
+
+    def _inputs(self, images: Tensor, arch: Arch) -> Tensor:
+        inputs = self.normalise(images)
+        return resized(inputs, self.input_size(arch)) if self.sizes.resizes else inputs
 
     def losses(
         self, batch: PoseBatch, *, regularise: bool, teacher: Teacher[Tensor] | None
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Mean squared error of the maps of labelled keypoints, and of a teacher. The network has no dropout."""
+        """Mean squared error of the maps of labelled keypoints, and of a teacher, whose maps are resized to these.
+
+        The network has no dropout.
+        """
+        batch, head = self.prepared(batch, self.active_arch), self.sizes.head(self.active_arch)
         maps = self(batch["images"])
         size = (maps.shape[2], maps.shape[3])
-        targets, weights = encode_heatmaps(
-            batch["keypoints"], batch["visible"], size, self.head.stride, self.head.sigma
-        )
+        targets, weights = encode_heatmaps(batch["keypoints"], batch["visible"], size, head.stride, head.sigma)
         share = 0.0 if teacher is None else teacher.share
         losses = {}
         if share < 1:
             squares = (maps - targets.to(maps.dtype)).square().mean((2, 3))
             losses["heatmaps"] = (1 - share) * (squares * weights).mean()
         if teacher is not None and share > 0:
-            losses["distillation"] = share * (maps - teacher.outputs).square().mean()
+            losses["distillation"] = share * (maps - resized(teacher.outputs, size)).square().mean()
         return losses, maps.detach()
 
     def deployed(self) -> Deployed:
-        """``heatmaps`` (B, K, H / stride, W / stride) of crops around persons."""
-        return Deployed(DeployedNetwork(self.normalise, self.network), ("heatmaps",))
+        """``heatmaps`` (B, K, H / stride, W / stride) of crops around persons, at the input size of the arch.
+
+        If all archs have the same input size, sides may be any multiples of 32.
+        """
+        size = self.input_size(self.active_arch) if self.sizes.resizes else None
+        return Deployed(DeployedNetwork(self.normalise, self.network), ("heatmaps",), size)
 
     def forward_batch(self, batch: PoseBatch) -> Tensor:
         """Heatmaps of an evaluation batch."""
@@ -177,10 +147,11 @@ class PoseTask(Task[PoseBatch, Tensor]):
 
     def predict(self, batch: PoseBatch) -> tuple[np.ndarray, np.ndarray]:
         """Keypoints (B, K, 2) in the pixel-index frame of the image and their scores (B, K), float64."""
+        batch, head = self.prepared(batch, self.active_arch), self.sizes.head(self.active_arch)
         maps = self(batch["images"])
-        if self.head.flip_test:
+        if head.flip_test:
             maps = (maps + mirror_heatmaps(self(batch["images"].flip(3)), self.flip_pairs)) / 2
-        points, scores = decode_heatmaps(maps.float(), self.head.stride, self.head.sigma)
+        points, scores = decode_heatmaps(maps.float(), head.stride, head.sigma)
         to_image = batch["to_image"].double()
         moved = torch.einsum("bij,bkj->bki", to_image[:, :, :2], points.double()) + to_image[:, None, :, 2]
         return moved.cpu().numpy(), scores.double().cpu().numpy()
@@ -233,25 +204,11 @@ class PoseTask(Task[PoseBatch, Tensor]):
         return metrics
 
     def input_size(self, arch: Arch) -> tuple[int, int]:
-        """The size of the crops, for every arch."""
-        return self.crop_size
+        """The size of the crops of an arch."""
+        return self.sizes.input_size(arch)
 
     def head_costs(self, arch: Arch) -> dict[str, Cost]:
         """``head``: the deconvolutions and the last convolution."""
-        channels = self.table.feature_channels(arch)[-1]
-        return {"head": pose_head_cost(channels, self.crop_size, self.settings.num_classes, self.head)}
-
-
-def pose_head_cost(in_channels: int, input_size: tuple[int, int], num_keypoints: int, sizes: PoseHeadSize) -> Cost:
-    """The cost of the head for one crop. A deconvolution multiplies each input pixel by all weights of its kernel."""
-    size = input_size
-    for _ in range(5):
-        size = strided_size(size, 2)
-    modules = []
-    for number, width in enumerate(sizes.channels):
-        weights = in_channels * width * DECONVOLUTION_KERNEL**2
-        modules.append(ModuleCost(f"deconv_{number}", weights * size[0] * size[1], weights + 2 * width))
-        size = (2 * size[0], 2 * size[1])
-        in_channels = width
-    modules.append(convolution_cost("maps", in_channels, num_keypoints, 1, size, bias=True))
-    return Cost(tuple(modules))
+        channels = self.table.feature_channels(self.body_arch(arch))[-1]
+        size, head = self.input_size(arch), self.sizes.head(arch)
+        return {"head": pose_head_cost(channels, size, self.settings.num_classes, head)}

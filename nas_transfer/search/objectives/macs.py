@@ -30,7 +30,8 @@ class Macs:
     def of_archs(self, task: Task, archs: Sequence[Arch]) -> npt.NDArray[np.float64]:
         """The values (N,)."""
         if self.body_size is not None:
-            return task.table.body_totals(archs, [self.body_size] * len(archs)).macs.astype(np.float64)
+            bodies = [task.body_arch(arch) for arch in archs]
+            return task.table.body_totals(bodies, [self.body_size] * len(bodies)).macs.astype(np.float64)
         return task.cost_totals(archs).macs.astype(np.float64)
 
     def measure(self, subnet: TrialSubnet) -> float:
