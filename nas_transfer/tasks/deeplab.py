@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -150,7 +151,8 @@ def joined_conv_norm(
     return ConvNormActivation(conv, norm, "relu")
 
 
-def deeplab_cost(channels: Sequence[int], input_size: Size, num_classes: int, sizes: DeepLabSize) -> Cost:
+@lru_cache(maxsize=4096)  # archs in their thousands share few heads
+def deeplab_cost(channels: tuple[int, ...], input_size: Size, num_classes: int, sizes: DeepLabSize) -> Cost:
     """The costs of the head for one image of `input_size` (H, W), without the auxiliary head, which only trains.
 
     Args:
