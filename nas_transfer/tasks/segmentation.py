@@ -156,7 +156,7 @@ class SegmentationTask(Task[SegmentationBatch, Tensor]):
 
     def deployed(self) -> Deployed:
         """``logits`` (B, C, H, W) of images whose scaled sides are multiples of 32."""
-        stride = TOP_STRIDE * 100 // math.gcd(100, self.normalise.percent)
+        stride = TOP_STRIDE * 100 // math.gcd(100, values_of(self.largest, self.active_arch)["scale_percent"])
         module = DeployedNetwork(self.normalise, self.network, _enlarge_to)
         return Deployed(module, ("logits",), stride=stride, usual_size=self.crop_size)
 
@@ -210,7 +210,7 @@ class SegmentationTask(Task[SegmentationBatch, Tensor]):
 
     def resize_factor(self, height: int, width: int) -> float:
         """The scale of the images of the active arch."""
-        return self.normalise.percent / 100
+        return values_of(self.largest, self.active_arch)["scale_percent"] / 100
 
     def head_costs(self, arch: Arch) -> dict[str, Cost]:
         """``head``: the ASPP and the decoder, without the auxiliary head."""
@@ -247,7 +247,8 @@ def resized(maps: Tensor, size: Size) -> Tensor:
     """Maps (B, C, H, W) at another size, with as much smoothing as shrinking needs; themselves at their own size."""
     if maps.shape[2:] == size:
         return maps
-    return F.interpolate(maps, size, mode="bilinear", align_corners=False, antialias=True)
+    whole = maps.to(torch.promote_types(maps.dtype, torch.float32))  # a CPU smooths no shorter format
+    return F.interpolate(whole, size, mode="bilinear", align_corners=False, antialias=True).to(maps.dtype)
 
 
 def _head_of(head: DeepLabSize, values: Mapping[str, int]) -> DeepLabSize:

@@ -268,6 +268,16 @@ def test_a_sandwich_of_archs_learns_in_every_part() -> None:
             assert parameter.grad.isfinite().all(), name
 
 
+def test_a_small_arch_imitates_the_largest_in_mixed_precision() -> None:
+    task = make_task().train()
+    _, exact = task.losses(make_batch(), regularise=True, teacher=None)
+    task.set_arch(arch_with(task, **SMALL))
+    expected, _ = task.losses(make_batch(), regularise=False, teacher=Teacher(exact, 1.0))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses, _ = task.losses(make_batch(), regularise=False, teacher=Teacher(exact.to(torch.bfloat16), 1.0))
+    assert losses["distillation"].item() == pytest.approx(expected["distillation"].item(), rel=0.02)
+
+
 def test_archs_are_costed_in_bulk() -> None:
     task = make_task(genes=GENES, supernet="efficientnet_lite0")
     generator = np.random.default_rng(0)
