@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nas_transfer.errors import ConfigError, RunError
-from nas_transfer.tasks.deployed import TOP_STRIDE, Deployed
+from nas_transfer.tasks.deployed import Deployed
 
 INPUT = "images"
 EXPORTERS = ("torch.onnx", "onnxscript", "onnx_ir", "torch._export", "torch.export")
@@ -21,8 +21,8 @@ EXPORTERS = ("torch.onnx", "onnxscript", "onnx_ir", "torch._export", "torch.expo
 BOX_TOLERANCE, SCORE_TOLERANCE = 1e-3, 1e-3
 """By how much two equal detections may differ: boxes as a share of the longer side of the image, and scores."""
 ENGINE_NAMES = ("the first engine", "the second engine")
-MOST_STRIDES = 256
-"""The largest side of the input of an exported graph, in multiples of `TOP_STRIDE`: 8192 pixels."""
+LARGEST_SIDE = 8192
+"""The largest side of the input of an exported graph, pixels."""
 
 Run = Callable[[Tensor], tuple[Tensor, ...]]
 """An engine: maps raw images float32 (B, 3, H, W) to the outputs of a deployed module."""
@@ -45,10 +45,11 @@ def onnxruntime() -> ModuleType:
 
 
 def program_of(deployed: Deployed) -> torch.export.ExportedProgram:
-    """Export a module as a torch.export program for any batch, and for its size or any sides in multiples of 32."""
+    """Export a module as a torch.export program for any batch, and for its size or any multiples of its stride."""
     _assume_whole_strides(deployed)
     names = {2: "rows", 3: "columns"} if deployed.size is None else {}
-    sides = {axis: TOP_STRIDE * torch.export.Dim(name, min=1, max=MOST_STRIDES) for axis, name in names.items()}
+    most = LARGEST_SIDE // deployed.stride
+    sides = {axis: deployed.stride * torch.export.Dim(name, min=1, max=most) for axis, name in names.items()}
     with quiet():
         return torch.export.export(
             deployed.module.eval(), (_example(deployed),), dynamic_shapes=({0: torch.export.Dim("batch"), **sides},)
@@ -82,7 +83,9 @@ def write_engines(deployed: Deployed, path: Path) -> None:
 
 def _example(deployed: Deployed) -> Tensor:
     """Images to trace with. A batch or a side of 1 would be traced as a constant."""
-    return torch.zeros(1 if deployed.one_image else 2, 3, *(deployed.size or (2 * TOP_STRIDE, 3 * TOP_STRIDE)))
+    return torch.zeros(
+        1 if deployed.one_image else 2, 3, *(deployed.size or (2 * deployed.stride, 3 * deployed.stride))
+    )
 
 
 def run_onnx(path: Path, threads: int) -> Run:

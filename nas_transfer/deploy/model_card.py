@@ -42,7 +42,8 @@ def model_card(result: Result, data: str, channels: Mapping[str, int], deployed:
     if export is None or result.score is None:
         raise ValueError("a model card needs the result of an export, got that of another stage")
     height, width = costs.input_size
-    resize = f".resize(({width}, {height}))" if not deployed.one_image else ""
+    rows, columns = export.latency_size
+    resize = f".resize(({columns}, {rows}))" if not deployed.one_image else ""
     also = "" if deployed.one_image else " and `model.pt2`"
     lines = [
         f"# {result.task}",

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from nas_transfer.deploy.engines import Run
 from nas_transfer.supernet.preprocessing import Preprocessing
 from nas_transfer.supernet.protocol import TAP_STRIDES
-from nas_transfer.tasks.deployed import TOP_STRIDE
 from nas_transfer.tasks.normalise import Normalise, in_order
 from nas_transfer.tasks.task import Task
 
@@ -42,21 +41,21 @@ class EngineNetwork(nn.Module):
 
     Args:
         run: the engine.
-        pads: whether the engine needs sides in multiples of 32. Other images are padded on the right and at the bottom,
-            and the output, which is expected at the size of the images, is cut to them.
+        stride: the engine needs sides in multiples of this. Other images are padded on the right and at the bottom, and
+            the output, which is expected at the size of the images, is cut to them.
     """
 
-    def __init__(self, run: Run, *, pads: bool) -> None:
+    def __init__(self, run: Run, stride: int = 1) -> None:
         super().__init__()
         self.run = run
-        self.pads = pads
+        self.stride = stride
 
     def forward(self, images: Tensor) -> Tensor:
         """Map raw images (B, 3, H, W) to the first output."""
         height, width = images.shape[2:]
-        missing = (0, -width % TOP_STRIDE, 0, -height % TOP_STRIDE)
+        missing = (0, -width % self.stride, 0, -height % self.stride)
         pixels = images.to(torch.float32)
-        if not self.pads or not any(missing):
+        if not any(missing):
             return self.run(pixels)[0].to(images.device)
         return self.run(F.pad(pixels, missing))[0][:, :, :height, :width].to(images.device)
 
@@ -101,5 +100,5 @@ def run_by(task: Task, run: Run) -> Task:
         scored.network = EngineDetector(run, deployed.outputs, task.table.preprocessing)
     else:
         scored.normalise = RawPixels()
-        scored.network = EngineNetwork(run, pads=deployed.size is None)
+        scored.network = EngineNetwork(run, deployed.stride if deployed.size is None else 1)
     return scored

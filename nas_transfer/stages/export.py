@@ -40,7 +40,7 @@ from nas_transfer.stages.config.trained import with_trained_groups
 from nas_transfer.supernet.fields import fields_of_weights
 from nas_transfer.supernet.layers import fold_batch_norms
 from nas_transfer.tasks.checkpoint import Checkpoint
-from nas_transfer.tasks.deployed import TOP_STRIDE, Deployed
+from nas_transfer.tasks.deployed import Deployed
 from nas_transfer.tasks.normalise import Normalise
 from nas_transfer.tasks.task import Task
 
@@ -80,9 +80,9 @@ def _export(config: ExportConfig, task: Task, data: DownstreamData, checkpoint: 
     """Write all files and compare them with the network."""
     _write_weights(task, checkpoint, folder)
     fold_batch_norms(task.eval().network)
-    images = _real_images(data, config.stage.compared_images)
     body = DeployedBody(Normalise(task.table.preprocessing), copy.deepcopy(task.body).requires_grad_(True)).eval()
     parts = {files.BODY: Deployed(body, body.outputs), files.MODEL: task.deployed()}
+    images = _real_images(data, config.stage.compared_images, parts[files.MODEL].stride)
     differences = {name: _checked(deployed, images, folder / name, config) for name, deployed in parts.items()}
     engines = {
         "torch": run_torch(parts[files.MODEL].module.eval()),
@@ -124,12 +124,12 @@ def _write_weights(task: Task, checkpoint: Checkpoint, folder: Path) -> None:
     save_file(tensors, folder / files.TENSORS, metadata)
 
 
-def _real_images(data: DownstreamData, count: int) -> list[Tensor]:
-    """The first images of the validation split, float (1, 3, H, W) in 0-255, cut to multiples of `TOP_STRIDE`."""
+def _real_images(data: DownstreamData, count: int, stride: int) -> list[Tensor]:
+    """The first images of the validation split, float (1, 3, H, W) in 0-255, cut to multiples of `stride`."""
     images: list[Tensor] = []
     for batch in data.val_dataloader():
         for image in batch["images"]:
-            height, width = (max(side // TOP_STRIDE, 1) * TOP_STRIDE for side in image.shape[-2:])
+            height, width = (max(side // stride, 1) * stride for side in image.shape[-2:])
             missing = (0, max(0, width - image.shape[-1]), 0, max(0, height - image.shape[-2]))
             images.append(F.pad(image[None].float(), missing)[:, :, :height, :width])
             if len(images) == count:
@@ -172,11 +172,11 @@ def _score(task: Task, data: DownstreamData, engine: Run) -> dict[str, float]:
 
 
 def _timed_size(task: Task, deployed: Deployed) -> tuple[int, int]:
-    """The input size (H, W), cut to multiples of `TOP_STRIDE` where the network takes no other."""
-    height, width = deployed.size or task.input_size(task.require_subnet())
+    """The input size (H, W), cut to multiples of the stride where the network takes no other."""
+    height, width = deployed.size or deployed.usual_size or task.input_size(task.require_subnet())
     if deployed.size or deployed.one_image:
         return height, width
-    return max(height // TOP_STRIDE, 1) * TOP_STRIDE, max(width // TOP_STRIDE, 1) * TOP_STRIDE
+    return max(height // deployed.stride, 1) * deployed.stride, max(width // deployed.stride, 1) * deployed.stride
 
 
 def _latency(engine: Run, size: tuple[int, int]) -> float:

@@ -8,7 +8,7 @@ Every subnet is extracted with `copy_slices`, which writes the active slices int
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -76,6 +76,10 @@ class ElasticConv2d(nn.Conv2d):
             centre = leading_slice(kernel, (*shape[:2], step, step), "a kernel")
             kernel = F.linear(centre.flatten(2), self.kernel_transforms[str(step)]).view(*shape[:2], step, step)
         return kernel
+
+    def cuts(self) -> dict[str, Callable[[tuple[int, ...]], Tensor]]:
+        """How `copy_slices` cuts tensors, by name, that are more than a leading slice and a centre crop."""
+        return {"weight": self.weight_of} if self.kernel_transforms else {}
 
 
 class SamePaddingConv2d(nn.Conv2d):
@@ -153,17 +157,24 @@ class ElasticBatchNorm2d(nn.BatchNorm2d):
     def forward(self, features: Tensor) -> Tensor:
         """Normalise (B, C, H, W) per channel."""
         channels = features.shape[1]
-        weight, bias = self.weight, self.bias
-        if channels != weight.shape[0]:
-            weight, bias = shared_slice(weight, (channels,)), shared_slice(bias, (channels,))
+        weight, bias = self.part_of(self.weight, channels), self.part_of(self.bias, channels)
         if not self.training:
             mean, var = self.running_mean, self.running_var
             if mean is None or var is None:
                 raise RuntimeError("an elastic BatchNorm always holds running statistics")
-            return F.batch_norm(features, mean[:channels], var[:channels], weight, bias, False, 0.0, self.eps)
+            mean, var = self.part_of(mean, channels), self.part_of(var, channels)
+            return F.batch_norm(features, mean, var, weight, bias, False, 0.0, self.eps)
         if self.synchronised and distributed.is_initialized() and distributed.get_world_size() > 1:
             return _synchronised_batch_norm(features, weight, bias, self.eps)
         return F.batch_norm(features, None, None, weight, bias, True, 0.0, self.eps)
+
+    def part_of(self, tensor: Tensor, channels: int) -> Tensor:
+        """The values (channels,) of the active channels."""
+        return shared_slice(tensor, (channels,))
+
+    def cuts(self) -> dict[str, Callable[[tuple[int, ...]], Tensor]]:
+        """How `copy_slices` cuts tensors, by name, that are more than a leading slice."""
+        return {}
 
 
 def _synchronised_batch_norm(features: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
@@ -200,23 +211,24 @@ class SqueezeExcite(nn.Module):
 def copy_slices(source: nn.Module, target: nn.Module) -> None:
     """Fill the parameters and buffers of a subnet, `target`, with its slices of the supernet `source`.
 
-    Tensors are matched by name. Channel dimensions take the leading slice. Kernel dimensions take the centre crop, to
-    which the kernel transforms of `source` are applied if it has any.
+    Tensors are matched by name. Channel dimensions take the leading slice and kernel dimensions the centre crop, unless
+    a layer of `source` cuts its tensors in another way (``cuts``), such as by its kernel transforms.
 
     Raises:
         KeyError: `target` has a tensor that `source` lacks.
         ValueError: a tensor of `target` is larger than that of `source`.
     """
     tensors = source.state_dict(keep_vars=True)
-    transformed = {
-        f"{name}.weight": module
+    cuts = {
+        f"{name}.{key}": cut
         for name, module in source.named_modules()
-        if isinstance(module, ElasticConv2d) and module.kernel_transforms
+        if isinstance(module, ElasticConv2d | ElasticBatchNorm2d)
+        for key, cut in module.cuts().items()
     }
     with torch.no_grad():
         for name, tensor in target.state_dict(keep_vars=True).items():
-            if name in transformed and tensor.shape != tensors[name].shape:
-                tensor.copy_(transformed[name].weight_of(tuple(tensor.shape)))
+            if name in cuts and tensor.shape != tensors[name].shape:
+                tensor.copy_(cuts[name](tuple(tensor.shape)))
             else:
                 tensor.copy_(leading_slice(tensors[name], tensor.shape, name))
 

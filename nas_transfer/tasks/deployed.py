@@ -19,22 +19,26 @@ class Deployed:
     Attributes:
         module: maps RGB images float32 (B, 3, H, W) with values 0-255 to a tuple of tensors. It normalises by itself.
         outputs: the names of these tensors.
-        size: the input size (H, W); None for any multiples of 32.
+        size: the input size (H, W); None for any multiples of `stride`.
         one_image: whether the input is one image of any size instead of a batch, as for a detector. The outputs are
             then those of torchvision's detectors, by name.
+        stride: the sides of the input are multiples of this, where any are taken.
+        usual_size: the size (H, W) of images at which costs are stated; None for the input size of the arch.
     """
 
     module: nn.Module
     outputs: tuple[str, ...]
     size: tuple[int, int] | None = None
     one_image: bool = False
+    stride: int = TOP_STRIDE
+    usual_size: tuple[int, int] | None = None
 
     @property
     def takes(self) -> str:
         """The input in words."""
         if self.one_image:
             return "one RGB image of any size"
-        sides = "sides in multiples of 32" if self.size is None else f"{self.size[0]}x{self.size[1]} pixels"
+        sides = f"sides in multiples of {self.stride}" if self.size is None else f"{self.size[0]}x{self.size[1]} pixels"
         return f"any batch of RGB images of {sides}"
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import torch
 import torch.distributed as distributed
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 from typing_extensions import Self
 
@@ -21,11 +22,12 @@ from nas_transfer.data.segmentation_transforms import IGNORE_LABEL
 from nas_transfer.errors import ConfigError
 from nas_transfer.runs import TaskKind
 from nas_transfer.space import SUPERNET, Arch
-from nas_transfer.supernet.cost import Cost
+from nas_transfer.supernet.cost import Cost, Size
 from nas_transfer.supernet.layers import Layers
 from nas_transfer.supernet.networks import build_body
 from nas_transfer.tasks.deeplab import DeepLab, DeepLabSize, deeplab_cost
-from nas_transfer.tasks.deployed import Deployed, DeployedNetwork
+from nas_transfer.tasks.deployed import TOP_STRIDE, Deployed, DeployedNetwork
+from nas_transfer.tasks.genes import Choices, task_genes, values_of
 from nas_transfer.tasks.metrics import SegmentResults
 from nas_transfer.tasks.prediction import Prediction
 from nas_transfer.tasks.task import Task, TaskSettings, Teacher
@@ -68,10 +70,15 @@ class SegmentationTask(Task[SegmentationBatch, Tensor]):
 
     Args:
         settings: `num_classes` counts no background: label 0 is a class like the others.
-        head: sizes of the head.
+        head: sizes of the head, the largest ones if there are genes.
         evaluation: whole images or windows.
-        input_size: (H, W) of the training crop, at which costs are stated.
+        input_size: (H, W) of the training crop. Costs are stated at its scaled size.
         class_names: for the scores of each class; empty for a task without data, which only states costs.
+        genes: smaller choices of ``scale_percent`` (the size of the image in the network, in percent of its own),
+            ``channels`` (of the head) and ``num_dilations`` (the leading `DeepLabSize.dilations` that are kept).
+
+    Raises:
+        ConfigError: an unknown gene, or choices that are no integers above 0.
     """
 
     kind = TaskKind(
@@ -87,11 +94,17 @@ class SegmentationTask(Task[SegmentationBatch, Tensor]):
         evaluation: SegmentationEvaluation,
         input_size: Sequence[int],
         class_names: Sequence[str] = (),
+        genes: Choices | None = None,
     ) -> None:
         table, arch, num_classes = settings.table, settings.arch, settings.num_classes
+        largest = {"scale_percent": 100, "channels": head.channels, "num_dilations": len(head.dilations)}
         channels = table.feature_channels(table.space.arch_or_largest(arch))
         layers = Layers(elastic=arch is SUPERNET, eps=table.batch_norm_eps)
-        super().__init__(settings, DeepLab(build_body(table, arch), channels, num_classes, head, layers))
+        values = values_of(largest, None if arch is SUPERNET else arch)
+        network = DeepLab(build_body(table, arch), channels, num_classes, _head_of(head, values), layers)
+        super().__init__(settings, network, task_genes(largest, genes))
+        self.normalise = Scaled(self.normalise, values["scale_percent"])
+        self.largest, self.choices = largest, genes
         self.head = head
         self.evaluation = evaluation
         self.crop_size = (int(input_size[0]), int(input_size[1]))
@@ -103,8 +116,14 @@ class SegmentationTask(Task[SegmentationBatch, Tensor]):
         """The same task with new weights for other settings."""
         return type(self)(
             settings, head=self.head, evaluation=self.evaluation, input_size=self.crop_size,
-            class_names=self.class_names,
+            class_names=self.class_names, genes=self.choices,
         )  # fmt: skip
+
+    def set_genes(self, arch: Arch) -> None:
+        """Set the scale of the images, the width of the head and the number of its dilated branches."""
+        values = values_of(self.largest, arch)
+        self.normalise.percent = values["scale_percent"]
+        self.network.set_sizes(values["channels"], values["num_dilations"])
 
     def losses(
         self, batch: SegmentationBatch, *, regularise: bool, teacher: Teacher[Tensor] | None
@@ -131,20 +150,21 @@ class SegmentationTask(Task[SegmentationBatch, Tensor]):
                 weight = (1 - share) * self.head.auxiliary_weight
                 losses["auxiliary"] = weight * pixel_cross_entropy(auxiliary, labels)
         if teacher is not None and share > 0:
-            losses["distillation"] = share * F.cross_entropy(logits, teacher.outputs.softmax(1))
+            soft = resized(teacher.outputs, (logits.shape[2], logits.shape[3])).softmax(1)
+            losses["distillation"] = share * F.cross_entropy(logits, soft)
         return losses, logits.detach()
 
     def deployed(self) -> Deployed:
-        """``logits`` (B, C, H, W)."""
-        return Deployed(DeployedNetwork(self.normalise, self.network, _enlarge_to), ("logits",))
+        """``logits`` (B, C, H, W) of images whose scaled sides are multiples of 32."""
+        stride = TOP_STRIDE * 100 // math.gcd(100, values_of(self.largest, self.active_arch)["scale_percent"])
+        module = DeployedNetwork(self.normalise, self.network, _enlarge_to)
+        return Deployed(module, ("logits",), stride=stride, usual_size=self.crop_size)
 
     def forward_batch(self, batch: SegmentationBatch) -> Tensor:
         """Logits of all images at once, padded to a common size: for BatchNorm statistics, not for scores."""
-        height, width = (max(image.shape[side] for image in batch["images"]) for side in (1, 2))
-        padded = [
-            F.pad(self.normalise(image[None]), (0, width - image.shape[2], 0, height - image.shape[1]))
-            for image in batch["images"]
-        ]
+        images = [self.normalise(image[None]) for image in batch["images"]]
+        height, width = (max(image.shape[side] for image in images) for side in (2, 3))
+        padded = [F.pad(image, (0, width - image.shape[3], 0, height - image.shape[2])) for image in images]
         return self.network(torch.cat(padded))
 
     def predict(self, image: Tensor) -> Tensor:
@@ -185,13 +205,55 @@ class SegmentationTask(Task[SegmentationBatch, Tensor]):
         return metrics
 
     def input_size(self, arch: Arch) -> tuple[int, int]:
-        """The size of the training crop, for every arch."""
-        return self.crop_size
+        """The scaled size of the training crop."""
+        return scaled_size(self.crop_size, values_of(self.largest, arch)["scale_percent"])
+
+    def resize_factor(self, height: int, width: int) -> float:
+        """The scale of the images of the active arch."""
+        return values_of(self.largest, self.active_arch)["scale_percent"] / 100
 
     def head_costs(self, arch: Arch) -> dict[str, Cost]:
         """``head``: the ASPP and the decoder, without the auxiliary head."""
-        channels = self.table.feature_channels(arch)
-        return {"head": deeplab_cost(channels, self.crop_size, self.settings.num_classes, self.head)}
+        values = values_of(self.largest, arch)
+        channels = self.table.feature_channels(self.body_arch(arch))
+        size = scaled_size(self.crop_size, values["scale_percent"])
+        return {"head": deeplab_cost(channels, size, self.settings.num_classes, _head_of(self.head, values))}
+
+
+class Scaled(nn.Module):
+    """Normalises images and scales them to the size at which they enter the network.
+
+    Args:
+        normalise: maps uint8 images (B, 3, H, W) to floats of the same size.
+        percent: the scaled size in percent of the image's own.
+    """
+
+    def __init__(self, normalise: nn.Module, percent: int) -> None:
+        super().__init__()
+        self.normalise = normalise
+        self.percent = percent
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map RGB images uint8 (B, 3, H, W) to float (B, 3, h, w)."""
+        return resized(self.normalise(images), scaled_size((images.shape[2], images.shape[3]), self.percent))
+
+
+def scaled_size(size: Size, percent: int) -> Size:
+    """A size (H, W) scaled and rounded, at least one pixel each."""
+    return max(1, (size[0] * percent + 50) // 100), max(1, (size[1] * percent + 50) // 100)
+
+
+def resized(maps: Tensor, size: Size) -> Tensor:
+    """Maps (B, C, H, W) at another size, with as much smoothing as shrinking needs; themselves at their own size."""
+    if maps.shape[2:] == size:
+        return maps
+    whole = maps.to(torch.promote_types(maps.dtype, torch.float32))  # a CPU smooths no shorter format
+    return F.interpolate(whole, size, mode="bilinear", align_corners=False, antialias=True).to(maps.dtype)
+
+
+def _head_of(head: DeepLabSize, values: Mapping[str, int]) -> DeepLabSize:
+    """The sizes of the head of one arch."""
+    return replace(head, channels=values["channels"], dilations=head.dilations[: values["num_dilations"]])
 
 
 def pixel_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
