@@ -286,7 +286,7 @@ def make_problem(keys: SearchKeys, task: Task, objectives: Mapping[str, Objectiv
     """
     space = task.space
     frozen = {}
-    if not task.input_follows_arch:
+    if not task.uses_classifier_genes:
         frozen = {name: space.largest()[name] for name in task.table.classifier_genes}
     frozen |= keys.frozen or {}
     space.sample(np.random.default_rng(0), frozen)  # ArchError for an unknown gene

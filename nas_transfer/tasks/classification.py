@@ -50,7 +50,7 @@ class ClassificationTask(Task[ClassificationBatch, Tensor]):
     """
 
     kind = TaskKind("classification", "Image classification", "top1", model="classifier", score_label="top-1")
-    input_follows_arch = True
+    uses_classifier_genes = True
     pretrains = True
 
     def __init__(self, settings: TaskSettings, *, label_smoothing: float, dropout: float) -> None:

@@ -82,7 +82,7 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
     Attributes:
         space: all archs: the genes of the table and of the task.
         kind: the name, score and tabulation of this kind of task.
-        input_follows_arch: whether each arch has its own input size.
+        uses_classifier_genes: whether the genes of the table that only matter to classification have an effect.
         takes_boxes: whether the network sees one box of the image at a time, such as a person.
         pretrains: whether ``stage=pretrain`` trains this kind of task.
         normalise: maps uint8 images to what the weights expect, for networks that do not normalise by themselves.
@@ -92,7 +92,7 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
     """
 
     kind: ClassVar[TaskKind]
-    input_follows_arch: ClassVar[bool] = False
+    uses_classifier_genes: ClassVar[bool] = False
     takes_boxes: ClassVar[bool] = False
     pretrains: ClassVar[bool] = False
 
