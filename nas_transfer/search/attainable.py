@@ -9,8 +9,8 @@ import numpy as np
 from nas_transfer.search.problem import CLIMB_STEPS, CostFunction, Problem
 from nas_transfer.space import Arch
 
-NUM_DRAWS = 4
-"""Random archs from which the extremes are sought, beside the ends of the space."""
+NUM_DRAWS = 3
+"""Random archs from which the extremes are sought under limits, beside the ends of the space."""
 
 
 @dataclass(frozen=True)
@@ -30,22 +30,23 @@ class CostRange:
         return self.high / self.low if self.low > 0 else float("inf")
 
     def __str__(self) -> str:
-        return f"{_short(self.low)} to {_short(self.high)} (x{self.ratio:.3g})"
+        unit, suffix = (1e6, " M") if self.high >= 1e6 else (1.0, "")
+        low, high = (_short(value / unit) + suffix for value in (self.low, self.high))
+        return f"{low} to {high} (x{self.ratio:.3g})"
 
 
 def _short(value: float) -> str:
-    """In millions, with three significant digits, and all digits before the point."""
-    millions = value / 1e6
-    return f"{millions:.0f} M" if millions >= 100 else f"{millions:.3g} M"
+    """Three significant digits, or all digits before the point."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def attainable(problem: Problem, costs: CostFunction) -> dict[str, CostRange]:
     """The range of each cost over the archs within the frozen genes and limits of a problem.
 
-    The ends of the space and a few random archs are moved towards less and towards more of each cost, one gene at a
-    time, as long as that changes the cost and stays within the limits. Where no end is outside the limits and more of
-    each gene costs more, the range is exact. Otherwise it is that of archs that were reached, so the true one may be a
-    little wider.
+    The ends of the space, and a few random archs under limits, are moved towards less and towards more of each cost,
+    one gene at a time, as long as that changes the cost and stays within the limits. Where both ends are within the
+    limits and more of each gene costs more, the range is exact. Otherwise it is that of archs that were reached, and the
+    true one may be wider.
 
     Args:
         problem: the archs.
@@ -55,21 +56,21 @@ def attainable(problem: Problem, costs: CostFunction) -> dict[str, CostRange]:
         ConfigError: no arch is within the limits.
     """
     rng = np.random.default_rng(0)
-    starts = list(problem.resized) + [problem.draw(rng) for _ in range(NUM_DRAWS)]
-    smallest = problem.first[0]
-    if problem.feasible([smallest])[0]:
-        starts.append(smallest)
-    values = costs(starts)
-    return {
-        name: CostRange(*(sign * _lowest(problem, costs, name, sign, starts) for sign in (1.0, -1.0)))
-        for name in values
-    }  # fmt: skip
+    ends = [problem.first[0], *problem.resized]
+    starts = [arch for arch, allowed in zip(ends, problem.feasible(ends), strict=True) if allowed]
+    drawn = [problem.draw(rng) for _ in range(NUM_DRAWS)] if problem.limits else []
+    names = costs(drawn or starts)
+
+    def lowest(name: str, sign: float) -> float:
+        from_ends = [min(starts, key=lambda arch: sign * costs([arch])[name][0])] if starts else []
+        return sign * min(_lowest(problem, costs, name, sign, arch) for arch in (*from_ends, *drawn))
+
+    return {name: CostRange(lowest(name, 1.0), lowest(name, -1.0)) for name in names}
 
 
-def _lowest(problem: Problem, costs: CostFunction, name: str, sign: float, starts: list[Arch]) -> float:
-    """The lowest value of a cost times `sign` that is reached from the best of some archs."""
-    values = sign * costs(starts)[name]
-    arch, lowest = starts[int(values.argmin())], float(values.min())
+def _lowest(problem: Problem, costs: CostFunction, name: str, sign: float, arch: Arch) -> float:
+    """The lowest value of a cost times `sign` that is reached from an arch."""
+    lowest = float(sign * costs([arch])[name][0])
     for _ in range(CLIMB_STEPS):
         around = problem.neighbours(arch)
         around = [one for one, allowed in zip(around, problem.feasible(around), strict=True) if allowed]

@@ -14,18 +14,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from nas_transfer.runs import Front, Trial
 from nas_transfer.search.pareto import non_dominated, signs
+from nas_transfer.space import Arch
 
 SCORE = "score"
 LEAST_GAIN = 1e-9
 """What counts as a gain; less is an error of rounding."""
 
-Values = npt.NDArray[np.float64]
+Values: TypeAlias = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class Gain:
         if self.best_score is None and self.best_saving is None:
             if self.num_cheaper and not self.advantages:
                 return f"the search found nothing that can be compared with {self.baseline}: {cheaper}"
-            text = f"the search found nothing better than {self.baseline}"
+            text = f"the search found nothing better than {self.baseline} in score and {self.cost}"
             return f"{text}; {cheaper}" if self.num_cheaper else text
         parts = []
         if self.best_score is not None:
@@ -106,6 +108,17 @@ class Gain:
 
 def _networks(count: int) -> str:
     return f"{count} network{'' if count == 1 else 's'}"
+
+
+def whole_network(trials: Sequence[Trial], archs: Sequence[Arch]) -> tuple[Trial, ...]:
+    """The first trial of each of the archs of `Problem.resized`, in the order of the trials."""
+    contents = [arch.to_dict() for arch in archs]
+    found: list[Trial] = []
+    for trial in trials:
+        if trial.arch in contents:
+            contents.remove(dict(trial.arch))
+            found.append(trial)
+    return tuple(found)
 
 
 def gains_of(front: Front) -> list[Gain]:

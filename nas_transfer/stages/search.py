@@ -39,7 +39,7 @@ from nas_transfer.search.objectives.base import ArchCost, Objective
 from nas_transfer.search.pareto import signs
 from nas_transfer.search.problem import Costs as ArchCosts
 from nas_transfer.search.problem import Known, Problem
-from nas_transfer.search.resizing import gains_of
+from nas_transfer.search.resizing import gains_of, whole_network
 from nas_transfer.search.samplers.base import ArchSampler
 from nas_transfer.search.study import Study, study_lock
 from nas_transfer.space import SUPERNET, Arch, short_id
@@ -107,8 +107,8 @@ class _Search:
             self.task.table.name, self.done_before, self.config.search.trials, f"{self.problem.size:.2g}",
             ", ".join(f"{name} ({objective.direction})" for name, objective in self.objectives.items()),
         )  # fmt: skip
-        for name, reach in attainable(self.problem, partial(_all_costs, self.task, self.problem)).items():
-            logger.info("the archs range in %s from %s", name, reach)
+        ranges = attainable(self.problem, partial(_all_costs, self.task, self.problem))
+        logger.info("costs within reach: %s", ", ".join(f"{name} {reach}" for name, reach in ranges.items()))
         wait_for_jobs(self.folder)
         if self.config.stage.prepares is not None:
             self.loop.prepare(self.folder / self.config.stage.prepares)
@@ -148,8 +148,8 @@ class _Search:
         predictor = self.sampler.predictor
         if predictor is None and (self.folder / files.FRONT).is_file():
             predictor = read_front(self.folder).predictor  # from before an interruption
-        told, whole = self.study.told(), [arch.to_dict() for arch in self.problem.resized]
-        resized = tuple(trial for trial in told if trial.arch in whole)
+        told = self.study.told()
+        resized = whole_network(told, self.problem.resized)
         return replace(front_of(told, self.study.directions), predictor=predictor, resized=resized)
 
     def costs_of(self, trial: Trial) -> Costs:

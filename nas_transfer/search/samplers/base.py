@@ -97,8 +97,9 @@ class ArchSampler(BaseSampler):
     """Base class of samplers; a subclass implements `propose`.
 
     The first trials are those of `Problem.first`, if they are feasible: the smallest arch, the largest one, and the
-    largest at each smaller input size. `propose` suggests the archs of all later trials. A suggestion that breaks a limit or repeats an earlier arch is replaced by another one. After
-    `MAX_PROPOSALS` suggestions, a feasible arch is drawn at random. An arch is repeated only if no new one is found.
+    largest at each smaller input size. `propose` suggests the archs of all later trials. A suggestion that breaks a
+    limit or repeats an earlier arch is replaced by another one. After `MAX_PROPOSALS` suggestions, a feasible arch is
+    drawn at random. An arch is repeated only if no new one is found.
 
     Every draw is a function of the seed and the trial number, so a resumed search asks for the same archs as an
     uninterrupted one.

@@ -37,8 +37,8 @@ class ParetoEvolution(ArchSampler):
     Args:
         problem: the space and its limits.
         seed: seed of all draws.
-        num_random: number of archs at the start, which are drawn at random but for the ends. The largest arch at smaller
-            input sizes comes on top.
+        num_random: number of archs at the start, which are drawn at random but for the ends of the space. The largest
+            arch at smaller input sizes comes on top.
         mutation: probability that a mutation redraws a gene. A mutation changes one gene in any case.
         crossover: probability that a child has two parents. Half of these children are mutated too.
         screen: number of children from which the regression chooses; 1 for evolution alone.
