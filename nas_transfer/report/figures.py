@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from nas_transfer.report.arch_drawing import arch_text
 from nas_transfer.report.collect import Run
@@ -85,18 +86,15 @@ def _repeats_series(front: Sequence[Trial], cost: str) -> Series:
 
 def _whole_network_series(study: StudyRecord, cost: str) -> list[Series]:
     """The whole network at each input size, and the curve that the front is compared with."""
+
+    def series(label: str, trials: Sequence[Trial], style: Literal["points", "line"]) -> Series:
+        ys = [_scaled(SCORE, trial.values[SCORE]) for trial in trials]
+        titles = [trial_title(trial, study) for trial in trials]
+        return Series(label, [trial.values[cost] for trial in trials], ys, style, 0, marker="square", titles=titles)
+
     whole, curve = study.front.resized, curve_of(study.front, cost)
-    label = "whole network, resized" if len(whole) > 1 else "whole network"
-    return [
-        Series(
-            "", [trial.values[cost] for trial in curve], [_scaled(SCORE, trial.values[SCORE]) for trial in curve],
-            style="line", colour=0,
-        ),
-        Series(
-            label, [trial.values[cost] for trial in whole], [_scaled(SCORE, trial.values[SCORE]) for trial in whole],
-            colour=0, marker="square", titles=[trial_title(trial, study) for trial in whole],
-        ),
-    ]  # fmt: skip
+    points = series("whole network, resized" if len(whole) > 1 else "whole network", whole, "points")
+    return [series("", curve, "line"), points] if len(curve) > 1 else [points]
 
 
 def _scaled(name: str, value: float) -> float:

@@ -45,8 +45,8 @@ def attainable(problem: Problem, costs: CostFunction) -> dict[str, CostRange]:
 
     The ends of the space, and a few random archs under limits, are moved towards less and towards more of each cost,
     one gene at a time, as long as that changes the cost and stays within the limits. Where both ends are within the
-    limits and more of each gene costs more, the range is exact. Otherwise it is that of archs that were reached, and the
-    true one may be wider.
+    limits and more of each gene costs more, the range is exact. Otherwise it is that of archs that were reached, and
+    the true one may be wider.
 
     Args:
         problem: the archs.
