@@ -30,7 +30,7 @@ class CostRange:
         return self.high / self.low if self.low > 0 else float("inf")
 
     def __str__(self) -> str:
-        unit, suffix = (1e6, " M") if self.high >= 1e6 else (1.0, "")
+        unit, suffix = (1e6, " M") if self.high >= 1e5 else (1.0, "")
         low, high = (_short(value / unit) + suffix for value in (self.low, self.high))
         return f"{low} to {high} (x{self.ratio:.3g})"
 
