@@ -28,7 +28,7 @@ demo-a:
 	$(call DEMO,experiment=demo_net name=demo_max arch=max,A)
 	$(call DEMO,experiment=demo_a1_finetune,A)
 	$(call DEMO,experiment=demo_a2_search,A)
-	$(call DEMO,experiment=demo_net name=demo_a weights=runs/finetune/shapes_det/demo $(call PICKED,search/shapes_det),A)
+	$(call DEMO,experiment=demo_net name=demo_a weights=runs/finetune/shapes_det/demo trainer.max_steps=100 $(call PICKED,search/shapes_det),A)
 
 demo-bc:
 	$(call DEMO,experiment=demo_b1_pretrain,B)

@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command line sets it; before torch is imported
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,17 @@ from nas_transfer.supernet.mbconv.table import MBConvTable
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SAMPLES = REPOSITORY.parent / "shared" / "data"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let pytest-xdist hand the files out in the order of `pytest_collection_modifyitems`."""
+    config.option.loadscopereorder = False  # else those with the most tests come first, which are not the longest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that have the most slow tests: a long one at the end would leave a process idle."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 def load_supernet(name: str) -> MBConvTable:

@@ -13,6 +13,7 @@ import nas_transfer as nt
 from nas_transfer.errors import ConfigError, DataError, NasTransferError, RunError
 from nas_transfer.runs import Front, Trial
 from nas_transfer.runs.costs import Costs
+from tests.test_cli import forked
 
 TINY = ["num_threads=1", "trainer.enable_progress_bar=false", "calibration_images=16", "sample_predictions=0"]
 
@@ -94,18 +95,16 @@ def test_a_front_is_a_table_of_plain_dicts(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_detector_predicts_what_the_predict_stage_writes(tmp_path: Path) -> None:
-    own = [*embedded(tmp_path, "coco", 96), "trainer.max_steps=30", "task.recipe.warmup_steps=1"]
+    own = [*embedded(tmp_path, "coco", 96), "trainer.max_steps=3", "task.recipe.warmup_steps=1"]
     run = nt.run("stage=finetune", "task=shapes_det", "arch=max", *own, quiet=True)
     network = nt.load(run.folder)
     assert network.class_names == ("circle", "square", "triangle", "star", "cross", "ring")
     assert network.arch == run.result.arch
     assert network.costs == run.result.costs
     files = sorted((tmp_path / "data/val2017").glob("*.jpg"))
-    written = nt.run(
-        "stage=predict", f"weights={run.folder}", f"images={tmp_path}/data/val2017", f"runs={tmp_path}/runs",
-        "num_threads=1", quiet=True,
-    )  # fmt: skip
-    rows = json.loads((written.folder / "predictions.json").read_text())
+    predict = ["stage=predict", f"weights={run.folder}", f"images={tmp_path}/data/val2017", "num_threads=1"]
+    forked(tmp_path, *predict, "name=mine")
+    rows = json.loads((tmp_path / "runs/predict/shapes_det/mine/predictions.json").read_text())
     predictions = network.predict(list(files))
     mine = [row for prediction in predictions for row in prediction.rows]
     assert len(mine) == len(rows) > 0
@@ -124,10 +123,11 @@ def test_a_detector_predicts_what_the_predict_stage_writes(tmp_path: Path) -> No
 @pytest.mark.slow
 def test_a_classifier_resizes_what_it_is_given_and_exports_itself(tmp_path: Path) -> None:
     own = [*embedded(tmp_path, "image_folder", 96), "trainer.max_steps=2", "task.recipe.warmup_steps=1"]
-    run = nt.run("stage=pretrain", "task=shapes_cls", "arch=supernet", *own, quiet=True)
+    forked(tmp_path, "stage=pretrain", "task=shapes_cls", "arch=supernet", "name=mine", *own)
+    run = tmp_path / "runs/pretrain/shapes_cls/mine"
     with pytest.raises(ConfigError, match="one arch"):
-        nt.load(run.folder, arch="supernet")
-    network = nt.load(run.folder, arch="min")
+        nt.load(run, arch="supernet")
+    network = nt.load(run, arch="min")
     file = next((tmp_path / "data/val/star").glob("*.jpg"))
     from_file, from_pixels = network.predict(file), network.predict(np.asarray(Image.open(file).convert("RGB")))
     assert from_file.rows == from_pixels.rows

@@ -117,9 +117,10 @@ def draw_arch(arch: ArchContent, stages: Sequence[StageRow], title: str) -> Figu
     else:
         parts, height = _draw_stages(rows)
         note = "block: kernel size (height) and expand ratio (shade); bar: output channels (square root)"
-    resolution = f"resolution gene {arch['resolution']}; " if "resolution" in arch else ""
+    single = [f"{name} {value}" for name, value in arch.items() if isinstance(value, int)]
+    genes = "".join(f"{text}; " for text in single) if rows is not None else ""
     svg = f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg>'
-    return Figure(title, svg, (), f"{arch.get('space', '')} {short_id(arch)}; {resolution}{note}")
+    return Figure(title, svg, (), f"{arch.get('space', '')} {short_id(arch)}; {genes}{note}")
 
 
 def _draw_stages(rows: Sequence[DrawnStage]) -> tuple[list[str], int]:

@@ -162,6 +162,8 @@ class TrialEvaluator:
         size = self.supernet.input_size(arch)
         if size not in self._prepared:
             calibration = [self.supernet.prepared(batch, arch) for batch in self.calibration]
+            if calibration and calibration[0] is self.calibration[0]:  # the network resizes the images by itself
+                return self.calibration, self.search
             search = [self.supernet.prepared(batch, arch) for batch in self.search]
             used = sum(size_of(batches) for pair in self._prepared.values() for batches in pair)
             if used + size_of(calibration) + size_of(search) > self.cache_bytes:

@@ -1,12 +1,14 @@
 """Latency tables: each block is timed once on a device, and the latency of an arch is the sum over its blocks.
 
-The sum includes neither the layers behind the body nor the effects of blocks on each other. `check_table` measures how
-well it predicts whole networks, with a constant offset for the difference. Once-for-All (Cai et al. 2020) uses the same
-kind of table.
+Neck and head are timed layer by layer: convolutions and linear layers, each at the shape of its input in a pass of the
+network. What lies between the layers (activations, resizing, non-maximum suppression) and the effects of blocks on each
+other are missing; `check_table` measures how well the sum predicts whole networks, with a constant offset for the
+difference. Once-for-All (Cai et al. 2020) uses the same kind of table for bodies.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import platform
 import re
@@ -17,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nas_transfer.runs.atomic import write_json
 from nas_transfer.search.statistics import kendall_tau
@@ -26,6 +28,9 @@ from nas_transfer.supernet.layers import fold_batch_norms
 from nas_transfer.supernet.networks import latency_pieces
 from nas_transfer.supernet.protocol import SupernetTable
 from nas_transfer.tasks.task import Task
+
+BOXES = 50
+"""Step in which the number of boxes counts."""
 
 
 def pass_times(
@@ -82,6 +87,25 @@ class LatencyTable:
         self.repeats = repeats
         self.times: dict[str, float] = json.loads(self.path.read_text()) if self.path.is_file() else {}
 
+    def network_ms(self, subnet: Task) -> float:
+        """Milliseconds per batch of a whole network: its body and the layers of neck and head.
+
+        Args:
+            subnet: the task of one arch, in eval mode on the device.
+        """
+        arch = subnet.require_subnet()
+        size = subnet.input_size(arch)
+        total = self.body_ms(subnet.table, arch, size)
+        known = len(self.times)
+        for layer, shape in head_layers(subnet, (self.batch_size, 3, *size)):
+            key = f"{layer} {list(shape)}"
+            if key not in self.times:
+                self.times[key] = self._measured(copy.deepcopy(layer), shape)
+            total += self.times[key]
+        if len(self.times) > known:
+            self._save()
+        return total
+
     def body_ms(self, table: SupernetTable, arch: Arch, input_size: tuple[int, int]) -> float:
         """Milliseconds per batch of the body of an arch at an input size (H, W), summed over its blocks."""
         known = len(self.times)
@@ -90,16 +114,47 @@ class LatencyTable:
             if piece.key not in self.times:
                 module = piece.build().eval().to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
                 fold_batch_norms(module)
-                shape = (self.batch_size, *piece.shape)
-                times = pass_times(module, shape, self.device, self.warmup, self.repeats)
-                self.times[piece.key] = float(np.median(times))
+                self.times[piece.key] = self._measured(module, (self.batch_size, *piece.shape))
             total += self.times[piece.key]
         if len(self.times) > known:
             self._save()
         return total
 
+    def _measured(self, module: nn.Module, shape: Sequence[int]) -> float:
+        return float(np.median(pass_times(module, shape, self.device, self.warmup, self.repeats)))
+
     def _save(self) -> None:
         write_json(self.path, self.times)
+
+
+def head_layers(subnet: Task, shape: Sequence[int]) -> list[tuple[nn.Module, tuple[int, ...]]]:
+    """The convolutions and linear layers behind the body, each with the shape of its input, in the order of a pass.
+
+    A layer that runs several times is listed as often. The number of boxes that reach a box head depends on the image:
+    it is rounded up to a multiple of `BOXES`.
+
+    Args:
+        subnet: the task of one arch, in eval mode.
+        shape: (B, 3, H, W) of the images.
+    """
+    body = set(subnet.body.modules())
+    layers: list[tuple[nn.Module, tuple[int, ...]]] = []
+
+    def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        rows, *rest = inputs[0].shape
+        layers.append((layer, (rows if rows == shape[0] else -(-rows // BOXES) * BOXES, *rest)))
+
+    hooks = [
+        module.register_forward_pre_hook(note)
+        for module in subnet.network.modules()
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear) and module not in body
+    ]
+    try:
+        pass_times(subnet.run_network, shape, subnet.device, 0, 1)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return layers
 
 
 @dataclass(frozen=True)
@@ -111,7 +166,7 @@ class TableCheck:
         error: mean absolute error over the second half, as a fraction of the measured latency.
         largest_error: largest absolute error over the second half, as a fraction of the measured latency.
         rank_correlation: Kendall's tau between prediction and measurement over the second half.
-        num_pieces: blocks in the table.
+        num_pieces: blocks and layers in the table.
     """
 
     offset_ms: float
@@ -133,9 +188,8 @@ def check_table(table: LatencyTable, build: Callable[[Arch], Task], archs: Seque
     for arch in archs:
         task = build(arch).eval().to(table.device)
         fold_batch_norms(task.network)
-        size = task.input_size(arch)
-        sums.append(table.body_ms(task.table, arch, size))
-        shape = (table.batch_size, 3, *size)
+        sums.append(table.network_ms(task))
+        shape = (table.batch_size, 3, *task.input_size(arch))
         measured.append(np.median(pass_times(task.run_network, shape, table.device, table.warmup, table.repeats)))
     half = len(archs) // 2
     offset = float(np.median(np.subtract(measured[:half], sums[:half])))

@@ -37,6 +37,7 @@ from nas_transfer.stages.common.results import make_result
 from nas_transfer.stages.config.entry import read_config
 from nas_transfer.stages.config.network import ExportConfig
 from nas_transfer.stages.config.trained import with_trained_groups
+from nas_transfer.supernet.fields import fields_of_weights
 from nas_transfer.supernet.layers import fold_batch_norms
 from nas_transfer.tasks.checkpoint import Checkpoint
 from nas_transfer.tasks.deployed import TOP_STRIDE, Deployed
@@ -116,6 +117,7 @@ def _write_weights(task: Task, checkpoint: Checkpoint, folder: Path) -> None:
     metadata = {
         "space": task.table.space.name, "arch": json.dumps(arch), "task": task.kind.name,
         "num_classes": str(task.settings.num_classes), "preprocessing": json.dumps(asdict(task.table.preprocessing)),
+        "table_fields": json.dumps(fields_of_weights(task.table)),
         "provenance": json.dumps([asdict(ancestor) for ancestor in checkpoint.lineage()]),
     }  # fmt: skip
     tensors = {name: tensor.contiguous() for name, tensor in task.network.state_dict().items()}

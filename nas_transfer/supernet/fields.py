@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from typing import TypeGuard, TypeVar
 
 from nas_transfer.errors import ConfigError
 
 Record = TypeVar("Record")
 Item = TypeVar("Item")
+
+OF_WEIGHTS = {"of_weights": True}
+"""Metadata of a table's dataclass field that changes what given weights compute, but no tensor's shape.
+
+Such a field is kept with the weights, and a table takes it from them. Its default is the value of files without it.
+"""
 
 
 def as_record(value: object, kind: type[Record], where: str) -> Record:
@@ -30,6 +36,17 @@ def as_record(value: object, kind: type[Record], where: str) -> Record:
         names = sorted(field.name for field in known)
         raise ConfigError(f"supernet.{where}: {', '.join(faults)} in {dict(value)}; the fields are {names}")
     return kind(**value)
+
+
+def fields_of_weights(table: object) -> dict[str, object]:
+    """The fields with the metadata `OF_WEIGHTS` of a table, by name."""
+    return {name: getattr(table, name) for name in default_fields_of_weights(table)}
+
+
+def default_fields_of_weights(table: object) -> dict[str, object]:
+    """The defaults of the fields with the metadata `OF_WEIGHTS` of a table, by name."""
+    known = fields(table) if is_dataclass(table) else ()
+    return {field.name: field.default for field in known if field.metadata.get("of_weights")}
 
 
 def as_tuple(value: Sequence[Item], where: str) -> tuple[Item, ...]:

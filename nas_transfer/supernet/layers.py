@@ -92,6 +92,35 @@ class ConvNormActivation(nn.Module):
         return features if self.activation is None else self.activation(features)
 
 
+def make_elastic(module: nn.Module) -> None:
+    """Replace the plain layers inside a module by elastic ones with the same weights and names, in place.
+
+    Raises:
+        ValueError: a convolution with groups, or of another padding than an elastic one has.
+    """
+    for name, child in module.named_children():
+        if type(child) is nn.Conv2d:
+            kernel = child.kernel_size[0]
+            if child.groups != 1 or child.padding != (child.dilation[0] * (kernel // 2),) * 2:
+                raise ValueError(f"a convolution that becomes elastic must be dense and centred, got {child}")
+            elastic: nn.Module = ElasticConv2d(
+                child.in_channels, child.out_channels, kernel, child.stride[0], dilation=child.dilation[0],
+                bias=child.bias is not None,
+            )  # fmt: skip
+        elif type(child) is nn.ConvTranspose2d:
+            elastic = ElasticConvTranspose2d(
+                child.in_channels, child.out_channels, child.kernel_size[0], child.stride[0], child.padding[0],
+                bias=child.bias is not None,
+            )  # fmt: skip
+        elif type(child) is nn.Linear:
+            elastic = ElasticLinear(child.in_features, child.out_features)
+        else:
+            make_elastic(child)
+            continue
+        elastic.load_state_dict(child.state_dict())
+        setattr(module, name, elastic)
+
+
 def initialise(network: nn.Module) -> None:
     """He initialisation by fan-out for convolutions (He et al. 2015), N(0, 0.01) for linear layers, zero biases."""
     for module in network.modules():

@@ -20,7 +20,8 @@ class Preprocessing:
     Args:
         mean, std: pixel values in 0-255, in the order of the channels.
         channel_order: ``rgb`` or ``bgr``.
-        interpolation: used to resize images for classification, ``bilinear`` or ``bicubic``.
+        interpolation: used to resize image files for classification, ``bilinear`` or ``bicubic``.
+        resolution_interpolation: used to resize a batch to the resolution of an arch; None for that of `interpolation`.
 
     Raises:
         ConfigError: a field is malformed; the message names it.
@@ -30,6 +31,7 @@ class Preprocessing:
     std: tuple[float, float, float]
     channel_order: str = "rgb"
     interpolation: str = "bicubic"
+    resolution_interpolation: str | None = None
 
     def __post_init__(self) -> None:
         for field in ("mean", "std"):
@@ -44,7 +46,13 @@ class Preprocessing:
             raise ConfigError(
                 f"supernet.preprocessing.std must be at least 1, got {list(self.std)}: multiply fractions by 255"
             )
-        for field, choices in (("channel_order", CHANNEL_ORDERS), ("interpolation", INTERPOLATIONS)):
+        if self.resolution_interpolation is None:
+            object.__setattr__(self, "resolution_interpolation", self.interpolation)
+        for field, choices in (
+            ("channel_order", CHANNEL_ORDERS),
+            ("interpolation", INTERPOLATIONS),
+            ("resolution_interpolation", INTERPOLATIONS),
+        ):
             if getattr(self, field) not in choices:
                 raise ConfigError(
                     f"supernet.preprocessing.{field} must be one of {list(choices)}, got {getattr(self, field)!r}"

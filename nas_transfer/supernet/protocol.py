@@ -22,7 +22,8 @@ class SupernetTable(Protocol):
     A table is built from ``conf/supernet/*.yaml``, needs no torch, and is what ``supernet=NAME`` selects. To add a
     family of supernets, write a class with these members and a module with the functions of
     `nas_transfer.supernet.networks.NetworkModule`, in one Python file or two, and a YAML whose ``_target_`` is the
-    class.
+    class. A field that changes what given weights compute, and no tensor's shape, has the metadata
+    `nas_transfer.supernet.fields.OF_WEIGHTS`, so that it is kept with the weights.
     """
 
     @property

@@ -16,6 +16,7 @@ from nas_transfer.errors import WeightsError
 from nas_transfer.runs import Ancestor, files
 from nas_transfer.runs.atomic import replacing
 from nas_transfer.space import SUPERNET, ArchOrSupernet, SearchSpace
+from nas_transfer.supernet.fields import default_fields_of_weights, fields_of_weights
 from nas_transfer.supernet.importing import import_supernet, package_file
 from nas_transfer.supernet.networks import build_body
 from nas_transfer.supernet.ops import copy_slices
@@ -50,6 +51,7 @@ class Checkpoint:
         stage: that trained it.
         config_sha256: SHA-256 of the configuration of that stage.
         provenance: the files that it descends from, oldest first.
+        table_fields: values of the table's fields with the metadata `nas_transfer.supernet.fields.OF_WEIGHTS`, by name.
     """
 
     path: Path
@@ -68,6 +70,7 @@ class Checkpoint:
     stage: str = ""
     config_sha256: str = ""
     provenance: tuple[Ancestor, ...] = ()
+    table_fields: dict[str, object] = field(default_factory=dict)
 
     def lineage(self) -> tuple[Ancestor, ...]:
         """The provenance of weights that are trained from this file: its own, and the file itself with its hash."""
@@ -97,6 +100,7 @@ def save_checkpoint(
         "task": task.kind.name,
         "num_classes": task.settings.num_classes,
         "preprocessing": asdict(task.table.preprocessing),
+        "table_fields": fields_of_weights(task.table),
         "calibrated": arch,
         "body": {name: tensor.cpu() for name, tensor in body.items()},
         "rest": {name: tensor.detach().cpu() for name, tensor in whole.items() if id(tensor) not in inside},
@@ -144,6 +148,7 @@ def load_checkpoint(weights: str, table: SupernetTable, weights_format: str = AU
         )
     try:
         content["preprocessing"] = Preprocessing(**content["preprocessing"])
+        content["table_fields"] = default_fields_of_weights(table) | content.get("table_fields", {})
         content["provenance"] = tuple(Ancestor(**ancestor) for ancestor in content["provenance"])
         checkpoint = Checkpoint(path=file, **content)
     except (KeyError, TypeError) as error:
@@ -154,6 +159,11 @@ def load_checkpoint(weights: str, table: SupernetTable, weights_format: str = AU
         raise WeightsError(
             f"{file} must hold weights of the space '{table.space.name}', got those of '{checkpoint.space}': "
             f"set supernet={checkpoint.space}"
+        )
+    unknown = sorted(set(checkpoint.table_fields) - set(default_fields_of_weights(table)))
+    if unknown:
+        raise WeightsError(
+            f"{file} must hold known fields of the supernet '{table.name}', got '{unknown[0]}': update this program"
         )
     return checkpoint
 
@@ -172,7 +182,13 @@ def _imported(path: Path, content: object, table: SupernetTable, weights_format:
         body=imported.body,
         rest={f"head.{name}": tensor for name, tensor in imported.head.items()},
         licence=imported.origin.licence,
+        table_fields=default_fields_of_weights(table) | dict(imported.origin.table_fields),
     )
+
+
+def table_of_weights(table: SupernetTable, checkpoint: Checkpoint) -> SupernetTable:
+    """The table with everything that comes with the weights: their preprocessing, and `Checkpoint.table_fields`."""
+    return replace(table, preprocessing=checkpoint.preprocessing, **checkpoint.table_fields)  # type: ignore[type-var]
 
 
 def checkpoint_arch(checkpoint: Checkpoint, space: SearchSpace) -> ArchOrSupernet:
@@ -205,8 +221,14 @@ def inherit(task: Task, checkpoint: Checkpoint) -> list[str]:
         The names of the tensors of neck and head that keep their new weights.
 
     Raises:
-        WeightsError: a tensor that differs (the first one is named).
+        WeightsError: a tensor that differs (the first one is named), or a table without the checkpoint's fields.
     """
+    wanted, found = checkpoint.table_fields, fields_of_weights(task.table)
+    if wanted != found:
+        raise WeightsError(
+            f"{checkpoint.path} must be loaded into a network with {wanted}, got {found}: its weights would compute "
+            "something else"
+        )
     same_task = checkpoint.is_of_kind(task)
     if checkpoint.arch is None and task.arch is not SUPERNET:
         if not same_task:

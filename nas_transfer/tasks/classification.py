@@ -84,7 +84,8 @@ class ClassificationTask(Task[ClassificationBatch, Tensor]):
         inputs = self.normalise(images)
         size = self.input_size(arch)
         if inputs.shape[-2:] != size:
-            inputs = F.interpolate(inputs, size, mode=self.table.preprocessing.interpolation, align_corners=False)
+            mode = self.table.preprocessing.resolution_interpolation
+            inputs = F.interpolate(inputs, size, mode=mode, align_corners=False)
         return inputs.to(memory_format=torch.channels_last)
 
     def losses(

@@ -18,13 +18,15 @@ from nas_transfer.errors import ConfigError
 from nas_transfer.runs import TaskKind
 from nas_transfer.space import Arch
 from nas_transfer.supernet.cost import Cost, ModuleCost, convolution_cost
+from nas_transfer.supernet.ops import ElasticConv2d
 from nas_transfer.tasks.coco_metrics import encode_masks, to_coco_masks, to_coco_results
-from nas_transfer.tasks.detection import ROI_LEVELS, DetectionTask, DetectorSize, detector_arguments, draw_detections
+from nas_transfer.tasks.detection import DetectionTask, draw_detections, sizes_of
+from nas_transfer.tasks.detector import DetectorSize, detector_arguments, follow_levels
+from nas_transfer.tasks.genes import Choices
 from nas_transfer.tasks.prediction import Prediction
 from nas_transfer.tasks.task import TaskSettings, Teacher
 
 MASK_ROI_SIZE = 14
-MASK_CONVOLUTIONS = 4
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,32 @@ class MaskDetectorSize(DetectorSize):
     """The sizes of a detector with a mask head.
 
     Args:
-        mask_channels: channels of the four convolutions and the deconvolution of the mask head; 256 in the paper.
+        mask_channels: channels of the convolutions and the deconvolution of the mask head; 256 in the paper.
+        mask_convolutions: number of convolutions before the deconvolution; 4 in the paper.
     """
 
     mask_channels: int
+    mask_convolutions: int
+
+    @property
+    def genes(self) -> dict[str, int]:
+        """The sizes that a gene may choose, each the larger the costlier."""
+        own = {"mask_channels": self.mask_channels, "mask_convolutions": self.mask_convolutions}
+        return super().genes | own
+
+
+class MaskHead(MaskRCNNHeads):
+    """torchvision's convolutions of the mask head, of which a supernet may run only the first `active_depth`."""
+
+    def __init__(self, in_channels: int, width: int, depth: int) -> None:
+        super().__init__(in_channels, (width,) * depth, dilation=1)
+        self.active_depth = depth
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map the features of boxes (N, in_channels, 14, 14) to (N, width, 14, 14)."""
+        for block in list(self)[: self.active_depth]:
+            features = block(features)
+        return features
 
 
 class InstanceSegmentationTask(DetectionTask):
@@ -43,8 +67,8 @@ class InstanceSegmentationTask(DetectionTask):
 
     Args:
         settings: `num_classes` does not count the background.
-        detector: the sizes of the detector.
-        category_ids: as for `DetectionTask`.
+        detector: the sizes of the detector, the largest ones for a supernet.
+        genes, category_ids: as for `DetectionTask`.
 
     Raises:
         ConfigError: at the first training batch, if the data was loaded without masks.
@@ -57,8 +81,30 @@ class InstanceSegmentationTask(DetectionTask):
     outputs = ("boxes", "labels", "scores", "masks")
     detector: MaskDetectorSize
 
-    def __init__(self, settings: TaskSettings, *, detector: MaskDetectorSize, category_ids: Sequence[int] = ()) -> None:
-        super().__init__(settings, detector=detector, category_ids=category_ids)
+    def __init__(
+        self,
+        settings: TaskSettings,
+        *,
+        detector: MaskDetectorSize,
+        genes: Choices | None = None,
+        category_ids: Sequence[int] = (),
+    ) -> None:
+        super().__init__(settings, detector=detector, genes=genes, category_ids=category_ids)
+
+    def sizes(self, arch: Arch) -> MaskDetectorSize:
+        """The sizes of the detector of an arch."""
+        return sizes_of(self.detector, arch)
+
+    def set_genes(self, arch: Arch) -> None:
+        """Make image size, pyramid and heads of a supernet those of an arch."""
+        super().set_genes(arch)
+        sizes, heads = self.sizes(arch), self.network.roi_heads
+        follow_levels(heads.mask_roi_pool, sizes)
+        heads.mask_head.active_depth = sizes.mask_convolutions
+        for convolution in heads.mask_head.modules():
+            if isinstance(convolution, ElasticConv2d):
+                convolution.active_out_channels = sizes.mask_channels
+        heads.mask_predictor.conv5_mask.active_out_channels = sizes.mask_channels
 
     @staticmethod
     def build_network(settings: TaskSettings, detector: DetectorSize) -> FasterRCNN:
@@ -71,8 +117,8 @@ class InstanceSegmentationTask(DetectionTask):
         width = detector.mask_channels
         network = MaskRCNN(
             **detector_arguments(settings, detector),
-            mask_roi_pool=MultiScaleRoIAlign(list(ROI_LEVELS), MASK_ROI_SIZE, sampling_ratio=2),
-            mask_head=MaskRCNNHeads(detector.fpn_channels, (width,) * MASK_CONVOLUTIONS, dilation=1),
+            mask_roi_pool=MultiScaleRoIAlign(detector.roi_levels, MASK_ROI_SIZE, sampling_ratio=2),
+            mask_head=MaskHead(detector.fpn_channels, width, detector.mask_convolutions),
             mask_predictor=MaskRCNNPredictor(width, width, settings.num_classes + 1),
         )
         stock = network.transform
@@ -99,7 +145,7 @@ class InstanceSegmentationTask(DetectionTask):
 
     def head_costs(self, arch: Arch) -> dict[str, Cost]:
         """``neck``, ``head`` and ``mask_head``, which runs on `detections` boxes."""
-        return super().head_costs(arch) | {"mask_head": mask_head_cost(self.detector, self.settings.num_classes)}
+        return super().head_costs(arch) | {"mask_head": mask_head_cost(self.sizes(arch), self.settings.num_classes)}
 
 
 class _UnpastedMasks(GeneralizedRCNNTransform):
@@ -130,7 +176,7 @@ def mask_head_cost(sizes: MaskDetectorSize, num_classes: int) -> Cost:
     doubled = (2 * MASK_ROI_SIZE, 2 * MASK_ROI_SIZE)
     once = [
         convolution_cost(f"conv_{number}", width if number else sizes.fpn_channels, width, 3, side, bias=True)
-        for number in range(MASK_CONVOLUTIONS)
+        for number in range(sizes.mask_convolutions)
     ]
     deconvolution = convolution_cost("deconv", width, width, 1, doubled)
     once.append(ModuleCost("deconv", deconvolution.macs, 4 * width * width + width))

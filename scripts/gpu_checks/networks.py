@@ -56,9 +56,9 @@ def _subnet_differences(
 ) -> tuple[float, float]:
     """Largest difference of outputs and gradients between an active and an extracted subnet, both in training mode."""
     generator = torch.Generator().manual_seed(0)
-    height, width = (64, 80) if context.tiny else (160, 192)
-    images = torch.randn(8, 3, height, width, generator=generator, dtype=kind).to(context.device)
-    weights = torch.randn(8, CLASSES, generator=generator, dtype=kind).to(context.device)
+    batch, height, width = (4, 64, 80) if context.tiny else (8, 160, 192)
+    images = torch.randn(batch, 3, height, width, generator=generator, dtype=kind).to(context.device)
+    weights = torch.randn(batch, CLASSES, generator=generator, dtype=kind).to(context.device)
     subnet = supernet.extract(arch)
     supernet.set_arch(arch)
     outputs = []

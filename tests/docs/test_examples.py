@@ -31,7 +31,7 @@ from nas_transfer.tasks.task import Teacher
 from tests.conftest import REPOSITORY
 from tests.docs.pages import blocks
 from tests.stages.test_search import CLASSIFY, arguments, supernet
-from tests.test_cli import forked, run
+from tests.test_cli import forked
 
 __all__ = ["supernet"]  # a fixture
 EXAMPLES = REPOSITORY / "docs" / "examples"
@@ -74,7 +74,7 @@ def test_the_annotation_file_on_the_page_is_complete_and_can_be_split(tmp_path: 
 @pytest.mark.slow
 def test_an_objective_of_ones_own_is_searched_and_limited(folder: Path, supernet: Path) -> None:
     limits = ["objective=[score,blocks]", "search.constraints={blocks: {max: 9}}", "search.trials=8", "name=mine"]
-    run(folder, "--config-dir", "mine", *arguments(supernet, *limits))
+    forked(folder, "--config-dir", "mine", *arguments(supernet, *limits))
     front = json.loads((folder / "runs/search/shapes_cls/mine/front.json").read_text())
     assert front["objectives"] == {"score": "maximize", "blocks": "minimize"}
     for member in front["trials"]:
@@ -171,12 +171,12 @@ def test_a_task_of_ones_own_is_trained_searched_exported_and_predicts(
     own = [*CLASSIFY, "task=grades", f"data.root={folder}/data", "trainer.enable_progress_bar=false"]
     trained = folder / "runs/finetune/grades/all"
     steps = ["trainer.max_steps=3", "task.recipe.warmup_steps=1"]
-    run(folder, "--config-dir", "mine", *own, "arch=supernet", *steps, "name=all")
+    forked(folder, "--config-dir", "mine", *own, "arch=supernet", *steps, "name=all")
     scores = json.loads((trained / "result.json").read_text())["metrics"]
     assert scores["closeness"] == scores["max/closeness"] != scores["min/closeness"]
 
     searching = ["stage=search", f"weights={trained}", "search.trials=4", "search.sampler.num_random=4", "name=all"]
-    run(folder, "--config-dir", "mine", *own, *searching)
+    forked(folder, "--config-dir", "mine", *own, *searching)
     search = folder / "runs/search/grades/all"
     outcomes = [json.loads(path.read_text()) for path in (search / "trials").glob("*.json")]
     best = json.loads((search / "front.json").read_text())["trials"][0]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nas_transfer.report.arch_drawing import draw_arch
 from nas_transfer.report.collect import read_run
 from nas_transfer.report.net_figures import net_figures, non_dominated_nets
 from nas_transfer.report.nets import Net, nets_of
@@ -199,3 +200,16 @@ def test_data_sets_whose_last_folders_are_alike_stay_apart(tmp_path: Path) -> No
     figures = drawn(nets)
     assert sorted(len(points(figure)) for figure in figures) == [2, 3]
     assert [figure.title.split()[2] for figure in figures] == ["left/data:", "right/data:"]
+
+
+def test_a_drawn_arch_states_the_genes_of_its_task() -> None:
+    arch = {
+        "space": "tiny",
+        "width": [8, 16, 32],
+        "depth": [1],
+        "kernel_size": [3],
+        "expand_ratio": [2],
+        "min_size": 192,
+    }
+    figure = draw_arch(arch, (), "picked")
+    assert "; min_size 192; block: kernel size" in figure.note

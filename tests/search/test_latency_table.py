@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nas_transfer.search import latency_table
-from nas_transfer.search.latency_table import LatencyTable, check_table, device_name, pass_times
+from nas_transfer.search.latency_table import LatencyTable, check_table, device_name, head_layers, pass_times
 from nas_transfer.supernet.networks import latency_pieces
 from tests.conftest import load_supernet
+from tests.tasks.test_detector_genes import detector
 from tests.tasks.test_pose import SIZE, make_task
 
 CPU = torch.device("cpu")
@@ -61,15 +63,38 @@ def test_a_table_is_checked_against_whole_networks_that_it_has_not_seen(
     rng = np.random.default_rng(0)
     archs = [table.space.smallest(), table.space.sample(rng), table.space.smallest(), table.space.largest()]
     check = check_table(LatencyTable(tmp_path, CPU, batch_size=1, warmup=1, repeats=5), make_task, archs)
-    assert check.num_pieces == len({piece.key for arch in archs for piece in latency_pieces(table, arch, SIZE)})
-    costs = [make_task(arch).costs(arch) for arch in archs]
-    rests = [sum(cost.macs for cost in parts.values()) - parts["body"].macs for parts in costs]
-    assert check.offset_ms == pytest.approx(np.median(rests[:2]) / 1e6)
-    wholes = [sum(cost.macs for cost in parts.values()) for parts in costs[2:]]
-    errors = [abs(np.median(rests[:2]) - rest) / whole for rest, whole in zip(rests[2:], wholes, strict=True)]
-    assert check.error == pytest.approx(np.mean(errors))
-    assert check.largest_error == pytest.approx(max(errors))
+    body = {piece.key for arch in archs for piece in latency_pieces(table, arch, SIZE)}
+    head = {str(layer) for arch in archs for layer, _ in head_layers(make_task(arch).eval(), (1, 3, *SIZE))}
+    assert check.num_pieces == len(body) + len(head)
+    assert check.offset_ms == pytest.approx(0)  # every multiply-accumulate of the whole network is in the table
+    assert check.error == pytest.approx(0)
     assert check.rank_correlation == 1
+
+
+def test_errors_are_those_of_archs_that_did_not_set_the_offset(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    whole = iter([12.0, 16.0, 20.0, 50.0])
+    monkeypatch.setattr(latency_table, "pass_times", lambda *_: np.asarray([next(whole)]))
+    monkeypatch.setattr(LatencyTable, "network_ms", lambda _self, task: sums[task.arch])
+    space = load_supernet("bignas_nano").space
+    rng = np.random.default_rng(0)
+    archs = [space.sample(rng) for _ in range(4)]
+    sums = dict(zip(archs, [10.0, 10.0, 21.0, 41.0], strict=True))
+    check = check_table(LatencyTable(tmp_path, CPU, batch_size=1, warmup=1, repeats=5), make_task, archs)
+    assert check.offset_ms == 4  # median of 2 and 6
+    assert check.error == pytest.approx((5 / 20 + 5 / 50) / 2)
+    assert check.largest_error == pytest.approx(5 / 20)
+    assert check.rank_correlation == 1
+
+
+def test_the_layers_of_a_detector_are_counted_as_often_as_they_run() -> None:
+    task = detector().extract(detector().space.smallest()).eval()
+    sizes = task.sizes(task.require_subnet())
+    layers = head_layers(task, (1, 3, sizes.min_size, sizes.max_size))
+    kinds = [type(layer).__name__ for layer, _ in layers]
+    assert kinds.count("Conv2d") == 3 + 3 + 3 * 4  # laterals, smoothing, and the RPN on four levels
+    rows = {shape[0] for layer, shape in layers if isinstance(layer, nn.Linear)}
+    assert kinds.count("Linear") == 4
+    assert rows == {50}  # up to ten proposals, rounded up
 
 
 def test_passes_are_counted_after_the_warm_up() -> None:

@@ -36,7 +36,7 @@ def build(cfg: DictConfig) -> Task:
     config = read_config(cfg, ProfileConfig)
     table = config.supernet.build()
     with torch.device("meta"):
-        return build_task(config, table, build_arch(config.arch, table.space), None)
+        return build_task(config, table, build_arch(config, table), None)
 
 
 def test_there_is_one_experiment_for_each_row() -> None:

@@ -12,16 +12,18 @@ from omegaconf import DictConfig
 import nas_transfer.cli  # noqa: F401  registers the resolvers
 from nas_transfer.paths import conf_dir
 from nas_transfer.stages import evaluate
+from nas_transfer.stages.config.base import TaskRunConfig
+from nas_transfer.stages.config.entry import read_config
 from nas_transfer.stages.finetune import run as train
 from tests.conftest import sample_data
 from tests.supernet import public_nets
-from tests.supernet.test_pretrained import Bomb
+from tests.supernet.test_reading import Bomb
 from tests.test_cli import forked, sentence
 
 
 def composed(*overrides: str) -> DictConfig:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return compose("config", ["trainer.enable_progress_bar=false", "num_threads=2", *overrides])
+        return compose("config", ["trainer.enable_progress_bar=false", "num_threads=1", *overrides])
 
 
 def test_lite0_classifies_real_images_as_its_authors_weights_do(tmp_path: Path) -> None:
@@ -51,6 +53,31 @@ def test_public_weights_start_a_detector_and_the_run_says_where_it_comes_from(tm
     assert content["preprocessing"]["mean"] == (127.0, 127.0, 127.0)
     assert [parent["format"] for parent in content["provenance"]] == ["efficientnet_lite"]
     assert content["metrics"] == result.metrics
+
+
+def test_the_channel_shuffle_of_a_public_supernet_stays_with_its_descendants(tmp_path: Path) -> None:
+    torch.save(public_nets.detnas_state(public_nets.DETNAS_NANO_STAGES, last=128), tmp_path / "public.pkl")
+    weights = tmp_path / "public.pkl"
+    common = [
+        "task=shapes_cls", "supernet=detnas_nano", "data.draw.num_train=12", "data.draw.num_val=6", "data.batch_size=4",
+        f"data.root={tmp_path}/data", "trainer.max_steps=1", "num_threads=1", "calibration_images=4",
+    ]  # fmt: skip
+    for stage, arch in (("pretrain", "supernet"), ("finetune", "supernet"), ("finetune", "min"), ("finetune", "min")):
+        folder = weights.parent / arch if weights.is_file() else weights / arch
+        folder.mkdir()
+        result = train(composed(f"stage={stage}", f"arch={arch}", f"weights={weights}", *common), folder)
+        assert result is not None
+        assert torch.load(folder / "weights.pt", weights_only=True)["table_fields"] == {"channel_shuffle_method": 1}
+        scored = evaluate.run(composed("stage=evaluate", f"weights={folder}", f"arch={arch}", *common), tmp_path)
+        assert scored is not None
+        assert scored.score == result.score
+        weights = folder
+
+
+def test_new_weights_may_be_trained_with_the_shuffle_of_public_supernets() -> None:
+    for override, method in (("task.name=shapes_cls", 2), ("+supernet.channel_shuffle_method=1", 1)):
+        config = read_config(composed("task=shapes_cls", "supernet=detnas_nano", override), TaskRunConfig)
+        assert config.supernet.build().channel_shuffle_method == method  # type: ignore[attr-defined]
 
 
 def truncated(file: Path) -> None:

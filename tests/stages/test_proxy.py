@@ -3,9 +3,6 @@
 import copy
 import json
 import math
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +24,7 @@ from nas_transfer.stages.finetune import run as train
 from nas_transfer.sweeper import run_search
 from tests.conftest import sample_data
 from tests.stages.test_search import trials, without_times
-from tests.test_cli import run
+from tests.test_cli import Fork, forked
 
 BASE = ["num_threads=1", "seed=1", "calibration_images=8", "trainer.enable_progress_bar=false", "data.draw.num_val=6"]
 TASKS = {
@@ -287,7 +284,7 @@ def test_repeats_see_other_batches_and_the_same_repeat_the_same(tmp_path: Path, 
 @pytest.mark.slow
 def test_a_search_that_is_killed_trains_nothing_twice_and_ends_alike(tmp_path: Path, parent: Path) -> None:
     command = [*arguments(tmp_path, parent, "shapes_cls", *HALVING, "search.trials_per_job=2"), "name=mine"]
-    run(tmp_path, *command, "runs=whole")
+    forked(tmp_path, *command, "runs=whole")
     killed, whole = (tmp_path / runs / "proxy/shapes_cls/mine" for runs in ("killed", "whole"))
 
     def written() -> dict[Path, int]:
@@ -295,20 +292,16 @@ def test_a_search_that_is_killed_trains_nothing_twice_and_ends_alike(tmp_path: P
         return {path: path.stat().st_mtime_ns for path in paths}
 
     before: dict[Path, int] = {}
-    for least in (0, 4, 11, 14, 24):  # in the preparation, at each rung, between two batches
-        process = subprocess.Popen(
-            [sys.executable, "-m", "nas_transfer", *command, "runs=killed"],
-            cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+    for least in (0, 11, 24):  # in the preparation, at the second rung, between two batches
+        process = Fork(tmp_path, *command, "runs=killed")
         deadline = time.monotonic() + 120
         while len(written()) < least or not (killed / "jobs").exists():
             assert process.poll() is None, "the search ended before it was killed"
             assert time.monotonic() < deadline
             time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
         before |= {path: when for path, when in written().items() if path not in before}
-    run(tmp_path, *command, "runs=killed")
+    forked(tmp_path, *command, "runs=killed")
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert without_times(trials(killed)) == without_times(trials(whole))
     assert (killed / "front.json").read_text() == (whole / "front.json").read_text()

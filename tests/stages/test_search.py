@@ -3,9 +3,6 @@
 import copy
 import json
 import math
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from html import escape
@@ -34,7 +31,7 @@ from nas_transfer.stages.finetune import run as train
 from nas_transfer.sweeper import run_search
 from tests.conftest import load_supernet
 from tests.stages.test_tasks import TINY
-from tests.test_cli import run, sentence
+from tests.test_cli import Fork, forked, sentence
 
 CLASSIFY = [
     "task=shapes_cls", "data.draw.num_train=60", "data.draw.num_val=12", "data.draw.image_size=48",
@@ -298,41 +295,37 @@ def test_constraints_are_kept_or_refused_before_anything_is_evaluated(tmp_path: 
 
 @pytest.mark.slow
 def test_a_search_that_is_killed_three_times_ends_like_one_that_is_not(tmp_path: Path, supernet: Path) -> None:
-    command = arguments(supernet, "search.trials=100", "search.trials_per_job=4", "name=mine")
-    run(tmp_path, *command, "runs=whole")
+    command = arguments(supernet, "search.trials=50", "search.trials_per_job=4", "name=mine")
+    forked(tmp_path, *command, "runs=whole")
     killed, whole = (tmp_path / runs / "search/shapes_cls/mine" for runs in ("killed", "whole"))
     written: dict[int, float] = {}
-    for least in (3, 30, 65):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "nas_transfer", *command, "runs=killed"],
-            cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+    for least in (3, 15, 32):
+        process = Fork(tmp_path, *command, "runs=killed")
         deadline = time.monotonic() + 120
         while len(list(killed.glob("trials/*.json"))) < least:
             assert process.poll() is None, "the search ended before it was killed"
             assert time.monotonic() < deadline
             time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
         for path in killed.glob("trials/*.json"):
             written.setdefault(int(path.stem), path.stat().st_mtime_ns)
-    assert len(written) < 100
-    done = run(tmp_path, *command, "runs=killed")
-    assert "100 trials, 0 failed" in done.stdout
+    assert len(written) < 50
+    done = forked(tmp_path, *command, "runs=killed")
+    assert "50 trials, 0 failed" in done.stdout
     for number, time_of_writing in written.items():  # no candidate with a result ran again
         assert (killed / f"trials/{number}.json").stat().st_mtime_ns == time_of_writing
     assert without_times(trials(killed)) == without_times(trials(whole))
     assert (killed / "front.json").read_text() == (whole / "front.json").read_text()
-    assert len(trials(killed)) == 100
+    assert len(trials(killed)) == 50
 
 
 @pytest.mark.slow
 def test_what_a_user_gets_wrong_is_one_sentence(tmp_path: Path, supernet: Path) -> None:
-    assert "weights=" in sentence(run(tmp_path, "stage=search", "task=shapes_cls", code=2))
-    assert "one value for weights" in run(tmp_path, "-m", *arguments(supernet)[:-1], "weights=a,b", code=2).stderr
-    several = sentence(run(tmp_path, *arguments(supernet, "trainer.devices=2"), code=2))
+    assert "weights=" in sentence(forked(tmp_path, "stage=search", "task=shapes_cls", code=2))
+    assert "one value for weights" in forked(tmp_path, "-m", *arguments(supernet)[:-1], "weights=a,b", code=2).stderr
+    several = sentence(forked(tmp_path, *arguments(supernet, "trainer.devices=2"), code=2))
     assert "search.trials_per_job" in several
-    devices = run(tmp_path, "-m", "task=shapes_cls", "trainer.devices=2", "trainer.accelerator=cpu", code=2)
+    devices = forked(tmp_path, "-m", "task=shapes_cls", "trainer.devices=2", "trainer.accelerator=cpu", code=2)
     assert "hydra/launcher=slurm" in devices.stderr
 
 

@@ -1,9 +1,6 @@
 """Training runs as a user starts them: to the end, interrupted, resumed, swept, on two ranks."""
 
 import json
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -11,7 +8,7 @@ import pytest
 import torch
 
 from tests.conftest import sample_data
-from tests.test_cli import forked, run, sentence
+from tests.test_cli import Fork, forked, run, sentence
 
 TINY = [
     "data.draw.num_train=40", "data.draw.num_val=4", "data.draw.image_size=64", "trainer.enable_progress_bar=false",
@@ -42,20 +39,14 @@ def assert_equal_runs(left: Path, right: Path) -> None:
 
 def kill_after_first_checkpoint(folder: Path, arguments: list[str], run_folder: Path) -> None:
     """Start a run and SIGKILL it once it has stored a training state."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "nas_transfer", *arguments],
-        cwd=folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = Fork(folder, *arguments)
     last = run_folder / "checkpoints" / "last.ckpt"
     deadline = time.monotonic() + 120
     while not last.exists():
         assert process.poll() is None, "the run ended before it was killed"
         assert time.monotonic() < deadline, "no checkpoint within two minutes"
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
     assert not (run_folder / "result.json").exists(), "the run was finished before it was killed"
 
 
@@ -78,17 +69,17 @@ def kill_after_first_checkpoint(folder: Path, arguments: list[str], run_folder: 
 def test_a_killed_run_goes_on_to_the_same_weights_samples_and_scores(tmp_path: Path, arguments: list[str]) -> None:
     killed, whole = ([*arguments, "name=mine", f"runs={name}"] for name in ("killed", "whole"))
     stage_task = "pretrain/shapes_cls" if "stage=pretrain" in arguments else "finetune/shapes_det"
-    run(tmp_path, *whole)
+    forked(tmp_path, *whole)
     folders = [tmp_path / name / stage_task / "mine" for name in ("killed", "whole")]
     kill_after_first_checkpoint(tmp_path, killed, folders[0])
-    assert "resuming from" in run(tmp_path, *killed).stdout
+    assert "resuming from" in forked(tmp_path, *killed).stdout
     assert_equal_runs(*folders)
-    assert "already finished" in run(tmp_path, *killed).stdout
+    assert "already finished" in forked(tmp_path, *killed).stdout
 
 
 @pytest.mark.slow
 def test_a_multirun_makes_a_folder_and_a_result_for_each_arch(tmp_path: Path) -> None:
-    run(tmp_path, "-m", "stage=finetune", "task=shapes_det", "arch=min,max", "trainer.max_steps=2", *TINY)
+    forked(tmp_path, "-m", "stage=finetune", "task=shapes_det", "arch=min,max", "trainer.max_steps=2", *TINY)
     results = [result(path.parent) for path in sorted((tmp_path / "runs/finetune/shapes_det").glob("*/result.json"))]
     assert len(results) == 2
     assert results[0]["arch"] != results[1]["arch"]
@@ -101,11 +92,11 @@ def test_a_multirun_makes_a_folder_and_a_result_for_each_arch(tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_a_supernet_pretrained_finetuned_and_evaluated_hands_its_weights_on(tmp_path: Path) -> None:
-    run(tmp_path, *CLASSIFY, "arch=supernet", "trainer.max_steps=3", "name=pre")
+    forked(tmp_path, *CLASSIFY, "arch=supernet", "trainer.max_steps=3", "name=pre")
     pretrained = tmp_path / "runs/pretrain/shapes_cls/pre"
     assert result(pretrained)["arch"] is None
     assert {"min/top1", "max/top1"} <= set(result(pretrained)["metrics"])
-    tune = run(
+    tune = forked(
         tmp_path,
         *TINY,
         "arch=min",
@@ -119,7 +110,7 @@ def test_a_supernet_pretrained_finetuned_and_evaluated_hands_its_weights_on(tmp_
     tuned = tmp_path / "runs/finetune/shapes_det/tuned"
     assert list((tuned / "tensorboard").rglob("events.out.tfevents.*"))
     evaluate = [*TINY, "stage=evaluate", f"weights={tuned}"]
-    run(tmp_path, *evaluate, "name=again")
+    forked(tmp_path, *evaluate, "name=again")
     again = tmp_path / "runs/evaluate/shapes_det/again"
     assert result(again)["metrics"] == result(tuned)["metrics"]
     assert json.loads((again / "predictions.json").read_text()) == json.loads((tuned / "predictions.json").read_text())
@@ -144,7 +135,7 @@ def test_two_ranks_train_a_supernet_and_equal_one_rank_with_both_batches(tmp_pat
     common += ["task.recipe.optimizer=sgd", "task.recipe.lr=0.1", "task.recipe.clip_norm=null"]
     one = [*common, "data.batch_size=20", "name=one"]
     two = [*common, "trainer.devices=2", "trainer.strategy=ddp", "name=two"]
-    run(tmp_path, *one)
+    forked(tmp_path, *one)
     run(tmp_path, *two)
     ours, theirs = (tensors(tmp_path / "runs/pretrain/shapes_cls" / name) for name in ("two", "one"))
     for name, tensor in ours.items():
@@ -175,8 +166,8 @@ def test_weights_that_are_no_tensors_are_one_sentence_and_run_nothing(
 @pytest.mark.slow
 def test_real_boxes_are_trained_on_and_scored(tmp_path: Path) -> None:
     sizes = ["min_size=128", "max_size=160", "proposals_test=100", "detections=10"]
-    small = [*(f"task.build.detector.{size}" for size in sizes), "num_threads=2"]
-    run(
+    small = [*(f"task.build.detector.{size}" for size in sizes), "num_threads=1"]
+    forked(
         tmp_path, "stage=finetune", "task=coco_det", f"data.root={sample_data('bccd')}", "arch=min", "name=mine",
         "trainer.max_steps=2", "trainer.enable_progress_bar=false", *small,
     )  # fmt: skip
@@ -187,10 +178,10 @@ def test_real_boxes_are_trained_on_and_scored(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_real_class_folders_are_trained_and_scored(tmp_path: Path) -> None:
-    run(
+    forked(
         tmp_path, "stage=pretrain", "task=imagenet", f"data.root={sample_data('flowers5')}", "arch=min",
         "trainer.max_steps=2", "data.batch_size=4", "trainer.limit_val_batches=5", "name=mine",
-        "trainer.enable_progress_bar=false",
+        "trainer.enable_progress_bar=false", "num_threads=1",
     )  # fmt: skip
     found = result(tmp_path / "runs/pretrain/imagenet/mine")
     assert found["costs"]["num_classes"] == 5

@@ -283,14 +283,15 @@ def ofa_forward(
     return F.linear(x, state["classifier.linear.linear.weight"], state["classifier.linear.linear.bias"])
 
 
-# DetNAS, 300M
+# DetNAS: repeats and width of the stages, 300M and our nano; `detnas_modules` computes with such tensors
 
 DETNAS_STAGES = [(4, 64), (4, 160), (8, 320), (4, 640)]
+DETNAS_NANO_STAGES = [(2, 32), (2, 64), (4, 128), (2, 192)]
 DETNAS_OPS = ["shufflenet_3x3", "shufflenet_5x5", "shufflenet_7x7", "xception_3x3"]
 DETNAS_KERNELS = [3, 5, 7, 3]
 
 
-def detnas_state() -> State:
+def detnas_state(stages: Sequence[tuple[int, int]] = tuple(DETNAS_STAGES), last: int = 1024) -> State:
     make = Random()
 
     def separable(place: str, name: str, channels: int, out: int, kernel: int) -> None:
@@ -303,7 +304,7 @@ def detnas_state() -> State:
     make.vector("first_conv.conv.bias", 16)
     make.norm("first_conv.bn", 16)
     number, channels = 0, 16
-    for stage, (repeats, out) in enumerate(DETNAS_STAGES, start=1):
+    for stage, (repeats, out) in enumerate(stages, start=1):
         for repeat in range(repeats):
             inside = channels if repeat == 0 else channels // 2
             mid, outside = out // 2, out - inside
@@ -320,46 +321,9 @@ def detnas_state() -> State:
                 if repeat == 0:
                     separable(f"{block}.proj_conv", f"{letter}_proj", channels, channels, kernel)
             number, channels = number + 1, out
-    make.tensor("last_conv.conv.weight", 1024, 640, 1, 1)
-    make.vector("last_conv.conv.bias", 1024)
-    make.norm("last_conv.bn", 1024)
-    make.tensor("fc.fc.weight", 1000, 1024)
+    make.tensor("last_conv.conv.weight", last, channels, 1, 1)
+    make.vector("last_conv.conv.bias", last)
+    make.norm("last_conv.bn", last)
+    make.tensor("fc.fc.weight", 1000, last)
     make.vector("fc.fc.bias", 1000)
     return make.state
-
-
-def detnas_forward(state: Mapping[str, Tensor], images: Tensor, ops: Sequence[int]) -> Tensor:
-    eps = 1e-5
-
-    def separable(place: str, name: str, x: Tensor, stride: int) -> Tensor:
-        weight = state[f"{place}.interstellar{name}_s.weight"]
-        x = F.conv2d(x, weight, None, stride, weight.shape[-1] // 2, 1, x.shape[1])
-        x = norm(state, f"{place}.interstellar{name}_s_bn", x, eps)
-        return norm(state, f"{place}.bn{name}", F.conv2d(x, state[f"{place}.interstellar{name}.weight"]), eps)
-
-    x = F.conv2d(images, state["first_conv.conv.weight"], state["first_conv.conv.bias"], 2, 1)
-    x = norm(state, "first_conv.bn", x, eps).relu()
-    number = 0
-    for stage, (repeats, _) in enumerate(DETNAS_STAGES, start=1):
-        for repeat in range(repeats):
-            op, letter, stride = ops[number], f"{stage}{'abcdefgh'[repeat]}", 2 if repeat == 0 else 1
-            block, name = f"features.{number}.{op}", f"{letter}_{DETNAS_OPS[op]}_branch2"
-            if repeat == 0:
-                passed = separable(f"{block}.proj_conv", f"{letter}_proj", x, 2).relu()
-            else:
-                batch, channels, height, width = x.shape
-                shuffled = x.view(batch, channels // 2, 2, height, width).transpose(1, 2).reshape(x.shape)
-                passed, x = shuffled[:, : channels // 2], shuffled[:, channels // 2 :]
-            if op < 3:
-                x = F.conv2d(x, state[f"{block}.conv.0.interstellar{name}a.weight"])
-                x = norm(state, f"{block}.conv.0.bn{name}a", x, eps).relu()
-                x = separable(f"{block}.conv.1", f"{name}b", x, stride)
-            else:
-                x = separable(f"{block}.conv.0", f"{name}a", x, stride).relu()
-                x = separable(f"{block}.conv.1", f"{name}b", x, 1).relu()
-                x = separable(f"{block}.conv.2", f"{name}c", x, 1)
-            x = torch.cat([passed, x.relu()], 1)
-            number += 1
-    x = F.conv2d(x, state["last_conv.conv.weight"], state["last_conv.conv.bias"])
-    x = norm(state, "last_conv.bn", x, eps).relu().mean((2, 3))
-    return F.linear(x, state["fc.fc.weight"], state["fc.fc.bias"])

@@ -91,15 +91,6 @@ def test_a_path_equals_its_extracted_subnet_and_trains_only_its_operations(train
             torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-7, atol=1e-9)
 
 
-def test_a_block_shuffles_as_channel_shuffle_does() -> None:
-    table = load_supernet("detnas_nano")
-    block = build_body(table, table.space.smallest()).blocks[1]["0"]
-    block.main = nn.Identity()
-    features = torch.arange(24.0)[None, :, None, None].expand(1, 24, 2, 2)
-    shuffled = features.view(1, 12, 2, 2, 2).transpose(1, 2).reshape(1, 24, 2, 2)  # torch's channel_shuffle, 12 groups
-    torch.testing.assert_close(block(features), shuffled)
-
-
 def test_a_foreign_arch_and_drop_path_are_refused() -> None:
     table = load_supernet("detnas_nano")
     with pytest.raises(ArchError):

@@ -10,12 +10,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nas_transfer.errors import ConfigError
 from nas_transfer.space import SUPERNET, ArchOrSupernet
-from nas_transfer.tasks.detection import DetectionTask, DetectorSize, pyramid_distance
+from nas_transfer.tasks.detection import DetectionTask
+from nas_transfer.tasks.detector import DetectorSize, pyramid_distance
 from nas_transfer.tasks.task import TaskSettings, Teacher
 from tests.conftest import load_supernet
 
 SIZES = DetectorSize(
-    fpn_channels=16, box_head_channels=24, anchor_sizes=(8, 16, 32, 64, 96), min_size=64, max_size=96,
+    fpn_levels=5, fpn_channels=16, box_head_channels=24, anchor_sizes=(8, 16, 32, 64, 96), min_size=64, max_size=96,
     proposals_train=50, proposals_test=30, rpn_batch=32, box_batch=16, detections=10,
 )  # fmt: skip
 

@@ -19,7 +19,7 @@ from nas_transfer.tasks.task import TaskSettings
 from tests.conftest import load_supernet
 from tests.tasks.test_detection import SIZES
 
-MASK_SIZES = MaskDetectorSize(**asdict(SIZES), mask_channels=12)
+MASK_SIZES = MaskDetectorSize(**asdict(SIZES), mask_channels=12, mask_convolutions=4)
 
 
 def make_task(arch: ArchOrSupernet = SUPERNET) -> InstanceSegmentationTask:

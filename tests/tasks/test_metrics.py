@@ -111,7 +111,7 @@ def compute_on(rank: int, folder: Path) -> None:
 @pytest.mark.ddp
 @pytest.mark.slow
 def test_two_ranks_score_what_one_does(tmp_path: Path) -> None:
-    multiprocessing.spawn(compute_on, (tmp_path,), nprocs=2)
+    multiprocessing.start_processes(compute_on, (tmp_path,), nprocs=2, start_method="fork")  # torch is imported
     alone = {name: computed(name, IMAGES) for name in METRICS}
     for rank in range(2):
         found = json.loads((tmp_path / f"{rank}.json").read_text())

@@ -1,4 +1,4 @@
-"""Latency of a network as the sum over its blocks, each timed once on the device that evaluates it."""
+"""Latency of a network as the sum over its blocks and layers, each timed once on the device that evaluates it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nas_transfer.search.objectives.base import Direction, TrialSubnet
 
 
 class LatencyByTable:
-    """Milliseconds per batch of the body, from a table of its blocks: less noisy and faster than timing whole networks.
+    """Milliseconds per batch from a table of blocks and layers: less noisy than timing whole networks.
 
     Args:
         direction: ``minimize``.
@@ -30,8 +30,8 @@ class LatencyByTable:
         self._table: LatencyTable | None = None
 
     def measure(self, subnet: TrialSubnet) -> float:
-        """Milliseconds of the body at the input size of the task."""
+        """Milliseconds of body, neck and head at the input size of the arch."""
         task = subnet.task
         if self._table is None:
             self._table = LatencyTable(self.folder, task.device, self.batch_size, self.warmup, self.repeats)
-        return self._table.body_ms(task.table, subnet.arch, task.input_size(subnet.arch))
+        return self._table.network_ms(task)

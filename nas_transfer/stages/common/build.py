@@ -8,7 +8,6 @@ import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -30,7 +29,7 @@ from nas_transfer.stages.config.factory import Factory
 from nas_transfer.stages.config.training import ScoredRunConfig
 from nas_transfer.supernet.preprocessing import Preprocessing
 from nas_transfer.supernet.protocol import SupernetTable
-from nas_transfer.tasks.checkpoint import Checkpoint, load_checkpoint
+from nas_transfer.tasks.checkpoint import Checkpoint, load_checkpoint, table_of_weights
 from nas_transfer.tasks.task import Task, TaskSettings
 from nas_transfer.tasks.training import TrainingSettings
 
@@ -112,7 +111,7 @@ def build_space(config: TaskRunConfig, table: SupernetTable) -> SearchSpace:
 
 
 def build_weights(config: DataRunConfig) -> tuple[SupernetTable, Checkpoint | None]:
-    """The table of the supernet, and the weights to start from, if any. The table takes their preprocessing.
+    """The table of the supernet, and the weights to start from, if any. The table takes what comes with them.
 
     Raises:
         WeightsError: the weights cannot be used.
@@ -121,7 +120,7 @@ def build_weights(config: DataRunConfig) -> tuple[SupernetTable, Checkpoint | No
     if config.weights is None:
         return table, None
     checkpoint = load_checkpoint(config.weights, table, config.weights_format)
-    return replace(table, preprocessing=checkpoint.preprocessing), checkpoint  # type: ignore[type-var]
+    return table_of_weights(table, checkpoint), checkpoint
 
 
 def build_data(factory: Factory[DownstreamData], arch: ArchOrSupernet, preprocessing: Preprocessing) -> DownstreamData:

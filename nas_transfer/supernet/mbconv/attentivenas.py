@@ -3,6 +3,12 @@
 Every name has the prefix ``module.``, which is removed when the file is read. The files hold a shortcut convolution for
 every block, used only where the channel counts can differ, and a second set of BatchNorm statistics that nothing reads.
 The first set is meaningless too (it was updated with momentum 0), so every subnet is recalibrated.
+
+AttentiveNAS recalibrates and evaluates its networks on images that were resized bilinearly (``interpolation`` in
+``configs/eval_attentive_nas_models.yml``, read by ``data/data_transform.py``). AlphaNet's configuration has no such
+entry, and the code's default is bicubic; AttentiveNAS's supernet was trained with this default too. The networks of
+both resize the batch to their resolution by bicubic interpolation (``forward`` in
+``models/attentive_nas_static_model.py``).
 """
 
 from __future__ import annotations
@@ -14,14 +20,14 @@ from nas_transfer.supernet.preprocessing import Preprocessing
 from nas_transfer.supernet.weights.layout import Layout
 from nas_transfer.supernet.weights.origin import WeightsOrigin
 
-PREPROCESSING = Preprocessing((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), interpolation="bicubic")
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 ORIGIN = WeightsOrigin(
     name="attentivenas",
     paper="2011.09011",
     url="https://github.com/facebookresearch/AttentiveNAS",
     files=("attentive_nas_pretrained.pth.tar",),
     licence="CC-BY-NC-4.0: not for commercial use (Meta's AttentiveNAS)",
-    preprocessing=PREPROCESSING,
+    preprocessing=Preprocessing(MEAN, STD, interpolation="bilinear", resolution_interpolation="bicubic"),
     command="supernet=bignas weights=FILE weights_format=attentivenas",
 )
 ALPHANET = WeightsOrigin(
@@ -30,7 +36,7 @@ ALPHANET = WeightsOrigin(
     url="https://github.com/facebookresearch/AlphaNet",
     files=("alphanet_pretrained.pth.tar",),
     licence="CC-BY-NC-4.0: not for commercial use (Meta's AlphaNet)",
-    preprocessing=PREPROCESSING,
+    preprocessing=Preprocessing(MEAN, STD, interpolation="bicubic"),
     command="supernet=bignas weights=FILE weights_format=alphanet",
 )
 """The layout of AttentiveNAS with other values; the two cannot be told apart by the names of their tensors."""

@@ -2,6 +2,10 @@
 
 Stages are numbered from 1 and the blocks of a stage are lettered from a. Each of a block's four operations has a tree
 of names, such as ``features.0.1.conv.0.interstellar1a_shufflenet_5x5_branch2a.weight``.
+
+Such files are supernets, which the authors' code trains with channel shuffle method 1, see
+`nas_transfer.supernet.shufflenet.table`. Its final networks, trained with method 2, have another layout, without the
+number of the operation in their names.
 """
 
 from __future__ import annotations
@@ -9,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from nas_transfer.supernet.preprocessing import Preprocessing
-from nas_transfer.supernet.shufflenet.table import XCEPTION, BlockPlan, ShuffleNetTable
+from nas_transfer.supernet.shufflenet.table import INTERLEAVE_HALVES, XCEPTION, BlockPlan, ShuffleNetTable
 from nas_transfer.supernet.weights.layout import Layout
 from nas_transfer.supernet.weights.origin import WeightsOrigin
 
@@ -19,9 +23,10 @@ ORIGIN = WeightsOrigin(
     paper="1903.10979",
     url="https://github.com/megvii-model/DetNAS",
     files=("COCO_FPN_300M_supernet.pkl",),
-    licence="none stated (Megvii's DetNAS): ask its authors",
+    licence="MIT (Megvii's DetNAS, 2019), trained on ImageNet, whose images are for research",
     preprocessing=Preprocessing((0, 0, 0), (1, 1, 1), channel_order="bgr", interpolation="bilinear"),
     command="supernet=detnas_300m weights=FILE weights_format=detnas",
+    table_fields={"channel_shuffle_method": INTERLEAVE_HALVES},
 )
 
 

@@ -17,14 +17,29 @@ from nas_transfer.supernet.cost import Size, strided_size
 from nas_transfer.supernet.layers import ConvNormActivation, Layers, initialise
 from nas_transfer.supernet.pieces import Piece
 from nas_transfer.supernet.preprocessing import IMAGE_CHANNELS
-from nas_transfer.supernet.shufflenet.table import OPERATIONS, STEM_STRIDE, BlockPlan, Layer, ShuffleNetTable
+from nas_transfer.supernet.shufflenet.table import (
+    INTERLEAVE_HALVES,
+    OPERATIONS,
+    SPLIT_BY_PARITY,
+    STEM_STRIDE,
+    BlockPlan,
+    Layer,
+    ShuffleNetTable,
+)
 
 
 class ShuffleBlock(nn.Module):
-    """One operation of a block, see `BlockPlan`."""
+    """One operation of a block, see `BlockPlan`.
 
-    def __init__(self, plan: BlockPlan, layers: Layers) -> None:
+    Args:
+        plan: describes the block.
+        layers: makes its layers.
+        channel_shuffle_method: see `nas_transfer.supernet.shufflenet.table`; a block of stride 2 does not shuffle.
+    """
+
+    def __init__(self, plan: BlockPlan, layers: Layers, channel_shuffle_method: int) -> None:
         super().__init__()
+        self.channel_shuffle_method = channel_shuffle_method
         self.main = _branch(plan.main, layers)
         self.projection = _branch(plan.projection, layers) if plan.projection else None
 
@@ -32,8 +47,19 @@ class ShuffleBlock(nn.Module):
         """Map (B, in, H, W) to (B, out, ceil(H / stride), ceil(W / stride))."""
         if self.projection is not None:
             return torch.cat([self.projection(features), self.main(features)], 1)
-        # Channel shuffle and split in one step: even channels pass, odd ones go through the main branch.
-        return torch.cat([features[:, 0::2], self.main(features[:, 1::2])], 1)
+        passed, inside = shuffle_and_split(features, self.channel_shuffle_method)
+        return torch.cat([passed, self.main(inside)], 1)
+
+
+def shuffle_and_split(features: Tensor, method: int) -> tuple[Tensor, Tensor]:
+    """Divide (B, C, H, W) into the channels that pass and those that go through the main branch, C / 2 of each.
+
+    The methods are those of DetNAS's code, see `nas_transfer.supernet.shufflenet.table`.
+    """
+    if method == INTERLEAVE_HALVES:
+        passed, inside = features.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2).chunk(2, 1)
+        return passed, inside
+    return features[:, 0::2], features[:, 1::2]
 
 
 def _branch(plan: Sequence[Layer], layers: Layers) -> nn.Sequential:
@@ -57,7 +83,7 @@ def build_stem(table: ShuffleNetTable, elastic: bool = False) -> ConvNormActivat
 
 def build_block(table: ShuffleNetTable, plan: BlockPlan) -> ShuffleBlock:
     """One plain block with random weights."""
-    return ShuffleBlock(plan, Layers(False, table.batch_norm_eps))
+    return ShuffleBlock(plan, Layers(False, table.batch_norm_eps), table.channel_shuffle_method)
 
 
 class ShuffleNetBody(nn.Module):
@@ -83,7 +109,12 @@ class ShuffleNetBody(nn.Module):
             operations = range(len(OPERATIONS)) if arch is SUPERNET else (chosen,)
             self.blocks.append(
                 nn.ModuleDict(
-                    {str(operation): ShuffleBlock(BlockPlan(operation, *position), layers) for operation in operations}
+                    {
+                        str(operation): ShuffleBlock(
+                            BlockPlan(operation, *position), layers, table.channel_shuffle_method
+                        )
+                        for operation in operations
+                    }
                 )
             )
         initialise(self)
@@ -155,6 +186,9 @@ def build_pieces(table: ShuffleNetTable, arch: Arch, input_size: Size) -> list[P
     size = strided_size(size, STEM_STRIDE)
     for position, operation in zip(table.positions, arch.group("op"), strict=True):
         plan = BlockPlan(operation, *position)
-        pieces.append(Piece(f"{plan} {size}", partial(build_block, table, plan), (plan.in_channels, *size)))
+        key = f"{plan} {size}"
+        if plan.stride == 1 and table.channel_shuffle_method != SPLIT_BY_PARITY:
+            key += f" shuffle {table.channel_shuffle_method}"
+        pieces.append(Piece(key, partial(build_block, table, plan), (plan.in_channels, *size)))
         size = strided_size(size, plan.stride)
     return pieces

@@ -2,12 +2,26 @@
 
 Reference: Chen et al., "DetNAS: Backbone Search for Object Detection", NeurIPS 2019 (arXiv 1903.10979), with the blocks
 of ShuffleNetV2 (Ma et al. 2018). Operations do not share weights; an arch is one path through the supernet.
+
+The authors' code, https://github.com/megvii-model/DetNAS, has two ways to shuffle and split the channels that enter a
+block of stride 1 (``shuffle_blocks.py``, the functions ``channel_shuffle1`` and ``channel_shuffle2``). Of the channels
+0 to 7,
+
+- method 1 passes 0 4 1 5 on and sends 2 6 3 7 through the main branch: the two halves are interleaved, then cut in the
+  middle, as ShuffleNetV2 describes it,
+- method 2 passes 0 2 4 6 on and sends 1 3 5 7 through the main branch.
+
+Weights that were trained with one method compute something else with the other. The code trains its supernets with
+method 1 (hard-coded in ``Supernet-ImageNet/shuffle_blocks.py``, ``CHANNEL_SHUFFLE_METHOD: 1`` in the configurations
+named ``*_search.yaml``) and its final networks with method 2, the default in ``maskrcnn_benchmark/config/defaults.py``.
+New weights are trained with method 2 here: it is that of the published results, and that of all files that this program
+wrote before it knew both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 from itertools import pairwise
 from typing import ClassVar
@@ -28,7 +42,7 @@ from nas_transfer.supernet.cost import (
     total_cost,
     totals_by_group,
 )
-from nas_transfer.supernet.fields import as_record, as_tuple, check_positive
+from nas_transfer.supernet.fields import OF_WEIGHTS, as_record, as_tuple, check_positive
 from nas_transfer.supernet.preprocessing import IMAGE_CHANNELS, Preprocessing
 
 OPERATIONS = ("shuffle_3x3", "shuffle_5x5", "shuffle_7x7", "xception_3x3")
@@ -37,6 +51,8 @@ KERNEL_SIZES = (3, 5, 7, 3)
 XCEPTION = 3
 NUM_STAGES = 4
 STEM_STRIDE = 2
+INTERLEAVE_HALVES, SPLIT_BY_PARITY = SHUFFLE_METHODS = (1, 2)
+"""The numbers of the two channel shuffles in DetNAS's code, ``CHANNEL_SHUFFLE_METHOD``."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +127,7 @@ class ShuffleNetTable:
         last_width: channels of the classification head's 1x1 convolution.
         batch_norm_eps: epsilon of every BatchNorm.
         preprocessing: preprocessing of images, unless the weights come with a preprocessing of their own.
+        channel_shuffle_method: 1 or 2, unless the weights come with a method of their own.
 
     Raises:
         ConfigError: a field is malformed.
@@ -126,16 +143,21 @@ class ShuffleNetTable:
     last_width: int
     batch_norm_eps: float
     preprocessing: Preprocessing
+    channel_shuffle_method: int = field(default=SPLIT_BY_PARITY, metadata=OF_WEIGHTS)
 
     def __post_init__(self) -> None:
-        for field in ("widths", "repeats"):
-            values = as_tuple(getattr(self, field), field)
-            check_positive(field, values)
+        for name in ("widths", "repeats"):
+            values = as_tuple(getattr(self, name), name)
+            check_positive(name, values)
             if len(values) != NUM_STAGES:
-                raise ConfigError(f"supernet.{field} must be {NUM_STAGES} values in '{self.name}', got {list(values)}")
-            object.__setattr__(self, field, values)
-        for field in ("resolution", "stem_width", "last_width"):
-            check_positive(field, (getattr(self, field),))
+                raise ConfigError(f"supernet.{name} must be {NUM_STAGES} values in '{self.name}', got {list(values)}")
+            object.__setattr__(self, name, values)
+        for name in ("resolution", "stem_width", "last_width"):
+            check_positive(name, (getattr(self, name),))
+        if self.channel_shuffle_method not in SHUFFLE_METHODS or isinstance(self.channel_shuffle_method, bool):
+            raise ConfigError(
+                f"supernet.channel_shuffle_method must be 1 or 2 in '{self.name}', got {self.channel_shuffle_method!r}"
+            )
         if any(width % 2 for width in self.widths):
             raise ConfigError(f"supernet.widths must be even in '{self.name}', got {list(self.widths)}")
         object.__setattr__(self, "preprocessing", as_record(self.preprocessing, Preprocessing, "preprocessing"))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from nas_transfer.supernet.preprocessing import Preprocessing
 
@@ -21,6 +22,7 @@ class WeightsOrigin:
         command: overrides that load the weights; ``FILE`` stands for the path of the file.
         one_net: whether the weights belong to a single net, whose BatchNorm statistics are right for the largest arch,
             rather than to a supernet.
+        table_fields: values of the table's fields with the metadata `nas_transfer.supernet.fields.OF_WEIGHTS`, by name.
     """
 
     name: str
@@ -31,6 +33,7 @@ class WeightsOrigin:
     preprocessing: Preprocessing
     command: str
     one_net: bool = False
+    table_fields: Mapping[str, object] = field(default_factory=dict)
 
 
 def torchvision_origin(name: str, *, paper: str, files: tuple[str, ...], supernet: str) -> WeightsOrigin:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import pickle
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,27 +16,47 @@ from nas_transfer.errors import WeightsError
 
 STATE_KEYS = ("state_dict", "model", "model_state_dict")
 PREFIXES = ("module.", "model.")
+CONFIG_MODULE, CONFIG_CLASSES = "utils.config", ("Config", "AttrDict")
+"""The dictionaries of AttentiveNAS's code, ``utils/config.py``, that its files hold in the entry ``args``."""
+
+
+class _StandIn:
+    """Stands in for a class of dictionaries that is not imported: its objects are read as ordered dictionaries."""
+
+    def __new__(cls) -> OrderedDict[str, object]:  # type: ignore[misc]
+        """An empty dictionary, which torch's unpickler may fill with items and attributes, as any other one."""
+        return OrderedDict()
+
+
+def _stand_ins() -> list[type]:
+    """One class for each name in `CONFIG_CLASSES`; torch's unpickler knows allowed classes by module and name."""
+    return [type(name, (_StandIn,), {"__module__": CONFIG_MODULE}) for name in CONFIG_CLASSES]
+
+
+_ALLOWED: list[type] = [argparse.Namespace, *_stand_ins()]
+"""Classes beside tensors and plain values that a file may name. Making their objects runs no code of the file's."""
 
 
 def read_file(path: Path) -> object:
-    """The content of a file that torch.save wrote: tensors, plain values and `argparse.Namespace`.
+    """The content of a file that torch.save wrote: tensors, plain values and configurations.
 
-    AttentiveNAS's files hold a `Namespace`; every other class is refused.
+    A configuration is an `argparse.Namespace`, or an object of one of AttentiveNAS's `CONFIG_CLASSES`, which is read as
+    a dictionary without importing its class. Every other class is refused.
 
     Raises:
         WeightsError: the file is missing or damaged, or it holds other objects.
     """
     if not path.is_file():
         raise WeightsError(f"{path} does not exist: weights must be the folder of a finished run, or a file")
-    # Loading a Namespace only sets its attributes; torch's unpickler refuses every other class.
-    torch.serialization.add_safe_globals([argparse.Namespace])
+    torch.serialization.add_safe_globals(_ALLOWED)  # torch's unpickler refuses every other class
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        load = f"torch.load({str(path.resolve())!r}, weights_only=False)"
         raise WeightsError(
             f"{path} must hold only tensors and plain values, got other objects or a damaged file: loading them could "
-            'run code; if you trust the file, convert it once with python -c "import torch; torch.save('
-            f"torch.load('{path.name}', weights_only=False)['state_dict'], 'tensors.pt')\""
+            "run code; if you trust the file, convert it once, in the folder of the code that wrote it, with "
+            f"python -c \"import torch; torch.save({load}['state_dict'], 'tensors.pt')\""
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise WeightsError(
