@@ -37,6 +37,7 @@ from nas_transfer.report.tables import (
 )
 from nas_transfer.report.texts import cost_text, percent, spent_text, unit_of, value_text
 from nas_transfer.runs import Result, TaskKind, files
+from nas_transfer.search.resizing import gains_of
 from nas_transfer.space import short_id
 
 
@@ -162,6 +163,7 @@ def _study_facts(study: StudyRecord, nets: Sequence[Net]) -> list[tuple[str, str
             f"{unit_of(name, study.score_key)} {value_text(name, value)}" for name, value in picked.values.items()
         )
         facts.append(("picked", f"trial {picked.number}, arch {short_id(picked.arch)}: {values}"))
+    facts += [("whole network", f"{gain} ({files.FRONT})") for gain in gains_of(front)]
     facts += _trained_alone(study, nets)
     if study.run.result is None:
         facts.append(("state", "unfinished: the front so far"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from nas_transfer.report.arch_drawing import arch_text
 from nas_transfer.report.collect import Run
@@ -12,6 +13,7 @@ from nas_transfer.report.routes import Comparison
 from nas_transfer.report.studies import SCORE, Growth, StudyRecord
 from nas_transfer.report.texts import repeats_text, unit_of, value_text
 from nas_transfer.runs import Outcome, Trial, files
+from nas_transfer.search.resizing import curve_of
 
 
 def only_figures(figures: Sequence[Figure | None]) -> list[Figure]:
@@ -50,6 +52,7 @@ def _front_figure(study: StudyRecord, cost: str, y: str) -> Figure | None:
     ]  # fmt: skip
     if y == SCORE:
         series.append(_repeats_series(front, cost))
+        series += _whole_network_series(study, cost)
     picked = study.picked
     if picked is not None:
         series.append(
@@ -81,6 +84,19 @@ def _repeats_series(front: Sequence[Trial], cost: str) -> Series:
     )
 
 
+def _whole_network_series(study: StudyRecord, cost: str) -> list[Series]:
+    """The whole network at each input size, and the curve that the front is compared with."""
+
+    def series(label: str, trials: Sequence[Trial], style: Literal["points", "line"]) -> Series:
+        ys = [_scaled(SCORE, trial.values[SCORE]) for trial in trials]
+        titles = [trial_title(trial, study) for trial in trials]
+        return Series(label, [trial.values[cost] for trial in trials], ys, style, 0, marker="square", titles=titles)
+
+    whole, curve = study.front.resized, curve_of(study.front, cost)
+    points = series("whole network, resized" if len(whole) > 1 else "whole network", whole, "points")
+    return [series("", curve, "line"), points] if len(curve) > 1 else [points]
+
+
 def _scaled(name: str, value: float) -> float:
     return 100 * value if name == SCORE else value
 
@@ -88,6 +104,8 @@ def _scaled(name: str, value: float) -> float:
 def trial_title(trial: Trial, study: StudyRecord) -> str:
     """The tooltip of a trial on the front: values, costs with their input size, arch."""
     lines = [f"trial {trial.number}{', picked' if trial.number == study.front.picked else ''}"]
+    if study.front.is_resized(trial.number):
+        lines.append("the whole network")
     lines += _value_lines(trial.values, study.score_key)
     if trial.costs is not None:
         for unit, parts in (("macs", trial.costs.macs), ("params", trial.costs.params)):

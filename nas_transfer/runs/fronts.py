@@ -97,6 +97,8 @@ class Front:
         trials: the trials on the front.
         picked: number of the picked trial, None before the end of the search.
         predictor: the predictor that chose the last trials, None without one.
+        resized: the trials of the whole network, the largest arch at each input size, on the front or not. It is one
+            trial where a search has no gene of the input size.
 
     Raises:
         ValueError: a trial has no value of an objective.
@@ -106,9 +108,10 @@ class Front:
     trials: tuple[Trial, ...]
     picked: int | None = None
     predictor: PredictorQuality | None = None
+    resized: tuple[Trial, ...] = ()
 
     def __post_init__(self) -> None:
-        for trial in self.trials:
+        for trial in (*self.trials, *self.resized):
             for name in self.objectives:
                 if name not in trial.values:
                     raise ValueError(
@@ -128,6 +131,10 @@ class Front:
     def trial(self, number: int | None) -> Trial | None:
         """The trial of this number, None if it is not on the front."""
         return next((trial for trial in self.trials if trial.number == number), None)
+
+    def is_resized(self, number: int) -> bool:
+        """Whether the trial of this number is one of the whole network."""
+        return any(trial.number == number for trial in self.resized)
 
     def rows(self) -> list[dict[str, object]]:
         """The trials as plain dicts for a table: number, whether it is picked, values, costs, arch file."""

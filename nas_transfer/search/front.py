@@ -157,7 +157,8 @@ def write_front(
         The front as written, with costs, arch files and scores from other seeds.
     """
     (folder / files.ARCHS_FOLDER).mkdir(exist_ok=True)
-    current = {files.arch_file(trial.number) for trial in front.trials}
+    numbers = {trial.number for trial in front.trials}
+    current = {files.arch_file(number) for number in numbers}
     for path in (folder / files.ARCHS_FOLDER).glob("trial_*.yaml"):
         if f"{files.ARCHS_FOLDER}/{path.name}" not in current:
             path.unlink()
@@ -176,7 +177,11 @@ def write_front(
     picked = front.trial(front.picked)
     if picked is not None:
         write_text(folder / files.PICKED_ARCH, _arch_file(picked))
-    written = replace(front, trials=tuple(trials))
+    resized = tuple(
+        replace(trial, costs=costs_of(trial), file=files.arch_file(trial.number) if trial.number in numbers else "")
+        for trial in front.resized
+    )
+    written = replace(front, trials=tuple(trials), resized=resized)
     written.write(folder)
     return written
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -25,7 +25,8 @@ class Rungs:
 
     Args:
         steps: training steps at each rung, ascending. One rung means no halving; 0 steps score inherited weights.
-        keep: share of the trials that continue, above 0 and at most 1. At least one trial continues.
+        keep: share of the trials that continue, above 0 and at most 1. At least one trial continues, and baselines on
+            top.
 
     Raises:
         ConfigError: `steps` or `keep` is invalid.
@@ -59,19 +60,24 @@ class Rungs:
             self.keep**rung * (high - low) for rung, (low, high) in enumerate(pairwise((0, *self.steps)), start=0)
         )
 
-    def survivors(self, outcomes: Mapping[int, Outcome], directions: Mapping[str, Direction]) -> set[int]:
+    def survivors(
+        self, outcomes: Mapping[int, Outcome], directions: Mapping[str, Direction], baselines: Collection[int] = ()
+    ) -> set[int]:
         """The numbers of the trials that continue. Trials without values never do.
 
         Args:
             outcomes: the outcomes at this rung, by trial number.
             directions: ``maximize`` or ``minimize``, by objective.
+            baselines: trials that continue in any case. They are ranked with the others, and take no place of one that
+                is among the best.
         """
         scored = sorted(number for number, outcome in outcomes.items() if outcome.reason is None)
         if not scored:
             return set()
         values = np.asarray([[outcomes[number].values[name] for name in directions] for number in scored])
         order = by_rank(values * signs(directions.values()))
-        return {scored[index] for index in order[: math.ceil(self.keep * len(scored))]}
+        best = {scored[index] for index in order[: math.ceil(self.keep * len(scored))]}
+        return best | {number for number in scored if number in baselines}
 
 
 def dropped(outcome: Outcome, steps: int) -> Outcome:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -32,6 +32,7 @@ class Budget:
         device_minutes: minutes of evaluation, summed over all jobs; None for no limit. The first batch is never made
             smaller, because the duration of a trial is not known before.
         images_per_trial: training images of a trial, on average.
+        images_per_baseline: training images of a trial that is trained to the last rung.
 
     Raises:
         ConfigError: a limit is not positive, or `images` is limited although no trial is trained.
@@ -40,6 +41,7 @@ class Budget:
     images: int | None = None
     device_minutes: float | None = None
     images_per_trial: float = 0.0
+    images_per_baseline: float = 0.0
 
     def __post_init__(self) -> None:
         given = {"images": self.images, "device_minutes": self.device_minutes}
@@ -54,11 +56,22 @@ class Budget:
             )
         report_faults(faults)
 
-    def trials_left(self, images: int, seconds: float, seconds_per_trial: float | None) -> float:
-        """How many more trials fit, given the images and seconds so far and the seconds per trial, None if unknown."""
+    def trials_left(
+        self, images: int, seconds: float, seconds_per_trial: float | None, num_baselines: int = 0
+    ) -> float:
+        """How many more trials fit.
+
+        Args:
+            images, seconds: used so far.
+            seconds_per_trial: None if unknown.
+            num_baselines: how many of the next trials are trained to the last rung.
+        """
         trials = float("inf")
         if self.images is not None:
-            trials = (self.images - images) / self.images_per_trial
+            left, of_baselines = self.images - images, num_baselines * self.images_per_baseline
+            trials = num_baselines + (left - of_baselines) / self.images_per_trial
+            if 0 < left < of_baselines:
+                trials = left / self.images_per_baseline
         if self.device_minutes is not None and seconds_per_trial:
             trials = min(trials, (60 * self.device_minutes - seconds) / seconds_per_trial)
         return max(0.0, trials)
@@ -104,19 +117,22 @@ class SearchLoop:
         schedule: trials, batches and jobs.
         launch: runs jobs.
         after_batch: called after each batch.
+        baselines: archs that are trained to the last rung, however they rank.
 
     Attributes:
         prepared: usage before the first trial.
     """
 
     def __init__(
-        self, study: Study, folder: Path, schedule: Schedule, launch: Launch, after_batch: Callable[[], None]
-    ) -> None:
+        self, study: Study, folder: Path, schedule: Schedule, launch: Launch, after_batch: Callable[[], None],
+        baselines: Collection[Arch] = (),
+    ) -> None:  # fmt: skip
         self.study = study
         self.folder = folder
         self.schedule = schedule
         self.launch = launch
         self.after_batch = after_batch
+        self.baselines = frozenset(baselines)
         self.prepared = Spent()
 
     def prepare(self, file: Path) -> None:
@@ -171,11 +187,16 @@ class SearchLoop:
             self.prepared.images + self.study.images(),
             self.prepared.seconds + seconds,
             seconds / finished if finished else None,
+            self.baselines_left(),
         )
         end = min(self.schedule.trials, (asked // batch + 1) * batch)
         # All trials of a batch are asked before the first is told, so a complete batch with open trials needs no more.
         missing = end - asked if asked % batch or not num_open else 0
         return int(max(0, min(missing, fits - num_open)))
+
+    def baselines_left(self) -> int:
+        """How many of the first trials are baselines that are not finished."""
+        return len(self.baselines) - self.study.num_finished(self.baselines)
 
     def _evaluate(self, batch: Sequence[tuple[int, Arch]]) -> dict[int, str]:
         """Evaluate all trials without an outcome, rung by rung; returns the reasons of failed jobs by trial number."""
@@ -187,6 +208,7 @@ class SearchLoop:
             return self.do(evaluations)
         if all((self.folder / evaluation.file).is_file() for evaluation in evaluations):
             return {}  # interrupted while telling: halving the open trials alone would give other survivors
+        baselines = {number for number, arch in batch if arch in self.baselines}
         reasons: dict[int, str] = {}
         previous_steps = 0
         for rung, steps in enumerate(rungs.steps):
@@ -200,7 +222,7 @@ class SearchLoop:
             ]  # fmt: skip
             reasons |= self.do(at_rung)
             outcomes = {each.trial: self._outcome(each.trial, each.arch, each.file, reasons) for each in at_rung}
-            survivors = set() if last else rungs.survivors(outcomes, self.study.directions)
+            survivors = set() if last else rungs.survivors(outcomes, self.study.directions, baselines)
             for evaluation in evaluations:
                 if evaluation.trial not in survivors:
                     self._end(evaluation, steps, outcomes[evaluation.trial], last)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -64,6 +65,7 @@ class Problem:
         costs: maps N archs to the values (N,) of each cost, by name.
         known: maps N archs to the minimised values (N,) of each objective that needs no evaluation, by the index of
             the objective.
+        input_gene: the gene that chooses the input size; None without one.
     """
 
     space: SearchSpace
@@ -71,11 +73,42 @@ class Problem:
     limits: Mapping[str, Limit] = field(default_factory=dict)
     costs: CostFunction = field(default=lambda archs: {})
     known: KnownFunction = field(default=lambda archs: {})
+    input_gene: str | None = None
 
     @property
     def size(self) -> int:
         """The number of archs, ignoring the limits."""
         return self.space.count(self.frozen)
+
+    @cached_property
+    def resized(self) -> tuple[Arch, ...]:
+        """The largest arch at each input size within the limits, largest size first.
+
+        These are what resizing the images of the whole network offers without a search. There is one size if the input
+        gene is frozen or missing.
+        """
+        archs = [self.frozen_arch(self.space.largest())]
+        if self.input_gene in self.space.names and self.input_gene not in self.frozen:
+            place = self.space.names.index(self.input_gene)
+            for choice in self.space.genes[place].choices[-2::-1]:
+                values = list(archs[0].values)
+                values[place] = choice
+                archs.append(self.space.arch(values))
+        return tuple(arch for arch, allowed in zip(archs, self.feasible(archs), strict=True) if allowed)
+
+    @cached_property
+    def first(self) -> tuple[Arch, ...]:
+        """The archs of the first trials: the smallest, the largest, and the largest at each smaller input size.
+
+        The first two may be outside the limits.
+        """
+        ends = [self.frozen_arch(end) for end in (self.space.smallest(), self.space.largest())]
+        return (*ends, *(arch for arch in self.resized if arch not in ends))
+
+    @property
+    def num_smaller(self) -> int:
+        """How many of the first archs are the largest at a smaller input size."""
+        return len(self.first) - 2
 
     def frozen_arch(self, arch: Arch) -> Arch:
         """Set the frozen genes of an arch to their values."""
@@ -126,7 +159,7 @@ class Problem:
     def _climb(self, arch: Arch, rng: np.random.Generator) -> Arch | None:
         """Change single genes until the arch is within the limits; None if no change brings it nearer."""
         for _ in range(CLIMB_STEPS):
-            neighbours = self._neighbours(arch)
+            neighbours = self.neighbours(arch)
             excess = self._excess([arch, *neighbours])
             best = excess[1:].min()
             if best >= excess[0]:
@@ -137,7 +170,8 @@ class Problem:
                 return arch
         return None
 
-    def _neighbours(self, arch: Arch) -> list[Arch]:
+    def neighbours(self, arch: Arch) -> list[Arch]:
+        """The archs that differ from `arch` by one step of one gene that is not frozen, within the limits or not."""
         neighbours = []
         for index, gene in enumerate(self.space.genes):
             if gene.name in self.frozen:

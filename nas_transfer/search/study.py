@@ -6,7 +6,7 @@ import fcntl
 import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -146,6 +146,11 @@ class Study:
             for trial in self._trials()
             if trial.state == TrialState.COMPLETE
         ]
+
+    def num_finished(self, archs: Collection[Arch]) -> int:
+        """How many of these archs have a finished trial."""
+        finished = (trial.params for trial in self._trials() if trial.state.is_finished())
+        return len({arch for params in finished if (arch := arch_of(self.space, params)) in archs})
 
     def failures(self) -> list[tuple[int, str]]:
         """Numbers and reasons of failed trials."""

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,12 +32,14 @@ from nas_transfer.runs import (
     usage_in,
 )
 from nas_transfer.runs.texts import duration
+from nas_transfer.search.attainable import attainable
 from nas_transfer.search.front import TradeOff, front_of, pick, points_of, share_of_hypervolume, write_front
 from nas_transfer.search.loop import Launch, SearchLoop
 from nas_transfer.search.objectives.base import ArchCost, Objective
 from nas_transfer.search.pareto import signs
 from nas_transfer.search.problem import Costs as ArchCosts
 from nas_transfer.search.problem import Known, Problem
+from nas_transfer.search.resizing import gains_of, whole_network
 from nas_transfer.search.samplers.base import ArchSampler
 from nas_transfer.search.study import Study, study_lock
 from nas_transfer.space import SUPERNET, Arch, short_id
@@ -94,7 +97,7 @@ class _Search:
         directions = {name: objective.direction for name, objective in self.objectives.items()}
         self.sampler: ArchSampler = sampler
         self.study = Study(folder, keys.storage, self.task.space, directions, sampler)
-        self.loop = SearchLoop(self.study, folder, schedule, launch, self.log_progress)
+        self.loop = SearchLoop(self.study, folder, schedule, launch, self.log_progress, self.problem.resized)
         self.done_before = len(self.study)
 
     def run(self) -> float | None:
@@ -104,6 +107,8 @@ class _Search:
             self.task.table.name, self.done_before, self.config.search.trials, f"{self.problem.size:.2g}",
             ", ".join(f"{name} ({objective.direction})" for name, objective in self.objectives.items()),
         )  # fmt: skip
+        ranges = attainable(self.problem, partial(_all_costs, self.task, self.problem))
+        logger.info("costs within reach: %s", ", ".join(f"{name} {reach}" for name, reach in ranges.items()))
         wait_for_jobs(self.folder)
         if self.config.stage.prepares is not None:
             self.loop.prepare(self.folder / self.config.stage.prepares)
@@ -128,7 +133,8 @@ class _Search:
         step, scoring = np.mean(spent.step_seconds or 0.0), np.mean(spent.scoring_seconds)
         rungs = schedule.rungs
         a_trial = float(rungs.steps_per_trial * step + rungs.scorings_per_trial * scoring)
-        trials = min(schedule.trials, schedule.budget.trials_left(spent.images, spent.seconds, a_trial))
+        baselines = self.loop.baselines_left()
+        trials = min(schedule.trials, schedule.budget.trials_left(spent.images, spent.seconds, a_trial, baselines))
         logger.info(
             "estimate from two timed archs (min, max): %s s per step, %s s to score; %d trials, "
             "%s one after another, %d training images",
@@ -142,7 +148,9 @@ class _Search:
         predictor = self.sampler.predictor
         if predictor is None and (self.folder / files.FRONT).is_file():
             predictor = read_front(self.folder).predictor  # from before an interruption
-        return replace(front_of(self.study.told(), self.study.directions), predictor=predictor)
+        told = self.study.told()
+        resized = whole_network(told, self.problem.resized)
+        return replace(front_of(told, self.study.directions), predictor=predictor, resized=resized)
 
     def costs_of(self, trial: Trial) -> Costs:
         """The costs of a trial's arch."""
@@ -270,7 +278,7 @@ class _Search:
             f"  {len(self.study)} trials, {len(self.study.failures())} failed; hypervolume {volume}; "
             f"picked (*) by {rule}: {self.folder / files.PICKED_ARCH} (costs at {size})"
         )
-        for line in (rescored, validation):
+        for line in (rescored, validation, *gains_of(front)):
             if line is not None:
                 print(f"  {line}")
 
@@ -293,16 +301,25 @@ def make_problem(keys: SearchKeys, task: Task, objectives: Mapping[str, Objectiv
     known = {name: objective for name, objective in objectives.items() if isinstance(objective, ArchCost)}
     limits = {name: limit for name, limit in limits_of(keys.constraints).items() if name in known}
 
-    def costs(archs: Sequence[Arch]) -> ArchCosts:
-        return {name: objective.of_archs(task, archs) for name, objective in known.items()}
-
+    costs = partial(_known_costs, task, known)
     factors = signs([objective.direction for objective in objectives.values()])
 
     def known_values(archs: Sequence[Arch]) -> Known:
         values = costs(archs)
         return {k: factors[k] * values[name] for k, name in enumerate(objectives) if name in values}
 
-    return Problem(space, frozen, limits, costs, known_values)
+    return Problem(space, frozen, limits, costs, known_values, task.input_gene)
+
+
+def _known_costs(task: Task, known: Mapping[str, ArchCost], archs: Sequence[Arch]) -> ArchCosts:
+    return {name: objective.of_archs(task, archs) for name, objective in known.items()}
+
+
+def _all_costs(task: Task, problem: Problem, archs: Sequence[Arch]) -> ArchCosts:
+    """MACs and parameters of the whole network, and all objectives that follow from the arch."""
+    totals = task.cost_totals(archs)
+    counts = {"macs": totals.macs.astype(np.float64), "params": totals.params.astype(np.float64)}
+    return counts | problem.costs(archs)
 
 
 def _shown(name: str, value: float) -> str:

@@ -52,6 +52,7 @@ class ClassificationTask(Task[ClassificationBatch, Tensor]):
     kind = TaskKind("classification", "Image classification", "top1", model="classifier", score_label="top-1")
     uses_classifier_genes = True
     pretrains = True
+    input_gene = RESOLUTION
 
     def __init__(self, settings: TaskSettings, *, label_smoothing: float, dropout: float) -> None:
         table, arch, num_classes = settings.table, settings.arch, settings.num_classes

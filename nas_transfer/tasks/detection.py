@@ -58,6 +58,7 @@ class DetectionTask(Task[DetectionBatch, list[Tensor]]):
     """
 
     kind = TaskKind("detection", "Object detection", "map", model="faster_rcnn", score_label="mAP", size_label=None)
+    input_gene = "min_size"
     outputs: ClassVar[tuple[str, ...]] = ("boxes", "labels", "scores")
     detector: DetectorSize
 

@@ -54,6 +54,7 @@ class PoseTask(Task[PoseBatch, Tensor]):
         macs_part="body", shows_schedule=False,
     )  # fmt: skip
     takes_boxes = True
+    input_gene = "input_height"
 
     def __init__(
         self,

@@ -85,6 +85,7 @@ class SegmentationTask(Task[SegmentationBatch, Tensor]):
         "segmentation", "Semantic segmentation", "miou", model="deeplabv3plus", score_label="mIoU",
         size_label="Crop Size",
     )  # fmt: skip
+    input_gene = "scale_percent"
 
     def __init__(
         self,

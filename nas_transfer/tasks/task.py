@@ -85,6 +85,7 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
         uses_classifier_genes: whether the genes of the table that only matter to classification have an effect.
         takes_boxes: whether the network sees one box of the image at a time, such as a person.
         pretrains: whether ``stage=pretrain`` trains this kind of task.
+        input_gene: the gene that chooses the input size, in spaces that have it; None for tasks without one.
         normalise: maps uint8 images to what the weights expect, for networks that do not normalise by themselves.
         ground_truth: annotations of the split that is evaluated, for metrics that compare with COCO's format.
         predictions: predictions of the last `compute_metrics` in COCO's result format, by file name, for tasks that
@@ -95,6 +96,7 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
     uses_classifier_genes: ClassVar[bool] = False
     takes_boxes: ClassVar[bool] = False
     pretrains: ClassVar[bool] = False
+    input_gene: ClassVar[str | None] = None
 
     def __init__(self, settings: TaskSettings, network: nn.Module, genes: Sequence[Gene] = ()) -> None:
         super().__init__()

@@ -26,6 +26,7 @@ from nas_transfer.runs import (
     PredictorQuality,
     RankQuality,
     Repeats,
+    Trial,
     Validation,
     read_front,
 )
@@ -195,6 +196,36 @@ def test_a_study_says_what_its_nets_scored_when_they_were_trained_alone(tmp_path
         f"43.10 % mAP on the validation split ({nets}/picked)",
         f"- trial {other}, trained alone: 30.00 % mAP on the validation split ({nets}/other)",
     ]
+
+
+@pytest.mark.parametrize(
+    ("whole", "label", "sentence"),
+    [
+        ([(50e6, 0.02), (100e6, 0.05), (180e6, 0.04)], "whole network, resized",
+         "compared with resizing the whole network, the front has up to "),
+        ([(40e6, 0.95), (30e6, 0.9)], "whole network, resized",
+         "the search found nothing better than resizing the whole network in score and macs (front.json)"),
+        ([(40e6, 0.95)], "whole network", "the search found nothing better than the whole network in score and macs"),
+    ],
+)  # fmt: skip
+def test_the_front_stands_beside_the_whole_network(
+    runs: Path, whole: list[tuple[float, float]], label: str, sentence: str
+) -> None:
+    study = runs / "search/shapes_det/a"
+    front = read_front(study)
+    before = made(runs)[0]
+    resized = [Trial(90 + n, {}, {"score": score, "macs": macs}) for n, (macs, score) in enumerate(whole)]
+    replace(front, resized=tuple(resized)).write(study)
+    page, markdown, _ = made(runs)
+    assert f"- whole network: {sentence}" in markdown
+    figure = page.partition("map (%) against MACs")[2].partition("</figure>")[0]
+    assert f"{label}</" in figure
+    assert figure.count('<g class="mark s0 square">') == len(whole)
+    # A size that costs more and scores less than another is no part of the line.
+    curve = re.findall(r'class="line s0" d="(M[^"]+)"', figure)
+    assert [path.count("L") for path in curve] == [1] * (len(whole) > 1)
+    assert "the whole network" in figure
+    assert "whole network" not in before
 
 
 def test_trust_repeats_predictor_and_pictures_are_shown(runs: Path) -> None:

@@ -54,7 +54,8 @@ VALIDATION = Validation(20, 80, (1, 2), (0.1, 0.2), (0.3, 0.4), QUALITY, 800, 12
 PREDICTOR = PredictorQuality("ridge", QUALITY)
 TRIAL = Trial(3, ARCH, {"score": 0.5, "macs": 3.0}, {"map": 0.5}, COSTS, "archs/trial_3.yaml",
               Repeats((0.4, 0.6), 0.5, 0.1), (1, 2))  # fmt: skip
-FRONT = Front({"score": "maximize", "macs": "minimize"}, (TRIAL,), 3, PREDICTOR)
+FRONT = Front({"score": "maximize", "macs": "minimize"}, (TRIAL,), 3, PREDICTOR,
+              (replace(TRIAL, file="", costs=None), replace(TRIAL, number=4)))  # fmt: skip
 SEARCH = SearchSummary(9, 1, 2, 1, 0.25, {"score": 1.0, "macs": 5.0}, 3, FRONT.objectives,
                        {"trials": Usage(80, 2.0, 1.0)}, VALIDATION)  # fmt: skip
 EXPORT = ExportSummary({"model.onnx": 1e-6}, 0.5, {"onnxruntime": 2.5}, (96, 128), 2)

@@ -2,15 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from nas_transfer.errors import ConfigError
-from nas_transfer.runs import Job, Outcome, read_job
+from nas_transfer.runs import Direction, Job, Outcome, read_job, read_outcome
 from nas_transfer.search.halving import Rungs
 from nas_transfer.search.loop import Budget, Schedule, SearchLoop
 from nas_transfer.search.problem import Problem
 from nas_transfer.search.study import Study
+from nas_transfer.space import Gene, SearchSpace
 from tests.search.test_samplers import SPACE, build
 
 DIRECTIONS = {"score": "maximize", "macs": "minimize"}
@@ -38,6 +40,50 @@ def test_trials_that_failed_or_were_left_out_do_not_continue() -> None:
     }
     assert Rungs((0, 1), 1.0).survivors(scored, DIRECTIONS) == {0, 1}
     assert Rungs((0, 1), 1.0).survivors({7: scored[7]}, DIRECTIONS) == set()
+
+
+def test_baselines_continue_beside_the_best_whatever_their_rank() -> None:
+    scored = outcomes((0.9, 100), (0.1, 10), (0.5, 50), (0.4, 60), (0.3, 90), (0.2, 95))
+    best = Rungs((0, 1), 0.34).survivors(scored, DIRECTIONS)
+    assert Rungs((0, 1), 0.34).survivors(scored, DIRECTIONS, {0, 4, 5}) == best | {4, 5}
+    scored[4] = Outcome.failed(4, ARCH, "broken")
+    assert Rungs((0, 1), 0.34).survivors(scored, DIRECTIONS, {4}) == {0, 1}  # two of the five that are left
+
+
+def test_a_budget_counts_what_baselines_cost_more() -> None:
+    budget = Budget(images=1000, images_per_trial=100, images_per_baseline=200)
+    assert budget.trials_left(0, 0.0, None) == 10
+    assert budget.trials_left(0, 0.0, None, 2) == 2 + 6
+    assert budget.trials_left(700, 0.0, None, 2) == 1.5
+    assert budget.trials_left(1000, 0.0, None, 2) <= 0
+    assert budget.trials_left(1200, 0.0, None, 2) == 0
+
+
+def test_the_whole_network_is_trained_to_the_last_rung_at_every_size(tmp_path: Path) -> None:
+    space = SearchSpace("inputs", (Gene("resolution", (32, 48, 64)), Gene("depth", (1, 2, 3)), Gene("x", (1, 2, 3))))
+    problem = Problem(space, input_gene="resolution")
+
+    def launch(jobs: Sequence[Job]) -> list[str | None]:
+        for evaluation in (evaluation for job in jobs for evaluation in read_job(job.path)):
+            size = cast(int, evaluation.arch["resolution"]) * cast(int, evaluation.arch["depth"])
+            values = {"score": 1 / size, "macs": float(size)}  # the larger, the worse: halving keeps none of them
+            images = evaluation.steps - evaluation.after
+            Outcome(evaluation.trial, evaluation.arch, values, images=images).write(tmp_path / evaluation.file)
+        return [None] * len(jobs)
+
+    directions: dict[str, Direction] = {"score": "maximize", "macs": "minimize"}
+    study = Study(tmp_path, None, space, directions, build("random", problem))
+    budget = Budget(images=8 * 2 + 3 * 3 + 2, images_per_trial=2 + 0.25 * 3, images_per_baseline=5)
+    schedule = Schedule(20, 8, 8, 9, Rungs((2, 5), 0.25), budget)
+    loop = SearchLoop(study, tmp_path, schedule, launch, lambda: None, problem.resized)
+    assert loop.baselines_left() == 3
+    loop.run()
+    assert loop.baselines_left() == 0
+    finished = [trial.arch for trial in study.told()]
+    assert all(arch.to_dict() in finished for arch in problem.resized)
+    best = {outcome.trial for outcome in map(read_outcome, (tmp_path / "rungs").glob("*.5.json")) if outcome}
+    assert study.images() == 5 * len(best) + 2 * (len(study) - len(best))
+    assert len(study) == 3 + int((27 - 3 * 5) / 2.75)  # without the baselines, nine trials would fit
 
 
 def test_mean_costs_are_those_of_a_large_batch() -> None:

@@ -77,6 +77,64 @@ def test_archs_are_new_feasible_and_begin_with_the_ends(name: str) -> None:
     assert free == [SPACE.smallest(), SPACE.largest()]
 
 
+INPUTS = SearchSpace("inputs", (Gene("resolution", (32, 48, 64)), *(Gene(f"depth.{k}", (1, 2, 3)) for k in range(3))))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_search_begins_with_the_ends_and_the_whole_network_at_each_smaller_input(name: str) -> None:
+    if name == "gp":
+        pytest.importorskip("scipy")
+    archs = asked(name, Problem(INPUTS, input_gene="resolution"), 6)
+    assert [arch.values for arch in archs[:4]] == [(32, 1, 1, 1), (64, 3, 3, 3), (48, 3, 3, 3), (32, 3, 3, 3)]
+    assert len(set(archs)) == 6
+
+
+@pytest.mark.parametrize("name", FAST)
+@pytest.mark.parametrize("choices", [(32, 48, 64), (48,)])
+def test_a_frozen_or_fixed_input_changes_no_arch(name: str, choices: tuple[int, ...]) -> None:
+    space = SearchSpace("inputs", (Gene("resolution", choices), *INPUTS.genes[1:]))
+    frozen = {"resolution": 48}
+    assert asked(name, Problem(space, frozen, input_gene="resolution"), 14) == asked(name, Problem(space, frozen), 14)
+    assert Problem(space, frozen, input_gene="resolution").num_smaller == 0
+    assert asked(name, Problem(space, input_gene="absent"), 8) == asked(name, Problem(space), 8)
+
+
+def test_inputs_outside_the_limits_are_left_out_and_keep_no_place() -> None:
+    problem = Problem(INPUTS, {}, {"side": Limit(low=32, high=48)}, side, input_gene="resolution")
+    archs = asked("random", problem, 6)
+    assert [arch.values for arch in archs[:1]] == [(32, 1, 1, 1)]
+    assert archs[1]["resolution"] < 64  # the largest arch is outside, so that this trial is proposed as any other
+    assert [arch.values for arch in archs[2:4]] == [(48, 3, 3, 3), (32, 3, 3, 3)]
+    assert [arch.values for arch in problem.resized] == [(48, 3, 3, 3), (32, 3, 3, 3)]
+
+
+def test_a_space_of_inputs_alone_is_asked_without_repetition() -> None:
+    space = SearchSpace("sizes", (Gene("resolution", (32, 48, 64)),))
+    problem = Problem(space, input_gene="resolution")
+    assert [arch.values for arch in asked("random", problem, 3)] == [(32,), (64,), (48,)]
+    assert [arch.values for arch in problem.resized] == [(64,), (48,), (32,)]
+
+
+def side(archs: Sequence[Arch]) -> Costs:
+    return {"side": np.array([arch["resolution"] for arch in archs], dtype=float)}
+
+
+@pytest.mark.parametrize("name", ["pareto_evolution", "predicted_front"])
+def test_the_random_start_is_as_long_beside_smaller_inputs(name: str) -> None:
+    problem = Problem(INPUTS, input_gene="resolution")
+    sampler, history = build(name, problem, num_random=6), History()
+    for number in range(12):
+        arch = INPUTS.sample(np.random.default_rng(number))
+        history.add(arch, [float(number), -float(number)])
+    drawn: list[int] = []
+    problem.draw = lambda rng: drawn.append(1) or INPUTS.smallest()  # type: ignore[func-returns-value, method-assign]
+    sampler.propose(history, 7, np.random.default_rng(0))
+    assert drawn
+    drawn.clear()
+    sampler.propose(history, 8, np.random.default_rng(0))
+    assert not drawn
+
+
 @pytest.mark.parametrize("name", FAST)
 def test_no_arch_is_asked_twice_for_genes_that_mean_nothing(name: str) -> None:
     dropped = [Gene(f"kernel.{block}", (3, 5, 7), ("depth", block + 1)) for block in range(1, 4)]

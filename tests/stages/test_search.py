@@ -5,6 +5,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,12 @@ import nas_transfer.cli  # noqa: F401  registers the resolvers and the sweeper
 from nas_transfer.arch_files import resolve_arch
 from nas_transfer.errors import ConfigError, RunError
 from nas_transfer.paths import conf_dir
+from nas_transfer.report import find_runs, make_report, write_report
 from nas_transfer.report.collect import read_run
 from nas_transfer.report.studies import growth, read_study
-from nas_transfer.runs import Evaluation, Job, Outcome, files
+from nas_transfer.runs import Evaluation, Job, Outcome, files, read_front
 from nas_transfer.search.objectives.base import TrialSubnet
+from nas_transfer.search.resizing import gains_of
 from nas_transfer.space import SUPERNET
 from nas_transfer.stages import search as stage
 from nas_transfer.stages.common.candidates import build_evaluator
@@ -120,6 +123,42 @@ def test_a_front_is_written_with_arch_files_and_picked_again_without_searching(t
     assert resolve_arch(str(tmp_path / "archs/picked.yaml"), space, []).to_dict() == members[-1]["arch"]
     with pytest.raises(ConfigError, match="the nearest has"):
         searched(tmp_path, supernet, "search.trials=24", "pick_under={macs: 1}")
+
+
+def test_the_whole_network_at_each_resolution_is_the_baseline_of_the_front(
+    tmp_path: Path, supernet: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "runs" / "search" / "shapes_cls" / "mine"
+    folder.mkdir(parents=True)
+    caplog.set_level("INFO", "nas_transfer")
+    front = searched(folder, supernet, "search.trials=12", "search.frozen=null")
+    space = load_supernet("bignas_nano").space
+    largest = space.largest()
+    asked_archs = asked(folder)
+    assert [asked_archs[number]["resolution"] for number in range(4)] == [48, 96, 64, 48]
+    assert asked_archs[0] == space.smallest().to_dict()
+    for number, resolution in ((1, 96), (2, 64), (3, 48)):
+        assert asked_archs[number] == {**largest.to_dict(), "resolution": resolution}
+    assert [trial["number"] for trial in front["resized"]] == [1, 2, 3]
+    outcomes = trials(folder)
+    for trial in front["resized"]:
+        assert trial["values"] == outcomes[trial["number"]]["values"]
+        assert trial["arch"] == asked_archs[trial["number"]]
+        assert trial["costs"]["input_size"] == [trial["arch"]["resolution"]] * 2
+        assert bool(trial["file"]) == (trial["number"] in [member["number"] for member in front["trials"]])
+    (gain,) = gains_of(read_front(folder))
+    assert gain.num_sizes == 3
+    assert f"  {gain}\n" in capsys.readouterr().out
+    low, high = (outcomes[number]["values"]["macs"] for number in (0, 1))
+    (line,) = [record.getMessage() for record in caplog.records if "costs within reach" in record.getMessage()]
+    assert f"macs {low / 1e6:.3g} M to {high / 1e6:.3g} M (x{high / low:.3g})" in line
+    assert "params" in line
+
+    page, markdown, _ = write_report(tmp_path, *make_report(*find_runs([str(folder)], tmp_path / "page")))
+    assert page.read_text().count("whole network, resized") == 1  # in the legend of the front
+    assert page.read_text().count('<g class="mark s0 square">') == 3
+    for text in (page.read_text(), markdown.read_text()):
+        assert escape(str(gain), quote=False) in text
 
 
 def test_neither_jobs_nor_going_on_for_longer_change_what_is_asked_or_scored(tmp_path: Path, supernet: Path) -> None:

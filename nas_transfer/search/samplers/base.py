@@ -96,9 +96,10 @@ class History:
 class ArchSampler(BaseSampler):
     """Base class of samplers; a subclass implements `propose`.
 
-    Trials 0 and 1 are the smallest and the largest arch, if they are feasible. `propose` suggests the archs of all
-    later trials. A suggestion that breaks a limit or repeats an earlier arch is replaced by another one. After
-    `MAX_PROPOSALS` suggestions, a feasible arch is drawn at random. An arch is repeated only if no new one is found.
+    The first trials are those of `Problem.first`, if they are feasible: the smallest arch, the largest one, and the
+    largest at each smaller input size. `propose` suggests the archs of all later trials. A suggestion that breaks a
+    limit or repeats an earlier arch is replaced by another one. After `MAX_PROPOSALS` suggestions, a feasible arch is
+    drawn at random. An arch is repeated only if no new one is found.
 
     Every draw is a function of the seed and the trial number, so a resumed search asks for the same archs as an
     uninterrupted one.
@@ -129,11 +130,8 @@ class ArchSampler(BaseSampler):
             ConfigError: no arch is within the limits.
         """
         rng = np.random.default_rng([self.seed, number])
-        space = self.problem.space
-        if number < 2:
-            end = self.problem.frozen_arch(space.smallest() if number == 0 else space.largest())
-            if self._acceptable(end, history):
-                return end
+        if number < len(self.problem.first) and self._acceptable(self.problem.first[number], history):
+            return self.problem.first[number]
         for _ in range(MAX_PROPOSALS):
             arch = self.problem.frozen_arch(self.propose(history, number, rng))
             if self._acceptable(arch, history):

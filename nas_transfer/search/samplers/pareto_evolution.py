@@ -37,7 +37,8 @@ class ParetoEvolution(ArchSampler):
     Args:
         problem: the space and its limits.
         seed: seed of all draws.
-        num_random: number of archs that are drawn at random at the start.
+        num_random: number of archs at the start, which are drawn at random but for the ends of the space. The largest
+            arch at smaller input sizes comes on top.
         mutation: probability that a mutation redraws a gene. A mutation changes one gene in any case.
         crossover: probability that a child has two parents. Half of these children are mutated too.
         screen: number of children from which the regression chooses; 1 for evolution alone.
@@ -64,7 +65,7 @@ class ParetoEvolution(ArchSampler):
 
     def propose(self, history: History, number: int, rng: np.random.Generator) -> Arch:
         """Propose the most promising of several children of the current front."""
-        if number < self.num_random or len(history.archs) < 2:
+        if number < self.num_random + self.problem.num_smaller or len(history.archs) < 2:
             return self.problem.draw(rng)
         front = self._current_front(history)
         children = [self.problem.frozen_arch(self._child(front, rng)) for _ in range(self.num_children)]

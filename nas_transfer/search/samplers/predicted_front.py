@@ -63,7 +63,7 @@ class PredictedFront(ArchSampler):
     Args:
         problem: the space and its limits.
         seed: seed of all draws.
-        num_random: number of archs at the start.
+        num_random: number of archs at the start. The largest arch at smaller input sizes comes on top.
         predictor: a key of `PREDICTORS`, or ``auto`` for the one that ranks best in cross-validation.
         population: population of NSGA-II.
         generations: generations of NSGA-II.
@@ -97,7 +97,7 @@ class PredictedFront(ArchSampler):
 
     def propose(self, history: History, number: int, rng: np.random.Generator) -> Arch:
         """Propose the candidate that is predicted to lie farthest beyond the current front and the pending archs."""
-        if number < self.num_random or len(history.archs) < MIN_TRIALS:
+        if number < self.num_random + self.problem.num_smaller or len(history.archs) < MIN_TRIALS:
             return self._start(history, number, rng)
         if self._plan is None or self._plan.num_trials != len(history.archs):
             self._plan = self._predict(history)
@@ -124,7 +124,7 @@ class PredictedFront(ArchSampler):
         drawn = [self._towards(ends[rng.integers(2)], rng) for _ in range(START_DRAWS)]
         for costs in list(self.problem.costs([*ends, *drawn]).values())[:1]:
             low, high = costs[2:].min(), costs[2:].max()  # without the ends, which may be infeasible
-            target = low + van_der_corput(max(1, number - 1)) * (high - low)
+            target = low + van_der_corput(max(1, number - self.problem.num_smaller - 1)) * (high - low)
             drawn = [drawn[index] for index in np.abs(costs[2:] - target).argsort(kind="stable")[:NEAREST]]
         if not history.seen:
             return drawn[0]

@@ -164,8 +164,9 @@ class ProxyKeys:
         """The limits beside the number of trials."""
         from nas_transfer.search.loop import Budget
 
-        per_trial = self.schedule_of_steps().steps_per_trial * images_per_step
-        return Budget(self.budget.images, self.budget.device_minutes, per_trial)
+        rungs = self.schedule_of_steps()
+        images = (rungs.steps_per_trial * images_per_step, rungs.steps[-1] * images_per_step)
+        return Budget(self.budget.images, self.budget.device_minutes, *images)
 
     def parts(self) -> Iterator[Callable[[], object]]:
         """Makers of the rungs and of the budget, which check their values."""
