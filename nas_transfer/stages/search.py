@@ -133,14 +133,18 @@ class _Search:
         step, scoring = np.mean(spent.step_seconds or 0.0), np.mean(spent.scoring_seconds)
         rungs = schedule.rungs
         a_trial = float(rungs.steps_per_trial * step + rungs.scorings_per_trial * scoring)
-        baselines = self.loop.baselines_left()
-        trials = min(schedule.trials, schedule.budget.trials_left(spent.images, spent.seconds, a_trial, baselines))
+        a_baseline = float(rungs.steps[-1] * step + len(rungs.steps) * scoring)
+        budget, baselines = schedule.budget, self.loop.baselines_left()
+        trials = min(schedule.trials, budget.trials_left(spent.images, spent.seconds, a_trial, baselines))
+        baselines = min(baselines, int(trials))
+        seconds = baselines * a_baseline + (trials - baselines) * a_trial
+        images = baselines * budget.images_per_baseline + (trials - baselines) * budget.images_per_trial
         logger.info(
             "estimate from two timed archs (min, max): %s s per step, %s s to score; %d trials, "
             "%s one after another, %d training images",
             ", ".join(f"{value:.3g}" for value in spent.step_seconds) or "0",
             ", ".join(f"{value:.3g}" for value in spent.scoring_seconds),
-            trials, duration(trials * a_trial), spent.images + trials * schedule.budget.images_per_trial,
+            trials, duration(seconds), spent.images + images,
         )  # fmt: skip
 
     def front(self) -> Front:
