@@ -11,7 +11,7 @@ from torch import Tensor
 
 import nas_transfer.cli  # noqa: F401 (registers the resolvers of the configuration)
 from nas_transfer.paths import conf_dir
-from nas_transfer.stages.common.build import build_task
+from nas_transfer.stages.common.build import build_space, build_task
 from nas_transfer.stages.config.base import TaskRunConfig
 from nas_transfer.stages.config.entry import read_config
 from nas_transfer.supernet.importing import IMPORTERS
@@ -30,7 +30,7 @@ def make_task(name: str, preprocessing: Preprocessing) -> Task:
         cfg = compose("config", [f"task={name}", "supernet=bignas_nano"])
     config = read_config(cfg, TaskRunConfig)
     table = replace(config.supernet.build(), preprocessing=preprocessing)
-    return build_task(config, table, table.space.largest(), None).eval()
+    return build_task(config, table, build_space(config, table).largest(), None).eval()
 
 
 @pytest.mark.parametrize("preprocessing", PREPROCESSINGS, ids=["bgr", "lite"])
