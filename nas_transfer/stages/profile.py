@@ -12,13 +12,16 @@ from nas_transfer.data.drawing import contact_sheet
 from nas_transfer.data.module import DownstreamData
 from nas_transfer.errors import ConfigError
 from nas_transfer.runs import Result, files
-from nas_transfer.search.latency_table import LatencyTable, check_table, device_name
+from nas_transfer.search.attainable import CostRange
+from nas_transfer.search.latency_table import LatencyTable, check_table, device_name, pass_times
 from nas_transfer.space import SUPERNET
 from nas_transfer.stages.common.build import build_arch, build_data, build_space, build_task, set_threads
 from nas_transfer.stages.common.results import make_result
 from nas_transfer.stages.config.entry import read_config
 from nas_transfer.stages.config.network import ProfileConfig
+from nas_transfer.supernet.layers import fold_batch_norms
 from nas_transfer.supernet.protocol import SupernetTable
+from nas_transfer.tasks.task import Task
 
 BATCH_SIZE, WARMUP, REPEATS = 1, 3, 15
 
@@ -36,6 +39,9 @@ def run(cfg: DictConfig, folder: Path) -> Result:
     for part, cost in task.costs(arch).items():
         for module in cost.modules:
             print(f"{part + ' ' + module.name:<20}{module.macs / 1e6:14.3f}{module.params / 1e6:14.4f}")
+    ends = [task.space.smallest(), task.space.largest()]
+    low, high = task.cost_totals(ends).macs.tolist()
+    print(f"space: {task.space.size:.2g} archs, macs {CostRange(low, high)}")
     if config.data is not None:
         _draw_preview(build_data(config.data, arch, table.preprocessing), config.preview, folder / files.PREVIEW)
     if config.latency:
@@ -53,6 +59,10 @@ def _check_latencies(config: ProfileConfig, table: SupernetTable) -> None:
     space = build_space(config, table)
     archs = [space.sample(rng) for _ in range(count)]
     check = check_table(latencies, lambda arch: build_task(config, table, arch, None), archs)
+    low, high = (
+        _milliseconds(build_task(config, table, end, None), device) for end in (space.smallest(), space.largest())
+    )
+    print(f"latency of the smallest and the largest arch: {low:.1f} and {high:.1f} ms (x{high / low:.3g})")
     print(
         f"latency table of {device_name(device)}, {torch.get_num_threads()} threads, batch {BATCH_SIZE}: "
         f"{check.num_pieces} blocks in {latencies.path}\n"
@@ -60,6 +70,14 @@ def _check_latencies(config: ProfileConfig, table: SupernetTable) -> None:
         f"{100 * check.error:.1f} % on average, {100 * check.largest_error:.1f} % at most; "
         f"Kendall's tau {check.rank_correlation:.2f}"
     )
+
+
+def _milliseconds(task: Task, device: torch.device) -> float:
+    """The median time of a pass of the whole network, in milliseconds."""
+    task.eval().to(device)
+    fold_batch_norms(task.network)
+    shape = (BATCH_SIZE, 3, *task.input_size(task.require_subnet()))
+    return float(np.median(pass_times(task.run_network, shape, device, WARMUP, REPEATS)))
 
 
 def _draw_preview(data: DownstreamData, count: int, path: Path) -> None:

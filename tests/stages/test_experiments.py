@@ -100,3 +100,24 @@ def test_the_command_line_wins_over_an_experiment() -> None:
     assert (cfg.arch, cfg.trainer.devices, cfg.data._target_.rpartition(".")[2]) == ("min", 1, "LabelMapsData")
     assert cfg.data.sources.train_images is None
     assert cfg.task.name == "cityscapes_seg"
+
+
+@pytest.mark.parametrize(
+    ("task", "supernet", "span"),
+    [
+        ("small_det", "efficientnet_lite0", 10),
+        ("small_seg", "efficientnet_lite0", 6),
+        ("small_pose", "efficientnet_lite0", 5),
+        ("coco_det", "bignas", 10),
+        ("coco_insseg", "bignas", 10),
+    ],
+)
+def test_whole_networks_span_costs_that_bodies_alone_do_not(task: str, supernet: str, span: int) -> None:
+    def ratio(*overrides: str) -> float:
+        cfg = composed("stage=profile", f"task={task}", f"supernet={supernet}", "arch=supernet", *overrides)
+        built = build(cfg)
+        low, high = built.cost_totals([built.space.smallest(), built.space.largest()]).macs
+        return high / low
+
+    assert ratio() > span
+    assert ratio("task.build.genes=null") < 3
