@@ -147,6 +147,11 @@ def moments_of(features: Sequence[Tensor]) -> Moments:
     """The moments per channel of feature maps (B, C, H, W)."""
     moments = Moments()
     for maps in features:
-        variance, mean = torch.var_mean(maps, (0, 2, 3), correction=0)
-        moments.add(maps.numel() // maps.shape[1], mean, variance)
+        add_moments(moments, maps)
     return moments
+
+
+def add_moments(moments: Moments, maps: Tensor) -> None:
+    """Merge the moments per channel of maps (B, C, H, W)."""
+    variance, mean = torch.var_mean(maps, (0, 2, 3), correction=0)
+    moments.add(maps.numel() // maps.shape[1], mean, variance)

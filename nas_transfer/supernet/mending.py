@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_transfer.supernet import regression
-from nas_transfer.supernet.activations import Sample, moments_of, patches_of
+from nas_transfer.supernet.activations import Sample, add_moments, moments_of, patches_of
 from nas_transfer.supernet.calibrate import Moments, recalibrate_batch_norm
 from nas_transfer.supernet.layers import ConvNormActivation
 from nas_transfer.supernet.links import Link
@@ -25,8 +25,7 @@ ROWS_PER_CHANNEL = 2
 """A projection is only regressed from at least this many rows for each of its input channels."""
 GUARD_IMAGES = 64
 """Images that measure the statistics of a recalibrated block."""
-import os
-PENALTIES = [float(x) for x in os.environ.get('PEN','1e-4,1e-3,1e-2,1e-1,1').split(',')]
+PENALTIES = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)
 KERNEL_PENALTY = 1e-3
 EXACT = 1e-9
 """A block with a relative error below this computes what the largest network computes."""
@@ -227,6 +226,44 @@ class Mender:
         weight, bias, penalty, predicted = regression.fit(rows, target, self.held, PENALTIES, prior)
         regression.set_linear(project.conv, project.norm, weight, bias, rows)
         return penalty, self._error(predicted - target[self.held])
+
+
+def match_batch_norms(
+    network: nn.Module, inputs: Sequence[Tensor], reference: nn.Module, reference_inputs: Sequence[Tensor]
+) -> None:
+    """Match the norms of what reads a repaired body, such as a head, to those of the largest network's.
+
+    All norms are matched at once, so none should read what another one computes.
+
+    Args:
+        network: changed in place; its BatchNorms have the names of those of `reference`.
+        inputs: what `network` takes, batch by batch, from the repaired body.
+        reference: the same part of the largest network.
+        reference_inputs: what it takes for the same images.
+    """
+    own, wanted = _norm_moments(network, inputs), _norm_moments(reference, reference_inputs)
+    with torch.no_grad():
+        for name, (norm, moments) in own.items():
+            regression.match_norm(norm, moments, wanted[name][1])
+
+
+@torch.no_grad()
+def _norm_moments(network: nn.Module, inputs: Sequence[Tensor]) -> dict[str, tuple[nn.BatchNorm2d, Moments]]:
+    """Every BatchNorm with the moments of its inputs, by name."""
+    found = {
+        name: (module, Moments()) for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)
+    }
+    hooks = [
+        norm.register_forward_pre_hook(lambda _, maps, moments=moments: add_moments(moments, maps[0]))  # type: ignore[misc]
+        for norm, moments in found.values()
+    ]
+    try:
+        for features in inputs:
+            network(features)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
 
 
 def _finish(layer: ConvNormActivation, raw: Tensor) -> Tensor:

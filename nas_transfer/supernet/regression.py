@@ -16,6 +16,8 @@ from nas_transfer.supernet.calibrate import Moments
 
 TINY_VARIANCE = 1e-10
 """A channel of less variance is constant: its scale is left alone."""
+DEAD_SHARE = 1e-3
+"""Share of the mean variance in the penalty of an input without variance."""
 
 
 class Ridge:
@@ -29,36 +31,48 @@ class Ridge:
 
     def __init__(self, inputs: Tensor, targets: Tensor, prior: Tensor | None = None) -> None:
         self.input_mean, self.target_mean = inputs.mean(0), targets.mean(0)
-        centred = inputs - self.input_mean
-        self.gram = centred.T @ centred
-        self.cross = centred.T @ (targets - self.target_mean)
-        self.prior = torch.zeros_like(self.cross.T) if prior is None else prior
+        self._rows = inputs, targets
+        self._gram, self._cross = self._products(inputs.dtype)
+        self.prior = torch.zeros_like(self._cross.T) if prior is None else prior
+
+    def _products(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Gram matrix (C, C) of the centred inputs, and their products (C, O) with the centred targets."""
+        inputs, targets = (rows.to(dtype) for rows in self._rows)
+        centred = inputs - inputs.mean(0)
+        return centred.T @ centred, centred.T @ (targets - targets.mean(0))
 
     def solve(self, penalty: float) -> tuple[Tensor, Tensor]:
-        """The weight (O, C) and bias (O,) of least squared error plus a penalty on the weight.
+        """The weight (O, C) and bias (O,) of least squared error plus a penalty on the distance to the prior.
+
+        The normal equations are solved by Cholesky, in float64 where float32 breaks down.
 
         Args:
-            penalty: in units of the mean variance of an input, times the number of rows; above 0. The bias is free.
+            penalty: above 0, for each input in units of its own variance times the number of rows, to which a
+                thousandth of the mean variance is added so that constant inputs get a penalty too. The bias is free.
+
+        Raises:
+            ValueError: the rows are not finite.
         """
-        scale = self.gram.diagonal().mean()
-        if not scale > 0:
-            return self.prior, self.target_mean - self.prior @ self.input_mean
-        right = self.cross + penalty * scale * self.prior.T
-        weight = _solve_positive(self.gram, penalty * scale, right).T
+        solution = self._solve(self._gram, self._cross, penalty)
+        if solution is None:
+            solution = self._solve(*self._products(torch.float64), penalty)
+        if solution is None:
+            raise ValueError("the activations of a layer must be finite, got some that no regression fits")
+        weight = solution.to(self._gram.dtype).T
         return weight, self.target_mean - weight @ self.input_mean
 
-
-def _solve_positive(gram: Tensor, ridge: Tensor, right: Tensor) -> Tensor:
-    """(gram + ridge I)^-1 right by Cholesky, in float64 where float32 breaks down."""
-    for dtype in (gram.dtype, torch.float64):
-        matrix = gram.to(dtype, copy=True)
-        matrix.diagonal().add_(ridge)
-        factor, info = torch.linalg.cholesky_ex(matrix)
-        if not int(info):
-            solution = torch.cholesky_solve(right.to(dtype), factor)
-            if bool(solution.isfinite().all()):
-                return solution.to(gram.dtype)
-    raise ValueError("the statistics of a layer must be finite, got a matrix that Cholesky cannot factor in float64")
+    def _solve(self, gram: Tensor, cross: Tensor, penalty: float) -> Tensor | None:
+        """The solution (C, O), None where Cholesky fails."""
+        variances = gram.diagonal()
+        mean = variances.mean()
+        if mean == 0:
+            return self.prior.T
+        ridge = penalty * (variances + DEAD_SHARE * mean)
+        factor, info = torch.linalg.cholesky_ex(gram + ridge.diag())
+        if int(info):
+            return None
+        solution = torch.cholesky_solve(cross + ridge[:, None] * self.prior.T, factor)
+        return solution if bool(solution.isfinite().all()) else None
 
 
 def fit(

@@ -6,8 +6,9 @@ largest network computes on the same images (channel pruning by asymmetric recon
 
 - every BatchNorm before a block's projection gets output moments equal to those of the largest network's norm;
 - a smaller depthwise kernel is the least-squares kernel where that predicts the larger kernel's output better;
-- the projection is the ridge regression of the largest network's block output minus the subnet's own shortcut. The
-  last block of a stage aims at the output of the whole stage, and so stands in for dropped blocks.
+- the projection is the ridge regression of the largest network's block output minus the subnet's own shortcut; the
+  penalty pulls towards the sliced projection and is chosen on held-out images. The last block of a stage aims at the
+  output of the whole stage, and so stands in for dropped blocks.
 
 Each block keeps whichever has the least error on held-out images: the slice with its original statistics, the slice
 with recalibrated statistics, or the repaired block.

@@ -91,13 +91,14 @@ def test_no_block_is_worse_on_held_out_images_than_the_recalibrated_slice(
 def test_a_repaired_network_is_nearer_to_the_largest_than_a_recalibrated_one(
     table: MBConvTable, supernet: MBConvBody, repairer: Repairer, batches: list[Tensor]
 ) -> None:
-    wanted = supernet.extract(table.space.largest())(batches[0])[-1]
+    wanted = supernet.extract(table.space.largest())(batches[0])[1]
     for arch in archs_of(table):
         repaired, recalibrated = supernet.extract(arch), supernet.extract(arch)
         repairer.repair(repaired)
         recalibrate_batch_norm(recalibrated, batches, recalibrated)
-        errors = [(body(batches[0])[-1] - wanted[:, : arch["width.mb7"]]).square().mean() for body in
-                  (repaired, recalibrated)]  # fmt: skip
+        errors = [
+            (body(batches[0])[1] - wanted[:, : arch["width.mb3"]]).square().mean() for body in (repaired, recalibrated)
+        ]
         assert errors[0] < errors[1]
 
 
@@ -133,7 +134,7 @@ def test_memory_limits_the_images_of_early_blocks_only(
     counts = [frugal._samples[stage].count for stage in range(7)]
     assert counts[0] < 3
     assert counts[-1] == 3
-    assert frugal.repair(supernet.extract(table.space.smallest())).error < 1
+    assert len(frugal.repair(supernet.extract(table.space.smallest())).blocks) == 7
 
 
 def test_too_few_rows_are_said_and_recalibrated(
@@ -142,7 +143,7 @@ def test_too_few_rows_are_said_and_recalibrated(
     repairer = repairer_of(table, supernet, [batches[0][:12]])
     with caplog.at_level(logging.WARNING):
         report = repairer.repair(supernet.extract(table.space.smallest()))
-    assert "mb7.0 has 192 channels and needs at least 384 rows, got 44" in caplog.text
+    assert "mb7.0 has 128 channels and needs at least 256 rows, got 44" in caplog.text
     assert report.blocks[-1].choice in ("original", "recalibrated")
     assert "repaired" not in report.blocks[-1].errors
 
@@ -154,7 +155,7 @@ def test_one_image_or_another_family_is_refused(
         repairer_of(table, supernet, [batches[0][:1]])
     with pytest.raises(ValueError, match="at least 2 images, got none"):
         repairer_of(table, supernet, [])
-    other = load_supernet("detnas")
+    other = load_supernet("detnas_nano")
     with pytest.raises(ConfigError, match="repair_module"):
         Repairer(other, supernet, batches)
 
@@ -163,12 +164,13 @@ def test_the_ridge_regression_is_the_least_squares_solution_of_augmented_rows() 
     generator = np.random.default_rng(0)
     inputs, targets = generator.normal(size=(60, 8)) + 3, generator.normal(size=(60, 5)) - 1
     inputs[:, 7] = inputs[:, 6]  # a singular covariance
-    penalty = 1e-2
-    weight, bias = Ridge(torch.from_numpy(inputs), torch.from_numpy(targets)).solve(penalty)
+    penalty, prior = 1e-2, generator.normal(size=(5, 8))
+    weight, bias = Ridge(*map(torch.from_numpy, (inputs, targets, prior))).solve(penalty)
     centred, wanted = inputs - inputs.mean(0), targets - targets.mean(0)
-    root = np.sqrt(penalty * np.mean(np.sum(centred**2, 0)))
-    rows = np.concatenate([centred, root * np.eye(8)])
-    expected = np.linalg.lstsq(rows, np.concatenate([wanted, np.zeros((8, 5))]), rcond=None)[0].T
+    variances = np.sum(centred**2, 0)
+    root = np.diag(np.sqrt(penalty * (variances + 1e-3 * variances.mean())))
+    rows = np.concatenate([centred, root])
+    expected = np.linalg.lstsq(rows, np.concatenate([wanted, root @ prior.T]), rcond=None)[0].T
     np.testing.assert_allclose(weight, expected, atol=1e-10)
     np.testing.assert_allclose(bias, targets.mean(0) - expected @ inputs.mean(0), atol=1e-10)
 
@@ -203,8 +205,9 @@ def test_the_order_is_nested_takes_the_best_channel_first_and_leaves_the_functio
     assert not torch.equal(ordered.stages[1][0].project.conv.weight, supernet.stages[1][0].project.conv.weight)
     largest = table.space.largest()
     ordered.set_arch(largest)
-    for ours, theirs in zip(ordered(batches[0]), supernet.extract(largest)(batches[0]), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    images = batches[0].double()
+    for ours, theirs in zip(ordered.double()(images), supernet.extract(largest).double()(images), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
     rows = torch.randn(300, 6) @ torch.randn(6, 6)
     covariance, weight = rows.T @ rows / 300, torch.randn(4, 6)
