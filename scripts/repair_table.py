@@ -1,9 +1,9 @@
 """Compare subnets of EfficientNet-Lite0 without training: recalibrated slices against closed-form repair.
 
-    python scripts/repair_table.py [--data ../shared/data] [--views coco_tiny|flowers5] [--count 512] [--threads 1]
+    python scripts/repair_table.py [--data ../shared/data] [--views coco_tiny|flowers5] [--count 512] [--plain] [--threads 1]
 
 Subnets are cut out of the public network, whose channels are ordered by L1 norm (as imported) or greedily, and get
-BatchNorm statistics or a repair from unlabelled random crops. The script prints top-1 on the images of
+BatchNorm statistics or a repair from unlabelled random crops, each blended with another one. The script prints top-1 on the images of
 ``imagenet_sample`` and the seconds of repair and recalibration. Those images are probably training images of the public
 network: the figures compare rows and are no scores of ImageNet. It takes about twenty minutes on one core.
 """
@@ -54,14 +54,23 @@ def batched(images: list[Tensor]) -> list[Tensor]:
     return [batch.to(memory_format=torch.channels_last) for batch in torch.stack(images).split(BATCH)]
 
 
-def read_views(folder: Path, pattern: str, count: int) -> list[Tensor]:
-    """Batches of random crops, equally many of each image."""
+def read_views(folder: Path, pattern: str, count: int, blend: bool) -> list[Tensor]:
+    """Batches of random crops, equally many of each image, each blended with another one unless `blend` is false.
+
+    Blends (mixup, Zhang et al. 2018) make more of few images: the largest network's features of them are as good a
+    target (Beyer et al. 2022, "Knowledge distillation: A good teacher is patient and consistent").
+    """
     paths = sorted(folder.glob(pattern))
     if not paths:
         raise SystemExit(f"{folder} must hold images {pattern}, got none")
     torch.manual_seed(0)
     order = [paths[int(index)] for index in torch.randperm(len(paths))]
-    return batched([read(order[number % len(order)], VIEW) for number in range(count)])
+    views = [read(order[number % len(order)], VIEW) for number in range(count)]
+    if blend:
+        shares = torch.rand(count).tolist()
+        others = torch.randperm(count).tolist()
+        views = [share * view + (1 - share) * views[other] for view, share, other in zip(views, shares, others)]
+    return batched(views)
 
 
 def read_labelled(folder: Path) -> tuple[list[Tensor], Tensor]:
@@ -147,6 +156,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(__file__).resolve().parents[2] / "shared" / "data")
     parser.add_argument("--views", choices=IMAGES, default="coco_tiny")
     parser.add_argument("--count", type=int, default=512)
+    parser.add_argument("--plain", action="store_true", help="do not blend each view with another one")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
@@ -156,7 +166,7 @@ def main() -> None:
     body, head = build_body(table).eval(), build_classifier(table, 1000).eval()
     body.load_state_dict(checkpoint.body, strict=False)
     head.load_state_dict({name.removeprefix("head."): tensor for name, tensor in checkpoint.rest.items()})
-    views = read_views(options.data / options.views, IMAGES[options.views], options.count)
+    views = read_views(options.data / options.views, IMAGES[options.views], options.count, not options.plain)
     images, labels = read_labelled(options.data / "imagenet_sample")
     print(f"{options.count} views of {options.views}, {len(labels)} images, {options.threads} threads", flush=True)
     imported = Comparison(table, body, head, views, images, labels)
