@@ -1,11 +1,12 @@
 """Compare subnets of EfficientNet-Lite0 without training: recalibrated slices against closed-form repair.
 
-    python scripts/repair_table.py [--data ../shared/data] [--views coco_tiny|flowers5] [--count 512] [--plain] [--threads 1]
+    python scripts/repair_table.py [--data ../shared/data] [--views coco_tiny|flowers5] [--count 512] [--plain]
 
 Subnets are cut out of the public network, whose channels are ordered by L1 norm (as imported) or greedily, and get
-BatchNorm statistics or a repair from unlabelled random crops, each blended with another one. The script prints top-1 on the images of
-``imagenet_sample`` and the seconds of repair and recalibration. Those images are probably training images of the public
-network: the figures compare rows and are no scores of ImageNet. It takes about twenty minutes on one core.
+BatchNorm statistics from unlabelled random crops, or a repair from the same crops, each blended with another one. The
+script prints top-1 on the images of ``imagenet_sample`` and the seconds of repair and recalibration. Those images are
+probably training images of the public network: the figures compare rows and are no scores of ImageNet. It takes about
+twenty minutes on one core.
 """
 
 from __future__ import annotations
@@ -54,23 +55,24 @@ def batched(images: list[Tensor]) -> list[Tensor]:
     return [batch.to(memory_format=torch.channels_last) for batch in torch.stack(images).split(BATCH)]
 
 
-def read_views(folder: Path, pattern: str, count: int, blend: bool) -> list[Tensor]:
-    """Batches of random crops, equally many of each image, each blended with another one unless `blend` is false.
-
-    Blends (mixup, Zhang et al. 2018) make more of few images: the largest network's features of them are as good a
-    target (Beyer et al. 2022, "Knowledge distillation: A good teacher is patient and consistent").
-    """
+def read_views(folder: Path, pattern: str, count: int) -> list[Tensor]:
+    """Random crops, equally many of each image."""
     paths = sorted(folder.glob(pattern))
     if not paths:
         raise SystemExit(f"{folder} must hold images {pattern}, got none")
     torch.manual_seed(0)
     order = [paths[int(index)] for index in torch.randperm(len(paths))]
-    views = [read(order[number % len(order)], VIEW) for number in range(count)]
-    if blend:
-        shares = torch.rand(count).tolist()
-        others = torch.randperm(count).tolist()
-        views = [share * view + (1 - share) * views[other] for view, share, other in zip(views, shares, others)]
-    return batched(views)
+    return [read(order[number % len(order)], VIEW) for number in range(count)]
+
+
+def blended(views: list[Tensor]) -> list[Tensor]:
+    """Each view blended with another one (mixup, Zhang et al. 2018), which makes more of few images.
+
+    The largest network's features of blends are as good a target as those of images (Beyer et al. 2022, "Knowledge
+    distillation: A good teacher is patient and consistent").
+    """
+    shares, others = torch.rand(len(views)).tolist(), torch.randperm(len(views)).tolist()
+    return [share * view + (1 - share) * views[other] for view, share, other in zip(views, shares, others)]
 
 
 def read_labelled(folder: Path) -> tuple[list[Tensor], Tensor]:
@@ -101,18 +103,20 @@ class Comparison:
     Args:
         table: its table.
         body, head: supernets with its weights.
-        views: unlabelled batches.
+        views: unlabelled batches for recalibration.
+        blends: unlabelled batches for repair.
         images, labels: the evaluation images.
     """
 
     def __init__(
-        self, table: SupernetTable, body: nn.Module, head: nn.Module, views: list[Tensor], images: list[Tensor],
-        labels: Tensor,
+        self, table: SupernetTable, body: nn.Module, head: nn.Module, views: list[Tensor], blends: list[Tensor],
+        images: list[Tensor], labels: Tensor,
     ) -> None:  # fmt: skip
-        self.body, self.head, self.views, self.images, self.labels = body, head, views, images, labels
+        self.body, self.head, self.images, self.labels = body, head, images, labels
+        self.views, self.blends = views, blends
         start = time.perf_counter()
         whole, self.whole_head = self.cut(table.space.largest())
-        self.repairer = Repairer(table, whole, views)
+        self.repairer = Repairer(table, whole, blends)
         self.whole_features = self.features(whole)
         print(f"statistics of the whole network: {time.perf_counter() - start:.1f} s", flush=True)
 
@@ -123,8 +127,8 @@ class Comparison:
 
     @torch.no_grad()
     def features(self, body: nn.Module) -> list[Tensor]:
-        """The last feature maps of the views, batch by batch."""
-        return [body(images)[-1] for images in self.views]
+        """The last feature maps of the blends, batch by batch."""
+        return [body(images)[-1] for images in self.blends]
 
     @torch.no_grad()
     def top1(self, body: nn.Module, head: nn.Module) -> float:
@@ -156,7 +160,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(__file__).resolve().parents[2] / "shared" / "data")
     parser.add_argument("--views", choices=IMAGES, default="coco_tiny")
     parser.add_argument("--count", type=int, default=512)
-    parser.add_argument("--plain", action="store_true", help="do not blend each view with another one")
+    parser.add_argument("--plain", action="store_true", help="repair from the crops as they are")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
@@ -166,15 +170,17 @@ def main() -> None:
     body, head = build_body(table).eval(), build_classifier(table, 1000).eval()
     body.load_state_dict(checkpoint.body, strict=False)
     head.load_state_dict({name.removeprefix("head."): tensor for name, tensor in checkpoint.rest.items()})
-    views = read_views(options.data / options.views, IMAGES[options.views], options.count, not options.plain)
+    crops = read_views(options.data / options.views, IMAGES[options.views], options.count)
+    views = batched(crops)
+    blends = views if options.plain else batched(blended(crops))
     images, labels = read_labelled(options.data / "imagenet_sample")
     print(f"{options.count} views of {options.views}, {len(labels)} images, {options.threads} threads", flush=True)
-    imported = Comparison(table, body, head, views, images, labels)
+    imported = Comparison(table, body, head, views, blends, images, labels)
     ordered_body = copy.deepcopy(body)
     start = time.perf_counter()
     order_channels(table, ordered_body, views)
     print(f"greedy order: {time.perf_counter() - start:.1f} s")
-    ordered = Comparison(table, ordered_body, head, views, images, labels)
+    ordered = Comparison(table, ordered_body, head, views, blends, images, labels)
     whole = ordered.top1(*ordered.cut(table.space.largest()))
     print(f"whole network: {whole:.1f} %\n")
     print("| subnet | body MACs (M) | L1 order, recalibrated | L1 order, repaired | greedy order, recalibrated | "
