@@ -10,9 +10,12 @@ from torch import Tensor, nn
 
 from nas_transfer.errors import ConfigError
 from nas_transfer.space import Arch
+from nas_transfer.supernet.activations import patches_of
 from nas_transfer.supernet.calibrate import recalibrate_batch_norm
-from nas_transfer.supernet.mbconv.network import MBConvBody
+from nas_transfer.supernet.layers import Layers
+from nas_transfer.supernet.mbconv.network import MBConvBody, MBConvClassifier
 from nas_transfer.supernet.mbconv.table import MBConvTable
+from nas_transfer.supernet.mending import match_batch_norms
 from nas_transfer.supernet.regression import Ridge, fit_kernels, greedy_order
 from nas_transfer.supernet.repair import Repairer, order_channels
 from tests.conftest import load_supernet
@@ -195,6 +198,38 @@ def test_kernels_are_the_least_squares_solutions_of_each_channel() -> None:
         rows = np.concatenate([patches[:, channel], np.ones((200, 1))], 1)
         expected = np.linalg.lstsq(rows, targets[:, channel].numpy(), rcond=None)[0]
         np.testing.assert_allclose([*kernels[channel], biases[channel]], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("same_padding", [False, True])
+def test_patches_are_what_a_depthwise_convolution_reads(same_padding: bool) -> None:
+    torch.manual_seed(0)
+    for size, stride in ((3, 1), (5, 1), (3, 2), (5, 2)):
+        layers = Layers(elastic=False, eps=1e-5, same_padding=same_padding)
+        conv = layers.conv(4, 4, size, stride, depthwise=True)
+        maps = torch.randn(2, 4, 9, 12)
+        outputs = conv(maps)
+        positions = torch.stack([torch.randperm(outputs[0, 0].numel())[:7] for _ in range(2)])
+        read = torch.einsum("rck,ck->rc", patches_of(conv, maps, positions), conv.weight.flatten(1))
+        expected = outputs.permute(0, 2, 3, 1).flatten(1, 2)[torch.arange(2)[:, None], positions].flatten(0, 1)
+        torch.testing.assert_close(read, expected)
+
+
+def test_matched_norms_of_a_head_have_the_moments_of_the_largest_networks(
+    table: MBConvTable, supernet: MBConvBody, batches: list[Tensor]
+) -> None:
+    largest, smallest = table.space.largest(), table.space.smallest()
+    torch.manual_seed(2)
+    heads = MBConvClassifier(table, 5).eval()
+    reference, head = heads.extract(largest), heads.extract(smallest)
+    features = [[supernet.extract(arch)(images)[-1] for images in batches] for arch in (largest, smallest)]
+    match_batch_norms(head, features[1], reference, features[0])
+    outputs = [
+        torch.cat([part.norm(part.conv(maps)).transpose(0, 1).flatten(1) for maps in inputs], 1)
+        for part, inputs in zip((reference.final_expand, head.final_expand), features, strict=True)
+    ]
+    channels = len(outputs[1])
+    torch.testing.assert_close(outputs[1].mean(1), outputs[0].mean(1)[:channels], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(outputs[1].std(1), outputs[0].std(1)[:channels], rtol=1e-3, atol=1e-3)
 
 
 def test_the_order_is_nested_takes_the_best_channel_first_and_leaves_the_function(
