@@ -180,14 +180,12 @@ def set_linear(conv: nn.Conv2d, norm: nn.BatchNorm2d, weight: Tensor, bias: Tens
         inputs: rows (R, C) of the convolution's input.
     """
     conv.weight.copy_(weight[:, :, None, None])
-    mean, centred = inputs.mean(0), inputs - inputs.mean(0)
-    covariance = centred.T @ centred / len(inputs)
-    variance = ((weight @ covariance) * weight).sum(1).clamp(min=0)
+    variance, mean = torch.var_mean(inputs @ weight.T, 0, correction=0)
     running_mean, running_var = _statistics(norm)
-    running_mean.copy_(weight @ mean)
+    running_mean.copy_(mean)
     running_var.copy_(variance)
     norm.weight.copy_((running_var + norm.eps).sqrt())
-    norm.bias.copy_(weight @ mean + bias)
+    norm.bias.copy_(mean + bias)
 
 
 def linear_weight(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
