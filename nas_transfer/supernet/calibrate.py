@@ -18,8 +18,11 @@ Batch = TypeVar("Batch")
 
 
 @dataclass
-class _Moments:
-    """Count, mean and sum of squared deviations per channel, merged as Chan, Golub and LeVeque (1983), eq. 2.1."""
+class Moments:
+    """Count, mean and sum of squared deviations per channel, merged as Chan, Golub and LeVeque (1983), eq. 2.1.
+
+    Mean and deviations are float64 (C,), None before the first `add`.
+    """
 
     count: int = 0
     mean: Tensor | None = None
@@ -38,7 +41,7 @@ class _Moments:
         self.count = total
 
 
-def _take_moments(norm: nn.Module, inputs: tuple[Tensor, ...], moments: _Moments) -> None:
+def _take_moments(norm: nn.Module, inputs: tuple[Tensor, ...], moments: Moments) -> None:
     """Merge the statistics that a BatchNorm with momentum 1 has just computed, without reading its input again."""
     count = inputs[0].numel() // inputs[0].shape[1]
     unbiased: Tensor = norm.running_var  # type: ignore[assignment]
@@ -67,7 +70,7 @@ def recalibrate_batch_norm(network: nn.Module, batches: Iterable[Batch], forward
     modes = {module: module.training for module in network.modules()}
     momenta = [norm.momentum for norm in norms]
     before = [(norm.running_mean.clone(), norm.running_var.clone()) for norm in norms]  # type: ignore[union-attr]
-    moments = [_Moments() for _ in norms]
+    moments = [Moments() for _ in norms]
     hooks = [
         norm.register_forward_hook(lambda norm, inputs, _, taken=taken: _take_moments(norm, inputs, taken))  # type: ignore[misc]
         for norm, taken in zip(norms, moments, strict=True)

@@ -75,25 +75,32 @@ class MBConvBlock(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (B, in, H, W) to (B, out, ceil(H / stride), ceil(W / stride))."""
-        hidden = features if self.expand is None else self.expand(features)
-        hidden = self.depthwise(hidden)
-        if self.squeeze_excite is not None:
-            hidden = self.squeeze_excite(hidden)
-        hidden = self.project(hidden)
-        shortcut = features
-        if self.identity and (self.stride > 1 or features.shape[1] != hidden.shape[1]):
-            return hidden
+        projected = self.project(self.hidden(features))
+        shortcut = self.skipped(features, projected.shape[1])
+        if shortcut is None:
+            return projected
+        if self.stride == 1 and self.drop_path > 0 and features.shape[1] == projected.shape[1]:
+            projected = stochastic_depth(projected, self.drop_path, "row", self.training)
+        return projected + shortcut
+
+    def hidden(self, features: Tensor) -> Tensor:
+        """The input (B, mid, H', W') of the projection."""
+        hidden = self.depthwise(features if self.expand is None else self.expand(features))
+        return hidden if self.squeeze_excite is None else self.squeeze_excite(hidden)
+
+    def skipped(self, features: Tensor, out_channels: int) -> Tensor | None:
+        """What the shortcut adds to a projection of `out_channels`; None where there is no shortcut."""
+        if self.identity and (self.stride > 1 or features.shape[1] != out_channels):
+            return None
         if self.stride > 1:
             # As in AttentiveNAS, an odd side gets one row or column of zeros in front; height and width are padded
             # separately, since detection images are not square.
             odd = (features.shape[2] % self.stride, features.shape[3] % self.stride)
             padding = (0, 0) if self.whole_strides else odd
-            shortcut = F.avg_pool2d(shortcut, self.stride, self.stride, padding)
-        if self.shortcut is not None and shortcut.shape[1] != hidden.shape[1]:
-            shortcut = self.shortcut(shortcut)
-        elif self.stride == 1 and self.drop_path > 0:
-            hidden = stochastic_depth(hidden, self.drop_path, "row", self.training)
-        return hidden + shortcut
+            features = F.avg_pool2d(features, self.stride, self.stride, padding)
+        if self.shortcut is not None and features.shape[1] != out_channels:
+            return self.shortcut(features)
+        return features
 
     def set_plan(self, plan: BlockPlan) -> None:
         """Set the active sizes of the elastic layers to those of `plan`; input widths follow from the tensors."""

@@ -62,6 +62,7 @@ class MBConvTable:
     """
 
     network_module: ClassVar[str] = "nas_transfer.supernet.mbconv.network"
+    repair_module: ClassVar[str] = "nas_transfer.supernet.mbconv.repair"
 
     name: str
     resolutions: tuple[int, ...]

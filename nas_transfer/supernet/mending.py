@@ -1,0 +1,284 @@
+"""Mend one block of a subnet: match its norms, refit its kernels and its projection, keep what is best."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nas_transfer.supernet import regression
+from nas_transfer.supernet.activations import Sample, add_moments, moments_of, patches_of
+from nas_transfer.supernet.calibrate import Moments, recalibrate_batch_norm
+from nas_transfer.supernet.layers import ConvNormActivation
+from nas_transfer.supernet.links import Link
+from nas_transfer.supernet.ops import SqueezeExcite
+
+ORIGINAL, RECALIBRATED, REPAIRED = "original", "recalibrated", "repaired"
+KERNEL_ROWS = 4_096
+"""Rows for the regression of depthwise kernels, which have few weights each."""
+ROWS_PER_CHANNEL = 2
+"""A projection is only regressed from at least this many rows for each of its input channels."""
+GUARD_IMAGES = 64
+"""Images that measure the statistics of a recalibrated block."""
+PENALTIES = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)
+KERNEL_PENALTY = 1e-3
+EXACT = 1e-9
+"""A block with a relative error below this computes what the largest network computes."""
+
+
+@dataclass(frozen=True)
+class BlockRepair:
+    """What became of one block.
+
+    Attributes:
+        name: name of the block.
+        choice: ``original``, ``recalibrated`` or ``repaired``.
+        errors: for each choice that was tried the squared error of the block's output on held-out images, relative to
+            the variance of the largest network's output.
+        penalty: penalty of the ridge regression; None if the block was not repaired.
+    """
+
+    name: str
+    choice: str
+    errors: dict[str, float]
+    penalty: float | None = None
+
+    @property
+    def error(self) -> float:
+        """The error of the choice."""
+        return self.errors[self.choice]
+
+
+@dataclass
+class Look:
+    """The activations of one block of the largest network.
+
+    Attributes:
+        outputs: the block's outputs (B, C, H, W).
+        norms: moments of the inputs of the inner norms.
+        gate: moments of the two convolutions of the gate, before their activations.
+        kernels: by position in `Link.inner`, kernel size and outputs of depthwise convolutions that can shrink.
+    """
+
+    outputs: list[Tensor] = field(default_factory=list)
+    norms: list[Moments] = field(default_factory=list)
+    gate: list[Moments] = field(default_factory=list)
+    kernels: dict[int, tuple[int, list[Tensor]]] = field(default_factory=dict)
+
+
+def look_at(link: Link, inputs: Sequence[Tensor]) -> Look:
+    """Run a block of the largest network on its inputs (B, C, H, W)."""
+    look, hidden = Look(), list(inputs)
+    for position, layer in enumerate(link.inner):
+        raw = [layer.conv(maps) for maps in hidden]
+        look.norms.append(moments_of(raw))
+        if layer.conv.groups > 1 and layer.conv.kernel_size[0] > 3:
+            look.kernels[position] = layer.conv.kernel_size[0], raw
+        hidden = [_finish(layer, maps) for maps in raw]
+    if link.gate is not None:
+        squeezed = [link.gate.squeeze(_pooled(maps)) for maps in hidden]
+        look.gate = [moments_of(squeezed), moments_of([link.gate.excite(F.relu(maps)) for maps in squeezed])]
+        hidden = [link.gate(maps) for maps in hidden]
+    look.outputs = [link.join(maps, features) for maps, features in zip(hidden, inputs, strict=True)]
+    return look
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What is kept of a `Look`: moments, and rows instead of maps.
+
+    Attributes:
+        norms, gate: as in `Look`.
+        kernels: by position, kernel size and rows (R', C) of the thinned sample.
+        outputs: rows (R, C) of the sample.
+    """
+
+    norms: list[Moments]
+    gate: list[Moments]
+    kernels: dict[int, tuple[int, Tensor]]
+    outputs: Tensor
+
+    @classmethod
+    def of(cls, look: Look, sample: Sample) -> Reference:
+        """The rows of a sample."""
+        thin = sample.thinned(KERNEL_ROWS)
+        kernels = {position: (size, thin.rows(maps)) for position, (size, maps) in look.kernels.items()}
+        return cls(look.norms, look.gate, kernels, sample.rows(look.outputs))
+
+
+class Mender:
+    """Mends one block of a subnet, in place.
+
+    Args:
+        link: the block.
+        sample: the rows that are looked at.
+        reference: the same block of the largest network.
+        target: rows (R, C) that the output should have; its leading channels count.
+
+    Attributes:
+        outputs: the outputs (B, C, H, W) of the mended block, after `mend`.
+        starved: whether there were too few rows to repair the block.
+        fitted_rows: number of rows that are not held out.
+    """
+
+    def __init__(self, link: Link, sample: Sample, reference: Reference, target: Tensor) -> None:
+        self.link, self.sample, self.reference = link, sample, reference
+        self.target = target[:, : link.out_channels]
+        self.held = sample.held
+        self.fitted_rows = int((~self.held).sum())
+        self.starved = False
+        self.outputs: list[Tensor] = []
+        wanted = self.target[self.held]
+        self._variance = float((wanted - wanted.mean(0)).square().sum())
+
+    @property
+    def channels(self) -> int:
+        """Input channels of the projection."""
+        return self.link.project.conv.in_channels
+
+    def mend(self, inputs: Sequence[Tensor]) -> BlockRepair:
+        """Choose the best of the slice as it is, recalibrated and repaired, and leave it in the block.
+
+        Args:
+            inputs: the block's inputs (B, C, H, W) in the subnet, for the batches of the sample.
+        """
+        link, block = self.link, self.link.block
+        errors = {ORIGINAL: self._block_error(block, inputs)}
+        penalty, choice, hidden = None, ORIGINAL, []
+        if errors[ORIGINAL] > EXACT:
+            sliced = copy.deepcopy(block.state_dict())
+            recalibrated = self._recalibrated(inputs)
+            errors[RECALIBRATED] = self._block_error(recalibrated, inputs)
+            self.starved = self.fitted_rows < ROWS_PER_CHANNEL * self.channels
+            if not self.starved:
+                hidden = self._match(inputs)
+                penalty, errors[REPAIRED] = self._regress(hidden, inputs)
+            choice = min(errors, key=lambda name: errors[name])
+            if choice != REPAIRED:
+                penalty = None
+                block.load_state_dict(sliced if choice == ORIGINAL else recalibrated.state_dict())
+        if choice == REPAIRED:
+            self.outputs = [link.join(maps, features) for maps, features in zip(hidden, inputs, strict=True)]
+        else:
+            self.outputs = [block(features) for features in inputs]
+        return BlockRepair(link.name, choice, errors, penalty)
+
+    def _block_error(self, block: nn.Module, inputs: Sequence[Tensor]) -> float:
+        outputs = [block(maps) for maps in self.sample.held_maps(inputs)]
+        return self._error(self.sample.held_rows(outputs) - self.target[self.held])
+
+    def _error(self, difference: Tensor) -> float:
+        error = float(difference.square().sum()) / max(self._variance, 1e-30)
+        return error if math.isfinite(error) else math.inf
+
+    def _recalibrated(self, inputs: Sequence[Tensor]) -> nn.Module:
+        """A copy of the block with the statistics of some of its inputs."""
+        block = copy.deepcopy(self.link.block)
+        used, images = 0, 0
+        while used < len(inputs) and images < GUARD_IMAGES:
+            images += len(inputs[used])
+            used += 1
+        recalibrate_batch_norm(block, inputs[:used], block)
+        return block
+
+    def _match(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Repair what is before the projection; returns the projection's inputs."""
+        hidden = list(inputs)
+        for position, (layer, wanted) in enumerate(zip(self.link.inner, self.reference.norms, strict=True)):
+            size, rows = self.reference.kernels.get(position, (0, None))
+            if rows is not None and layer.conv.kernel_size[0] < size:
+                self._fit_kernels(layer.conv, hidden, rows)
+            raw = [layer.conv(maps) for maps in hidden]
+            regression.match_norm(layer.norm, moments_of(raw), wanted)
+            hidden = [_finish(layer, maps) for maps in raw]
+        if self.link.gate is not None:
+            _match_gate(self.link.gate, hidden, self.reference.gate)
+            hidden = [self.link.gate(maps) for maps in hidden]
+        return hidden
+
+    def _fit_kernels(self, conv: nn.Conv2d, inputs: Sequence[Tensor], rows: Tensor) -> None:
+        """Replace the kernels whose least-squares fit predicts held-out outputs of the larger kernel better."""
+        thin = self.sample.thinned(KERNEL_ROWS)
+        held, targets = thin.held, rows[:, : conv.out_channels]
+        patches = torch.cat([patches_of(conv, *pair) for pair in zip(inputs, thin.indices, strict=True)])
+        kernels, biases = regression.fit_kernels(patches[~held], targets[~held], KERNEL_PENALTY)
+        sliced = torch.einsum("rck,ck->rc", patches, conv.weight.flatten(1))
+        scales, shifts = regression.fit_kernels(sliced[~held, :, None], targets[~held], KERNEL_PENALTY)
+        fitted = torch.einsum("rck,ck->rc", patches[held], kernels) + biases
+        error = (fitted - targets[held]).square().sum(0)
+        before = (sliced[held] * scales[:, 0] + shifts - targets[held]).square().sum(0)
+        better = error < before
+        conv.weight[better] = kernels.view_as(conv.weight)[better]
+
+    def _regress(self, hidden: Sequence[Tensor], inputs: Sequence[Tensor]) -> tuple[float, float]:
+        """Replace the projection; returns the penalty and the relative error on held-out rows."""
+        rows, target = self.sample.rows(hidden), self.target
+        skipped = [self.link.skipped(maps, self.link.out_channels) for maps in inputs]
+        if all(maps is not None for maps in skipped):
+            target = target - self.sample.rows([maps for maps in skipped if maps is not None])
+        project = self.link.project
+        prior = regression.linear_weight(project.conv, project.norm)
+        weight, bias, penalty, predicted = regression.fit(rows, target, self.held, PENALTIES, prior)
+        regression.set_linear(project.conv, project.norm, weight, bias, rows)
+        return penalty, self._error(predicted - target[self.held])
+
+
+def match_batch_norms(
+    network: nn.Module, inputs: Sequence[Tensor], reference: nn.Module, reference_inputs: Sequence[Tensor]
+) -> None:
+    """Match the norms of what reads a repaired body, such as a head, to those of the largest network's.
+
+    All norms are matched at once, so none should read what another one computes.
+
+    Args:
+        network: changed in place; its BatchNorms have the names of those of `reference`.
+        inputs: what `network` takes, batch by batch, from the repaired body.
+        reference: the same part of the largest network.
+        reference_inputs: what it takes for the same images.
+    """
+    own, wanted = _norm_moments(network, inputs), _norm_moments(reference, reference_inputs)
+    with torch.no_grad():
+        for name, (norm, moments) in own.items():
+            regression.match_norm(norm, moments, wanted[name][1])
+
+
+@torch.no_grad()
+def _norm_moments(network: nn.Module, inputs: Sequence[Tensor]) -> dict[str, tuple[nn.BatchNorm2d, Moments]]:
+    """Every BatchNorm with the moments of its inputs, by name."""
+    found = {
+        name: (module, Moments()) for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)
+    }
+    hooks = [
+        norm.register_forward_pre_hook(lambda _, maps, moments=moments: add_moments(moments, maps[0]))  # type: ignore[misc]
+        for norm, moments in found.values()
+    ]
+    try:
+        for features in inputs:
+            network(features)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def _finish(layer: ConvNormActivation, raw: Tensor) -> Tensor:
+    """What a layer computes from the output of its convolution."""
+    normalised = layer.norm(raw)
+    return normalised if layer.activation is None else layer.activation(normalised)
+
+
+def _pooled(maps: Tensor) -> Tensor:
+    return maps.mean((2, 3), keepdim=True)
+
+
+def _match_gate(gate: SqueezeExcite, inputs: Sequence[Tensor], wanted: Sequence[Moments]) -> None:
+    """Give both convolutions of a squeeze-and-excitation outputs with the largest network's moments over images."""
+    pooled = [_pooled(maps) for maps in inputs]
+    regression.match_conv(gate.squeeze, moments_of([gate.squeeze(maps) for maps in pooled]), wanted[0])
+    squeezed = [F.relu(gate.squeeze(maps)) for maps in pooled]
+    regression.match_conv(gate.excite, moments_of([gate.excite(maps) for maps in squeezed]), wanted[1])

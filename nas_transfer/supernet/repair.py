@@ -1,0 +1,196 @@
+"""Repair the subnets of a trained network in closed form, from unlabelled images and without a gradient.
+
+A subnet that is cut out of one trained network computes something else: channels, blocks and parts of kernels are
+missing. A `Repairer` refits its layers, block by block from the front, on the subnet's own activations, to what the
+largest network computes on the same images (channel pruning by asymmetric reconstruction: He et al. 2017):
+
+- every BatchNorm before a block's projection gets output moments equal to those of the largest network's norm;
+- a smaller depthwise kernel is the least-squares kernel where that predicts the larger kernel's output better;
+- the projection is the ridge regression of the largest network's block output minus the subnet's own shortcut; the
+  penalty pulls towards the sliced projection and is chosen on held-out images. The last block of a stage aims at the
+  output of the whole stage, and so stands in for dropped blocks.
+
+Each block keeps whichever has the least error on held-out images: the slice with its original statistics, the slice
+with recalibrated statistics, or the repaired block.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from nas_transfer.supernet.activations import Sample, Walk
+from nas_transfer.supernet.links import Link, repair_module
+from nas_transfer.supernet.mending import ROWS_PER_CHANNEL, BlockRepair, Mender, Reference, look_at
+from nas_transfer.supernet.protocol import SupernetTable
+from nas_transfer.supernet.regression import greedy_order, linear_weight
+
+logger = logging.getLogger(__name__)
+
+ROWS = 32_768
+"""Rows for each regression, of which one in sixteen is held out."""
+MEMORY = 1 << 28
+"""Bytes of the largest activations of one layer that are held at once."""
+
+
+@dataclass(frozen=True)
+class RepairReport:
+    """What became of all blocks of a subnet, in order."""
+
+    blocks: tuple[BlockRepair, ...]
+
+    @property
+    def error(self) -> float:
+        """The error of the last block's output, relative to its variance."""
+        return self.blocks[-1].error
+
+
+class Repairer:
+    """Repairs subnets of one trained network. Its activations are gathered once, when a repairer is made.
+
+    Args:
+        table: the table of the supernet.
+        largest: the plain body of the largest arch with BatchNorm statistics of its own, in eval mode.
+        batches: unlabelled images (B, 3, H, W) as the body takes them, on its device; they are kept. A few hundred
+            images or augmented views are needed: rows must outnumber the channels of the widest layer several times.
+        rows: rows for each regression.
+        memory: bytes of the largest activations that are held at once.
+
+    Raises:
+        ConfigError: the family of the table cannot be repaired.
+        ValueError: there are fewer than two images.
+    """
+
+    def __init__(
+        self, table: SupernetTable, largest: nn.Module, batches: Iterable[Tensor], *, rows: int = ROWS,
+        memory: int = MEMORY,
+    ) -> None:  # fmt: skip
+        self._family = repair_module(table)
+        self._batches = list(batches)
+        self._rows = rows
+        self._samples: dict[int, Sample] = {}
+        self._references: list[Reference] = []
+        self._numbers: dict[tuple[int, int], int] = {}
+        if not self._batches:
+            raise ValueError("repairing a subnet needs at least 2 images, got none")
+        with torch.no_grad():
+            self._gather(largest, memory)
+
+    @torch.no_grad()
+    def repair(self, body: nn.Module) -> RepairReport:
+        """Repair the body of a subnet in place.
+
+        Args:
+            body: a plain body as `extract` makes it, whose tensors are slices of those of the largest network. It is
+                left in eval mode.
+
+        Returns:
+            The choice and the errors of each block. They depend on nothing but the subnet and the repairer's images.
+        """
+        body.eval()
+        links = self._family.links(body)
+        walk = Walk(self._family.stem(body), links, self._batches)
+        blocks, starved = [], []
+        for number, link in enumerate(links):
+            last = number + 1 == len(links) or links[number + 1].stage != link.stage
+            index = number - next(n for n, other in enumerate(links) if other.stage == link.stage)
+            own = self._numbers[link.stage, index]
+            target = own if not last else max(self._numbers[key] for key in self._numbers if key[0] == link.stage)
+            mender = Mender(link, self._samples[link.stage], self._references[own], self._references[target].outputs)
+            inputs = walk.inputs(number, mender.sample.count)
+            blocks.append(mender.mend(inputs))
+            walk.put(number, mender.outputs)
+            if mender.starved:
+                starved.append(mender)
+        if starved:
+            worst = max(starved, key=lambda mender: mender.channels)
+            logger.warning(
+                "%d of %d blocks are recalibrated instead of repaired: %s has %d channels and needs at least %d rows, "
+                "got %d; give more images or views", len(starved), len(links), worst.link.name, worst.channels,
+                ROWS_PER_CHANNEL * worst.channels, worst.fitted_rows,
+            )  # fmt: skip
+        return RepairReport(tuple(blocks))
+
+    def _gather(self, largest: nn.Module, memory: int) -> None:
+        largest.eval()
+        links = self._family.links(largest)
+        stem = self._family.stem(largest)
+        counts = batch_counts(stem, links, self._batches, memory)
+        walk = Walk(stem, links, self._batches)
+        index = 0
+        for number, link in enumerate(links):
+            index = index + 1 if number and links[number - 1].stage == link.stage else 0
+            self._numbers[link.stage, index] = number
+            inputs = walk.inputs(number, counts[link.stage])
+            look = look_at(link, inputs)
+            if link.stage not in self._samples:
+                self._samples[link.stage] = Sample.draw(look.outputs, self._rows, link.stage)
+            self._references.append(Reference.of(look, self._samples[link.stage]))
+            walk.put(number, look.outputs)
+
+
+def batch_counts(stem: nn.Module, links: Sequence[Link], batches: Sequence[Tensor], memory: int) -> list[int]:
+    """For each stage the number of batches whose largest activations fit into `memory` bytes, at least two images'.
+
+    Images of other sizes than the first one are counted as if they had its size.
+    """
+    features = stem(batches[0][:1])
+    largest = [0] * (links[-1].stage + 1)
+    for link in links:
+        hidden = features
+        for layer in link.inner:
+            hidden = layer(hidden)
+            largest[link.stage] = max(largest[link.stage], hidden.numel() * hidden.element_size())
+        features = link.block(features)
+    counts = []
+    for size in largest:
+        count, images = 0, 0
+        for batch in batches:
+            if images >= 2 and (images + len(batch)) * size > memory:
+                break
+            count, images = count + 1, images + len(batch)
+        counts.append(count)
+    return counts
+
+
+@torch.no_grad()
+def order_channels(
+    table: SupernetTable, body: nn.Module, batches: Iterable[Tensor], *, rows: int = ROWS, memory: int = MEMORY
+) -> None:
+    """Order the hidden channels of every block so that narrow archs keep those that explain its output best.
+
+    The order is that of `nas_transfer.supernet.regression.greedy_order`. It is nested for all widths, and the largest
+    arch computes the same up to rounding. Make a `Repairer` from the largest arch after this, not before.
+
+    Args:
+        table: the table of the supernet.
+        body: the supernet's body at its largest arch, or the largest arch's plain body, with BatchNorm statistics of
+            that arch; changed in place and left in eval mode.
+        batches, rows, memory: as in `Repairer`.
+
+    Raises:
+        ConfigError: the family of the table cannot be repaired.
+        ValueError: there are fewer than two images.
+    """
+    family, images = repair_module(table), list(batches)
+    if not images:
+        raise ValueError("ordering channels needs at least 2 images, got none")
+    body.eval()
+    links, stem = family.links(body), family.stem(body)
+    counts = batch_counts(stem, links, images, memory)
+    walk = Walk(stem, links, images)
+    samples: dict[int, Sample] = {}
+    for number, link in enumerate(links):
+        inputs = walk.inputs(number, counts[link.stage])
+        hidden = [link.hidden(maps) for maps in inputs]
+        outputs = [link.join(maps, features) for maps, features in zip(hidden, inputs, strict=True)]
+        sample = samples.setdefault(link.stage, Sample.draw(outputs, rows, link.stage))
+        found = sample.rows(hidden)
+        centred = found - found.mean(0)
+        weight = linear_weight(link.project.conv, link.project.norm)
+        family.permute_hidden(link, greedy_order(centred.T @ centred / len(found), weight))
+        walk.put(number, outputs)
