@@ -1,15 +1,9 @@
 """Datasets on disk and the batches made of them: one file per layout.
 
 `module` has what all layouts share. `image_folder`, `coco_instances`, `coco_keypoints` and `label_maps` each read one
-<<<<<<< HEAD
-layout; `sources`, `augmentation` and `split` hold the records of their configuration, and `samples` the types of what
-they give. `inspection` validates a dataset for `stage=check`, `drawing` draws samples for people, and `synthetic`
-draws the embedded datasets.
-=======
 layout. `sources`, `augmentation` and `split` hold the records of their configuration, and `samples` the types of their
 samples and batches. `inspection` validates a dataset for `stage=check`, `drawing` draws samples for people, and
 `synthetic` draws the embedded datasets.
->>>>>>> words
 """
 
 from nas_transfer.data.augmentation import (
