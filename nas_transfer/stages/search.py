@@ -268,19 +268,19 @@ class _Search:
         """Print the front, with a mark at the picked trial."""
         print(f"search {self.config.task.name}: {self.folder}")
         heads = "".join(f"{name:>16}" for name in front.names)
-        print(f"  trial  {heads}{'' if rescored is None else '          again'}   arch")
+        print(f"  trial  {heads}{'' if rescored is None else '          again'}   at          arch")
         for trial in front.trials:
             mark = "*" if trial.number == picked.number else " "
             values = "".join(f"{_shown(name, value):>16}" for name, value in trial.values.items())
             again = "" if rescored is None else f"{rescored.shown(trial.number):>15}"
-            print(f"{mark} {trial.number:5d}  {values}{again}   {short_id(trial.arch)}")
-        size = "x".join(map(str, self.costs_of(picked).input_size))
+            size = "x".join(map(str, self.costs_of(trial).input_size))
+            print(f"{mark} {trial.number:5d}  {values}{again}   {size:<10}  {short_id(trial.arch)}")
         share = self.hypervolume(front)
         volume = "undefined" if share is None else f"{share:.4f}"
         rule = _rule(self.config.pick, self.trade_off)
         print(
             f"  {len(self.study)} trials, {len(self.study.failures())} failed; hypervolume {volume}; "
-            f"picked (*) by {rule}: {self.folder / files.PICKED_ARCH} (costs at {size})"
+            f"picked (*) by {rule}: {self.folder / files.PICKED_ARCH}"
         )
         for line in (rescored, validation, *gains_of(front)):
             if line is not None:
