@@ -108,6 +108,13 @@ def test_a_class_list_gives_the_label_order(folder_root: Path, folder_data: Buil
     assert torch.cat([batch["labels"] for batch in data.val_dataloader()]).tolist() == [0, 0, 0, 2, 2, 2]
 
 
+@pytest.mark.parametrize("name", ["../val/ant", "/etc", ".."])
+def test_a_class_list_names_no_folder_elsewhere(folder_root: Path, folder_data: Builder, name: str) -> None:
+    (folder_root / "names.txt").write_text(f"bee\n{name}\nant\n")
+    with pytest.raises(DataError, match=r"each line of .*names\.txt must name a class folder"):
+        folder_data(folder_root, class_list="names.txt").setup()
+
+
 def test_a_class_that_train_does_not_have_is_refused(folder_root: Path, folder_data: Builder) -> None:
     (folder_root / "val" / "bee").rename(folder_root / "val" / "wasp")
     with pytest.raises(DataError, match=r"the folder 'wasp' of .*val must be one of the 2 classes"):

@@ -206,3 +206,21 @@ def test_sources_of_a_run_stay_in_the_folder_that_the_command_names(inside: Path
         command = ["stage=export", f"weights={run}", "data.root=mine"]
         with pytest.raises(ConfigError, match=r"data\.sources\.val_annotations in .* must lie in data\.root"):
             with_trained_groups(composed(*command))
+
+
+def test_a_run_has_its_dataset_drawn_in_the_usual_places_only(
+    inside: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("home") / "shapes"
+    command = ["stage=export", f"weights={write_run(inside, replaced('data.root', str(elsewhere)), 'shapes_cls')}"]
+    with pytest.raises(ConfigError, match=r"data\.root in .* is .*home\d+/shapes, where no dataset is: add data\.root"):
+        with_trained_groups(composed(*command))
+    assert with_trained_groups(composed(*command, f"data.root={elsewhere}")).data.root == str(elsewhere)
+    elsewhere.mkdir()
+    (elsewhere / "README.txt").touch()
+    assert with_trained_groups(composed(*command)).data.root == str(elsewhere)
+    monkeypatch.setenv("NAS_TRANSFER_DATA", str(inside / "drawn"))
+    usual = write_run(
+        inside / "usual", replaced("data.root", "${oc.env:NAS_TRANSFER_DATA,data}/shapes_cls"), "shapes_cls"
+    )
+    with_trained_groups(composed("stage=export", f"weights={usual}"))

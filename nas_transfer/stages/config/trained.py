@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from nas_transfer.errors import ConfigError
 from nas_transfer.runs import files
 from nas_transfer.stages.config.trusted import (
+    require_drawn_nearby,
     require_folder_name,
     require_inside,
     require_plain_values,
@@ -117,7 +118,9 @@ def with_trained_groups(cfg: DictConfig) -> DictConfig:
         config = OmegaConf.create(merged)
         resolved = {key: _resolved(config, key) for key in TRAINED_GROUPS}
         require_trusted(resolved, file, trust_of(_resolved(cfg, "trust"), composed))
-        if cfg.data.root is not None and not any(key.startswith("data.sources") for key in given):
+        if cfg.data.root is None:
+            require_drawn_nearby(resolved["data"], file)
+        elif not any(key.startswith("data.sources") for key in given):
             require_inside(resolved["data"], file)
     return config
 

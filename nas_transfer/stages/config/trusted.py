@@ -7,6 +7,7 @@ modules under ``trust``. References lead to other keys, and in paths of data to 
 from __future__ import annotations
 
 import importlib
+import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -131,6 +132,24 @@ def require_inside(content: object, file: Path) -> None:
                 f"{key} in {file} must lie in data.root, got {text!r}: add {key}=... to the command, or leave "
                 "data.root out"
             )
+
+
+def require_drawn_nearby(data: object, file: Path) -> None:
+    """Refuse to draw a dataset elsewhere than in the usual place, in resolved ``data``.
+
+    That is below the working directory or ``$NAS_TRANSFER_DATA``; a dataset that was drawn earlier can be anywhere.
+    """
+    if not isinstance(data, Mapping) or data.get("draw") is None:
+        return
+    root = os.path.abspath(os.path.expanduser(str(data.get("root"))))
+    usual = [os.getcwd(), *filter(None, [os.environ.get("NAS_TRANSFER_DATA")])]
+    if any(root.startswith(os.path.join(os.path.abspath(folder), "")) for folder in usual):
+        return
+    if not os.path.isdir(root) or not os.listdir(root):
+        raise ConfigError(
+            f"data.root in {file} is {root}, where no dataset is: add data.root=FOLDER, where it is or where it may be "
+            "drawn"
+        )
 
 
 @cache
