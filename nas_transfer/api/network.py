@@ -66,12 +66,15 @@ class Network:
         class_names: names of the classes, or of the keypoints.
     """
 
-    def __init__(self, folder: Path, task: Task, data: DownstreamData, arch_name: str) -> None:
+    def __init__(
+        self, folder: Path, task: Task, data: DownstreamData, arch_name: str, trust: Sequence[str] = ()
+    ) -> None:
         self.folder = folder
         self.task = task
         self.class_names = data.vocabulary.names
         self._data = data
         self._arch_name = arch_name
+        self._trust = tuple(trust)
 
     @property
     def arch(self) -> ArchContent:
@@ -144,10 +147,18 @@ class Network:
             NasTransferError: a package is missing, or an engine differs from torch; nothing is written then.
         """
         overrides = [f"weights='{self.folder}'", f"arch='{self._arch_name}'", f"run_dir='{folder}'"]
-        return run("stage=export", *overrides, f"data.root='{self._data.root}'", quiet=True)
+        overrides += [f"data.root='{self._data.root}'", f"trust=[{','.join(self._trust)}]"]
+        return run("stage=export", *overrides, quiet=True)
 
 
-def load(folder: str | Path, *, arch: str = "max", data_root: str | Path | None = None, device: str = "cpu") -> Network:
+def load(
+    folder: str | Path,
+    *,
+    arch: str = "max",
+    data_root: str | Path | None = None,
+    device: str = "cpu",
+    trust: Sequence[str] = (),
+) -> Network:
     """The network of a finished run, ready to predict.
 
     The classes are read from the dataset that the run was trained on.
@@ -158,18 +169,20 @@ def load(folder: str | Path, *, arch: str = "max", data_root: str | Path | None 
             statistics of its BatchNorms are measured first.
         data_root: where the dataset is now; None for where it was.
         device: for torch, such as ``cuda``.
+        trust: modules whose classes the run may use besides those of this program, such as that of a task of your own.
 
     Raises:
         RunError: the folder is no run's.
+        ConfigError: the run names a class that is neither of this program nor of a trusted module.
         NasTransferError: data, weights or an arch that cannot be used.
     """
     if trained_config(str(folder)) is None:
         raise RunError(f"{Path(folder) / files.CONFIG} does not exist: is {folder} the folder of a finished run?")
     cfg = composed(["stage=predict"])
-    cfg.weights, cfg.arch, cfg.images = str(folder), arch, "-"
+    cfg.weights, cfg.arch, cfg.images, cfg.trust = str(folder), arch, "-", list(trust)
     if data_root is not None:
         cfg.data.root = str(data_root)
     task, data, _ = load_trained(read_config(with_trained_groups(cfg), PredictConfig))
     if task.is_supernet:
         raise ConfigError("load needs one arch of a supernet, got arch='supernet': use max, min, a name or a file")
-    return Network(Path(folder), task.to(device).eval(), data, arch)
+    return Network(Path(folder), task.to(device).eval(), data, arch, trust)

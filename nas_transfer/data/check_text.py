@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from nas_transfer.runs import Check, Finding, PartSummary, TrainingEstimate
@@ -10,7 +11,7 @@ PROBLEMS = {
     "broken": "broken, missing or mismatched files",
     "refused": "annotations that training refuses",
     "empty class": "classes that a part does not have",
-    "leak": "images of val that are also in train",
+    "leak": "images of val or of the search split that are also trained on",
 }
 NOTES = {
     "repeated": "images that occur more than once",
@@ -31,6 +32,7 @@ def check_text(check: Check) -> str:
     for kinds, shown in ((NOTES, NOTES_SHOWN), (PROBLEMS, None)):
         for kind, title in kinds.items():
             lines += _finding_lines(kind, title, check.findings, shown)
+            lines += _leak_lines(check) if kind == "leak" else []
     lines.append(
         f"training was not timed: {check.not_timed}" if check.training is None else _training_line(check.training)
     )
@@ -99,6 +101,18 @@ def _finding_lines(kind: str, title: str, findings: Sequence[Finding], shown: in
     if shown is not None and len(of_kind) > shown:
         lines.append(f"  ... and {len(of_kind) - shown} more")
     return lines
+
+
+def _leak_lines(check: Check) -> list[str]:
+    """How much of each scored part leaks."""
+    sizes = {part: summary["images"] for part, summary in check.parts.items()}
+    sizes["search"] = check.parts["train"].get("search_images", 0) if "train" in check.parts else 0
+    counts = Counter(finding.part for finding in check.findings if finding.kind == "leak")
+    return [
+        f"  in all {count} of the {sizes[part]} images of {part} ({count / sizes[part]:.1%})"
+        for part, count in counts.items()
+        if sizes.get(part)
+    ]
 
 
 def _training_line(training: TrainingEstimate) -> str:

@@ -15,7 +15,7 @@ import torch
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
-from nas_transfer.data.images import read_image
+from nas_transfer.data.images import named_in, read_image
 from nas_transfer.errors import DataError
 
 Record = dict[str, Any]  # one JSON object of the file, unchecked
@@ -259,6 +259,11 @@ def _read_images(path: Path, records: list[Record]) -> tuple[ImageEntry, ...]:
         if not all(isinstance(number, int) for number in (image_id, height, width)) or not isinstance(file_name, str):
             raise DataError(
                 f"every image of {path} needs an integer id, height and width and a file_name, got {str(record)[:200]}"
+            )
+        if named_in(Path("images"), file_name) is None:
+            raise DataError(
+                f"the file_name of image {image_id} of {path} must lie in the folder of the images, got {file_name!r}: "
+                "write it relative to that folder"
             )
         entries.append(ImageEntry(record["id"], file_name, record["height"], record["width"]))
     entries.sort()

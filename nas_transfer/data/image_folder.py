@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from nas_transfer.data.augmentation import ClassificationAugmentation
 from nas_transfer.data.drawing import Picture, draw_class
-from nas_transfer.data.images import image_files, read_image
+from nas_transfer.data.images import image_files, named_in, read_image
 from nas_transfer.data.inspection import Contents, Inventory
 from nas_transfer.data.module import DownstreamData
 from nas_transfer.data.parts import Vocabulary
@@ -183,7 +183,11 @@ def _read_class_list(path: Path) -> tuple[str, ...]:
         lines = path.read_text().split("\n")
     except (OSError, UnicodeDecodeError) as err:
         raise DataError(f"{path} cannot be read ({err}): write one class name per line") from err
-    return tuple(line.strip() for line in lines if line.strip())
+    names = tuple(line.strip() for line in lines if line.strip())
+    for name in names:
+        if name == "." or named_in(Path("class"), name) is None:
+            raise DataError(f"each line of {path} must name a class folder, got {name!r}: write names without paths")
+    return names
 
 
 def _list_part(folder: Path, class_names: Sequence[str], *, every_class: bool) -> tuple[list[str], np.ndarray]:

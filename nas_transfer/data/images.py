@@ -65,6 +65,17 @@ def opened(path: str | Path, kind: str) -> Iterator[Image.Image]:
         ) from err
 
 
+def named_in(folder: Path, name: str) -> Path | None:
+    """The path of a file that data name, relative to a folder or absolute; None if it lies outside of the folder."""
+    if "\0" in name:
+        return None
+    if ".." not in name and not os.path.isabs(name):
+        return folder / name
+    whole = os.path.abspath(folder)
+    path = os.path.normpath(os.path.join(whole, name))
+    return folder / name if path.startswith(os.path.join(whole, "")) else None
+
+
 def image_files(folder: Path) -> list[str]:
     """All image files in a folder and those below it, sorted."""
     return sorted(

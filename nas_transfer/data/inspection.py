@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -58,12 +58,14 @@ class Inventory:
         files: names of the images.
         look: reads the image at a position, uint8 (3, H, W), and its contents; DataError for a broken one.
         refused: a sentence for each annotation that training would refuse.
+        search: positions of the search split; empty for val.
     """
 
     class_names: Sequence[str]
     files: Sequence[str]
     look: Callable[[int], tuple[torch.Tensor, Contents]]
     refused: Sequence[str] = ()
+    search: Collection[int] = ()
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,8 @@ def summarise(inventory: Inventory, seen: Sequence[Seen]) -> PartSummary:
     """A part in numbers, ready for JSON: images, sizes, classes and, where the layout has them, objects and pixels."""
     read = [image for image in seen if not image.broken]
     summary: PartSummary = {"images": len(seen), "broken": len(seen) - len(read)}
+    if inventory.search:
+        summary["search_images"] = len(inventory.search)
     if not read:
         return summary
     summary["width"] = _spread([image.width for image in read])
@@ -181,16 +185,24 @@ def _box_findings(part: str, image: Seen, scale: float) -> Iterator[Finding]:
             yield Finding("outside", part, image.file, f"{box} leaves the image of {image.width}x{image.height}")
 
 
-def leaks(seen: Mapping[str, Sequence[Seen]]) -> list[Finding]:
-    """Images of train whose pixels are those of an image of val."""
-    if set(seen) != {"train", "val"}:
-        return []
-    train, val = _same(seen["train"]), _same(seen["val"])
+def leaks(seen: Mapping[str, Sequence[Seen]], search: Collection[int] = ()) -> list[Finding]:
+    """Images of val or of the search split whose pixels are those of an image that is trained on, one finding each.
+
+    Args:
+        search: positions of the search split in train.
+    """
+    train, val = seen.get("train", ()), seen.get("val", ())
+    in_search = [image for position, image in enumerate(train) if position in search]
+    outside = [image for position, image in enumerate(train) if position not in search]
+    return [*_leaks("search", in_search, "train", outside), *_leaks("val", val, "train", train)]
+
+
+def _leaks(part: str, scored: Sequence[Seen], other: str, trained: Sequence[Seen]) -> list[Finding]:
+    files = _same(trained)
     return [
-        Finding("leak", "val", second, f"{second} of val is {first} of train")
-        for digest in train.keys() & val.keys()
-        for first in train[digest]
-        for second in val[digest]
+        Finding("leak", part, image.file, f"{image.file} of {part} is {', '.join(files[image.digest])} of {other}")
+        for image in scored
+        if not image.broken and image.digest in files
     ]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nas_transfer.data.images import IMAGE_SUFFIXES, first_missing, opened
+from nas_transfer.data.images import IMAGE_SUFFIXES, first_missing, named_in, opened
 from nas_transfer.data.segmentation_transforms import IGNORE_LABEL
 from nas_transfer.errors import ConfigError, DataError
 
@@ -112,10 +112,10 @@ class LabelledFiles:
 
 
 def read_pair_list(file: Path, root: Path) -> LabelledFiles:
-    """Read lines of "image label", relative to `root` or absolute; empty lines are skipped.
+    """Read lines of "image label", relative to `root` or absolute, but in it; empty lines are skipped.
 
     Raises:
-        DataError: no text file, a line that is not two fields, no pairs.
+        DataError: no text file, a line that is not two fields, a file outside of `root`, no pairs.
     """
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
@@ -131,8 +131,14 @@ def read_pair_list(file: Path, root: Path) -> LabelledFiles:
                 f"line {number} of {file} must be an image and its label image, got {len(fields)} fields: "
                 "write two paths without spaces"
             )
-        files.images.append(root / fields[0])
-        files.labels.append(root / fields[1])
+        for name, paths in zip(fields, (files.images, files.labels), strict=True):
+            path = named_in(root, name)
+            if path is None:
+                raise DataError(
+                    f"line {number} of {file} must name files in {root}, got {name!r}: move the file, or set data.root "
+                    "to the folder that holds all of them"
+                )
+            paths.append(path)
     if not files.images:
         raise DataError(f"{file} must list pairs, got none: write lines of an image and its label image")
     return files

@@ -22,7 +22,7 @@ from nas_transfer.data.randomness import stable_seed
 from nas_transfer.data.sampler import ResumableBatchSampler, SampleKey, StreamBatchSampler
 from nas_transfer.data.samples import ScoredBox
 from nas_transfer.data.sources import MissingPartError, PartName
-from nas_transfer.data.split import Split, search_split
+from nas_transfer.data.split import Split, identical_files, search_split
 from nas_transfer.errors import ConfigError, DataError
 
 PART_NAMES: tuple[PartName, ...] = ("train", "val")
@@ -183,8 +183,7 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
     def _with_train(self, parts: Parts[SampleT], train: Annotation) -> Parts[SampleT]:
         usable = self.usable(train)
         trainable = self.trainable(train, usable)
-        # Over all images, broken ones included: a broken image does not move the split.
-        train_part, search_part = search_split(train.num_images, self.split.search_fraction, self.seed)
+        train_part, search_part = self._search_split(train)
         outside_search = np.intersect1d(train_part, trainable)
         trained = outside_search if self.split.hold_out_search else trainable
         search = np.intersect1d(search_part, usable)
@@ -196,6 +195,14 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
             search_ground_truth=self.ground_truth(train, search),
             train_groups=self.batch_groups(train, trained),
         )
+
+    def _search_split(self, train: Annotation) -> tuple[np.ndarray, np.ndarray]:
+        """Positions of the images for training and for the search; identical files are on the same side.
+
+        Over all images, broken ones included: a broken image does not move the split.
+        """
+        groups = identical_files(train.image_paths).tolist()
+        return search_split(train.num_images, self.split.search_fraction, self.seed, groups)
 
     def inventories(self) -> dict[str, Inventory]:
         """All of train (the search split included) and val as they are on disk, whatever is broken; needs no `setup`.
@@ -212,7 +219,8 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
                 if part == "val":
                     raise
                 continue
-            inventories[part] = self.inventory(annotation, refused)
+            search = self._search_split(annotation)[1] if part == "train" else ()
+            inventories[part] = replace(self.inventory(annotation, refused), search=frozenset(map(int, search)))
         return inventories
 
     def require_parts(self) -> Parts[SampleT]:

@@ -105,7 +105,7 @@ class LabelMapSources:
         image_suffix, label_suffix: ``X/<name><image_suffix>.jpg`` belongs to ``X/<name><label_suffix>.png``.
 
     Raises:
-        ConfigError: one of two folders without the other.
+        ConfigError: one of two folders without the other, or a suffix that names a folder.
     """
 
     train_list: str | None
@@ -118,6 +118,10 @@ class LabelMapSources:
     label_suffix: str
 
     def __post_init__(self) -> None:
+        for key in ("image_suffix", "label_suffix"):
+            suffix = getattr(self, key)
+            if "/" in suffix:
+                raise ConfigError(f"data.sources.{key} must be the end of file names without folders, got {suffix!r}")
         for part in ("train", "val"):
             _, images, labels = self._given(part)
             if (images is None) != (labels is None):

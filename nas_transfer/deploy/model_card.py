@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from nas_transfer.runs import Ancestor, Result
+from nas_transfer.runs.texts import markdown_text
 from nas_transfer.tasks.deployed import Deployed
 
 ONNX_EXAMPLE = """\
@@ -46,9 +47,9 @@ def model_card(result: Result, data: str, channels: Mapping[str, int], deployed:
     resize = f".resize(({columns}, {rows}))" if not deployed.one_image else ""
     also = "" if deployed.one_image else " and `model.pt2`"
     lines = [
-        f"# {result.task}",
+        f"# {markdown_text(result.task)}",
         "",
-        f"- Score: {result.score_key} {100 * result.score:.2f} % on the validation split of {data} "
+        f"- Score: {result.score_key} {100 * result.score:.2f} % on the validation split of {markdown_text(data)} "
         f"(onnxruntime; torch {100 * export.score_torch:.2f} %)",
         f"- Costs at {height}x{width}, {costs.num_classes} {costs.classes_are}: "
         f"{costs.macs['total'] / 1e6:.1f} M multiply-accumulates, {costs.params['total'] / 1e6:.2f} M parameters",
@@ -92,4 +93,4 @@ def _whole(name: str, deployed: Deployed) -> str:
 def _parent(parent: Ancestor) -> str:
     licence = parent.licence or "that of the weights it started from, and yours"
     made = parent.stage or parent.format
-    return f"- {parent.file} ({made}; licence: {licence}; sha256 {parent.sha256[:16]})"
+    return "- " + markdown_text(f"{parent.file} ({made}; licence: {licence}; sha256 {parent.sha256[:16]})")

@@ -15,6 +15,7 @@ from nas_transfer.report.spreadsheet import csv_text
 from nas_transfer.report.tables import Table
 from nas_transfer.runs import files
 from nas_transfer.runs.atomic import write_text
+from nas_transfer.runs.texts import markdown_code, markdown_text
 from nas_transfer.runs.versions import git_revision, versions
 
 TEMPLATE = "page.html.j2"
@@ -53,7 +54,7 @@ def _made() -> str:
 
 def markdown(report: Report) -> str:
     """Tables and facts; only the page has figures."""
-    parts = ["# Report", f"{report.summary} Made {_made()}."]
+    parts = ["# Report", markdown_text(f"{report.summary} Made {_made()}.")]
     if report.problems is not None:
         parts += _titled(report.problems)
     if report.nets:
@@ -61,24 +62,29 @@ def markdown(report: Report) -> str:
         for table in (table for section in report.nets for table in section.tables):
             parts += _titled(table, "###")
     for section in report.routes:
-        parts += [f"## {section.title}", *(table.markdown() for table in section.tables)]
+        parts += [_heading(section.title, "##"), *(table.markdown() for table in section.tables)]
     if report.studies:
         parts.append("## Studies")
     for section in report.studies:
-        parts += [f"### {section.title}", _facts(section), *(table.markdown() for table in section.tables)]
+        parts += [_heading(section.title, "###"), _facts(section), *(table.markdown() for table in section.tables)]
     parts += _titled(report.costs)
     if report.inherited is not None:
         parts += _titled(report.inherited)
     parts.append("## Runs")
     for section in report.runs:
-        parts += [f"### {section.title}", _facts(section)]
+        parts += [_heading(section.title, "###"), _facts(section)]
     return "\n\n".join(parts) + "\n"
 
 
 def _titled(table: Table, level: str = "##") -> list[str]:
-    return [f"{level} {table.title}", table.markdown()]
+    return [_heading(table.title, level), table.markdown()]
+
+
+def _heading(title: str, level: str) -> str:
+    return f"{level} {markdown_text(title)}"
 
 
 def _facts(section: Section) -> str:
-    lines = [f"- folder: `{section.folder}`", *(f"- {name}: {text}" for name, text in section.facts)]
+    lines = [f"- folder: {markdown_code(str(section.folder))}"]
+    lines += [f"- {markdown_text(name)}: {markdown_text(text)}" for name, text in section.facts]
     return "\n".join(lines)

@@ -22,6 +22,7 @@ from nas_transfer.report.texts import (
     value_text,
 )
 from nas_transfer.runs import Result, TaskKind, files
+from nas_transfer.runs.texts import markdown_text
 from nas_transfer.space import short_id
 
 CARD, CARD_LETTERS = 6, 42
@@ -62,9 +63,9 @@ class Table:
 
     def markdown(self) -> str:
         """As a Markdown table with its note."""
-        lines = [f"| {' | '.join(self.columns)} |", f"|{' --- |' * len(self.columns)}"]
-        lines += [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in self.rows]
-        return "\n".join(lines) + (f"\n\n{self.note}" if self.note else "")
+        heading, *rows = (f"| {' | '.join(map(markdown_text, row))} |" for row in (self.columns, *self.rows))
+        lines = [heading, f"|{' --- |' * len(self.columns)}", *rows]
+        return "\n".join(lines) + (f"\n\n{markdown_text(self.note)}" if self.note else "")
 
 
 def net_table(kind: TaskKind, nets: Sequence[Net]) -> Table:

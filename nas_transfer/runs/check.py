@@ -68,6 +68,7 @@ class PartSummary(ImageSummary, total=False):
     classes: dict[str, LabelSummary]
     objects: PersonSummary
     ignored_share: float
+    search_images: int
 
 
 @dataclass(frozen=True)

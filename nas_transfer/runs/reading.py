@@ -21,6 +21,7 @@ Record = TypeVar("Record", bound="DataclassInstance")
 
 FORMAT = "format"
 """Key of the format version in each file."""
+WAY_OUT = "delete this file and repeat the command, or use another name=..."
 REQUIRED_KEYS = "__required_keys__"
 """Attribute of a TypedDict (see the documentation of typing) with the keys that it must have."""
 WORDS: Mapping[object, str] = {float: "a number", int: "a whole number", str: "a text", bool: "true or false"}
@@ -40,14 +41,14 @@ def read_record(path: Path, kind: type[Record], version: int) -> Record:
     """
     content = read_json(path)
     if not isinstance(content, dict):
-        raise RunError(f"{path} must hold a mapping, got a {type(content).__name__}")
+        raise RunError(f"{path} must hold a mapping, got a {type(content).__name__}: {WAY_OUT}")
     given = content.pop(FORMAT, None)
     if given != version:
         raise RunError(f"{path} must have format {version}, got {given}: run the stage again")
     try:
         return parse(kind, content)
     except ValueError as error:
-        raise RunError(f"{path}: {error}") from error
+        raise RunError(f"{path} is damaged ({error}): {WAY_OUT}") from error
 
 
 def read_json(path: Path) -> object:
@@ -61,7 +62,7 @@ def read_json(path: Path) -> object:
     except FileNotFoundError as error:
         raise RunError(f"{path} does not exist: is {path.parent} the folder of a finished run?") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+        raise RunError(f"{path} cannot be read ({' '.join(str(error).split())}): {WAY_OUT}") from error
 
 
 def _finite(text: str) -> float:

@@ -67,7 +67,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
     inventories = data.inventories()
     seen = {part: _see(config, part, inventory) for part, inventory in inventories.items()}
     findings = [finding for part in seen for finding in part_findings(part, inventories[part], seen[part], factor)]
-    findings += leaks(seen)
+    findings += leaks(seen, inventories["train"].search if "train" in inventories else ())
     counts = Counter(finding.kind for finding in findings)
     seconds = time.monotonic() - start
     training: TrainingEstimate | str

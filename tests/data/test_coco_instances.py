@@ -138,6 +138,10 @@ def set_annotation(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
     return lambda content: content["annotations"][0].update({key: value})
 
 
+def set_image(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda content: content["images"][0].update({key: value})
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -163,6 +167,13 @@ def set_annotation(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
         (lambda content: content["categories"][0].update(id=3), "category ids must be unique .* got 3 twice"),
         (lambda content: content["categories"][0].update(name="eight"), r"same categories, got 'eight' and 'seven'"),
         (lambda content: content["images"][0].update(file_name="no.png"), r"no such image: .*train2017.no\.png"),
+        *(
+            (
+                set_image("file_name", name),
+                r"file_name of image 10 of .*train2017\.json must lie in the folder of the im",
+            )
+            for name in ("../val2017/20.png", "/etc/passwd", "a/../../b.png", "..", "a\0.png")
+        ),
     ],
 )
 def test_broken_annotations_are_named(

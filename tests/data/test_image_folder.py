@@ -108,6 +108,13 @@ def test_a_class_list_gives_the_label_order(folder_root: Path, folder_data: Buil
     assert torch.cat([batch["labels"] for batch in data.val_dataloader()]).tolist() == [0, 0, 0, 2, 2, 2]
 
 
+@pytest.mark.parametrize("name", ["../val/ant", "/etc", ".."])
+def test_a_class_list_names_no_folder_elsewhere(folder_root: Path, folder_data: Builder, name: str) -> None:
+    (folder_root / "names.txt").write_text(f"bee\n{name}\nant\n")
+    with pytest.raises(DataError, match=r"each line of .*names\.txt must name a class folder"):
+        folder_data(folder_root, class_list="names.txt").setup()
+
+
 def test_a_class_that_train_does_not_have_is_refused(folder_root: Path, folder_data: Builder) -> None:
     (folder_root / "val" / "bee").rename(folder_root / "val" / "wasp")
     with pytest.raises(DataError, match=r"the folder 'wasp' of .*val must be one of the 2 classes"):
@@ -124,7 +131,8 @@ def test_missing_folders_and_empty_classes_are_named(folder_root: Path, folder_d
 
 def test_a_broken_image_is_an_error_or_left_out(folder_root: Path, folder_data: Builder) -> None:
     broken = folder_root / "train" / "ant" / "3.png"
-    broken.write_bytes(broken.read_bytes()[:200])
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:200])
     with pytest.raises(DataError, match=r"ant.3\.png"):
         epoch_of(folder_data(folder_root), 0)
     data = folder_data(folder_root, skip_broken=True)
@@ -132,7 +140,7 @@ def test_a_broken_image_is_an_error_or_left_out(folder_root: Path, folder_data: 
     assert data.num_train_images == 15
     assert 3 not in ids
     search = torch.cat([batch["sample_ids"] for batch in data.search_dataloader()]).tolist()
-    broken.write_bytes((folder_root / "train" / "ant" / "2.png").read_bytes())
+    broken.write_bytes(whole)
     sound = torch.cat([batch["sample_ids"] for batch in folder_data(folder_root).search_dataloader()]).tolist()
     assert set(search) == set(sound) - {3}  # leaving one out does not move the split
 

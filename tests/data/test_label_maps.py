@@ -128,6 +128,14 @@ def bad_line(root: Path) -> None:
     (root / "val.txt").write_text("images/val/0.jpg labels/val/0.png\nimages/val/1.jpg\n")
 
 
+def line_outside(root: Path) -> None:
+    (root / "val.txt").write_text("images/val/0.jpg labels/val/0.png\nimages/val/1.jpg ../labels/val/1.png\n")
+
+
+def absolute_line(root: Path) -> None:
+    (root / "val.txt").write_text("/etc/passwd labels/val/0.png\n")
+
+
 @pytest.mark.parametrize(
     ("harm", "expected"),
     [
@@ -137,6 +145,8 @@ def bad_line(root: Path) -> None:
         (colours, ["labels/val/0.png", "RGB"]),
         (text, ["labels/val/0.png", "skip_broken"]),
         (bad_line, ["line 2", "val.txt"]),
+        (line_outside, ["line 2", "val.txt", "'../labels/val/1.png'"]),
+        (absolute_line, ["line 1", "val.txt", "'/etc/passwd'"]),
     ],
 )
 def test_a_broken_set_is_one_sentence_that_names_the_file(
@@ -147,6 +157,17 @@ def test_a_broken_set_is_one_sentence_that_names_the_file(
         sample(data(twins))
     assert [part for part in expected if part not in str(caught.value)] == []
     assert "\n" not in str(caught.value)
+
+
+def test_names_that_lead_back_into_the_folder_are_read(twins: Path) -> None:
+    plain = sample(data(twins))["labels"]
+    (twins / "val.txt").write_text(f"labels/../images/val/0.jpg {twins.resolve()}/labels/val/0.png\n")
+    assert torch.equal(sample(data(twins))["labels"], plain)
+
+
+def test_a_suffix_names_no_folder(twins: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data\.sources\.label_suffix must be the end of file names .*got '/\.\./x'"):
+        data(twins, label_suffix="/../x")
 
 
 def test_broken_pairs_are_left_out_on_request(twins: Path) -> None:

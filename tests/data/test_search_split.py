@@ -1,7 +1,12 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
-from nas_transfer.data.split import Split, search_split
+from nas_transfer.data.sampler import SampleKey
+from nas_transfer.data.split import Split, identical_files, search_split
 from nas_transfer.errors import ConfigError
 
 
@@ -33,3 +38,58 @@ def test_a_fraction_outside_0_to_1_is_refused() -> None:
         search_split(10, 1.0, seed=0)
     with pytest.raises(ConfigError, match=r"data\.split\.search_fraction .* got -0\.1"):
         Split(-0.1, hold_out_search=False)
+
+
+def test_files_of_the_same_bytes_are_a_group(tmp_path: Path) -> None:
+    long = bytes(range(256)) * 100
+    contents = [long, b"a", long, b"b" + long[1:], b"", b"a", b"b", long[:-1] + b"x", b"", long]
+    for number, content in enumerate(contents):
+        (tmp_path / str(number)).write_bytes(content)
+    paths = [tmp_path / str(number) for number in range(len(contents))] + [tmp_path / "none", tmp_path / "none"]
+    assert identical_files(paths).tolist() == [0, 1, 0, 3, 4, 1, 6, 7, 4, 0, 10, 11]
+    many = [str(path) for path in paths for _ in range(100)]  # read by threads
+    assert identical_files(many).tolist()[:-200] == [
+        100 * k for k in [0, 1, 0, 3, 4, 1, 6, 7, 4, 0] for _ in range(100)
+    ]
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.37])
+def test_groups_of_one_image_each_change_nothing(fraction: float) -> None:
+    for count in (1, 2, 7, 200):
+        for seed in range(5):
+            plain, grouped = search_split(count, fraction, seed), search_split(count, fraction, seed, range(count))
+            assert all(np.array_equal(one, other) for one, other in zip(plain, grouped, strict=True))
+
+
+def test_copies_of_an_image_are_all_trained_on_or_all_searched_on(
+    coco_root: Path, coco_data: Callable[..., Any], content: dict[str, Any], rewrite_coco: Any
+) -> None:
+    folder = coco_root / "train2017"
+    unique = {image["file_name"]: (folder / image["file_name"]).read_bytes() for image in content["images"]}
+    ids = [image["id"] for image in content["images"]]
+
+    def parts(seed: int) -> list[set[int]]:
+        data = coco_data(coco_root, seed=seed, search_fraction=0.4)
+        data.setup()
+        datasets = data.parts.calibration, data.parts.search
+        return [{part[SampleKey(k, 0)]["sample_id"] for k in range(len(part))} for part in datasets]
+
+    for seed in range(4):
+        search = search_split(len(ids), 0.4, seed)[1]
+        assert parts(seed)[1] == {sorted(ids)[position] for position in search}  # as ever without copies
+    extra = []
+    for number, image in enumerate(content["images"]):
+        name = f"copy_{image['file_name']}"
+        (folder / name).write_bytes(unique[image["file_name"]])
+        extra.append({**image, "id": 1000 + number, "file_name": name})
+    twin = dict(zip(ids, (image["id"] for image in extra), strict=True))
+    copied = [{**a, "id": 5000 + k, "image_id": twin[a["image_id"]]} for k, a in enumerate(content["annotations"])]
+    rewrite_coco(
+        coco_root, "train",
+        {**content, "images": content["images"] + extra, "annotations": content["annotations"] + copied},
+    )  # fmt: skip
+    for seed in range(8):
+        train, search = parts(seed)
+        assert search
+        assert {twin[number] for number in search if number in twin} == {number for number in search if number >= 1000}
+        assert not {twin.get(number) for number in train} & search

@@ -16,8 +16,9 @@ from omegaconf import DictConfig
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
+import nas_transfer as nt
 from nas_transfer.data.coco_annotations import decode_mask, read_coco
-from nas_transfer.errors import DataError
+from nas_transfer.errors import ConfigError, DataError
 from nas_transfer.paths import conf_dir
 from nas_transfer.search.problem import Problem
 from nas_transfer.search.samplers.base import History
@@ -190,7 +191,14 @@ def test_a_task_of_ones_own_is_trained_searched_exported_and_predicts(
     exported = export.run(exporting, folder / "exported")
     assert exported.export is not None
     assert max(exported.export.difference.values()) < 1e-4
-    predict.run(composed(folder, "stage=predict", f"images={folder}/data/val", *picked), folder / "predicted")
+    predicting = ["stage=predict", f"images={folder}/data/val", *picked]
+    with pytest.raises(ConfigError, match=r"task\.build\._target_ in .* names grades\.GradesTask.* trust=\[grades\]"):
+        predict.run(composed(folder, *predicting), folder / "predicted")
+    predict.run(composed(folder, *predicting, "trust=[grades]"), folder / "predicted")
+    with pytest.raises(ConfigError, match=r"names grades\.GradesTask"):
+        nt.load(trained)
+    network = nt.load(trained, arch=f"{search}/archs/picked.yaml", trust=["grades"])
+    assert network.task.kind.name == "grades"
     with (folder / "predicted/predictions.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     names = sorted(path.name for path in (folder / "data/train").iterdir())

@@ -137,7 +137,7 @@ def test_a_record_without_a_field_that_has_no_default_is_refused(tmp_path: Path,
     name = fields(case.record)[0].name
     del content[name]
     path.write_text(json.dumps(content))
-    with pytest.raises(RunError, match=f": {name} is missing$"):
+    with pytest.raises(RunError, match=rf" is damaged \({name} is missing\): delete"):
         case.read(tmp_path)
 
 
@@ -193,7 +193,7 @@ def test_a_file_whose_parts_do_not_fit_is_refused_with_its_name(tmp_path: Path) 
     content = json.loads(path.read_text())
     del content["trials"][0]["costs"]["macs"]["total"]
     path.write_text(json.dumps(content))
-    with pytest.raises(RunError, match=r"front\.json: macs must have a total, got .*$"):
+    with pytest.raises(RunError, match=r"front\.json is damaged \(macs must have a total, got .*name=\.\.\.$"):
         read_front(tmp_path)
 
 
@@ -212,7 +212,7 @@ def test_a_value_of_another_type_is_named(change: dict[str, object], reason: str
     RESULT.write(tmp_path)
     path = tmp_path / files.RESULT
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(RunError, match=f": {re.escape(reason)}$"):
+    with pytest.raises(RunError, match=rf" is damaged \({re.escape(reason)}\): delete"):
         read_result(tmp_path)
 
 
@@ -226,9 +226,36 @@ def test_a_part_without_its_number_of_images_is_refused(tmp_path: Path) -> None:
     CHECK.write(tmp_path)
     path = tmp_path / files.CHECK
     path.write_text(path.read_text().replace('"images": 3', '"pictures": 3'))
-    with pytest.raises(RunError, match=r"parts\.train\.images is missing$"):
+    with pytest.raises(RunError, match=r" is damaged \(parts\.train\.images is missing\): delete"):
         read_check(tmp_path)
 
 
 def test_unknown_keys_are_ignored() -> None:
     assert parse(Usage, {"images": 3, "more": 1}) == Usage(3)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"\xff\xfe", b"{}", b'{"format": 1}', b"[" * 10**5, b"\0" * 4096]
+)
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        (files.RESULT, lambda path: read_result(path.parent)),
+        (files.RUN, lambda path: read_manifest(path.parent)),
+        (files.trial_file(1), read_outcome),
+    ],
+)
+def test_a_damaged_file_is_named_with_the_way_out(
+    tmp_path: Path, name: str, read: Callable[[Path], object], content: bytes
+) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    with pytest.raises(RunError) as caught:
+        read(path)
+    sentence = str(caught.value)
+    assert sentence.startswith(f"{path} ")
+    assert "\n" not in sentence
+    assert sentence.endswith(
+        (": delete this file and repeat the command, or use another name=...", ": run the stage again")
+    )

@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from PIL import Image
 
 import nas_transfer.cli  # noqa: F401  registers the resolvers
+from nas_transfer.data.split import search_split
 from nas_transfer.errors import ConfigError, WeightsError
 from nas_transfer.paths import conf_dir
 from nas_transfer.runs import read_check
@@ -118,6 +119,28 @@ def test_planted_defects_of_a_detection_set_are_found_by_name(
     for name in (truncated.name, missing.name, files["val"][0].name, "unicorn", "annotation 7003"):
         assert name in printed
     assert f"{result['num_problems']} problems" in printed
+
+
+def test_images_of_the_search_split_that_are_trained_on_are_a_problem(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cfg = config(tmp_path, "shapes_cls")
+    files = sorted(tmp_path.glob("data/train/*/*.jpg"))
+    search = sorted(search_split(len(files), cfg.data.split.search_fraction, cfg.seed)[1].tolist())
+    first, other = files[search[0]], next(file for k, file in enumerate(files) if k not in search)
+    with Image.open(other) as image:
+        image.save(first.with_suffix(".png"))  # the same pixels in another file
+    first.unlink()
+    result = checked(cfg, tmp_path)
+    (leak,) = found(result, "leak")
+    assert (leak["part"], leak["name"]) == ("search", str(first.with_suffix(".png")))
+    assert leak["text"].endswith(f"of search is {other} of train")
+    assert result["num_problems"] >= 1
+    assert f"in all 1 of the {len(search)} images of search ({1 / len(search):.1%})" in capsys.readouterr().out
+
+    first.with_suffix(".png").unlink()
+    shutil.copy(other, first)  # the same file: on one side of the split
+    assert found(checked(cfg, tmp_path), "leak") == []
 
 
 def scale(path: Path) -> float:

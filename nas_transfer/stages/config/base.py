@@ -40,6 +40,7 @@ class RunConfig:
     """The keys of every stage.
 
     Attributes:
+        trust: modules whose classes a run folder may name.
         identity: the keys that change the result, flat; the reader sets it.
     """
 
@@ -48,6 +49,7 @@ class RunConfig:
     name: str = key(identity=False)
     run_dir: str = key(identity=False)
     resume: Literal["auto", "never"] = key(identity=False)
+    trust: str | tuple[str, ...] = key(identity=False)
     identity: Mapping[str, object] = field(default_factory=dict)
 
     @property

@@ -2,27 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from nas_transfer.errors import ConfigError
 from nas_transfer.runs import files
+from nas_transfer.stages.config.trusted import (
+    require_drawn_nearby,
+    require_folder_name,
+    require_inside,
+    require_plain_values,
+    require_trusted,
+    trust_of,
+)
 
 TRAINED_GROUPS = ("task", "supernet", "data", "seed")
 """Groups and keys that must be those with which the network was trained."""
 
 
+MOST_BYTES = 1 << 20
+
+
 def trained_config(weights: str | None) -> DictConfig | None:
-    """The configuration of the run that `weights` names by its folder or a file in it; None for other weights."""
+    """The configuration of the run that `weights` names by its folder or a file in it; None for other weights.
+
+    Its groups refer to keys alone. Whether its classes can be trusted is for `with_trained_groups` to check.
+
+    Raises:
+        ConfigError: the file is no configuration of a run.
+    """
+    file = _config_file(weights)
+    if file is None:
+        return None
+    with _readable(file):
+        cfg = _plain_yaml(file)
+        content = cast(dict[str, object], OmegaConf.to_container(cfg, resolve=False))
+        require_plain_values({key: content[key] for key in TRAINED_GROUPS}, file)
+        require_folder_name(cfg.task.name, "task.name", file)
+    return cfg
+
+
+def _config_file(weights: str | None) -> Path | None:
     path = Path(str(weights))
     file = (path if path.is_dir() else path.parent) / files.CONFIG
-    if weights is None or not file.is_file():
-        return None
-    return cast(DictConfig, OmegaConf.load(file))
+    return file if weights is not None and file.is_file() else None
+
+
+def _plain_yaml(file: Path) -> DictConfig:
+    """The mapping in a YAML file without aliases, which could make a small file huge."""
+    with file.open("rb") as stream:
+        text = stream.read(MOST_BYTES + 1).decode("utf-8")
+    if len(text) > MOST_BYTES or ("&" in text and any(map(_is_alias, yaml.parse(text, yaml.SafeLoader)))):
+        raise ValueError("it is too large, or has aliases")
+    cfg = OmegaConf.load(io.StringIO(text))
+    if not isinstance(cfg, DictConfig) or not all(OmegaConf.is_dict(cfg.get(key)) for key in TRAINED_GROUPS[:-1]):
+        raise ValueError(f"it does not hold {', '.join(TRAINED_GROUPS)}")
+    return cfg
+
+
+def _is_alias(event: yaml.Event) -> bool:
+    return isinstance(event, yaml.AliasEvent)
+
+
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    """Turn what a damaged configuration of a run raises into one sentence."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, yaml.YAMLError, OmegaConfBaseException, RecursionError) as error:
+        cause = " ".join(str(error).split())
+        raise ConfigError(
+            f"{file} cannot be used as the configuration of a run ({cause}): train the network again"
+        ) from error
 
 
 def trained_task(weights: str | None, otherwise: str = "unknown") -> str:
@@ -37,32 +96,49 @@ def with_trained_groups(cfg: DictConfig) -> DictConfig:
     If the weights are not of a run, the configuration is returned unchanged.
 
     Raises:
-        ConfigError: the command line names another task, supernet, data or seed than the run has, or the weights are
-            not of a run and ``data.root`` is not given.
+        ConfigError: the command line names another task, supernet, data or seed than the run has, the run names a class
+            that nobody vouches for, or the weights are not of a run and ``data.root`` is not given.
     """
-    trained = trained_config(cfg.weights)
-    if trained is None:
+    trained, file = trained_config(cfg.weights), _config_file(cfg.weights)
+    if trained is None or file is None:
         if cfg.data.root is None:
             weights = "null" if cfg.weights is None else cfg.weights
             raise ConfigError(
                 f"weights must be a run folder, got {weights}: name one, or set data.root=FOLDER for other weights"
             )
         return cfg
-    _refuse_others(cfg, trained)
-    merged = cast(dict[str, object], OmegaConf.to_container(cfg, resolve=False))
-    theirs = cast(dict[str, object], OmegaConf.to_container(trained, resolve=False))
-    merged |= {key: theirs[key] for key in TRAINED_GROUPS}
-    if cfg.data.root is not None:
-        cast(dict[str, object], merged["data"])["root"] = cfg.data.root
-    return OmegaConf.create(merged)
+    with _readable(file):
+        given = _refuse_others(cfg, trained)
+        merged = cast(dict[str, object], OmegaConf.to_container(cfg, resolve=False))
+        theirs = cast(dict[str, object], OmegaConf.to_container(trained, resolve=False))
+        composed = {key: merged[key] for key in TRAINED_GROUPS}
+        merged |= {key: theirs[key] for key in TRAINED_GROUPS}
+        if cfg.data.root is not None:
+            cast(dict[str, object], merged["data"])["root"] = cfg.data.root
+        config = OmegaConf.create(merged)
+        resolved = {key: _resolved(config, key) for key in TRAINED_GROUPS}
+        require_trusted(resolved, file, trust_of(_resolved(cfg, "trust"), composed))
+        if cfg.data.root is None:
+            require_drawn_nearby(resolved["data"], file)
+        elif not any(key.startswith("data.sources") for key in given):
+            require_inside(resolved["data"], file)
+    return config
+
+
+def _resolved(cfg: DictConfig, key: str) -> object:
+    value = cfg[key]
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 def changes_since(cfg: DictConfig) -> list[str]:
     """A sentence for each value of ``task.build`` that differs from the run that ``weights`` names."""
-    trained = trained_config(cfg.weights)
-    if trained is None:
+    trained, file = trained_config(cfg.weights), _config_file(cfg.weights)
+    if trained is None or file is None:
         return []
-    mine, theirs = (_flat(OmegaConf.to_container(one.task.build, resolve=True), "task.build") for one in (cfg, trained))
+    with _readable(file):
+        mine, theirs = (
+            _flat(OmegaConf.to_container(one.task.build, resolve=True), "task.build") for one in (cfg, trained)
+        )
     return [
         f"{key} is {mine.get(key)}, the run in {cfg.weights} had {theirs.get(key)}"
         for key in sorted(mine.keys() | theirs.keys())
@@ -76,10 +152,11 @@ def _flat(value: object, path: str) -> dict[str, object]:
     return {key: leaf for name, child in value.items() for key, leaf in _flat(child, f"{path}.{name}").items()}
 
 
-def _refuse_others(cfg: DictConfig, trained: DictConfig) -> None:
+def _refuse_others(cfg: DictConfig, trained: DictConfig) -> list[str]:
+    """Refuse other values than those of the run; returns the keys that the command names."""
     given: Sequence[str] = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    for override in given:
-        key = override.lstrip("+~").partition("=")[0]
+    keys = [override.lstrip("+~").partition("=")[0] for override in given]
+    for key in keys:
         if key.partition(".")[0] not in TRAINED_GROUPS or key == "data.root":
             continue
         mine, theirs = _value(cfg, key), _value(trained, key)
@@ -87,6 +164,7 @@ def _refuse_others(cfg: DictConfig, trained: DictConfig) -> None:
             raise ConfigError(
                 f"{key}={mine} differs from the run in {cfg.weights} ({theirs}): remove {key} from the command"
             )
+    return keys
 
 
 def _value(cfg: DictConfig, key: str) -> object:
