@@ -38,7 +38,9 @@ def pass_times(
 ) -> np.ndarray:
     """Time `repeats` passes on the same random input of this shape, in milliseconds: (repeats,)."""
     generator = torch.Generator().manual_seed(0)
-    inputs = torch.rand(tuple(shape), generator=generator).to(device).to(memory_format=torch.channels_last)
+    inputs = torch.rand(tuple(shape), generator=generator).to(device)
+    if inputs.ndim == 4:
+        inputs = inputs.to(memory_format=torch.channels_last)
     times = []
     with torch.inference_mode():
         for number in range(warmup + repeats):

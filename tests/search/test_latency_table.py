@@ -97,6 +97,17 @@ def test_the_layers_of_a_detector_are_counted_as_often_as_they_run() -> None:
     assert rows == {50}  # up to ten proposals, rounded up
 
 
+def test_the_layers_of_a_detector_are_timed_and_remembered(tmp_path: Path) -> None:
+    task = detector().extract(detector().space.smallest()).eval()
+    latencies = LatencyTable(tmp_path, CPU, batch_size=1, warmup=0, repeats=1)
+    total = latencies.network_ms(task)
+    arch = task.require_subnet()
+    assert total > latencies.body_ms(task.table, arch, task.input_size(arch)) > 0
+    again = LatencyTable(tmp_path, CPU, batch_size=1, warmup=0, repeats=1)
+    assert again.network_ms(task) == pytest.approx(total)
+    assert again.times == latencies.times
+
+
 def test_passes_are_counted_after_the_warm_up() -> None:
     calls = []
     times = pass_times(lambda images: calls.append(images.shape), (2, 3, 4, 4), CPU, warmup=2, repeats=3)
