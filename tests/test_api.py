@@ -36,6 +36,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
         nt.runn  # type: ignore[attr-defined]  # noqa: B018
 
 
+@pytest.mark.slow
 def test_a_stage_runs_as_from_the_command_line_and_gives_its_record(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -231,6 +231,7 @@ def test_another_configuration_in_the_same_folder_is_refused_and_nothing_is_lost
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_a_finished_run_prints_its_result_again_without_loading_torch(tmp_path: Path) -> None:
     first = run(tmp_path, *PROFILE, "arch=min").stdout
     environment = os.environ | {"PYTHONPROFILEIMPORTTIME": "1"}
@@ -275,6 +276,7 @@ def test_a_defect_of_the_program_keeps_its_traceback(tmp_path: Path) -> None:
     assert "no_such_key" in done.stderr
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on_also_when_lightning_has_turned_it_into_exit_code_1(tmp_path: Path) -> None:
     (tmp_path / "interrupted_stage.py").write_text(
         "import sys\n\n\ndef run(cfg, folder):\n    try:\n        raise KeyboardInterrupt\n"

@@ -288,6 +288,7 @@ def test_an_axis_holds_its_values_and_has_ticks(values: list[float]) -> None:
     assert 2 <= len(axis.ticks()) <= 12
 
 
+@pytest.mark.slow
 def test_the_command_makes_the_report_anew_without_torch_and_names_what_holds_no_run(runs: Path) -> None:
     code = (
         "import sys; from nas_transfer.cli import main\n"

@@ -75,6 +75,7 @@ def test_rank_quality_is_scipys_with_an_interval_that_noise_cannot_escape() -> N
     assert (constant.tau, constant.rho, constant.better_than_chance) == (0.0, 0.0, False)
 
 
+@pytest.mark.slow
 def test_auto_takes_the_predictor_that_ranks_best() -> None:
     archs = sampled(60)
     features, values = features_of(SPACE, archs), score(archs)
@@ -215,6 +216,7 @@ class StartAlone(PredictedFront):
         return _Plan(len(history.archs), [], empty, lambda archs: empty)
 
 
+@pytest.mark.slow
 def test_a_search_that_predicts_finds_more_than_one_that_does_not() -> None:
     problem = Problem(WIDE, costs=wide_costs, known=lambda archs: {1: wide_costs(archs)["size"]})
     options = (20, "gp", 30, 10, 0.05)

@@ -65,6 +65,7 @@ def asked(name: str, problem: Problem, trials: int, seed: int = 0, restart_at: i
     return archs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAST)
 def test_archs_are_new_feasible_and_begin_with_the_ends(name: str) -> None:
     problem = Problem(SPACE, {"resolution": 64}, {"size": Limit(high=20)}, costs)

@@ -68,6 +68,7 @@ def body_of(table: SupernetTable) -> DeployedBody:
     return body
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_bodies_of_every_family_are_the_same_in_onnx_at_any_batch_and_size(
     tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture

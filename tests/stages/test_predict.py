@@ -128,6 +128,7 @@ def image_names(folder: Path, kind: str) -> dict[int, str]:
     return {image["id"]: image["file_name"] for image in truth["images"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["shapes_det", "shapes_insseg"])
 def test_detections_are_those_of_the_evaluation(tmp_path: Path, task: str) -> None:
     trained(tmp_path, task)
@@ -219,6 +220,7 @@ def test_poses_in_given_boxes_are_those_of_the_evaluation(tmp_path: Path) -> Non
     assert sorted(row["file_name"] for row in whole) == sorted(names.values())
 
 
+@pytest.mark.slow
 def test_a_supernets_run_predicts_with_a_chosen_arch_and_leaves_broken_images_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

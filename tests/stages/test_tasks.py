@@ -102,6 +102,7 @@ def test_region_scores_are_a_count_over_the_written_predictions(tmp_path: Path) 
         assert metrics[f"iou/{name}"] == pytest.approx(intersections[label] / unions[label], abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TINY)
 def test_a_supernet_of_every_task_is_trained_scored_and_hands_its_weights_on(tmp_path: Path, task: str) -> None:
     share = 0.5  # of imitation: a teacher's pyramid, maps or labels

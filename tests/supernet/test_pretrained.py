@@ -63,6 +63,7 @@ def detnas(arch: Arch, state: dict[str, Tensor], images: Tensor) -> Tensor:
     return network(images, arch.group("op"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("supernet", "make", "reference", "tensors", "params"),
     [

@@ -193,6 +193,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
         read_file(tmp_path / "cut.pth")
 
 
+@pytest.mark.slow
 def test_the_advice_for_a_file_of_a_class_converts_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import re
     import subprocess
