@@ -367,8 +367,9 @@ class SearchSpace:
         ]
         surplus = [str(key) for key in mapping if key not in groups and key != "space"]
         if missing or surplus:
-            faults = [f"unknown group {name!r}" for name in surplus] + ([f"missing: {missing}"] if missing else [])
-            raise ArchError(f"arch of space '{self.name}': {', '.join(faults)}; the groups are {list(groups)}")
+            faults = ([f"unknown: {surplus}"] if surplus else []) + ([f"missing: {missing}"] if missing else [])
+            remedy = ": is it of another task, or of this one with other task.build.genes?" if surplus else ""
+            raise ArchError(f"arch of space '{self.name}': {', '.join(faults)}; the groups are {list(groups)}{remedy}")
         values: list[int] = []
         for group, genes in groups.items():
             if group in mapping:

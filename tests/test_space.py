@@ -240,7 +240,7 @@ class TestDictForm:
             ({"width": [8]}, r"'width' .* a list of 2 values.*\['a', 'b'\]"),
             ({"width": 8}, "'width' of space 'toy' must be a list of 2 values"),
             ({"resolution": [48]}, "'resolution'"),
-            ({"kernel": [3]}, r"unknown group 'kernel'; the groups are \['resolution', 'width', 'depth'\]$"),
+            ({"kernel": [3]}, r"unknown: \['kernel'\]; the groups are \['resolution', 'width', 'depth'\]"),
             ({"space": "bignas"}, "'toy', got one of space 'bignas'"),
         ],
     )

@@ -41,7 +41,7 @@ def run(cfg: DictConfig, folder: Path) -> Result:
             print(f"{part + ' ' + module.name:<20}{module.macs / 1e6:14.3f}{module.params / 1e6:14.4f}")
     ends = [task.space.smallest(), task.space.largest()]
     low, high = task.cost_totals(ends).macs.tolist()
-    print(f"space: {task.space.size:.2g} archs, macs {CostRange(low, high)}")
+    print(f"macs of the smallest and the largest arch: {CostRange(low, high)}")
     if config.data is not None:
         _draw_preview(build_data(config.data, arch, table.preprocessing), config.preview, folder / files.PREVIEW)
     if config.latency:

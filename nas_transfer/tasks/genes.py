@@ -29,17 +29,19 @@ def task_genes(largest: Mapping[str, int], choices: Choices | None) -> tuple[Gen
     Raises:
         ConfigError: an unknown gene, a gene without choices, or a choice that is no integer above 0.
     """
-    choices = choices or {}
+    choices = {} if choices is None else choices
+    if not isinstance(choices, Mapping):
+        raise ConfigError(f"task.build.genes must hold lists of choices by name, or be null, got {choices!r}")
     for name, listed in choices.items():
         if name not in largest:
             near = difflib.get_close_matches(name, largest, n=3) or list(largest)
             raise ConfigError(
                 f"task.build.genes must name sizes that this task can change, got '{name}': try {' or '.join(near)}"
             )
-        if listed is not None and (not listed or any(type(choice) is not int or choice < 1 for choice in listed)):
+        if listed is not None and not _are_choices(listed):
             raise ConfigError(
                 f"task.build.genes.{name} must be a list of integers above 0, or null for the fixed size "
-                f"{largest[name]}, got {list(listed)}"
+                f"{largest[name]}, got {list(listed) if isinstance(listed, Sequence) else listed!r}"
             )
     genes = []
     for name, size in largest.items():
@@ -47,6 +49,11 @@ def task_genes(largest: Mapping[str, int], choices: Choices | None) -> tuple[Gen
         if smaller:
             genes.append(Gene(name, (*sorted(smaller), size), optional=True))
     return tuple(genes)
+
+
+def _are_choices(listed: object) -> bool:
+    """Whether a value of the configuration is a list of integers above 0, which nothing has checked before."""
+    return isinstance(listed, Sequence) and bool(listed) and all(type(one) is int and one > 0 for one in listed)
 
 
 def values_of(largest: Mapping[str, int], arch: Arch | None) -> dict[str, int]:
