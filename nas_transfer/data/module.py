@@ -27,6 +27,9 @@ from nas_transfer.errors import ConfigError, DataError
 
 PART_NAMES: tuple[PartName, ...] = ("train", "val")
 
+VIEW_EPOCHS = 100_000
+"""Distance between the first epochs of two draws of views."""
+
 Annotation = TypeVar("Annotation", bound=AnnotatedPart)
 BatchT = TypeVar("BatchT", bound=Mapping[str, object])
 Draw = Callable[[str], None]
@@ -328,6 +331,18 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
         while len(chosen) > batch_size > 1 and len(chosen) % batch_size == 1:
             batch_size += 1
         return self._in_order(_KeyedSubset(images, chosen), batch_size, persistent=False)
+
+    def view_dataloader(self, num_images: int, draw: int = 0) -> DataLoader[BatchT]:
+        """At least `num_images` augmented images of train, in the batches that a training would see.
+
+        Args:
+            num_images: smaller datasets give several views of each image.
+            draw: another one gives other views.
+        """
+        sampler = self._epoch_sampler(rank=0, world_size=1)
+        batches = max(1, -(-num_images // sampler.batch_size))
+        train = self._from_train(self.require_parts().train, "draw views of")
+        return self._loader(train, StreamBatchSampler(sampler, batches, 0, draw * VIEW_EPOCHS), persistent=False)
 
     def _from_train(self, part: Dataset[SampleT] | None, purpose: str) -> Dataset[SampleT]:
         if part is None:

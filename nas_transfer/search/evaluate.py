@@ -46,6 +46,8 @@ class TrialEvaluator:
         precision: precision of forward passes: ``32``, ``bf16`` or ``16``.
         train: trains the subnet of a trial as its `Evaluation` says, and returns the number of training images; None
             to score inherited weights.
+        repair: cuts a repaired subnet out of one whole network, for an `Evaluation.repeat`; None to extract a subnet
+            of the supernet and to measure its BatchNorm statistics.
 
     Attributes:
         images: training images of all trials so far.
@@ -64,9 +66,11 @@ class TrialEvaluator:
         cache_bytes: int,
         precision: str,
         train: Callable[[Task, Evaluation], int] | None = None,
+        repair: Callable[[Arch, int], Task] | None = None,
     ) -> None:
         self.supernet = supernet
         self.train = train
+        self.repair = repair
         self.images, self.training_seconds = 0, 0.0
         self.ground_truth = ground_truth
         self.objectives = objectives
@@ -120,22 +124,26 @@ class TrialEvaluator:
         return sorted(self.objectives.items(), key=lambda item: not item[1].measured_first)
 
     def extract(self, evaluation: Evaluation) -> Task:
-        """Extract the subnet of a trial, with recalibrated and folded BatchNorms, in eval mode.
+        """Extract the subnet of a trial, with recalibrated or repaired and with folded BatchNorms, in eval mode.
 
         The subnet is a private copy, so training one trial does not affect another.
         """
         arch = self.supernet.space.from_dict(evaluation.arch)
-        subnet = self.supernet.extract(arch)
+        repaired = self.repair is not None
+        subnet = self.supernet.extract(arch) if self.repair is None else self.repair(arch, evaluation.repeat)
         if self.train is not None:
             start = time.monotonic()
-            self.images += self.train(subnet, evaluation)
+            images = self.train(subnet, evaluation)
+            repaired = repaired and not images
+            self.images += images
             self.training_seconds += time.monotonic() - start
-        self._calibrate_for(evaluation.repeat)
         for module in subnet.network.modules():
             if hasattr(module, "inplace"):
                 module.inplace = True  # activations: no gradients are needed
-        with self._autocast():
-            subnet.calibrate(self._batches(arch)[0])
+        if not repaired:
+            self._calibrate_for(evaluation.repeat)
+            with self._autocast():
+                subnet.calibrate(self._batches(arch)[0])
         fold_batch_norms(subnet.eval().network)
         return subnet
 

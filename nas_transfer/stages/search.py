@@ -44,7 +44,7 @@ from nas_transfer.search.samplers.base import ArchSampler
 from nas_transfer.search.study import Study, study_lock
 from nas_transfer.space import SUPERNET, Arch, short_id
 from nas_transfer.stages.common.build import build_data, build_task, set_threads
-from nas_transfer.stages.common.candidates import build_evaluator, evaluate_job, supernet_weights
+from nas_transfer.stages.common.candidates import build_evaluator, evaluate_job, searched_weights
 from nas_transfer.stages.common.limits import limits_of
 from nas_transfer.stages.common.results import cost_report, make_result
 from nas_transfer.stages.common.slurm_jobs import wait_for_jobs
@@ -90,7 +90,7 @@ class _Search:
         self.trade_off = None if keys.trade_off is None else keys.trade_off.build()
         budget = config.budget(data.batch_size * config.task.recipe.build().accumulate)
         schedule = keys.schedule(config.rungs(), budget)
-        self.problem = make_problem(keys, self.task, self.objectives)
+        self.problem = make_problem(keys, self.task, self.objectives, self.trained_genes())
         rng = np.random.default_rng(config.seed)
         self.problem.draw(rng)  # an infeasible constraint ends the search here
         sampler = keys.sampler.build()(problem=self.problem, seed=config.seed)
@@ -99,6 +99,16 @@ class _Search:
         self.study = Study(folder, keys.storage, self.task.space, directions, sampler)
         self.loop = SearchLoop(self.study, folder, schedule, launch, self.log_progress, self.problem.resized)
         self.done_before = len(self.study)
+
+    def trained_genes(self) -> list[str]:
+        """The genes whose smaller choices need training, if the trials are parts of one network and are not trained."""
+        if isinstance(self.config, ProxyConfig) or searched_weights(self.config)[1].arch is None:
+            return []
+        body, repairable = self.task.table.space.names, self.task.untrained_genes
+        genes = [name for name in self.task.space.names if name not in body and name not in repairable]
+        if genes:
+            logger.info("%s keep their largest choices: smaller ones need training", ", ".join(genes))
+        return genes
 
     def run(self) -> float | None:
         """Search, pick a trial, and measure how reliable the front is."""
@@ -231,7 +241,7 @@ class _Search:
     def lineage(self) -> tuple[Ancestor, ...]:
         """The files that the searched supernet descends from; those of an earlier pick, whose files may be gone."""
         earlier = read_result(self.folder)
-        return supernet_weights(self.config)[1].lineage() if earlier is None else earlier.provenance
+        return searched_weights(self.config)[1].lineage() if earlier is None else earlier.provenance
 
     def write_result(self, front: Front, picked: Trial, validation: Validation | None) -> None:
         """``result.json``: the picked arch with its score on the search split."""
@@ -291,15 +301,17 @@ def _rule(pick: str | None, trade_off: TradeOff | None) -> str:
     return pick or ("knee" if trade_off is None else "trade_off")
 
 
-def make_problem(keys: SearchKeys, task: Task, objectives: Mapping[str, Objective]) -> Problem:
+def make_problem(
+    keys: SearchKeys, task: Task, objectives: Mapping[str, Objective], fixed: Sequence[str] = ()
+) -> Problem:
     """The archs that a search of this task may propose.
 
-    Genes that matter to classification alone keep their largest choice in tasks with an input size of their own.
+    Genes that matter to classification alone keep their largest choice in tasks with an input size of their own, and so
+    do `fixed` ones.
     """
     space = task.space
-    frozen = {}
-    if not task.uses_classifier_genes:
-        frozen = {name: space.largest()[name] for name in task.table.classifier_genes}
+    names = [*fixed, *(() if task.uses_classifier_genes else task.table.classifier_genes)]
+    frozen = {name: space.largest()[name] for name in names}
     frozen |= keys.frozen or {}
     space.sample(np.random.default_rng(0), frozen)  # ArchError for an unknown gene
     known = {name: objective for name, objective in objectives.items() if isinstance(objective, ArchCost)}

@@ -196,6 +196,27 @@ def checkpoint_arch(checkpoint: Checkpoint, space: SearchSpace) -> ArchOrSuperne
     return SUPERNET if checkpoint.arch is None else space.from_dict(checkpoint.arch)
 
 
+def is_whole(checkpoint: Checkpoint, task: Task) -> bool:
+    """Whether the weights are of the same kind of task, and those of the largest arch alone at some input size."""
+    arch = checkpoint_arch(checkpoint, task.space)
+    return arch is not SUPERNET and checkpoint.is_of_kind(task) and arch == task.largest_at(arch)
+
+
+def load_whole(supernet: Task, checkpoint: Checkpoint) -> None:
+    """Fill a supernet with the weights of its largest arch; what only smaller archs use keeps its first values.
+
+    Raises:
+        WeightsError: as `load_network` does.
+    """
+    whole = supernet.rebuild(replace(supernet.settings, arch=checkpoint_arch(checkpoint, supernet.space)))
+    load_network(whole, checkpoint)
+    sources = whole.network.state_dict()
+    with torch.no_grad():
+        for name, target in supernet.network.state_dict(keep_vars=True).items():
+            if name in sources:
+                target.copy_(sources[name])
+
+
 def load_network(task: Task, checkpoint: Checkpoint) -> None:
     """Fill the whole network of a task of the same kind and number of classes.
 

@@ -59,6 +59,7 @@ class DetectionTask(Task[DetectionBatch, list[Tensor]]):
 
     kind = TaskKind("detection", "Object detection", "map", model="faster_rcnn", score_label="mAP", size_label=None)
     input_gene = "min_size"
+    untrained_genes = ("min_size", "fpn_levels", "proposals_test")
     outputs: ClassVar[tuple[str, ...]] = ("boxes", "labels", "scores")
     detector: DetectorSize
 

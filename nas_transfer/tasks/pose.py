@@ -55,6 +55,7 @@ class PoseTask(Task[PoseBatch, Tensor]):
     )  # fmt: skip
     takes_boxes = True
     input_gene = "input_height"
+    untrained_genes = ("input_height",)
 
     def __init__(
         self,

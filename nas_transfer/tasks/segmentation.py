@@ -86,6 +86,7 @@ class SegmentationTask(Task[SegmentationBatch, Tensor]):
         size_label="Crop Size",
     )  # fmt: skip
     input_gene = "scale_percent"
+    untrained_genes = ("scale_percent", "num_dilations")
 
     def __init__(
         self,

@@ -86,6 +86,7 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
         takes_boxes: whether the network sees one box of the image at a time, such as a person.
         pretrains: whether ``stage=pretrain`` trains this kind of task.
         input_gene: the gene that chooses the input size, in spaces that have it; None for tasks without one.
+        untrained_genes: the genes of the task whose smaller choices work with the weights of the largest.
         normalise: maps uint8 images to what the weights expect, for networks that do not normalise by themselves.
         ground_truth: annotations of the split that is evaluated, for metrics that compare with COCO's format.
         predictions: predictions of the last `compute_metrics` in COCO's result format, by file name, for tasks that
@@ -97,6 +98,7 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
     takes_boxes: ClassVar[bool] = False
     pretrains: ClassVar[bool] = False
     input_gene: ClassVar[str | None] = None
+    untrained_genes: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, settings: TaskSettings, network: nn.Module, genes: Sequence[Gene] = ()) -> None:
         super().__init__()
@@ -234,6 +236,13 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
     def body_arch(self, arch: Arch) -> Arch:
         """The part of an arch that describes the body; ArchError for an arch of another space."""
         return self.table.space.part_of(arch)
+
+    def largest_at(self, arch: Arch) -> Arch:
+        """The largest arch at the input size of another one."""
+        largest = self.space.largest()
+        if self.input_gene is None or self.input_gene not in self.space.names:
+            return largest
+        return self.space.from_dict({**largest.to_dict(), self.input_gene: arch[self.input_gene]})
 
     def require_subnet(self) -> Arch:
         """The arch of a subnet.

@@ -106,8 +106,13 @@ def build_arch(config: TaskRunConfig, table: SupernetTable) -> ArchOrSupernet:
 
 def build_space(config: TaskRunConfig, table: SupernetTable) -> SearchSpace:
     """All archs of a task: the genes of the table and of the task."""
+    return build_blank(config, table).space
+
+
+def build_blank(config: TaskRunConfig, table: SupernetTable) -> Task:
+    """The supernet's task without values in its tensors, for its archs and their costs."""
     with torch.device("meta"):
-        return build_task(config, table, SUPERNET, None).space
+        return build_task(config, table, SUPERNET, None)
 
 
 def build_weights(config: DataRunConfig) -> tuple[SupernetTable, Checkpoint | None]:

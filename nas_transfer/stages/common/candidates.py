@@ -12,14 +12,23 @@ from nas_transfer.data.module import DownstreamData
 from nas_transfer.errors import ConfigError
 from nas_transfer.runs import Evaluation, read_job, write_started
 from nas_transfer.search.evaluate import TrialEvaluator
-from nas_transfer.space import SUPERNET
-from nas_transfer.stages.common.build import build_data, build_task, build_weights, evaluation_device, set_threads
+from nas_transfer.space import SUPERNET, Arch
+from nas_transfer.stages.common.build import (
+    build_blank,
+    build_data,
+    build_task,
+    build_weights,
+    evaluation_device,
+    set_threads,
+)
 from nas_transfer.stages.common.limits import limits_of
+from nas_transfer.stages.common.repair import build_repairer
 from nas_transfer.stages.common.run_directory import log_to
 from nas_transfer.stages.common.slurm_jobs import slurm_job
 from nas_transfer.stages.config.search import SearchConfig
+from nas_transfer.supernet.links import repair_module
 from nas_transfer.supernet.protocol import SupernetTable
-from nas_transfer.tasks.checkpoint import Checkpoint, load_network
+from nas_transfer.tasks.checkpoint import Checkpoint, is_whole, load_network
 from nas_transfer.tasks.task import Task
 
 logger = logging.getLogger(__name__)
@@ -67,15 +76,56 @@ def _evaluator(config: Config, build: Callable[[Config], TrialEvaluator]) -> Tri
 def build_evaluator(config: SearchConfig, *, cache: bool = True) -> TrialEvaluator:
     """The evaluator of the jobs of a search. Without `cache`, it reads the images again for every trial."""
     set_threads(config.num_threads)
-    table, checkpoint = supernet_weights(config)
+    table, checkpoint = searched_weights(config)
     data = build_data(config.data, SUPERNET, table.preprocessing)
     supernet = build_task(config, table, SUPERNET, data)
+    if checkpoint.arch is not None:
+        repair = _Repairs(config, table, checkpoint, data)
+        return evaluator_of(config, supernet, data, cache=cache, repair=repair)
     load_network(supernet, checkpoint)
     return evaluator_of(config, supernet, data, cache=cache)
 
 
+class _Repairs:
+    """Cuts repaired subnets out of a whole network; the views of one repeat at a time are in memory."""
+
+    def __init__(
+        self, config: SearchConfig, table: SupernetTable, checkpoint: Checkpoint, data: DownstreamData
+    ) -> None:
+        self._build = partial(build_repairer, config, table, checkpoint, data)
+        self._repeat, self._repairer = 0, self._build()
+
+    def __call__(self, arch: Arch, repeat: int) -> Task:
+        if repeat != self._repeat:
+            self._repeat, self._repairer = repeat, self._build(repeat)
+        return self._repairer.extract(arch)
+
+
+def searched_weights(config: SearchConfig) -> tuple[SupernetTable, Checkpoint]:
+    """The table and the weights that are searched: those of a supernet, or of one whole network of the task.
+
+    Raises:
+        ConfigError: there are no weights, or they are of another arch alone, or of a family that cannot be repaired.
+    """
+    table, checkpoint = build_weights(config)
+    if checkpoint is None:
+        raise ConfigError(
+            "a search needs the weights of a supernet or of the largest network, got none: "
+            "add weights=<its finished run's folder>"
+        )
+    if checkpoint.arch is None:
+        return table, checkpoint
+    if not is_whole(checkpoint, build_blank(config, table)):
+        raise ConfigError(
+            f"a search needs the weights of a supernet or of the largest network of this task, got those of another "
+            f"arch or task in {checkpoint.path}: train with arch=supernet or arch=max"
+        )
+    repair_module(table)
+    return table, checkpoint
+
+
 def supernet_weights(config: SearchConfig) -> tuple[SupernetTable, Checkpoint]:
-    """The table and the weights of the searched supernet; ConfigError without weights, or for those of one arch."""
+    """The table and the weights of a supernet; ConfigError without weights, or for those of one arch."""
     table, checkpoint = build_weights(config)
     if checkpoint is None:
         raise ConfigError("a search needs the weights of a supernet, got none: add weights=<its finished run's folder>")
@@ -94,6 +144,7 @@ def evaluator_of(
     *,
     cache: bool = True,
     train: Callable[[Task, Evaluation], int] | None = None,
+    repair: Callable[[Arch, int], Task] | None = None,
 ) -> TrialEvaluator:
     """The configured evaluator of the archs of a supernet."""
     evaluator = TrialEvaluator(
@@ -106,6 +157,7 @@ def evaluator_of(
         config.search.cache_mib * 2**20 if cache else 0,
         config.search.precision,
         train,
+        repair,
     )
     if config.search.precision != "32":
         _log_effect_of_precision(evaluator)

@@ -12,14 +12,15 @@ from nas_transfer.errors import ConfigError
 from nas_transfer.space import SUPERNET, Arch
 from nas_transfer.stages.common.build import (
     build_arch,
+    build_blank,
     build_data,
-    build_space,
     build_task,
     build_weights,
     evaluation_device,
 )
+from nas_transfer.stages.common.repair import extract_repaired
 from nas_transfer.stages.config.base import DataRunConfig
-from nas_transfer.tasks.checkpoint import Checkpoint, checkpoint_arch, load_network
+from nas_transfer.tasks.checkpoint import Checkpoint, checkpoint_arch, is_whole, load_network
 from nas_transfer.tasks.task import Task
 from nas_transfer.tasks.training import ScoringModule
 
@@ -29,7 +30,8 @@ logger = logging.getLogger(__name__)
 def load_trained(config: DataRunConfig) -> tuple[Task, DownstreamData, Checkpoint]:
     """The task of the network that ``weights=`` names, its data and its weights.
 
-    Of the weights of a supernet, ``arch=`` chooses a subnet, whose BatchNorm statistics are measured.
+    Of the weights of a supernet, ``arch=`` chooses a subnet, whose BatchNorm statistics are measured. Of those of one
+    whole network, it chooses a subnet that is repaired.
 
     Raises:
         ConfigError: there are no weights, or they do not hold the arch.
@@ -40,11 +42,13 @@ def load_trained(config: DataRunConfig) -> tuple[Task, DownstreamData, Checkpoin
         raise ConfigError(
             f"stage={config.stage.name} needs weights, got none: add weights=<a finished run's folder, or a file>"
         )
-    wanted = build_arch(config, table)
-    arch = checkpoint_arch(checkpoint, build_space(config, table))
-    if arch is not SUPERNET and wanted != arch and config.arch != LARGEST:  # the default, unless one was named
-        logger.info("the weights are those of arch %s alone: arch=%s is ignored", arch.short_id(), config.arch)
+    wanted, blank = build_arch(config, table), build_blank(config, table)
+    arch = checkpoint_arch(checkpoint, blank.space)
     data = build_data(config.data, arch, table.preprocessing)
+    if arch is not SUPERNET and wanted != arch and config.arch != LARGEST:  # the default, unless one was named
+        if wanted is not SUPERNET and is_whole(checkpoint, blank):
+            return extract_repaired(config, table, checkpoint, wanted, data), data, checkpoint
+        logger.info("the weights are those of arch %s alone: arch=%s is ignored", arch.short_id(), config.arch)
     task = build_task(config, table, arch, data)
     load_network(task, checkpoint)
     if arch is SUPERNET and wanted is not SUPERNET:

@@ -26,14 +26,11 @@ from nas_transfer.stages.common.build import (
     set_threads,
 )
 from nas_transfer.stages.common.evaluation import evaluate_task
+from nas_transfer.stages.common.repair import extract_repaired
 from nas_transfer.stages.common.results import make_result, write_predictions
 from nas_transfer.stages.config.base import DataRunConfig
 from nas_transfer.stages.config.training import TrainConfig
-from nas_transfer.tasks.checkpoint import (
-    Checkpoint,
-    inherit,
-    save_checkpoint,
-)
+from nas_transfer.tasks.checkpoint import Checkpoint, checkpoint_arch, inherit, is_whole, save_checkpoint
 from nas_transfer.tasks.recipe import Recipe
 from nas_transfer.tasks.task import Task
 from nas_transfer.tasks.training import TaskModule
@@ -60,7 +57,7 @@ def train(config: TrainConfig, folder: Path) -> Result | None:
     task = build_task(config, table, arch, data)
     module = TaskModule(task, build_training_settings(config, total_steps, total_batch))
     if parent is not None:
-        _inherit(task, parent)
+        _inherit(config, task, parent, data, resumed=(folder / files.LAST_CHECKPOINT).exists())
     accumulate = recipe.accumulate
     num_batches = total_steps * accumulate
     data.stream(num_batches, batches_per_step=accumulate)
@@ -124,8 +121,13 @@ def _log_effect_of_batch(recipe: Recipe, max_steps: int | None, total_batch: int
         logger.info("trainer.max_steps=%d sees as many images as the recipe means with %d", same, total_batch)
 
 
-def _inherit(task: Task, checkpoint: Checkpoint) -> None:
-    """Start from given weights, and log which of them are used."""
+def _inherit(config: TrainConfig, task: Task, checkpoint: Checkpoint, data: DownstreamData, *, resumed: bool) -> None:
+    """Start from given weights, and log which of them are used. A subnet of one whole network starts repaired."""
+    if task.arch is not SUPERNET and is_whole(checkpoint, task) and task.arch != checkpoint_arch(checkpoint, task.space):
+        if not resumed:  # the state of the training replaces it
+            subnet = extract_repaired(config, task.table, checkpoint, task.arch, data)
+            task.network.load_state_dict(subnet.network.state_dict())
+        return
     untrained = inherit(task, checkpoint)
     if not checkpoint.is_of_kind(task):
         logger.info("weights of the body from %s; neck and head start untrained", checkpoint.path)

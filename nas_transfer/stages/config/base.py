@@ -156,6 +156,7 @@ class DataRunConfig(TaskRunConfig):
     weights: str | None = key()
     weights_format: str = key()
     calibration_images: int = key(minimum=1)
+    repair_views: int = key(minimum=2)
     num_workers: int = key(identity=False, minimum=0)
     trainer: TrainerConfig = key()
 

@@ -49,6 +49,7 @@ class CheckConfig(DataRunConfig):
     """The keys of ``stage=check``."""
 
     calibration_images: int = key(identity=False, minimum=1)
+    repair_views: int = key(identity=False, minimum=2)
 
     def faults(self) -> Iterator[str]:
         """Report a missing training length."""
