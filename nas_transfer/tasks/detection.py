@@ -34,6 +34,7 @@ from nas_transfer.tasks.detector import (
     follow_sizes,
     pyramid_distance,
 )
+from nas_transfer.tasks.detector_repair import DetectorRepair
 from nas_transfer.tasks.genes import Choices, task_genes, values_of
 from nas_transfer.tasks.metrics import CocoMetric
 from nas_transfer.tasks.normalise import in_order
@@ -59,7 +60,8 @@ class DetectionTask(Task[DetectionBatch, list[Tensor]]):
 
     kind = TaskKind("detection", "Object detection", "map", model="faster_rcnn", score_label="mAP", size_label=None)
     input_gene = "min_size"
-    untrained_genes = ("min_size", "fpn_levels", "proposals_test")
+    untrained_genes = ("min_size", "fpn_levels", "fpn_channels", "box_head_channels", "proposals_test")
+    head_repair = DetectorRepair
     outputs: ClassVar[tuple[str, ...]] = ("boxes", "labels", "scores")
     detector: DetectorSize
 

@@ -28,6 +28,7 @@ from nas_transfer.supernet.ops import copy_slices
 from nas_transfer.supernet.protocol import SupernetTable
 from nas_transfer.tasks.deployed import Deployed
 from nas_transfer.tasks.devices import to_device
+from nas_transfer.tasks.head_repair import HeadRepair
 from nas_transfer.tasks.normalise import Normalise
 from nas_transfer.tasks.prediction import CocoResult, Prediction
 
@@ -86,7 +87,8 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
         takes_boxes: whether the network sees one box of the image at a time, such as a person.
         pretrains: whether ``stage=pretrain`` trains this kind of task.
         input_gene: the gene that chooses the input size, in spaces that have it; None for tasks without one.
-        untrained_genes: the genes of the task whose smaller choices work with the weights of the largest.
+        untrained_genes: the genes of the task whose smaller choices can do with the weights of the largest.
+        head_repair: repairs neck and head of a subnet of one trained network (`nas_transfer.tasks.repair`).
         normalise: maps uint8 images to what the weights expect, for networks that do not normalise by themselves.
         ground_truth: annotations of the split that is evaluated, for metrics that compare with COCO's format.
         predictions: predictions of the last `compute_metrics` in COCO's result format, by file name, for tasks that
@@ -99,6 +101,7 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
     pretrains: ClassVar[bool] = False
     input_gene: ClassVar[str | None] = None
     untrained_genes: ClassVar[tuple[str, ...]] = ()
+    head_repair: ClassVar[type[HeadRepair]] = HeadRepair
 
     def __init__(self, settings: TaskSettings, network: nn.Module, genes: Sequence[Gene] = ()) -> None:
         super().__init__()

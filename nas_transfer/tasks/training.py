@@ -76,16 +76,18 @@ class TaskModule(ScoringModule):
     Args:
         task: a subnet, or a supernet, of which each step trains the archs that `settings.sampling` draws.
         settings: recipe, arch sampling, seed and length of the run.
+        teacher: a larger network that a subnet imitates, with the share of `settings.sampling`; it is not trained.
 
     Attributes:
         samples_digest: a hash over the ids of all training samples of this rank in their order. It is equal in two
             runs that saw the same samples.
     """
 
-    def __init__(self, task: Task, settings: TrainingSettings) -> None:
+    def __init__(self, task: Task, settings: TrainingSettings, teacher: Task | None = None) -> None:
         super().__init__(task)
         self.automatic_optimization = False
         self.settings = settings
+        self._teachers = () if teacher is None else (teacher,)  # in a tuple, since it is no part of this module
         self.samples_digest = ""
         self._seconds_before = 0.0
         self._started = time.monotonic()
@@ -99,6 +101,11 @@ class TaskModule(ScoringModule):
         for module in self.task.network.modules():
             if isinstance(module, ElasticBatchNorm2d):
                 module.synchronised = self.trainer.world_size > 1
+        for teacher in self._teachers:
+            teacher.to(self.device).train().requires_grad_(False)  # detectors compute losses in training mode alone
+            for module in teacher.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
 
     def training_step(self, batch: Mapping[str, object], batch_index: int) -> None:
         """Run one forward and backward pass for each arch of the step, and update after `accumulate` batches.
@@ -109,8 +116,8 @@ class TaskModule(ScoringModule):
         recipe, seed = self.settings.recipe, self.settings.seed
         self._note_samples(batch["sample_ids"])
         archs = self._draw_archs(batch_index)
+        teacher = self._taught(batch)
         torch.manual_seed(stable_seed(seed, batch_index, self.global_rank))
-        teacher: Teacher | None = None
         with self._local_gradients():
             for position, arch in enumerate(archs):
                 if self.task.is_supernet:
@@ -126,6 +133,15 @@ class TaskModule(ScoringModule):
                     teacher = self._teacher(outputs, len(archs))
         if (batch_index + 1) % recipe.accumulate == 0:
             self._update()
+
+    def _taught(self, batch: Mapping[str, object]) -> Teacher | None:
+        """What the larger network computes for a batch; None without one."""
+        for teacher in self._teachers:
+            teacher.body.set_drop_path(0.0)
+            with torch.no_grad():
+                outputs = teacher.losses(batch, regularise=False, teacher=None)[1]
+            return Teacher(outputs, self.settings.sampling.distillation)
+        return None
 
     def _note_samples(self, sample_ids: Tensor) -> None:
         seen = self.samples_digest + str(sample_ids.tolist())

@@ -41,5 +41,6 @@ def extract_repaired(
     """The task of a repaired subnet on the CPU, in eval mode; the errors are those of `build_repairer`."""
     start = time.monotonic()
     subnet = build_repairer(config, table, checkpoint, data).extract(arch)
-    logger.info("arch %s is cut out of %s and repaired (%.0f s)", arch.short_id(), checkpoint.path, time.monotonic() - start)
+    seconds = time.monotonic() - start
+    logger.info("arch %s is cut out of %s and repaired (%.0f s)", arch.short_id(), checkpoint.path, seconds)
     return subnet.cpu()

@@ -26,7 +26,7 @@ from nas_transfer.stages.common.build import (
     set_threads,
 )
 from nas_transfer.stages.common.evaluation import evaluate_task
-from nas_transfer.stages.common.repair import extract_repaired
+from nas_transfer.stages.common.repair import build_repairer
 from nas_transfer.stages.common.results import make_result, write_predictions
 from nas_transfer.stages.config.base import DataRunConfig
 from nas_transfer.stages.config.training import TrainConfig
@@ -55,9 +55,9 @@ def train(config: TrainConfig, folder: Path) -> Result | None:
     total_batch = data.batch_size * trainer.world_size * recipe.accumulate
     _log_effect_of_batch(recipe, config.trainer.max_steps, total_batch)
     task = build_task(config, table, arch, data)
-    module = TaskModule(task, build_training_settings(config, total_steps, total_batch))
-    if parent is not None:
-        _inherit(config, task, parent, data, resumed=(folder / files.LAST_CHECKPOINT).exists())
+    last = folder / files.LAST_CHECKPOINT
+    teacher = None if parent is None else _inherit(config, task, parent, data, resumed=last.exists())
+    module = TaskModule(task, build_training_settings(config, total_steps, total_batch), teacher)
     accumulate = recipe.accumulate
     num_batches = total_steps * accumulate
     data.stream(num_batches, batches_per_step=accumulate)
@@ -69,7 +69,6 @@ def train(config: TrainConfig, folder: Path) -> Result | None:
         "the supernet" if arch is SUPERNET else f"arch {arch.short_id()}",
         table.name, data.num_train_images, total_steps, total_steps / steps_per_epoch, steps_per_epoch,
     )  # fmt: skip
-    last = folder / files.LAST_CHECKPOINT
     if last.exists():
         logger.info("resuming from %s", last)
     trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
@@ -121,13 +120,22 @@ def _log_effect_of_batch(recipe: Recipe, max_steps: int | None, total_batch: int
         logger.info("trainer.max_steps=%d sees as many images as the recipe means with %d", same, total_batch)
 
 
-def _inherit(config: TrainConfig, task: Task, checkpoint: Checkpoint, data: DownstreamData, *, resumed: bool) -> None:
-    """Start from given weights, and log which of them are used. A subnet of one whole network starts repaired."""
-    if task.arch is not SUPERNET and is_whole(checkpoint, task) and task.arch != checkpoint_arch(checkpoint, task.space):
-        if not resumed:  # the state of the training replaces it
-            subnet = extract_repaired(config, task.table, checkpoint, task.arch, data)
-            task.network.load_state_dict(subnet.network.state_dict())
-        return
+def _inherit(
+    config: TrainConfig, task: Task, checkpoint: Checkpoint, data: DownstreamData, *, resumed: bool
+) -> Task | None:
+    """Start from given weights, and log which of them are used.
+
+    A subnet of one whole network starts repaired. It imitates the whole network, which is returned, with the share of
+    ``task.sampling.distillation``.
+    """
+    arch = task.arch
+    if arch is not SUPERNET and is_whole(checkpoint, task) and arch != checkpoint_arch(checkpoint, task.space):
+        repairer = build_repairer(config, task.table, checkpoint, data)
+        if not resumed:  # otherwise the state of the training replaces it
+            task.network.load_state_dict(repairer.extract(arch).cpu().network.state_dict())
+            logger.info("arch %s is cut out of %s and repaired", arch.short_id(), checkpoint.path)
+        share = config.task.sampling.build().distillation
+        return repairer.whole if share else None
     untrained = inherit(task, checkpoint)
     if not checkpoint.is_of_kind(task):
         logger.info("weights of the body from %s; neck and head start untrained", checkpoint.path)
@@ -137,3 +145,4 @@ def _inherit(config: TrainConfig, task: Task, checkpoint: Checkpoint, data: Down
         )
     else:
         logger.info("weights of body, neck and head from %s", checkpoint.path)
+    return None

@@ -1,0 +1,292 @@
+"""Narrow the neck and the heads of a trained Faster or Mask R-CNN without training.
+
+Nothing but linear layers lies between the merged maps of an FPN and those that read its levels. The maps are rotated to
+their principal axes, which changes nothing for the largest detector: rows and columns of the layers around them rotate
+along. Leading channels then carry most of the variance (Jaderberg et al. 2014 approximate filters in this way). Hidden
+channels of RPN and box head, which pass a ReLU, are reordered instead (`nas_transfer.supernet.regression.greedy_order`)
+and the layers that read them are refitted for each subnet.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.image_list import ImageList
+
+from nas_transfer.supernet.activations import HELD_OUT
+from nas_transfer.supernet.regression import fit, greedy_order
+from nas_transfer.tasks.head_repair import HeadRepair, Views
+
+if TYPE_CHECKING:
+    from nas_transfer.tasks.task import Task
+
+IMAGES = 128
+"""Views on which neck and heads are repaired."""
+POSITIONS = 64
+"""Positions of each level and image at which the RPN is refitted, at most."""
+BOXES = 32
+"""Proposals of each image on which the box head is refitted, at most."""
+PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
+
+
+@dataclass
+class _Seen:
+    """What the heads of a detector compute at chosen positions and boxes, as rows.
+
+    Attributes:
+        levels: for each level of the pyramid, finest first, hidden channels (R, C) of the RPN.
+        boxes: hidden channels (R', H) of both layers of the box head.
+    """
+
+    levels: list[Tensor]
+    boxes: tuple[Tensor, Tensor]
+
+
+class DetectorRepair(HeadRepair):
+    """Refits the heads of a detector to what those of the whole network compute on the same images and proposals.
+
+    Args:
+        whole: the whole network at one input size.
+        views: the images.
+    """
+
+    def __init__(self, whole: Task, views: Views) -> None:
+        self._images = list(_first(views.images, IMAGES))
+        self._body = [whole.body(images) for images in self._images]
+        network = whole.network
+        self._proposals = [_proposals(network, *pair) for pair in zip(self._images, self._body, strict=True)]
+        self._body_levels = len(_pyramid(network, self._body[0]))
+        seen = self._look(network, self._body)
+        self._rpn_outputs = [_linear(rows, _rpn_readers(network)) for rows in seen.levels]
+        first, second = seen.boxes
+        self._second = F.linear(first, network.roi_heads.box_head.fc7.weight, network.roi_heads.box_head.fc7.bias)
+        self._box_outputs = _linear(second, _box_readers(network))
+        self._body = []
+
+    @staticmethod
+    def order(supernet: Task, views: Views) -> None:
+        """Rotate the pyramid to its principal axes, and reorder the hidden channels of the heads."""
+        images = list(_first(views.images, IMAGES))
+        whole = supernet.extract(supernet.space.largest())
+        body = [whole.body(batch) for batch in images]
+        _rotate_merged(supernet.network, _axes(_inner_moments(whole.network, body)))
+        whole = supernet.extract(supernet.space.largest())
+        pyramids = [list(_pyramid(whole.network, maps).values()) for maps in body]
+        _rotate_levels(supernet.network, _axes(_moments(pyramids)))
+        whole = supernet.extract(supernet.space.largest())
+        repair = DetectorRepair.__new__(DetectorRepair)
+        repair._images, repair._body = images, body
+        repair._proposals = [_proposals(whole.network, *pair) for pair in zip(images, body, strict=True)]
+        repair._body_levels = len(pyramids[0])
+        _reorder(supernet.network, repair._look(whole.network, body))
+
+    def repair(self, subnet: Task) -> None:
+        """Refit the layers that read the hidden channels of RPN and box head, and the box head's second layer."""
+        network = subnet.network
+        seen = self._look(network, [subnet.body(images) for images in self._images])
+        levels = seen.levels
+        held = torch.cat([self._held(len(rows)) for rows in levels])
+        wanted = torch.cat(self._rpn_outputs[len(self._rpn_outputs) - len(levels) :])
+        _refit(_rpn_readers(network), torch.cat(levels), wanted, held)
+        first, second = seen.boxes
+        layer = network.roi_heads.box_head.fc7
+        held = self._held(len(first))
+        _refit([layer], first, self._second[:, : layer.out_features], held)
+        second = F.relu(F.linear(first, layer.weight, layer.bias))
+        _refit(_box_readers(network), second, self._box_outputs, held)
+
+    def _held(self, rows: int) -> Tensor:
+        """bool (rows,): those of the last images, about one in `HELD_OUT`."""
+        held = torch.zeros(rows, dtype=torch.bool, device=self._images[0].device)
+        held[-max(1, rows // HELD_OUT) :] = True
+        return held
+
+    def _look(self, network: FasterRCNN, body: Sequence[Sequence[Tensor]]) -> _Seen:
+        """Run pyramid and heads on the maps of a body, the box head on the proposals of the whole network."""
+        levels: list[list[Tensor]] = []
+        boxes: list[tuple[Tensor, Tensor]] = []
+        heads = network.roi_heads
+        for number, (images, maps, proposals) in enumerate(zip(self._images, body, self._proposals, strict=True)):
+            pyramid = _pyramid(network, maps)
+            skipped = self._body_levels - len(pyramid)
+            hidden = [network.rpn.head.conv(level) for level in pyramid.values()]
+            rows = [_at_random(level, number, skipped + index) for index, level in enumerate(hidden)]
+            levels = levels or [[] for _ in rows]
+            for collected, found in zip(levels, rows, strict=True):
+                collected.append(found)
+            pooled = heads.box_roi_pool(pyramid, proposals, _sizes(images)).flatten(1)
+            first = F.relu(heads.box_head.fc6(pooled))
+            boxes.append((first, F.relu(heads.box_head.fc7(first))))
+        first, second = (torch.cat(rows) for rows in zip(*boxes, strict=True))
+        return _Seen([torch.cat(rows) for rows in levels], (first, second))
+
+
+def _first(images: Iterable[Tensor], count: int) -> Iterator[Tensor]:
+    """The first batches with at least so many images together."""
+    taken = 0
+    for batch in images:
+        if taken >= count:
+            return
+        taken += len(batch)
+        yield batch
+
+
+def _pyramid(network: FasterRCNN, maps: Sequence[Tensor]) -> dict[str, Tensor]:
+    return network.backbone.neck(OrderedDict((str(level), features) for level, features in enumerate(maps)))
+
+
+def _sizes(images: Tensor) -> list[tuple[int, int]]:
+    return [(images.shape[2], images.shape[3])] * len(images)
+
+
+def _proposals(network: FasterRCNN, images: Tensor, maps: Sequence[Tensor]) -> list[Tensor]:
+    """Proposals (N, 4) of each image, spread over all ranks."""
+    proposals = network.rpn(ImageList(images, _sizes(images)), _pyramid(network, maps))[0]
+    return [boxes[:: max(1, -(-len(boxes) // BOXES))] for boxes in proposals]
+
+
+def _at_random(maps: Tensor, batch: int, level: int) -> Tensor:
+    """The values (R, C) of maps (B, C, H, W) at positions that follow from the batch and the level."""
+    flat = maps.permute(0, 2, 3, 1).flatten(1, 2)
+    generator = torch.Generator().manual_seed(batch * 1_009 + level)
+    chosen = torch.randperm(flat.shape[1], generator=generator)[:POSITIONS].to(maps.device)
+    return flat[:, chosen].flatten(0, 1)
+
+
+def _inner_moments(network: FasterRCNN, body: Sequence[Sequence[Tensor]]) -> Tensor:
+    """The second moments (C, C) of what the smoothing convolutions of the pyramid read, each level counting alike."""
+    merged: list[list[Tensor]] = []
+    neck = network.backbone.neck
+    for maps in body:
+        found: list[Tensor] = []
+        hooks = [
+            block.register_forward_pre_hook(lambda _, inputs, found=found: found.append(inputs[0]))  # type: ignore[misc]
+            for block in neck.layer_blocks
+        ]
+        _pyramid(network, maps)
+        for hook in hooks:
+            hook.remove()
+        merged.append(found)
+    return _moments(merged)
+
+
+def _moments(batches: Sequence[Sequence[Tensor]]) -> Tensor:
+    """The second moments (C, C) of maps (B, C, H, W), float64, those of each level with trace 1."""
+    total = None
+    for level in zip(*batches, strict=True):
+        moment = sum(_moment(maps) for maps in level)
+        share = moment / moment.trace().clamp(min=1e-30)
+        total = share if total is None else total + share
+    assert total is not None
+    return total
+
+
+def _moment(maps: Tensor) -> Tensor:
+    flat = maps.permute(1, 0, 2, 3).flatten(1).double()
+    return flat @ flat.T
+
+
+def _axes(moments: Tensor) -> Tensor:
+    """The principal axes (C, C) as columns, those of most variance first."""
+    return torch.linalg.eigh(moments).eigenvectors.flip(1)
+
+
+def _rotate_outputs(layer: nn.Conv2d, axes: Tensor) -> None:
+    weight = torch.einsum("oikl,op->pikl", layer.weight.double(), axes)
+    layer.weight.copy_(weight)
+    assert layer.bias is not None
+    layer.bias.copy_(axes.T @ layer.bias.double())
+
+
+def _rotate_inputs(layer: nn.Conv2d, axes: Tensor) -> None:
+    layer.weight.copy_(torch.einsum("oikl,ip->opkl", layer.weight.double(), axes))
+
+
+def _rotate_merged(network: FasterRCNN, axes: Tensor) -> None:
+    """Rotate what lies between the lateral and the smoothing convolutions."""
+    for lateral in network.backbone.neck.inner_blocks:
+        _rotate_outputs(lateral[0], axes)
+    for smooth in network.backbone.neck.layer_blocks:
+        _rotate_inputs(smooth[0], axes)
+
+
+def _rotate_levels(network: FasterRCNN, axes: Tensor) -> None:
+    """Rotate the levels of the pyramid, and all that read them."""
+    for smooth in network.backbone.neck.layer_blocks:
+        _rotate_outputs(smooth[0], axes)
+    _rotate_inputs(network.rpn.head.conv[0][0], axes)
+    heads = network.roi_heads
+    weight = heads.box_head.fc6.weight
+    apart = weight.double().view(len(weight), len(axes), -1)
+    weight.copy_(torch.einsum("hcs,cp->hps", apart, axes).flatten(1))
+    if heads.has_mask():
+        _rotate_inputs(heads.mask_head[0][0], axes)
+
+
+def _reorder(network: FasterRCNN, seen: _Seen) -> None:
+    """Put hidden channels first that explain best what is read from them."""
+    readers = _rpn_readers(network)
+    order = _order(torch.cat(seen.levels), readers)
+    hidden = network.rpn.head.conv[0][0]
+    _permute(hidden, order)
+    for reader in readers:
+        reader.weight.copy_(reader.weight[:, order])
+    box_head = network.roi_heads.box_head
+    first, second = seen.boxes
+    order = _order(first, [box_head.fc7])
+    _permute(box_head.fc6, order)
+    box_head.fc7.weight.copy_(box_head.fc7.weight[:, order])
+    readers = _box_readers(network)
+    order = _order(second, readers)
+    _permute(box_head.fc7, order)
+    for reader in readers:
+        reader.weight.copy_(reader.weight[:, order])
+
+
+def _order(rows: Tensor, readers: Sequence[nn.Module]) -> Tensor:
+    centred = rows - rows.mean(0)
+    weight = torch.cat([reader.weight.flatten(1) for reader in readers])
+    return greedy_order(centred.T @ centred / len(rows), weight)
+
+
+def _permute(layer: nn.Conv2d | nn.Linear, order: Tensor) -> None:
+    """Reorder the outputs of a layer."""
+    layer.weight.copy_(layer.weight[order])
+    assert layer.bias is not None
+    layer.bias.copy_(layer.bias[order])
+
+
+def _rpn_readers(network: FasterRCNN) -> list[nn.Module]:
+    return [network.rpn.head.cls_logits, network.rpn.head.bbox_pred]
+
+
+def _box_readers(network: FasterRCNN) -> list[nn.Module]:
+    predictor = network.roi_heads.box_predictor
+    return [predictor.cls_score, predictor.bbox_pred]
+
+
+def _linear(rows: Tensor, readers: Sequence[nn.Module]) -> Tensor:
+    """What linear layers or 1x1 convolutions compute, side by side: (R, O)."""
+    return torch.cat([F.linear(rows, reader.weight.flatten(1), reader.bias) for reader in readers], 1)
+
+
+def _refit(readers: Sequence[nn.Module], rows: Tensor, wanted: Tensor, held: Tensor) -> None:
+    """Refit linear layers that read the same rows (R, C), unless they predict held-out rows better as they are."""
+    before = (_linear(rows[held], readers) - wanted[held]).square().sum()
+    prior = torch.cat([reader.weight.flatten(1) for reader in readers])
+    weight, bias, _, predicted = fit(rows, wanted, held, PENALTIES, prior)
+    if (predicted - wanted[held]).square().sum() >= before:
+        return
+    start = 0
+    for reader in readers:
+        end = start + len(reader.weight)
+        reader.weight.copy_(weight[start:end].view_as(reader.weight))
+        reader.bias.copy_(bias[start:end])
+        start = end
