@@ -35,6 +35,7 @@ RUNGS_FOLDER = "rungs"
 STATES_FOLDER = "states"
 REPEATS_FOLDER = "repeats"
 VALIDATION_FOLDER = "validation"
+NETWORKS_FOLDER = "networks"
 VALIDATION = "trust.json"
 PREPARATION = "warm_start.spent.json"
 PREPARATION_JOB = "prepare.json"
@@ -76,6 +77,16 @@ def repeat_file(number: int, repeat: int) -> str:
 def validation_file(number: int, steps: int) -> str:
     """Where the outcome of a trial after a longer training is written, relative to the run folder."""
     return f"{VALIDATION_FOLDER}/{number}.{steps}.json"
+
+
+def network_outcome(number: int) -> str:
+    """Where the outcome of a trial whose network is kept is written, relative to the run folder."""
+    return f"{NETWORKS_FOLDER}/trial_{number}.json"
+
+
+def network_folder(folder: Path, number: int) -> Path:
+    """The run folder of a trial's network, ready for ``weights=``."""
+    return folder / NETWORKS_FOLDER / f"trial_{number}"
 
 
 def state_file(folder: Path, number: int, steps: int) -> Path:

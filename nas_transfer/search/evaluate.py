@@ -46,8 +46,8 @@ class TrialEvaluator:
         precision: precision of forward passes: ``32``, ``bf16`` or ``16``.
         train: trains the subnet of a trial as its `Evaluation` says, and returns the number of training images; None
             to score inherited weights.
-        repair: cuts a repaired subnet out of one whole network, for an `Evaluation.repeat`; None to extract a subnet
-            of the supernet and to measure its BatchNorm statistics.
+        repair: cuts a repaired subnet out of one whole network, as its `Evaluation` says; None to extract a subnet of
+            the supernet and to measure its BatchNorm statistics.
 
     Attributes:
         images: training images of all trials so far.
@@ -66,7 +66,7 @@ class TrialEvaluator:
         cache_bytes: int,
         precision: str,
         train: Callable[[Task, Evaluation], int] | None = None,
-        repair: Callable[[Arch, int], Task] | None = None,
+        repair: Callable[[Evaluation], Task] | None = None,
     ) -> None:
         self.supernet = supernet
         self.train = train
@@ -130,7 +130,7 @@ class TrialEvaluator:
         """
         arch = self.supernet.space.from_dict(evaluation.arch)
         repaired = self.repair is not None
-        subnet = self.supernet.extract(arch) if self.repair is None else self.repair(arch, evaluation.repeat)
+        subnet = self.supernet.extract(arch) if self.repair is None else self.repair(evaluation)
         if self.train is not None:
             start = time.monotonic()
             images = self.train(subnet, evaluation)

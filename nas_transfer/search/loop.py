@@ -264,6 +264,22 @@ class SearchLoop:
         failed = zip(jobs, self.launch(jobs), strict=True)
         return {number: reason for job, reason in failed if reason is not None for number in job.trials}
 
+    def outcomes(self, evaluations: Sequence[Evaluation]) -> list[Outcome]:
+        """Launch the evaluations without an outcome; returns the outcomes of all.
+
+        Raises:
+            RunError: an arch could not be evaluated.
+        """
+        reasons = self.do(evaluations)
+        outcomes = []
+        for evaluation in evaluations:
+            outcome = read_outcome(self.folder / evaluation.file)
+            if outcome is None or outcome.reason is not None:
+                reason = reasons.get(evaluation.trial, "its job left no result") if outcome is None else outcome.reason
+                raise RunError(f"trial {evaluation.trial} could not be evaluated again: {reason} ({evaluation.file})")
+            outcomes.append(outcome)
+        return outcomes
+
 
 def _job_file(first: Evaluation) -> str:
     folder, name = first.file.split("/")

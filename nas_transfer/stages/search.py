@@ -46,6 +46,7 @@ from nas_transfer.space import SUPERNET, Arch, short_id
 from nas_transfer.stages.common.build import build_data, build_task, set_threads
 from nas_transfer.stages.common.candidates import build_evaluator, evaluate_job, searched_weights
 from nas_transfer.stages.common.limits import limits_of
+from nas_transfer.stages.common.repair import keep_networks, was_held_out
 from nas_transfer.stages.common.results import cost_report, make_result
 from nas_transfer.stages.common.slurm_jobs import wait_for_jobs
 from nas_transfer.stages.common.trust import Rescored, rescore, validate_proxy
@@ -90,6 +91,7 @@ class _Search:
         self.trade_off = None if keys.trade_off is None else keys.trade_off.build()
         budget = config.budget(data.batch_size * config.task.recipe.build().accumulate)
         schedule = keys.schedule(config.rungs(), budget)
+        self.repairs = not isinstance(config, ProxyConfig) and searched_weights(config)[1].arch is not None
         self.problem = make_problem(keys, self.task, self.objectives, self.trained_genes())
         rng = np.random.default_rng(config.seed)
         self.problem.draw(rng)  # an infeasible constraint ends the search here
@@ -102,12 +104,17 @@ class _Search:
 
     def trained_genes(self) -> list[str]:
         """The genes whose smaller choices need training, if the trials are parts of one network and are not trained."""
-        if isinstance(self.config, ProxyConfig) or searched_weights(self.config)[1].arch is None:
+        if not self.repairs:
             return []
         body, repairable = self.task.table.space.names, self.task.untrained_genes
         genes = [name for name in self.task.space.names if name not in body and name not in repairable]
         if genes:
             logger.info("%s keep their largest choices: smaller ones need training", ", ".join(genes))
+        if not was_held_out(self.config.weights):
+            logger.warning(
+                "the network was trained on the search split, so that scores are too high: train it with "
+                "data.split.hold_out_search=true"
+            )
         return genes
 
     def run(self) -> float | None:
@@ -126,6 +133,8 @@ class _Search:
         self.loop.run()
         front = self.front()
         picked = pick(front, self.config.pick, self.config.pick_under or {}, self.trade_off)
+        if self.repairs:
+            keep_networks(self.loop, front)
         rescored = rescore(self.config, self.loop, front)
         front = write_front(self.folder, replace(front, picked=picked.number), self.costs_of, rescored)
         validation = None

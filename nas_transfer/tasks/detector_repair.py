@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -22,10 +21,7 @@ from torchvision.models.detection.image_list import ImageList
 
 from nas_transfer.supernet.activations import HELD_OUT
 from nas_transfer.supernet.regression import fit, greedy_order
-from nas_transfer.tasks.head_repair import HeadRepair, Views
-
-if TYPE_CHECKING:
-    from nas_transfer.tasks.task import Task
+from nas_transfer.tasks.head_repair import HeadRepair, RepairedTask, Views
 
 IMAGES = 128
 """Views on which neck and heads are repaired."""
@@ -57,7 +53,7 @@ class DetectorRepair(HeadRepair):
         views: the images.
     """
 
-    def __init__(self, whole: Task, views: Views) -> None:
+    def __init__(self, whole: RepairedTask, views: Views) -> None:
         self._images = list(_first(views.images, IMAGES))
         self._body = [whole.body(images) for images in self._images]
         network = whole.network
@@ -71,7 +67,7 @@ class DetectorRepair(HeadRepair):
         self._body = []
 
     @staticmethod
-    def order(supernet: Task, views: Views) -> None:
+    def order(supernet: RepairedTask, views: Views) -> None:
         """Rotate the pyramid to its principal axes, and reorder the hidden channels of the heads."""
         images = list(_first(views.images, IMAGES))
         whole = supernet.extract(supernet.space.largest())
@@ -87,7 +83,7 @@ class DetectorRepair(HeadRepair):
         repair._body_levels = len(pyramids[0])
         _reorder(supernet.network, repair._look(whole.network, body))
 
-    def repair(self, subnet: Task) -> None:
+    def repair(self, subnet: RepairedTask) -> None:
         """Refit the layers that read the hidden channels of RPN and box head, and the box head's second layer."""
         network = subnet.network
         seen = self._look(network, [subnet.body(images) for images in self._images])

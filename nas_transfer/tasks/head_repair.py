@@ -8,18 +8,37 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from torch import Tensor, nn
+from typing_extensions import Self
 
+from nas_transfer.space import Arch, SearchSpace
 from nas_transfer.supernet.activations import add_moments
 from nas_transfer.supernet.calibrate import Moments
 from nas_transfer.supernet.regression import match_norm
 
-if TYPE_CHECKING:
-    from nas_transfer.tasks.task import Task
-
 Batch = Mapping[str, object]
+
+
+class RepairedTask(Protocol):
+    """What a repair needs of a `nas_transfer.tasks.task.Task`."""
+
+    network: nn.Module
+    space: SearchSpace
+
+    @property
+    def body(self) -> nn.Module:
+        """The body inside the network."""
+
+    def forward_batch(self, batch: Any) -> object:
+        """Run the network on a batch."""
+
+    def on_device(self, batch: Any) -> Any:
+        """The batch on the device of the network."""
+
+    def extract(self, arch: Arch) -> Self:
+        """The task of one subnet of a supernet."""
 
 
 @dataclass(frozen=True)
@@ -43,19 +62,19 @@ class HeadRepair:
         views: the images.
     """
 
-    def __init__(self, whole: Task, views: Views) -> None:
+    def __init__(self, whole: RepairedTask, views: Views) -> None:
         self.views = views
         features = [whole.body(images) for images in views.images] if _outer_norms(whole) else []
         self._moments = {name: found.moments for name, found in norm_inputs(whole, views, features).items()}
 
     @staticmethod
-    def order(supernet: Task, views: Views) -> None:
+    def order(supernet: RepairedTask, views: Views) -> None:
         """Reorder channels of neck and head of a supernet in place, so that the leading ones matter most.
 
         The largest arch computes the same up to rounding. Nothing is reordered here.
         """
 
-    def repair(self, subnet: Task) -> None:
+    def repair(self, subnet: RepairedTask) -> None:
         """Repair neck and head of a subnet, whose body is repaired, in place."""
         if not _outer_norms(subnet):
             return
@@ -75,7 +94,9 @@ class NormInput:
     moments: Moments
 
 
-def norm_inputs(task: Task, views: Views, features: Sequence[object], name: str | None = None) -> dict[str, NormInput]:
+def norm_inputs(
+    task: RepairedTask, views: Views, features: Sequence[object], name: str | None = None
+) -> dict[str, NormInput]:
     """The BatchNorms behind the body with the moments of their inputs, in the order in which they run.
 
     Args:
@@ -118,7 +139,7 @@ def replayed(body: nn.Module, features: Sequence[object]) -> Iterator[None]:
         body.forward = forward  # type: ignore[method-assign]
 
 
-def _outer_norms(task: Task) -> dict[str, nn.BatchNorm2d]:
+def _outer_norms(task: RepairedTask) -> dict[str, nn.BatchNorm2d]:
     """The BatchNorms outside the body by name."""
     inside = set(task.body.modules())
     return {

@@ -60,6 +60,11 @@ class SubnetRepairer:
             supernet.head_repair.order(supernet, Views(self._views, images))
 
     @property
+    def supernet(self) -> Task:
+        """The supernet whose subnets are repaired."""
+        return self._supernet
+
+    @property
     def whole(self) -> Task:
         """The trained network with its channels in the order of its subnets, in eval mode."""
         return self._supernet.extract(self._supernet.space.largest())

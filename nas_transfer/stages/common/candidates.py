@@ -12,7 +12,7 @@ from nas_transfer.data.module import DownstreamData
 from nas_transfer.errors import ConfigError
 from nas_transfer.runs import Evaluation, read_job, write_started
 from nas_transfer.search.evaluate import TrialEvaluator
-from nas_transfer.space import SUPERNET, Arch
+from nas_transfer.space import SUPERNET
 from nas_transfer.stages.common.build import (
     build_blank,
     build_data,
@@ -22,7 +22,7 @@ from nas_transfer.stages.common.build import (
     set_threads,
 )
 from nas_transfer.stages.common.limits import limits_of
-from nas_transfer.stages.common.repair import build_repairer
+from nas_transfer.stages.common.repair import RepairedTrials
 from nas_transfer.stages.common.run_directory import log_to
 from nas_transfer.stages.common.slurm_jobs import slurm_job
 from nas_transfer.stages.config.search import SearchConfig
@@ -80,25 +80,10 @@ def build_evaluator(config: SearchConfig, *, cache: bool = True) -> TrialEvaluat
     data = build_data(config.data, SUPERNET, table.preprocessing)
     supernet = build_task(config, table, SUPERNET, data)
     if checkpoint.arch is not None:
-        repair = _Repairs(config, table, checkpoint, data)
+        repair = RepairedTrials(config, table, checkpoint, data)
         return evaluator_of(config, supernet, data, cache=cache, repair=repair)
     load_network(supernet, checkpoint)
     return evaluator_of(config, supernet, data, cache=cache)
-
-
-class _Repairs:
-    """Cuts repaired subnets out of a whole network; the views of one repeat at a time are in memory."""
-
-    def __init__(
-        self, config: SearchConfig, table: SupernetTable, checkpoint: Checkpoint, data: DownstreamData
-    ) -> None:
-        self._build = partial(build_repairer, config, table, checkpoint, data)
-        self._repeat, self._repairer = 0, self._build()
-
-    def __call__(self, arch: Arch, repeat: int) -> Task:
-        if repeat != self._repeat:
-            self._repeat, self._repairer = repeat, self._build(repeat)
-        return self._repairer.extract(arch)
 
 
 def searched_weights(config: SearchConfig) -> tuple[SupernetTable, Checkpoint]:
@@ -144,7 +129,7 @@ def evaluator_of(
     *,
     cache: bool = True,
     train: Callable[[Task, Evaluation], int] | None = None,
-    repair: Callable[[Arch, int], Task] | None = None,
+    repair: Callable[[Evaluation], Task] | None = None,
 ) -> TrialEvaluator:
     """The configured evaluator of the archs of a supernet."""
     evaluator = TrialEvaluator(

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
+from functools import partial
+from pathlib import Path
 
 from nas_transfer.data.module import DownstreamData
+from nas_transfer.runs import Evaluation, Front, files
+from nas_transfer.runs.versions import versions
+from nas_transfer.search.loop import SearchLoop
 from nas_transfer.space import SUPERNET, Arch
 from nas_transfer.stages.common.build import build_task, evaluation_device
 from nas_transfer.stages.config.base import DataRunConfig
+from nas_transfer.stages.config.search import SearchConfig
+from nas_transfer.stages.config.trained import trained_config
 from nas_transfer.supernet.protocol import SupernetTable
-from nas_transfer.tasks.checkpoint import Checkpoint, load_whole
+from nas_transfer.tasks.checkpoint import Checkpoint, load_whole, save_checkpoint
 from nas_transfer.tasks.repair import SubnetRepairer
 from nas_transfer.tasks.task import Task
 
@@ -44,3 +52,57 @@ def extract_repaired(
     seconds = time.monotonic() - start
     logger.info("arch %s is cut out of %s and repaired (%.0f s)", arch.short_id(), checkpoint.path, seconds)
     return subnet.cpu()
+
+
+class RepairedTrials:
+    """Cuts repaired subnets out of a whole network, and keeps those that are asked for as run folders.
+
+    The views of one repeat at a time are in memory.
+    """
+
+    def __init__(
+        self, config: SearchConfig, table: SupernetTable, checkpoint: Checkpoint, data: DownstreamData
+    ) -> None:
+        self._config, self._checkpoint = config, checkpoint
+        self._build = partial(build_repairer, config, table, checkpoint, data)
+        self._repeat, self._repairer = 0, self._build()
+
+    def __call__(self, evaluation: Evaluation) -> Task:
+        if evaluation.repeat != self._repeat:
+            self._repeat, self._repairer = evaluation.repeat, self._build(evaluation.repeat)
+        subnet = self._repairer.extract(self._repairer.supernet.space.from_dict(evaluation.arch))
+        if evaluation.keep:
+            self._write(subnet, files.network_folder(self._config.folder, evaluation.trial))
+        return subnet
+
+    def _write(self, subnet: Task, folder: Path) -> None:
+        (folder / files.CONFIG).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(self._config.folder / files.CONFIG, folder / files.CONFIG)
+        save_checkpoint(
+            folder / files.WEIGHTS, subnet, parent=self._checkpoint, metrics={}, versions=versions(),
+            stage=self._config.stage.name, config_sha256=self._config.config_sha256,
+        )  # fmt: skip
+
+
+def keep_networks(loop: SearchLoop, front: Front) -> None:
+    """Write the network of each trial of the front as a run folder of its own, and delete those of other trials.
+
+    Raises:
+        RunError: a network could not be written.
+    """
+    evaluations = [
+        Evaluation(trial.number, trial.arch, files.network_outcome(trial.number), keep=True) for trial in front.trials
+    ]
+    logger.info("writing the %d networks of the front", len(front.trials))
+    loop.outcomes(evaluations)
+    kept = {str(files.network_folder(loop.folder, trial.number)) for trial in front.trials}
+    for folder in (loop.folder / files.NETWORKS_FOLDER).iterdir():
+        if folder.is_dir() and str(folder) not in kept:
+            shutil.rmtree(folder)
+            folder.with_suffix(".json").unlink(missing_ok=True)
+
+
+def was_held_out(weights: str) -> bool:
+    """Whether the run of these weights kept the search split out of its training; True where that is not known."""
+    trained = trained_config(weights)
+    return trained is None or trained.data.split.hold_out_search is True

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from nas_transfer.errors import RunError
-from nas_transfer.runs import Evaluation, Front, Outcome, Trial, Validation, files, read_outcome
+from nas_transfer.runs import Evaluation, Front, Trial, Validation, files
 from nas_transfer.search.front import minimised
 from nas_transfer.search.loop import SearchLoop
 from nas_transfer.search.pareto import by_rank
@@ -22,7 +22,7 @@ def rescore(config: SearchConfig, loop: SearchLoop, front: Front) -> Rescored | 
     """Score the trials of the front again with `search.repeats` other seeds; None for no repeats.
 
     Raises:
-        RunError: a trial could not be scored again.
+        RunError: a trial could not be evaluated again.
     """
     count = config.search.repeats
     if not count:
@@ -34,7 +34,7 @@ def rescore(config: SearchConfig, loop: SearchLoop, front: Front) -> Rescored | 
         for repeat in range(1, count + 1)
         for trial in front.trials
     ]
-    scores = [outcome.values[front.names[0]] for outcome in _outcomes(loop, evaluations)]
+    scores = [outcome.values[front.names[0]] for outcome in loop.outcomes(evaluations)]
     members = len(front.trials)
     return Rescored({trial.number: tuple(scores[index::members]) for index, trial in enumerate(front.trials)})
 
@@ -56,7 +56,7 @@ def validate_proxy(config: ProxyConfig, loop: SearchLoop, front: Front) -> Valid
     evaluations = [
         Evaluation(trial.number, trial.arch, files.validation_file(trial.number, long), long) for trial in chosen
     ]
-    outcomes = _outcomes(loop, evaluations)
+    outcomes = loop.outcomes(evaluations)
     first = front.names[0]
     shorts = tuple(trial.values[first] for trial in chosen)
     longs = tuple(outcome.values[first] for outcome in outcomes)
@@ -78,15 +78,3 @@ def spread(told: Sequence[Trial], front: Front, count: int) -> list[Trial]:
     others = [trial for trial in told if trial.number not in numbers]
     points = minimised(others, front.objectives)
     return members + [others[index] for index in by_rank(points)[: count - len(members)]]
-
-
-def _outcomes(loop: SearchLoop, evaluations: Sequence[Evaluation]) -> list[Outcome]:
-    reasons = loop.do(evaluations)
-    outcomes = []
-    for evaluation in evaluations:
-        outcome = read_outcome(loop.folder / evaluation.file)
-        if outcome is None or outcome.reason is not None:
-            reason = reasons.get(evaluation.trial, "its job left no result") if outcome is None else outcome.reason
-            raise RunError(f"trial {evaluation.trial} could not be scored again: {reason} ({evaluation.file})")
-        outcomes.append(outcome)
-    return outcomes
