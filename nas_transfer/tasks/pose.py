@@ -120,19 +120,21 @@ class PoseTask(Task[PoseBatch, Tensor]):
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Mean squared error of the maps of labelled keypoints, and of a teacher, whose maps are resized to these.
 
-        The network has no dropout.
+        A Gaussian covers a larger share of a smaller map. The errors of smaller maps are scaled down by as much, so
+        that all archs of a supernet count alike. The network has no dropout.
         """
         batch, head = self.prepared(batch, self.active_arch), self.sizes.head(self.active_arch)
         maps = self(batch["images"])
         size = (maps.shape[2], maps.shape[3])
         targets, weights = encode_heatmaps(batch["keypoints"], batch["visible"], size, head.stride, head.sigma)
         share = 0.0 if teacher is None else teacher.share
+        factor = self.sizes.loss_factor(size, head)
         losses = {}
         if share < 1:
             squares = (maps - targets.to(maps.dtype)).square().mean((2, 3))
-            losses["heatmaps"] = (1 - share) * (squares * weights).mean()
+            losses["heatmaps"] = factor * (1 - share) * (squares * weights).mean()
         if teacher is not None and share > 0:
-            losses["distillation"] = share * (maps - resized(teacher.outputs, size)).square().mean()
+            losses["distillation"] = factor * share * (maps - resized(teacher.outputs, size)).square().mean()
         return losses, maps.detach()
 
     def deployed(self) -> Deployed:

@@ -111,6 +111,11 @@ class PoseSizes:
         """The head of an arch, with sigma in cells of its own maps."""
         return self._of(arch)[1]
 
+    def loss_factor(self, size: tuple[int, int], head: PoseHeadSize) -> float:
+        """The share of the largest map that a Gaussian covers, relative to that of a map of this size: 1 or less."""
+        tallest, widest = (side // self.largest_head.stride for side in self.largest_input)
+        return (size[0] * size[1] / head.sigma**2) / (tallest * widest / self.largest_head.sigma**2)
+
     def _of(self, arch: Arch) -> tuple[tuple[int, int], PoseHeadSize]:
         key = arch.values[self._body_genes :]
         if key not in self._known:

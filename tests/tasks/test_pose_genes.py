@@ -269,7 +269,25 @@ def test_the_loss_is_that_of_targets_in_the_small_crop_with_the_sigma_of_its_map
     )
     targets, _ = encode_heatmaps(points, batch["visible"], (40, 32), 4, 2.0 * 40 / 48)
     by_hand = sum((maps[b, k] - targets[b, k]).square().mean() for b in range(2) for k in (0, 1, 3)) / (2 * 4)
-    assert losses["heatmaps"].item() == pytest.approx(by_hand.item(), rel=1e-9)
+    # A Gaussian of sigma 2 covers 2^2 of 48x40 cells, here (2 * 40 / 48)^2 of 40x32.
+    factor = (40 * 32 / (2.0 * 40 / 48) ** 2) / (48 * 40 / 2.0**2)
+    assert losses["heatmaps"].item() == pytest.approx(factor * by_hand.item(), rel=1e-9)
+
+
+def test_errors_of_smaller_maps_count_as_much_as_those_of_the_largest() -> None:
+    task = make_task()
+    maps = {}
+    for genes in ({}, {"input_height": 96}, {"input_height": 96, "deconvolutions": 2}):
+        arch = whole(task, **genes)
+        size, head = task.input_size(arch), task.sizes.head(arch)
+        cells = (size[0] // head.stride, size[1] // head.stride)
+        keypoints = torch.tensor([[[size[1] / 2, size[0] / 2]]])
+        targets, _ = encode_heatmaps(keypoints, torch.ones(1, 1), cells, head.stride, head.sigma)
+        # The loss of maps of zeros, which is the share of the map that the Gaussian covers.
+        maps[arch] = float(targets.square().mean()) * task.sizes.loss_factor(cells, head)
+    largest, *others = maps.values()
+    assert others == pytest.approx([largest] * len(others), rel=0.05)
+    assert task.sizes.loss_factor((48, 40), task.head) == 1.0
 
 
 @pytest.mark.parametrize(
