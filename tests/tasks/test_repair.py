@@ -189,7 +189,10 @@ def test_the_box_head_of_a_subnet_is_the_least_squares_fit_of_the_whole() -> Non
             name: repair._look(net.network, [net.body(images) for images in repair._images]).boxes[1]
             for name, net in (("sliced", sliced), ("repaired", subnet))
         }
-        predictors = {"sliced": sliced.network.roi_heads.box_predictor, "repaired": subnet.network.roi_heads.box_predictor}
+        predictors = {
+            "sliced": sliced.network.roi_heads.box_predictor,
+            "repaired": subnet.network.roi_heads.box_predictor,
+        }
         errors = {
             name: float((torch.cat(predictor(seen[name]), 1) - repair._box_outputs).square().sum())
             for name, predictor in predictors.items()
