@@ -7,7 +7,7 @@ with an update of the others is that of optimal brain compression (Frantar and A
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -76,8 +76,9 @@ class Ridge:
 
 
 def fit(
-    inputs: Tensor, targets: Tensor, held: Tensor, penalties: Sequence[float], prior: Tensor | None = None
-) -> tuple[Tensor, Tensor, float, Tensor]:
+    inputs: Tensor, targets: Tensor, held: Tensor, penalties: Sequence[float], prior: Tensor | None = None,
+    finish: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Tensor, Tensor, float, Tensor]:  # fmt: skip
     """The ridge regression whose penalty has the least squared error on held-out rows.
 
     Args:
@@ -86,19 +87,24 @@ def fit(
         held: bool (R,), the rows that are held out; neither all nor none.
         penalties: the penalties to try, see `Ridge.solve`.
         prior: see `Ridge`.
+        finish: maps targets or predictions for the held-out rows to what is compared, such as the output of an
+            activation; None compares them as they are.
 
     Returns:
-        Weight (O, C), bias (O,), the penalty and the predictions for the held-out rows.
+        Weight (O, C), bias (O,), the penalty, and for the held-out rows what was predicted minus what was wanted.
     """
     ridge = Ridge(inputs[~held], targets[~held], prior)
     seen, wanted = inputs[held], targets[held]
+    if finish is not None:
+        wanted = finish(wanted)
     found = []
     for penalty in penalties:
         weight, bias = ridge.solve(penalty)
         predicted = torch.addmm(bias, seen, weight.T)
-        found.append((float((predicted - wanted).square().sum()), weight, bias, penalty, predicted))
-    _, weight, bias, penalty, predicted = min(found, key=lambda solution: solution[0])
-    return weight, bias, penalty, predicted
+        difference = (predicted if finish is None else finish(predicted)) - wanted
+        found.append((float(difference.square().sum()), weight, bias, penalty, difference))
+    _, weight, bias, penalty, difference = min(found, key=lambda solution: solution[0])
+    return weight, bias, penalty, difference
 
 
 def fit_kernels(patches: Tensor, targets: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
@@ -134,22 +140,29 @@ def match_norm(norm: nn.BatchNorm2d, own: Moments, wanted: Moments) -> None:
         wanted: moments of the same channels in the largest network.
     """
     channels = norm.num_features
-    mean, variance = _moments(own, channels)
-    wanted_mean, wanted_variance = _moments(wanted, channels)
+    _, variance = mean_and_variance(own, channels)
+    wanted_mean, wanted_variance = mean_and_variance(wanted, channels)
     running_mean, running_var = _statistics(norm)
     varied = (variance > TINY_VARIANCE) & (wanted_variance > TINY_VARIANCE)
     ratio = torch.where(varied, (wanted_variance / variance.clamp(min=TINY_VARIANCE)).sqrt(), 1.0)
     slope = norm.weight.double() / (running_var.double() + norm.eps).sqrt()
     norm.bias.add_(slope * (wanted_mean - running_mean.double()))
     norm.weight.copy_(slope * ratio * (variance + norm.eps).sqrt())
+    take_statistics(norm, own)
+
+
+def take_statistics(norm: nn.BatchNorm2d, own: Moments) -> None:
+    """Give a BatchNorm the statistics of its input, as recalibration does."""
+    mean, variance = mean_and_variance(own, norm.num_features)
+    running_mean, running_var = _statistics(norm)
     running_mean.copy_(mean)
     running_var.copy_(variance)
 
 
 def match_conv(conv: nn.Conv2d, own: Moments, wanted: Moments) -> None:
     """Give the output of a convolution with bias the moments (of the same channels) that the largest network's has."""
-    mean, variance = _moments(own, conv.out_channels)
-    wanted_mean, wanted_variance = _moments(wanted, conv.out_channels)
+    mean, variance = mean_and_variance(own, conv.out_channels)
+    wanted_mean, wanted_variance = mean_and_variance(wanted, conv.out_channels)
     varied = (variance > TINY_VARIANCE) & (wanted_variance > TINY_VARIANCE)
     ratio = torch.where(varied, (wanted_variance / variance.clamp(min=TINY_VARIANCE)).sqrt(), 1.0)
     bias: Tensor = conv.bias  # type: ignore[assignment]
@@ -161,7 +174,7 @@ def _statistics(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     return norm.running_mean, norm.running_var  # type: ignore[return-value]
 
 
-def _moments(moments: Moments, channels: int) -> tuple[Tensor, Tensor]:
+def mean_and_variance(moments: Moments, channels: int) -> tuple[Tensor, Tensor]:
     """Mean and population variance of the leading channels."""
     if moments.mean is None or moments.deviation is None:
         raise ValueError("moments need at least one batch, got none")
