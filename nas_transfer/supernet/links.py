@@ -1,7 +1,7 @@
 """What a family of supernets says about its blocks so that `nas_transfer.supernet.repair` can repair its subnets.
 
 A body is a stem and a chain of links. The output of each link consists of linear layers of hidden channels, plus a
-shortcut, with or without an activation behind the sum. Inverted bottlenecks, the bottlenecks of ResNets and the blocks
+shortcut, with or without a ReLU behind the sum. Inverted bottlenecks, the bottlenecks of ResNets and the blocks
 of ShuffleNets have this form.
 """
 
@@ -93,14 +93,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Link:
-    """One block, whose output is ``activation(concatenation of parts)``.
+    """One block, whose output is the concatenation of its parts, or what a ReLU makes of it.
 
     Args:
         name: name of the block in messages and reports.
         stage: index of the stage; blocks of one stage have outputs of equal size.
         block: the module that holds all layers; replacing what it computes means changing the layers in place.
         parts: the parts in the order of the output channels.
-        activation: what follows the parts, elementwise and not in place, or None.
+        rectified: whether a ReLU follows the parts.
         kind: two networks' blocks at the same position share their weights, up to slices, if their kinds are equal.
     """
 
@@ -108,7 +108,7 @@ class Link:
     stage: int
     block: nn.Module
     parts: tuple[Part, ...]
-    activation: nn.Module | None = None
+    rectified: bool = False
     kind: Hashable = None
 
     @property
@@ -122,8 +122,7 @@ class Link:
         return tuple(branch for part in self.parts for branch in part.branches)
 
     def join(self, hidden: Sequence[Tensor], features: Tensor) -> Tensor:
-        """The sum (B, out, H', W') before the activation, given the input of each branch's projection and the block's
-        input."""
+        """The output (B, out, H', W') before the ReLU, given the input of each branch's projection and the block's."""
         rest, outputs = list(hidden), []
         for part in self.parts:
             outputs.append(part.join(rest[: len(part.branches)], features))
@@ -131,8 +130,8 @@ class Link:
         return beside(outputs)
 
     def finish(self, joined: Tensor) -> Tensor:
-        """The output of the block, given the sum before the activation."""
-        return joined if self.activation is None else self.activation(joined)
+        """The output of the block, given that before the ReLU, of any shape."""
+        return joined.relu() if self.rectified else joined
 
 
 def permute_hidden(branch: Branch, order: Tensor) -> bool:

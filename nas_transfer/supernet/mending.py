@@ -84,7 +84,7 @@ class Look:
     """The activations of one block of the largest network.
 
     Attributes:
-        joined: the sums (B, C, H, W) before the block's activation.
+        joined: the sums (B, C, H, W) before the block's ReLU.
         branches: one look for each branch.
     """
 
@@ -115,7 +115,7 @@ def _look_at_branch(branch: Branch, inputs: Sequence[Tensor]) -> tuple[BranchLoo
 
 
 def _joined(link: Link, hidden: Sequence[Sequence[Tensor]], inputs: Sequence[Tensor]) -> list[Tensor]:
-    """The sums before a block's activation, batch by batch.
+    """The sums before a block's ReLU, batch by batch.
 
     Args:
         link: the block.
@@ -165,7 +165,7 @@ class Mender:
         link: the block.
         sample: the rows that are looked at.
         reference: the same block of the largest network.
-        target: rows (R, C) that the sums before the block's activation should have; their leading channels count.
+        target: rows (R, C) that the sums before the block's ReLU should have; their leading channels count.
 
     Attributes:
         outputs: the outputs (B, C, H, W) of the mended block, after `mend`.
@@ -291,7 +291,7 @@ class Mender:
         Args:
             part: the part.
             rows: for each branch rows (R, hidden) of the input of its projection.
-            target: rows (R, C) that the part should have before the activation.
+            target: rows (R, C) that the part should have before the ReLU.
             skipped: rows (R, C) of the shortcut.
 
         Returns:
@@ -299,16 +299,14 @@ class Mender:
         """
         if skipped is not None:
             target = target - skipped
-
-        def finish(sums: Tensor) -> Tensor:
-            return self.link.finish(sums if skipped is None else sums + skipped[self.held])
-
         projects = [branch.project for branch in part.branches]
-        weights = [regression.linear_weight(project.conv, project.norm) for project in projects]
-        compared = None if self.link.activation is None else finish
-        weight, bias, penalty, difference = regression.fit(
-            beside(rows), target, self.held, PENALTIES, beside(weights), compared
-        )
+        prior = beside([regression.linear_weight(project.conv, project.norm) for project in projects])
+        if self.link.rectified:
+            shift = target.new_zeros(1, 1).expand_as(target) if skipped is None else skipped
+            fitted = regression.fit_rectified(beside(rows), target, shift, self.held, PENALTIES, prior)
+        else:
+            fitted = regression.fit(beside(rows), target, self.held, PENALTIES, prior)
+        weight, bias, penalty, difference = fitted
         columns = weight.split([branch.channels for branch in part.branches], 1)
         for project, part_weight, inputs in zip(projects, columns, rows, strict=True):
             regression.set_linear(project.conv, project.norm, part_weight, bias, inputs)

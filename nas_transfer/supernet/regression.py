@@ -7,7 +7,8 @@ with an update of the others is that of optimal brain compression (Frantar and A
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,10 @@ TINY_VARIANCE = 1e-10
 """A channel of less variance is constant: its scale is left alone."""
 DEAD_SHARE = 1e-3
 """Share of the mean variance in the penalty of an input without variance."""
+
+
+RECTIFIED_ROUNDS = 3
+"""Times that a projection before a ReLU is fitted again."""
 
 
 class Ridge:
@@ -34,6 +39,14 @@ class Ridge:
         self._rows = inputs, targets
         self._gram, self._cross = self._products(inputs.dtype)
         self.prior = torch.zeros_like(self._cross.T) if prior is None else prior
+
+    def aimed_at(self, targets: Tensor) -> Ridge:
+        """The regression of other targets on the same inputs."""
+        other = copy.copy(self)
+        inputs = self._rows[0]
+        other._rows, other.target_mean = (inputs, targets), targets.mean(0)
+        other._cross = (inputs - self.input_mean).T @ (targets - other.target_mean)
+        return other
 
     def _products(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Gram matrix (C, C) of the centred inputs, and their products (C, O) with the centred targets."""
@@ -76,9 +89,8 @@ class Ridge:
 
 
 def fit(
-    inputs: Tensor, targets: Tensor, held: Tensor, penalties: Sequence[float], prior: Tensor | None = None,
-    finish: Callable[[Tensor], Tensor] | None = None,
-) -> tuple[Tensor, Tensor, float, Tensor]:  # fmt: skip
+    inputs: Tensor, targets: Tensor, held: Tensor, penalties: Sequence[float], prior: Tensor | None = None
+) -> tuple[Tensor, Tensor, float, Tensor]:
     """The ridge regression whose penalty has the least squared error on held-out rows.
 
     Args:
@@ -87,24 +99,54 @@ def fit(
         held: bool (R,), the rows that are held out; neither all nor none.
         penalties: the penalties to try, see `Ridge.solve`.
         prior: see `Ridge`.
-        finish: maps targets or predictions for the held-out rows to what is compared, such as the output of an
-            activation; None compares them as they are.
 
     Returns:
         Weight (O, C), bias (O,), the penalty, and for the held-out rows what was predicted minus what was wanted.
     """
     ridge = Ridge(inputs[~held], targets[~held], prior)
     seen, wanted = inputs[held], targets[held]
-    if finish is not None:
-        wanted = finish(wanted)
     found = []
     for penalty in penalties:
         weight, bias = ridge.solve(penalty)
-        predicted = torch.addmm(bias, seen, weight.T)
-        difference = (predicted if finish is None else finish(predicted)) - wanted
-        found.append((float(difference.square().sum()), weight, bias, penalty, difference))
-    _, weight, bias, penalty, difference = min(found, key=lambda solution: solution[0])
-    return weight, bias, penalty, difference
+        found.append((weight, bias, penalty, torch.addmm(bias, seen, weight.T) - wanted))
+    return min(found, key=_squared_error)
+
+
+def fit_rectified(
+    inputs: Tensor, targets: Tensor, shift: Tensor, held: Tensor, penalties: Sequence[float], prior: Tensor
+) -> tuple[Tensor, Tensor, float, Tensor]:
+    """The same for what a ReLU makes of the sums of the targets and a given shift.
+
+    Where the wanted sum is negative, any negative one is as good: the best solution is fitted again, a few times, to
+    what it predicts there (Zhang et al. 2016, "Accelerating Very Deep Convolutional Networks", section 3.2).
+
+    Args:
+        inputs, targets, held, penalties, prior: as in `fit`.
+        shift: (R, O).
+
+    Returns:
+        As `fit`, with the difference behind the ReLU.
+    """
+    used = ~held
+    ridge = Ridge(inputs[used], targets[used], prior)
+    wanted, read, seen = (targets[held] + shift[held]).relu(), inputs[used], inputs[held]
+
+    def solve(aimed: Ridge, penalty: float) -> tuple[Tensor, Tensor, float, Tensor]:
+        weight, bias = aimed.solve(penalty)
+        return weight, bias, penalty, (torch.addmm(bias, seen, weight.T) + shift[held]).relu() - wanted
+
+    best = solution = min((solve(ridge, penalty) for penalty in penalties), key=_squared_error)
+    sums, shift_used = targets[used] + shift[used], shift[used]
+    for _ in range(RECTIFIED_ROUNDS):
+        weight, bias, penalty, _ = solution
+        predicted = torch.addmm(bias, read, weight.T).add_(shift_used).clamp_(max=0)
+        solution = solve(ridge.aimed_at(torch.where(sums > 0, sums, predicted) - shift_used), penalty)
+        best = min(best, solution, key=_squared_error)
+    return best
+
+
+def _squared_error(solution: tuple[Tensor, Tensor, float, Tensor]) -> float:
+    return float(solution[3].square().sum())
 
 
 def fit_kernels(patches: Tensor, targets: Tensor, penalty: float) -> tuple[Tensor, Tensor]:

@@ -18,8 +18,8 @@ from nas_transfer.supernet.links import Link, permute_hidden, repair_module
 from nas_transfer.supernet.mbconv.network import MBConvBody, MBConvClassifier
 from nas_transfer.supernet.mbconv.table import MBConvTable
 from nas_transfer.supernet.mending import match_batch_norms
-from nas_transfer.supernet.regression import Ridge, fit_kernels, greedy_order
-from nas_transfer.supernet.repair import Repairer, RepairReport, order_channels
+from nas_transfer.supernet.regression import Ridge, fit, fit_kernels, fit_rectified, greedy_order
+from nas_transfer.supernet.repair import Probes, Repairer, RepairReport, order_channels
 from tests.conftest import load_supernet
 from tests.supernet.repair_families import FAMILIES, Family, mbconv_supernet
 
@@ -155,6 +155,21 @@ def test_repaired_feature_maps_are_nearer_to_the_largest_networks_on_unseen_imag
     assert "repaired" in {repair.report.choice for repair in repairs}
 
 
+def test_a_slice_that_is_nearer_than_its_repair_is_kept(
+    family: Family, batches: list[Tensor], caplog: pytest.LogCaptureFixture
+) -> None:
+    repairer = Repairer(family.table, family.largest, batches[2:])
+    body, sliced = family.cuts[0](), family.cuts[0]()
+    repairer._probes = Probes.of(sliced, repairer._probes.images)
+    with caplog.at_level(logging.WARNING):
+        report = repairer.repair(body)
+    assert report.choice == "original"
+    assert report.error == 0 < report.errors["repaired"]
+    assert "the slice (original) is kept" in caplog.text
+    kept = body.state_dict()
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in sliced.state_dict().items())
+
+
 def test_lost_projections_are_found_again(family: Family, family_repairer: Repairer) -> None:
     body = family.whole()
     torch.manual_seed(3)
@@ -218,6 +233,9 @@ def test_memory_limits_the_images_of_early_blocks_only(
     assert counts[0] < 3
     assert counts[-1] == 3
     assert len(frugal.repair(supernet.extract(table.space.smallest())).blocks) == 7
+    least = repairer_of(table, supernet, batches, memory=1)
+    assert [least._samples[stage].count for stage in range(7)] == [1] * 7
+    assert len(least.repair(supernet.extract(table.space.smallest())).blocks) == 7
 
 
 def test_too_few_rows_are_said_and_recalibrated(
@@ -256,6 +274,23 @@ def test_the_ridge_regression_is_the_least_squares_solution_of_augmented_rows() 
     expected = np.linalg.lstsq(rows, np.concatenate([wanted, root @ prior.T]), rcond=None)[0].T
     np.testing.assert_allclose(weight, expected, atol=1e-10)
     np.testing.assert_allclose(bias, targets.mean(0) - expected @ inputs.mean(0), atol=1e-10)
+
+
+def test_a_regression_before_a_relu_ignores_how_negative_a_sum_is() -> None:
+    torch.manual_seed(0)
+    inputs, true_weight, shift = torch.randn(800, 6), torch.randn(4, 6), torch.randn(800, 4)
+    sums = inputs @ true_weight.T + shift
+    sums = torch.where(sums < 0, -5 * torch.rand(800, 4), sums)  # what a ReLU hides
+    held = torch.arange(800) % 16 == 15
+    prior = torch.zeros(4, 6)
+    arguments = (held, [1e-4, 1e-2], prior)
+    weight, bias, penalty, difference = fit_rectified(inputs, sums - shift, shift, *arguments)
+    plain = fit(inputs, sums - shift, *arguments)
+    outputs = (inputs[held] @ plain[0].T + plain[1] + shift[held]).relu()
+    wanted = sums[held].relu()
+    assert difference.square().sum() < 0.5 * (outputs - wanted).square().sum()
+    torch.testing.assert_close((inputs[held] @ weight.T + bias + shift[held]).relu() - wanted, difference)
+    assert penalty in arguments[1]
 
 
 def test_float32_falls_back_to_float64_and_constant_inputs_to_the_mean() -> None:

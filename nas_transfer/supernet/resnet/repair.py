@@ -26,7 +26,7 @@ def links(body: ResNetBody) -> list[Link]:
     found = []
     for stage, blocks in enumerate((body.layer1, body.layer2, body.layer3, body.layer4)):
         for index, block in enumerate(blocks):
-            found.append(Link(f"layer{stage + 1}.{index}", stage, block, (_part(block),), nn.ReLU()))
+            found.append(Link(f"layer{stage + 1}.{index}", stage, block, (_part(block),), rectified=True))
     return found
 
 

@@ -37,7 +37,7 @@ def links(body: ShuffleNetBody) -> list[Link]:
         block: ShuffleBlock = choices[str(operation)]  # type: ignore[index]
         # The ReLU leaves the channels that pass as they are, since each of them is the output of an earlier ReLU.
         name = f"{number}.{OPERATIONS[operation]}"
-        found.append(Link(name, stage, block, _parts(block), nn.ReLU(), kind=operation))
+        found.append(Link(name, stage, block, _parts(block), rectified=True, kind=operation))
     return found
 
 
