@@ -69,27 +69,30 @@ def mbconv_supernet(table: MBConvTable, batches: list[Tensor]) -> MBConvBody:
 
 
 def archs_of(table: SupernetTable) -> list[Arch]:
-    """The smallest arch and three random ones."""
+    """The smallest arch and two random ones."""
     generator = np.random.default_rng(0)
-    return [table.space.smallest(), *(table.space.sample(generator) for _ in range(3))]
+    return [table.space.smallest(), *(table.space.sample(generator) for _ in range(2))]
 
 
 def mbconv(batches: list[Tensor]) -> Family:
     """Squeeze-and-excitation, pooled shortcuts and two kernel sizes."""
-    table = load_supernet("bignas_nano")
-    body = mbconv_supernet(table, batches)
-    cuts = tuple(partial(body.extract, arch) for arch in archs_of(table))
-    return Family(table, body.extract(table.space.largest()), cuts)
+    return mbconv_family(load_supernet("bignas_nano"), batches)
 
 
 def once_for_all(batches: list[Tensor]) -> Family:
     """MBConv with identity shortcuts, and smaller kernels that are learned maps of larger ones."""
     nano = load_supernet("bignas_nano")
     stages = tuple(replace(stage, kernel_size=(3, 5, 7), per_block=True) for stage in nano.stages)
-    table = replace(nano, stages=stages, shortcut="identity", kernel_transform=True)
+    return mbconv_family(replace(nano, stages=stages, shortcut="identity", kernel_transform=True), batches)
+
+
+def mbconv_family(table: MBConvTable, batches: list[Tensor]) -> Family:
+    """The subnets of `archs_of`, and the largest one with kernels of size 3."""
     body = mbconv_supernet(table, batches)
-    cuts = tuple(partial(body.extract, arch) for arch in archs_of(table))
-    return Family(table, body.extract(table.space.largest()), cuts)
+    whole = table.space.largest()
+    small = table.space.from_dict({**whole.to_dict(), "kernel_size": [3 for _ in whole.group("kernel_size")]})
+    cuts = tuple(partial(body.extract, arch) for arch in (*archs_of(table), small))
+    return Family(table, body.extract(whole), cuts)
 
 
 def shufflenet(batches: list[Tensor]) -> Family:
