@@ -4,10 +4,10 @@ Operations do not share weights, so a path is no slice of another one. Where bot
 are equal, and repairing corrects what earlier blocks changed. Elsewhere the last layer of the path's own operation is
 fitted to the output of the largest network's block.
 
-The largest arch takes xception blocks everywhere. It is the most expensive path, not one that other paths are parts of.
-A repair is therefore worth something where the network that it starts from has been trained as a whole and is better
-than other paths; any plain body can be that network. In a supernet that was trained path by path, no path is a target
-for others: recalibrate its paths.
+The largest arch takes xception blocks everywhere. It is the most expensive path; other paths are no parts of it. So
+repair only helps where the network that it starts from has been trained as a whole, which makes it better than the
+other paths; the body of any arch can be that network. In a supernet that was trained path by path, the features of one
+path are no better than those of another, and recalibrating a path serves it better than repairing it.
 """
 
 from __future__ import annotations
