@@ -1,16 +1,18 @@
 """What a family of supernets says about its blocks so that `nas_transfer.supernet.repair` can repair its subnets.
 
-A body is a stem and a chain of links. Each link is a block whose output is a linear layer of hidden channels, plus a
-shortcut: inverted bottlenecks, the bottlenecks of ResNets and the branch of a ShuffleNet block have this form.
+A body is a stem and a chain of links. The output of each link consists of linear layers of hidden channels, plus a
+shortcut, with or without a ReLU behind the sum. Inverted bottlenecks, the bottlenecks of ResNets and the blocks
+of ShuffleNets have this form.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Protocol, cast
+from typing import Protocol, TypeVar, cast
 
+import torch
 from torch import Tensor, nn
 
 from nas_transfer.errors import ConfigError
@@ -18,61 +20,160 @@ from nas_transfer.supernet.layers import ConvNormActivation
 from nas_transfer.supernet.ops import SqueezeExcite
 from nas_transfer.supernet.protocol import SupernetTable
 
+Body = TypeVar("Body", bound=nn.Module, contravariant=True)
+
+
+def _all_channels(features: Tensor) -> Tensor:
+    return features
+
+
+def _no_shortcut(features: Tensor, channels: int) -> None:
+    return None
+
+
+def beside(tensors: Sequence[Tensor]) -> Tensor:
+    """The concatenation along dimension 1, without a copy if there is a single tensor."""
+    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors), 1)
+
+
+@dataclass(frozen=True)
+class Branch:
+    """Layers that end in a linear one: ``project(gate(inner(reads(features))))``.
+
+    Args:
+        inner: the layers before the projection, in order.
+        project: a 1x1 convolution of stride 1 without bias, and a BatchNorm, without activation.
+        gate: squeeze-and-excitation between `inner` and `project`, or None.
+        reads: maps the block's input to the branch's input.
+    """
+
+    inner: tuple[ConvNormActivation, ...]
+    project: ConvNormActivation
+    gate: SqueezeExcite | None = None
+    reads: Callable[[Tensor], Tensor] = _all_channels
+
+    def hidden(self, features: Tensor) -> Tensor:
+        """The input (B, hidden, H', W') of the projection."""
+        features = self.reads(features)
+        for layer in self.inner:
+            features = layer(features)
+        return features if self.gate is None else self.gate(features)
+
+    @property
+    def channels(self) -> int:
+        """Input channels of the projection."""
+        return self.project.conv.in_channels
+
+
+@dataclass(frozen=True)
+class Part:
+    """Consecutive output channels of a block: the sum of its branches and of a shortcut.
+
+    Args:
+        channels: number of the channels.
+        branches: the branches, whose projections are fitted together; none where the channels are the shortcut alone.
+        skipped: maps the block's input and `channels` to what the shortcut adds, or to None.
+    """
+
+    channels: int
+    branches: tuple[Branch, ...]
+    skipped: Callable[[Tensor, int], Tensor | None] = _no_shortcut
+
+    def join(self, hidden: Sequence[Tensor], features: Tensor) -> Tensor:
+        """The channels (B, C, H', W'), given the input of each branch's projection and the block's input."""
+        terms = [branch.project(maps) for branch, maps in zip(self.branches, hidden, strict=True)]
+        skipped = self.skipped(features, self.channels)
+        if skipped is not None:
+            terms.append(skipped)
+        total = terms[0]
+        for term in terms[1:]:
+            total = total + term
+        return total
+
 
 @dataclass(frozen=True)
 class Link:
-    """One block, which computes ``project(gate(inner(features))) + skipped(features)``.
+    """One block, whose output is the concatenation of its parts, or what a ReLU makes of it.
 
     Args:
         name: name of the block in messages and reports.
         stage: index of the stage; blocks of one stage have outputs of equal size.
-        block: the module that holds all parts; replacing what it computes means changing the parts in place.
-        inner: the layers before the projection, in order.
-        gate: squeeze-and-excitation between `inner` and `project`, or None.
-        project: a 1x1 convolution and a BatchNorm without activation.
-        skipped: maps the block's input and the output's number of channels to what the shortcut adds, or to None.
+        block: the module that holds all layers; replacing what it computes means changing the layers in place.
+        parts: the parts in the order of the output channels.
+        rectified: whether a ReLU follows the parts.
+        kind: two networks' blocks at the same position share their weights, up to slices, if their kinds are equal.
     """
 
     name: str
     stage: int
     block: nn.Module
-    inner: tuple[ConvNormActivation, ...]
-    gate: SqueezeExcite | None
-    project: ConvNormActivation
-    skipped: Callable[[Tensor, int], Tensor | None]
+    parts: tuple[Part, ...]
+    rectified: bool = False
+    kind: Hashable = None
 
     @property
     def out_channels(self) -> int:
         """Channels of the output."""
-        return self.project.norm.num_features
+        return sum(part.channels for part in self.parts)
 
-    def hidden(self, features: Tensor) -> Tensor:
-        """The input (B, hidden, H', W') of the projection."""
-        for layer in self.inner:
-            features = layer(features)
-        return features if self.gate is None else self.gate(features)
+    @property
+    def branches(self) -> tuple[Branch, ...]:
+        """The branches of all parts in order."""
+        return tuple(branch for part in self.parts for branch in part.branches)
 
-    def join(self, hidden: Tensor, features: Tensor) -> Tensor:
-        """The output (B, out, H', W') of a block with this input of its projection and this input."""
-        projected = self.project(hidden)
-        skipped = self.skipped(features, projected.shape[1])
-        return projected if skipped is None else projected + skipped
+    def join(self, hidden: Sequence[Tensor], features: Tensor) -> Tensor:
+        """The output (B, out, H', W') before the ReLU, given the input of each branch's projection and the block's."""
+        rest, outputs = list(hidden), []
+        for part in self.parts:
+            outputs.append(part.join(rest[: len(part.branches)], features))
+            del rest[: len(part.branches)]
+        return beside(outputs)
+
+    def finish(self, joined: Tensor) -> Tensor:
+        """The output of the block, given that before the ReLU, of any shape."""
+        return joined.relu() if self.rectified else joined
 
 
-class RepairModule(Protocol):
+def permute_hidden(branch: Branch, order: Tensor) -> bool:
+    """Reorder the input channels of a branch's projection in place, without changing its function up to rounding.
+
+    Args:
+        branch: the branch, elastic or plain.
+        order: int64 (hidden,), for each new channel the index of the old one.
+
+    Returns:
+        Whether the channels were reordered. They are not where a branch has depthwise layers alone, or none, before its
+        projection: they are channels of the block's input then.
+    """
+    dense = [position for position, layer in enumerate(branch.inner) if layer.conv.groups == 1]
+    if not dense:
+        return False
+    with torch.no_grad():
+        for layer in branch.inner[dense[-1] :]:
+            layer.conv.weight.copy_(layer.conv.weight[order])
+            for tensor in layer.norm.state_dict(keep_vars=True).values():
+                if tensor.dim():
+                    tensor.copy_(tensor[order])
+        if branch.gate is not None:
+            squeeze, excite = branch.gate.squeeze, branch.gate.excite
+            squeeze.weight.copy_(squeeze.weight[:, order])
+            excite.weight.copy_(excite.weight[order])
+            excite.bias.copy_(excite.bias[order])  # type: ignore[union-attr, index]
+        branch.project.conv.weight.copy_(branch.project.conv.weight[:, order])
+    return True
+
+
+class RepairModule(Protocol[Body]):
     """The functions of the module that a table names as its ``repair_module``."""
 
-    def stem(self, body: Any) -> nn.Module:
+    def stem(self, body: Body) -> nn.Module:
         """The module that maps images to the input of the first link."""
 
-    def links(self, body: Any) -> list[Link]:
+    def links(self, body: Body) -> list[Link]:
         """The active blocks of a body in order."""
 
-    def permute_hidden(self, link: Link, order: Tensor) -> bool:
-        """Reorder a link's hidden channels in place without changing its function; False where they cannot be."""
 
-
-def repair_module(table: SupernetTable) -> RepairModule:
+def repair_module(table: SupernetTable) -> RepairModule[nn.Module]:
     """The functions with which the subnets of a table are repaired.
 
     Raises:
@@ -84,4 +185,4 @@ def repair_module(table: SupernetTable) -> RepairModule:
             f"repairing subnets needs a supernet whose table names a repair_module, got '{table.name}', a "
             f"{type(table).__name__} without one"
         )
-    return cast("RepairModule", import_module(name))
+    return cast("RepairModule[nn.Module]", import_module(name))

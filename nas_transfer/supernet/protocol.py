@@ -23,7 +23,9 @@ class SupernetTable(Protocol):
     family of supernets, write a class with these members and a module with the functions of
     `nas_transfer.supernet.networks.NetworkModule`, in one Python file or two, and a YAML whose ``_target_`` is the
     class. A field that changes what given weights compute, and no tensor's shape, has the metadata
-    `nas_transfer.supernet.fields.OF_WEIGHTS`, so that it is kept with the weights.
+    `nas_transfer.supernet.fields.OF_WEIGHTS`, so that it is kept with the weights. A table whose subnets can be
+    repaired has an attribute ``repair_module``, the dotted name of a module with the functions of
+    `nas_transfer.supernet.links.RepairModule`.
     """
 
     @property

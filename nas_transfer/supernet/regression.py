@@ -7,6 +7,7 @@ with an update of the others is that of optimal brain compression (Frantar and A
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -18,6 +19,10 @@ TINY_VARIANCE = 1e-10
 """A channel of less variance is constant: its scale is left alone."""
 DEAD_SHARE = 1e-3
 """Share of the mean variance in the penalty of an input without variance."""
+
+
+RECTIFIED_ROUNDS = 3
+"""Times that a projection before a ReLU is fitted again."""
 
 
 class Ridge:
@@ -34,6 +39,14 @@ class Ridge:
         self._rows = inputs, targets
         self._gram, self._cross = self._products(inputs.dtype)
         self.prior = torch.zeros_like(self._cross.T) if prior is None else prior
+
+    def aimed_at(self, targets: Tensor) -> Ridge:
+        """The regression of other targets on the same inputs."""
+        other = copy.copy(self)
+        inputs = self._rows[0]
+        other._rows, other.target_mean = (inputs, targets), targets.mean(0)
+        other._cross = (inputs - self.input_mean).T @ (targets - other.target_mean)
+        return other
 
     def _products(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Gram matrix (C, C) of the centred inputs, and their products (C, O) with the centred targets."""
@@ -88,17 +101,52 @@ def fit(
         prior: see `Ridge`.
 
     Returns:
-        Weight (O, C), bias (O,), the penalty and the predictions for the held-out rows.
+        Weight (O, C), bias (O,), the penalty, and for the held-out rows what was predicted minus what was wanted.
     """
     ridge = Ridge(inputs[~held], targets[~held], prior)
     seen, wanted = inputs[held], targets[held]
     found = []
     for penalty in penalties:
         weight, bias = ridge.solve(penalty)
-        predicted = torch.addmm(bias, seen, weight.T)
-        found.append((float((predicted - wanted).square().sum()), weight, bias, penalty, predicted))
-    _, weight, bias, penalty, predicted = min(found, key=lambda solution: solution[0])
-    return weight, bias, penalty, predicted
+        found.append((weight, bias, penalty, torch.addmm(bias, seen, weight.T) - wanted))
+    return min(found, key=_squared_error)
+
+
+def fit_rectified(
+    inputs: Tensor, targets: Tensor, shift: Tensor, held: Tensor, penalties: Sequence[float], prior: Tensor
+) -> tuple[Tensor, Tensor, float, Tensor]:
+    """The same for what a ReLU makes of the sums of the targets and a given shift.
+
+    Where the wanted sum is negative, any negative one is as good: the best solution is fitted again, a few times, to
+    what it predicts there (Zhang et al. 2016, "Accelerating Very Deep Convolutional Networks", section 3.2).
+
+    Args:
+        inputs, targets, held, penalties, prior: as in `fit`.
+        shift: (R, O).
+
+    Returns:
+        As `fit`, with the difference behind the ReLU.
+    """
+    used = ~held
+    ridge = Ridge(inputs[used], targets[used], prior)
+    wanted, read, seen = (targets[held] + shift[held]).relu(), inputs[used], inputs[held]
+
+    def solve(aimed: Ridge, penalty: float) -> tuple[Tensor, Tensor, float, Tensor]:
+        weight, bias = aimed.solve(penalty)
+        return weight, bias, penalty, (torch.addmm(bias, seen, weight.T) + shift[held]).relu() - wanted
+
+    best = solution = min((solve(ridge, penalty) for penalty in penalties), key=_squared_error)
+    sums, shift_used = targets[used] + shift[used], shift[used]
+    for _ in range(RECTIFIED_ROUNDS):
+        weight, bias, penalty, _ = solution
+        predicted = torch.addmm(bias, read, weight.T).add_(shift_used).clamp_(max=0)
+        solution = solve(ridge.aimed_at(torch.where(sums > 0, sums, predicted) - shift_used), penalty)
+        best = min(best, solution, key=_squared_error)
+    return best
+
+
+def _squared_error(solution: tuple[Tensor, Tensor, float, Tensor]) -> float:
+    return float(solution[3].square().sum())
 
 
 def fit_kernels(patches: Tensor, targets: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
@@ -134,22 +182,29 @@ def match_norm(norm: nn.BatchNorm2d, own: Moments, wanted: Moments) -> None:
         wanted: moments of the same channels in the largest network.
     """
     channels = norm.num_features
-    mean, variance = _moments(own, channels)
-    wanted_mean, wanted_variance = _moments(wanted, channels)
+    _, variance = mean_and_variance(own, channels)
+    wanted_mean, wanted_variance = mean_and_variance(wanted, channels)
     running_mean, running_var = _statistics(norm)
     varied = (variance > TINY_VARIANCE) & (wanted_variance > TINY_VARIANCE)
     ratio = torch.where(varied, (wanted_variance / variance.clamp(min=TINY_VARIANCE)).sqrt(), 1.0)
     slope = norm.weight.double() / (running_var.double() + norm.eps).sqrt()
     norm.bias.add_(slope * (wanted_mean - running_mean.double()))
     norm.weight.copy_(slope * ratio * (variance + norm.eps).sqrt())
+    take_statistics(norm, own)
+
+
+def take_statistics(norm: nn.BatchNorm2d, own: Moments) -> None:
+    """Give a BatchNorm the statistics of its input, as recalibration does."""
+    mean, variance = mean_and_variance(own, norm.num_features)
+    running_mean, running_var = _statistics(norm)
     running_mean.copy_(mean)
     running_var.copy_(variance)
 
 
 def match_conv(conv: nn.Conv2d, own: Moments, wanted: Moments) -> None:
     """Give the output of a convolution with bias the moments (of the same channels) that the largest network's has."""
-    mean, variance = _moments(own, conv.out_channels)
-    wanted_mean, wanted_variance = _moments(wanted, conv.out_channels)
+    mean, variance = mean_and_variance(own, conv.out_channels)
+    wanted_mean, wanted_variance = mean_and_variance(wanted, conv.out_channels)
     varied = (variance > TINY_VARIANCE) & (wanted_variance > TINY_VARIANCE)
     ratio = torch.where(varied, (wanted_variance / variance.clamp(min=TINY_VARIANCE)).sqrt(), 1.0)
     bias: Tensor = conv.bias  # type: ignore[assignment]
@@ -161,7 +216,7 @@ def _statistics(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     return norm.running_mean, norm.running_var  # type: ignore[return-value]
 
 
-def _moments(moments: Moments, channels: int) -> tuple[Tensor, Tensor]:
+def mean_and_variance(moments: Moments, channels: int) -> tuple[Tensor, Tensor]:
     """Mean and population variance of the leading channels."""
     if moments.mean is None or moments.deviation is None:
         raise ValueError("moments need at least one batch, got none")

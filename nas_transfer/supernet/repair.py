@@ -6,28 +6,46 @@ largest network computes on the same images (channel pruning by asymmetric recon
 
 - every BatchNorm before a block's projection gets output moments equal to those of the largest network's norm;
 - a smaller depthwise kernel is the least-squares kernel where that predicts the larger kernel's output better;
-- the projection is the ridge regression of the largest network's block output minus the subnet's own shortcut; the
+- the projection is the ridge regression of the largest network's block output minus the subnet's own shortcut, before
+  the activation if one follows the sum; a shortcut with a convolution and a BatchNorm is fitted along with it. The
   penalty pulls towards the sliced projection and is chosen on held-out images. The last block of a stage aims at the
   output of the whole stage, and so stands in for dropped blocks.
 
+Where the subnet has another operation than the largest network, with weights of its own, only the projection is fitted;
+the norms before it are recalibrated.
+
 Each block keeps whichever has the least error on held-out images: the slice with its original statistics, the slice
-with recalibrated statistics, or the repaired block.
+with recalibrated statistics, or the repaired block. So does the body as a whole, whose error is that of its feature
+maps.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from nas_transfer.supernet.activations import Sample, Walk
-from nas_transfer.supernet.links import Link, repair_module
-from nas_transfer.supernet.mending import ROWS_PER_CHANNEL, BlockRepair, Mender, Reference, look_at
+from nas_transfer.supernet.activations import Sample, Walk, moments_of
+from nas_transfer.supernet.calibrate import Moments, recalibrate_batch_norm
+from nas_transfer.supernet.links import Link, permute_hidden, repair_module
+from nas_transfer.supernet.mending import (
+    ORIGINAL,
+    RECALIBRATED,
+    REPAIRED,
+    ROWS_PER_CHANNEL,
+    BlockRepair,
+    Mender,
+    Reference,
+    guard_batches,
+    look_at,
+)
 from nas_transfer.supernet.protocol import SupernetTable
-from nas_transfer.supernet.regression import greedy_order, linear_weight
+from nas_transfer.supernet.regression import greedy_order, linear_weight, mean_and_variance
 
 logger = logging.getLogger(__name__)
 
@@ -39,14 +57,58 @@ MEMORY = 1 << 28
 
 @dataclass(frozen=True)
 class RepairReport:
-    """What became of all blocks of a subnet, in order."""
+    """What became of a subnet.
+
+    Attributes:
+        blocks: what became of its blocks, in order; of no use where `choice` is not ``repaired``.
+        choice: ``repaired``, or ``original`` or ``recalibrated`` where the slice is nearer to the largest network.
+        errors: for each choice the mean squared error of the feature maps on held-out images, each map relative to the
+            variance of the largest network's.
+    """
 
     blocks: tuple[BlockRepair, ...]
+    choice: str
+    errors: dict[str, float]
 
     @property
     def error(self) -> float:
-        """The error of the last block's output, relative to its variance."""
-        return self.blocks[-1].error
+        """The error of the choice."""
+        return self.errors[self.choice]
+
+
+@dataclass(frozen=True)
+class Probes:
+    """The feature maps of the largest network on held-out images.
+
+    Attributes:
+        images: batches (B, 3, H, W).
+        maps: for each batch the four maps (B, C, H', W').
+        moments: of the four maps.
+    """
+
+    images: list[Tensor]
+    maps: list[list[Tensor]]
+    moments: list[Moments]
+
+    @classmethod
+    def of(cls, largest: nn.Module, images: list[Tensor]) -> Probes:
+        """The maps on these images."""
+        maps = [largest(batch) for batch in images]
+        return cls(images, maps, [moments_of(tap) for tap in zip(*maps, strict=True)])
+
+    def error(self, body: nn.Module) -> float:
+        """The mean error of a body's feature maps, each relative to the variance of the leading channels wanted."""
+        wrong, channels = [0.0] * len(self.moments), [0] * len(self.moments)
+        for images, wanted in zip(self.images, self.maps, strict=True):
+            for tap, (maps, reference) in enumerate(zip(body(images), wanted, strict=True)):
+                channels[tap] = maps.shape[1]
+                wrong[tap] += float((maps - reference[:, : maps.shape[1]]).square().sum())
+        relative = []
+        for total, moments, count in zip(wrong, self.moments, channels, strict=True):
+            variance = float(mean_and_variance(moments, count)[1].sum())
+            relative.append(total / moments.count / max(variance, 1e-30))
+        error = sum(relative) / len(relative)
+        return error if math.isfinite(error) else math.inf
 
 
 class Repairer:
@@ -54,7 +116,8 @@ class Repairer:
 
     Args:
         table: the table of the supernet.
-        largest: the plain body of the largest arch with BatchNorm statistics of its own, in eval mode.
+        largest: the plain body of the largest arch with BatchNorm statistics of its own, in eval mode. Where operations
+            are chosen, it may be the body of any arch that has been trained as a whole.
         batches: unlabelled images (B, 3, H, W) as the body takes them, on its device; they are kept. A few hundred
             images or augmented views are needed: rows must outnumber the channels of the widest layer several times.
         rows: rows for each regression.
@@ -79,19 +142,22 @@ class Repairer:
             raise ValueError("repairing a subnet needs at least 2 images, got none")
         with torch.no_grad():
             self._gather(largest, memory)
+            sample = self._samples[max(self._samples)]
+            self._probes = Probes.of(largest, sample.held_maps(self._batches[: sample.count]))
 
     @torch.no_grad()
     def repair(self, body: nn.Module) -> RepairReport:
         """Repair the body of a subnet in place.
 
         Args:
-            body: a plain body as `extract` makes it, whose tensors are slices of those of the largest network. It is
-                left in eval mode.
+            body: a plain body as `extract` makes it, whose tensors are slices of those of the largest network, except
+                in blocks of another `Link.kind`. It is left in eval mode.
 
         Returns:
-            The choice and the errors of each block. They depend on nothing but the subnet and the repairer's images.
+            The choices and the errors. They depend on nothing but the subnet and the repairer's images.
         """
         body.eval()
+        sliced = copy.deepcopy(body.state_dict())
         links = self._family.links(body)
         walk = Walk(self._family.stem(body), links, self._batches)
         blocks, starved = [], []
@@ -100,7 +166,7 @@ class Repairer:
             index = number - next(n for n, other in enumerate(links) if other.stage == link.stage)
             own = self._numbers[link.stage, index]
             target = own if not last else max(self._numbers[key] for key in self._numbers if key[0] == link.stage)
-            mender = Mender(link, self._samples[link.stage], self._references[own], self._references[target].outputs)
+            mender = Mender(link, self._samples[link.stage], self._references[own], self._references[target].joined)
             inputs = walk.inputs(number, mender.sample.count)
             blocks.append(mender.mend(inputs))
             walk.put(number, mender.outputs)
@@ -113,7 +179,27 @@ class Repairer:
                 "got %d; give more images or views", len(starved), len(links), worst.link.name, worst.channels,
                 ROWS_PER_CHANNEL * worst.channels, worst.fitted_rows,
             )  # fmt: skip
-        return RepairReport(tuple(blocks))
+        return self._choose(body, sliced, tuple(blocks))
+
+    def _choose(self, body: nn.Module, sliced: dict[str, Tensor], blocks: tuple[BlockRepair, ...]) -> RepairReport:
+        """Leave the best of the repaired body, its slice and the recalibrated slice in the body."""
+        errors = {REPAIRED: self._probes.error(body)}
+        if any(block.choice != ORIGINAL for block in blocks):
+            repaired = copy.deepcopy(body.state_dict())
+            body.load_state_dict(sliced)
+            errors[ORIGINAL] = self._probes.error(body)
+            recalibrate_batch_norm(body, guard_batches(self._batches), body)
+            errors[RECALIBRATED] = self._probes.error(body)
+            best = min(errors, key=lambda name: errors[name])
+            if best != RECALIBRATED:
+                body.load_state_dict(repaired if best == REPAIRED else sliced)
+            if best != REPAIRED:
+                logger.warning(
+                    "the slice (%s) is kept: its error on held-out images is %.3g, that of its repair %.3g",
+                    best, errors[best], errors[REPAIRED],
+                )  # fmt: skip
+            return RepairReport(blocks, best, errors)
+        return RepairReport(blocks, REPAIRED, errors)
 
     def _gather(self, largest: nn.Module, memory: int) -> None:
         largest.eval()
@@ -128,9 +214,9 @@ class Repairer:
             inputs = walk.inputs(number, counts[link.stage])
             look = look_at(link, inputs)
             if link.stage not in self._samples:
-                self._samples[link.stage] = Sample.draw(look.outputs, self._rows, link.stage)
-            self._references.append(Reference.of(look, self._samples[link.stage]))
-            walk.put(number, look.outputs)
+                self._samples[link.stage] = Sample.draw(look.joined, self._rows, link.stage)
+            self._references.append(Reference.of(link, look, self._samples[link.stage]))
+            walk.put(number, [link.finish(maps) for maps in look.joined])
 
 
 def batch_counts(stem: nn.Module, links: Sequence[Link], batches: Sequence[Tensor], memory: int) -> list[int]:
@@ -141,10 +227,11 @@ def batch_counts(stem: nn.Module, links: Sequence[Link], batches: Sequence[Tenso
     features = stem(batches[0][:1])
     largest = [0] * (links[-1].stage + 1)
     for link in links:
-        hidden = features
-        for layer in link.inner:
-            hidden = layer(hidden)
-            largest[link.stage] = max(largest[link.stage], hidden.numel() * hidden.element_size())
+        for branch in link.branches:
+            hidden = branch.reads(features)
+            for layer in branch.inner:
+                hidden = layer(hidden)
+                largest[link.stage] = max(largest[link.stage], hidden.numel() * hidden.element_size())
         features = link.block(features)
     counts = []
     for size in largest:
@@ -186,11 +273,12 @@ def order_channels(
     samples: dict[int, Sample] = {}
     for number, link in enumerate(links):
         inputs = walk.inputs(number, counts[link.stage])
-        hidden = [link.hidden(maps) for maps in inputs]
-        outputs = [link.join(maps, features) for maps, features in zip(hidden, inputs, strict=True)]
+        hidden = [[branch.hidden(maps) for branch in link.branches] for maps in inputs]
+        outputs = [link.finish(link.join(maps, features)) for maps, features in zip(hidden, inputs, strict=True)]
         sample = samples.setdefault(link.stage, Sample.draw(outputs, rows, link.stage))
-        found = sample.rows(hidden)
-        centred = found - found.mean(0)
-        weight = linear_weight(link.project.conv, link.project.norm)
-        family.permute_hidden(link, greedy_order(centred.T @ centred / len(found), weight))
+        for index, branch in enumerate(link.branches):
+            found = sample.rows([maps[index] for maps in hidden])
+            centred = found - found.mean(0)
+            weight = linear_weight(branch.project.conv, branch.project.norm)
+            permute_hidden(branch, greedy_order(centred.T @ centred / len(found), weight))
         walk.put(number, outputs)

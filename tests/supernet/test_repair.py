@@ -2,6 +2,8 @@
 
 import copy
 import logging
+from typing import NamedTuple
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -9,18 +11,23 @@ import torch
 from torch import Tensor, nn
 
 from nas_transfer.errors import ConfigError
-from nas_transfer.space import Arch
 from nas_transfer.supernet.activations import patches_of
 from nas_transfer.supernet.calibrate import recalibrate_batch_norm
 from nas_transfer.supernet.layers import Layers
+from nas_transfer.supernet.links import Link, permute_hidden, repair_module
 from nas_transfer.supernet.mbconv.network import MBConvBody, MBConvClassifier
 from nas_transfer.supernet.mbconv.table import MBConvTable
 from nas_transfer.supernet.mending import match_batch_norms
-from nas_transfer.supernet.regression import Ridge, fit_kernels, greedy_order
-from nas_transfer.supernet.repair import Repairer, order_channels
+from nas_transfer.supernet.regression import Ridge, fit, fit_kernels, fit_rectified, greedy_order
+from nas_transfer.supernet.repair import Probes, Repairer, RepairReport, order_channels
 from tests.conftest import load_supernet
+from tests.supernet.repair_families import FAMILIES, Family, mbconv_supernet
 
 SIZE = 64
+
+
+def smooth_images(count: int) -> Tensor:
+    return nn.functional.interpolate(torch.randn(count, 3, 9, 9), SIZE, mode="bicubic")
 
 
 @pytest.fixture(scope="module")
@@ -33,23 +40,13 @@ def table() -> MBConvTable:
 def batches() -> list[Tensor]:
     """Smooth random images in three batches."""
     torch.manual_seed(1)
-    images = nn.functional.interpolate(torch.randn(120, 3, 9, 9), SIZE, mode="bicubic")
-    return list(images.split([50, 50, 20]))
+    return list(smooth_images(120).split([50, 50, 20]))
 
 
 @pytest.fixture(scope="module")
 def supernet(table: MBConvTable, batches: list[Tensor]) -> MBConvBody:
     """A supernet with random weights whose largest arch has the statistics of the images."""
-    torch.manual_seed(0)
-    body = MBConvBody(table)
-    largest = body.extract(table.space.largest())
-    for module in largest.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.3)
-    recalibrate_batch_norm(largest, batches, largest)
-    body.load_state_dict(largest.state_dict(), strict=False)  # a supernet has more shortcuts
-    return body.eval()
+    return mbconv_supernet(table, batches)
 
 
 def repairer_of(table: MBConvTable, supernet: MBConvBody, batches: list[Tensor], **options: int) -> Repairer:
@@ -61,48 +58,143 @@ def repairer(table: MBConvTable, supernet: MBConvBody, batches: list[Tensor]) ->
     return repairer_of(table, supernet, batches)
 
 
-def archs_of(table: MBConvTable) -> list[Arch]:
-    generator = np.random.default_rng(0)
-    return [table.space.smallest(), *(table.space.sample(generator) for _ in range(3))]
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request: pytest.FixtureRequest, batches: list[Tensor]) -> Family:
+    return FAMILIES[request.param](batches)
 
 
-def test_the_largest_arch_stays_as_it_is(
-    table: MBConvTable, supernet: MBConvBody, repairer: Repairer, batches: list[Tensor]
-) -> None:
-    body = supernet.extract(table.space.largest())
-    before = body(batches[0])
-    report = repairer.repair(body)
-    for ours, theirs in zip(body(batches[0]), before, strict=True):
+@pytest.fixture(scope="module")
+def family_repairer(family: Family, batches: list[Tensor]) -> Repairer:
+    return Repairer(family.table, family.largest, batches)
+
+
+class Repair(NamedTuple):
+    """A report, and the body repaired, recalibrated on the first two batches, and as sliced."""
+
+    report: RepairReport
+    bodies: tuple[nn.Module, nn.Module, nn.Module]
+
+
+@pytest.fixture(scope="module")
+def repairs(family: Family, family_repairer: Repairer, batches: list[Tensor]) -> list[Repair]:
+    found = []
+    for cut in family.cuts:
+        repaired, recalibrated = cut(), cut()
+        report = family_repairer.repair(repaired)
+        recalibrate_batch_norm(recalibrated, batches[:2], recalibrated)
+        found.append(Repair(report, (repaired, recalibrated, cut())))
+    return found
+
+
+def map_errors(maps: list[Tensor], wanted: list[Tensor]) -> Tensor:
+    """The squared error of each map relative to the variance of the leading channels that are wanted."""
+    errors = []
+    for own, whole in zip(maps, wanted, strict=False):
+        leading = whole[:, : own.shape[1]]
+        errors.append((own - leading).square().mean() / leading.var((0, 2, 3), correction=0).mean())
+    return torch.stack(errors)
+
+
+def links_of(family: Family, body: nn.Module) -> list[Link]:
+    return repair_module(family.table).links(body)
+
+
+def test_links_compute_what_their_blocks_compute(family: Family, batches: list[Tensor]) -> None:
+    for body in (family.largest, *(cut() for cut in family.cuts)):
+        features = repair_module(family.table).stem(body)(batches[2])
+        for link in links_of(family, body):
+            joined = link.join([branch.hidden(features) for branch in link.branches], features)
+            assert joined.shape[1] == link.out_channels
+            features = link.block(features)
+            torch.testing.assert_close(link.finish(joined), features, rtol=1e-4, atol=1e-5)
+        assert torch.equal(features, body(batches[2])[-1])
+
+
+def test_the_largest_arch_stays_as_it_is(family: Family, family_repairer: Repairer, batches: list[Tensor]) -> None:
+    body = family.whole()
+    report = family_repairer.repair(body)
+    for ours, theirs in zip(body(batches[2]), family.largest(batches[2]), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
     assert {block.choice for block in report.blocks} == {"original"}
 
 
-def test_no_block_is_worse_on_held_out_images_than_the_recalibrated_slice(
-    table: MBConvTable, supernet: MBConvBody, repairer: Repairer
-) -> None:
+def test_no_block_is_worse_on_held_out_images_than_the_slice_or_its_recalibration(repairs: list[Repair]) -> None:
     choices = set()
-    for arch in archs_of(table):
-        report = repairer.repair(supernet.extract(arch))
-        choices |= {block.choice for block in report.blocks}
-        for block in report.blocks:
+    for repair in repairs:
+        for block in repair.report.blocks:
+            choices.add(block.choice)
             assert block.error == min(block.errors.values())
-            assert block.error <= block.errors.get("recalibrated", np.inf)
-            assert (block.penalty is None) == (block.choice != "repaired")
+            assert block.error <= min(block.errors["original"], block.errors.get("recalibrated", np.inf))
+            assert bool(block.penalties) == (block.choice == "repaired")
     assert "repaired" in choices
 
 
-def test_a_repaired_network_is_nearer_to_the_largest_than_a_recalibrated_one(
-    table: MBConvTable, supernet: MBConvBody, repairer: Repairer, batches: list[Tensor]
+def test_no_network_is_worse_on_held_out_images_than_its_slice_or_a_recalibrated_one(
+    family: Family, repairs: list[Repair], batches: list[Tensor]
 ) -> None:
-    wanted = supernet.extract(table.space.largest())(batches[0])[1]
-    for arch in archs_of(table):
-        repaired, recalibrated = supernet.extract(arch), supernet.extract(arch)
-        repairer.repair(repaired)
-        recalibrate_batch_norm(recalibrated, batches, recalibrated)
-        errors = [
-            (body(batches[0])[1] - wanted[:, : arch["width.mb3"]]).square().mean() for body in (repaired, recalibrated)
-        ]
-        assert errors[0] < errors[1]
+    held = torch.cat(batches)[15::16]
+    wanted = family.largest(held)
+    for repair in repairs:
+        errors = [map_errors(body(held), wanted).mean().item() for body in repair.bodies]
+        assert errors[0] <= min(errors[1:]) * (1 + 1e-6)
+        assert repair.report.error == min(repair.report.errors.values())
+        found = [repair.report.errors[name] for name in (repair.report.choice, "recalibrated", "original")]
+        assert errors == pytest.approx(found, rel=1e-4)
+
+
+def test_repaired_feature_maps_are_nearer_to_the_largest_networks_on_unseen_images(
+    family: Family, repairs: list[Repair]
+) -> None:
+    torch.manual_seed(2)
+    images = smooth_images(30)
+    wanted = family.largest(images)[:3]  # there are few rows for the last stage
+    for repair in repairs:
+        if repair.report.choice == "repaired":
+            errors = [map_errors(body(images), wanted) for body in repair.bodies]
+            assert (errors[0] < torch.minimum(errors[1], errors[2]))[:2].all()
+            assert errors[0].mean() < min(errors[1].mean(), errors[2].mean())
+    assert "repaired" in {repair.report.choice for repair in repairs}
+
+
+def test_kernels_that_are_learned_maps_of_larger_ones_are_repaired(batches: list[Tensor]) -> None:
+    family = FAMILIES["once_for_all"](batches)
+    body = family.cuts[-1]()
+    sliced, whole = (list(net.parameters()) for net in (body, family.largest))
+    pairs = [(own, all_of) for own, all_of in zip(sliced, whole, strict=True) if own.shape != all_of.shape]
+    assert len(pairs) == len(links_of(family, body))
+    assert not any(torch.allclose(own, all_of[:, :, 2:5, 2:5], atol=0.01) for own, all_of in pairs)
+    before = [own.clone() for own, _ in pairs]
+    report = Repairer(family.table, family.largest, batches).repair(body)
+    assert report.choice == "repaired"
+    assert report.error < 0.7 * min(report.errors["original"], report.errors["recalibrated"])
+    assert sum(not torch.equal(own, kernel) for (own, _), kernel in zip(pairs, before, strict=True)) > len(pairs) / 2
+
+
+def test_a_slice_that_is_nearer_than_its_repair_is_kept(
+    family: Family, batches: list[Tensor], caplog: pytest.LogCaptureFixture
+) -> None:
+    repairer = Repairer(family.table, family.largest, batches[2:])
+    body, sliced = family.cuts[0](), family.cuts[0]()
+    repairer._probes = Probes.of(sliced, repairer._probes.images)
+    with caplog.at_level(logging.WARNING):
+        report = repairer.repair(body)
+    assert report.choice == "original"
+    assert report.error == 0 < report.errors["repaired"]
+    assert "the slice (original) is kept" in caplog.text
+    kept = body.state_dict()
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in sliced.state_dict().items())
+
+
+def test_lost_projections_are_found_again(family: Family, family_repairer: Repairer) -> None:
+    body = family.whole()
+    torch.manual_seed(3)
+    for link in links_of(family, body)[:4]:
+        for branch in link.branches:
+            nn.init.normal_(branch.project.conv.weight, std=0.05)
+            nn.init.normal_(branch.project.norm.bias)
+    report = family_repairer.repair(body)
+    assert [block.choice for block in report.blocks[:4]] == ["repaired"] * 4
+    assert max(block.error for block in report.blocks[:4]) < 0.01
 
 
 def test_recalibrating_a_repaired_network_changes_little(
@@ -116,18 +208,36 @@ def test_recalibrating_a_repaired_network_changes_little(
     assert difference < 0.05 * before.var()
 
 
-def test_a_repair_does_not_depend_on_earlier_ones(
-    table: MBConvTable, supernet: MBConvBody, batches: list[Tensor]
-) -> None:
-    first, second, *_ = archs_of(table)
-    states = []
-    for order in ([first], [second, first]):
-        repairer = repairer_of(table, supernet, batches)
-        for arch in order:
-            body = supernet.extract(arch)
-            repairer.repair(body)
-        states.append(body.state_dict())
-    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+def test_a_repair_does_not_depend_on_earlier_ones(family: Family, repairs: list[Repair], batches: list[Tensor]) -> None:
+    repairer = Repairer(family.table, family.whole(), batches)
+    for cut in reversed(family.cuts[:2]):
+        body = cut()
+        repairer.repair(body)
+    first = repairs[0].bodies[0].state_dict()
+    assert all(torch.equal(tensor, first[name]) for name, tensor in body.state_dict().items())
+
+
+def test_permuting_hidden_channels_leaves_the_function(family: Family, batches: list[Tensor]) -> None:
+    body, images = family.whole().double(), batches[2].double()
+    before = body(images)
+    torch.manual_seed(4)
+    permuted = [
+        permute_hidden(branch, torch.randperm(branch.channels))
+        for link in links_of(family, body)
+        for branch in link.branches
+    ]
+    assert any(permuted)
+    changed = body.state_dict()
+    assert any(not torch.equal(tensor, changed[name]) for name, tensor in family.largest.state_dict().items())
+    for ours, theirs in zip(body(images), before, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+def test_ordering_channels_leaves_the_function(family: Family, batches: list[Tensor]) -> None:
+    body, images = family.whole(), batches[2].double()
+    order_channels(family.table, body, batches)
+    for ours, theirs in zip(body.double()(images), family.whole().double()(images), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
 def test_memory_limits_the_images_of_early_blocks_only(
@@ -138,6 +248,9 @@ def test_memory_limits_the_images_of_early_blocks_only(
     assert counts[0] < 3
     assert counts[-1] == 3
     assert len(frugal.repair(supernet.extract(table.space.smallest())).blocks) == 7
+    least = repairer_of(table, supernet, batches, memory=1)
+    assert [least._samples[stage].count for stage in range(7)] == [1] * 7
+    assert len(least.repair(supernet.extract(table.space.smallest())).blocks) == 7
 
 
 def test_too_few_rows_are_said_and_recalibrated(
@@ -158,7 +271,7 @@ def test_one_image_or_another_family_is_refused(
         repairer_of(table, supernet, [batches[0][:1]])
     with pytest.raises(ValueError, match="at least 2 images, got none"):
         repairer_of(table, supernet, [])
-    other = load_supernet("detnas_nano")
+    other = MagicMock(spec=["name"])
     with pytest.raises(ConfigError, match="repair_module"):
         Repairer(other, supernet, batches)
 
@@ -176,6 +289,23 @@ def test_the_ridge_regression_is_the_least_squares_solution_of_augmented_rows() 
     expected = np.linalg.lstsq(rows, np.concatenate([wanted, root @ prior.T]), rcond=None)[0].T
     np.testing.assert_allclose(weight, expected, atol=1e-10)
     np.testing.assert_allclose(bias, targets.mean(0) - expected @ inputs.mean(0), atol=1e-10)
+
+
+def test_a_regression_before_a_relu_ignores_how_negative_a_sum_is() -> None:
+    torch.manual_seed(0)
+    inputs, true_weight, shift = torch.randn(800, 6), torch.randn(4, 6), torch.randn(800, 4)
+    sums = inputs @ true_weight.T + shift
+    sums = torch.where(sums < 0, -5 * torch.rand(800, 4), sums)  # what a ReLU hides
+    held = torch.arange(800) % 16 == 15
+    prior = torch.zeros(4, 6)
+    arguments = (held, [1e-4, 1e-2], prior)
+    weight, bias, penalty, difference = fit_rectified(inputs, sums - shift, shift, *arguments)
+    plain = fit(inputs, sums - shift, *arguments)
+    outputs = (inputs[held] @ plain[0].T + plain[1] + shift[held]).relu()
+    wanted = sums[held].relu()
+    assert difference.square().sum() < 0.5 * (outputs - wanted).square().sum()
+    torch.testing.assert_close((inputs[held] @ weight.T + bias + shift[held]).relu() - wanted, difference)
+    assert penalty in arguments[1]
 
 
 def test_float32_falls_back_to_float64_and_constant_inputs_to_the_mean() -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
+from nas_transfer.supernet.links import permute_hidden
 from nas_transfer.supernet.mbconv.network import MBConvBlock
+from nas_transfer.supernet.mbconv.repair import branch_of
 
 
 def order_by_importance(network: nn.Module) -> None:
@@ -31,17 +32,5 @@ def permute_mid_channels(block: MBConvBlock, order: Tensor) -> None:
     Raises:
         ValueError: the block has no expansion, so its mid channels are its input channels.
     """
-    if block.expand is None:
+    if not permute_hidden(branch_of(block), order):
         raise ValueError("the block must have an expansion convolution, got one without")
-    with torch.no_grad():
-        for part in (block.expand, block.depthwise):
-            part.conv.weight.copy_(part.conv.weight[order])
-            for tensor in part.norm.state_dict(keep_vars=True).values():
-                if tensor.dim():
-                    tensor.copy_(tensor[order])
-        if block.squeeze_excite is not None:
-            squeeze, excite = block.squeeze_excite.squeeze, block.squeeze_excite.excite
-            squeeze.weight.copy_(squeeze.weight[:, order])
-            excite.weight.copy_(excite.weight[order])
-            excite.bias.copy_(excite.bias[order])  # type: ignore[union-attr, index]
-        block.project.conv.weight.copy_(block.project.conv.weight[:, order])

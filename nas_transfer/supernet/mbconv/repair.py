@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
-from nas_transfer.supernet.links import Link
-from nas_transfer.supernet.mbconv.importance import permute_mid_channels
+from nas_transfer.supernet.links import Branch, Link, Part
 from nas_transfer.supernet.mbconv.network import MBConvBlock, MBConvBody
 
 
@@ -19,16 +18,12 @@ def links(body: MBConvBody) -> list[Link]:
     found = []
     for stage, (blocks, depth) in enumerate(zip(body.stages, body.active_depths, strict=True)):
         for index, block in enumerate(list(blocks)[:depth]):  # type: ignore[call-overload]
-            name = f"{body.table.stages[stage].name}.{index}"
-            inner = (block.depthwise,) if block.expand is None else (block.expand, block.depthwise)
-            found.append(Link(name, stage, block, inner, block.squeeze_excite, block.project, block.skipped))
+            part = Part(block.project.norm.num_features, (branch_of(block),), block.skipped)
+            found.append(Link(f"{body.table.stages[stage].name}.{index}", stage, block, (part,)))
     return found
 
 
-def permute_hidden(link: Link, order: Tensor) -> bool:
-    """Reorder the mid channels of a block that has an expansion; without one, they are its input channels."""
-    block = link.block
-    if not isinstance(block, MBConvBlock) or block.expand is None:
-        return False
-    permute_mid_channels(block, order)
-    return True
+def branch_of(block: MBConvBlock) -> Branch:
+    """Expansion, depthwise convolution, squeeze-and-excitation and projection."""
+    inner = (block.depthwise,) if block.expand is None else (block.expand, block.depthwise)
+    return Branch(inner, block.project, block.squeeze_excite)

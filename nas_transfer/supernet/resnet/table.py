@@ -67,6 +67,7 @@ class ResNetTable:
     """
 
     network_module: ClassVar[str] = "nas_transfer.supernet.resnet.network"
+    repair_module: ClassVar[str] = "nas_transfer.supernet.resnet.repair"
 
     name: str
     resolution: int

@@ -134,6 +134,7 @@ class ShuffleNetTable:
     """
 
     network_module: ClassVar[str] = "nas_transfer.supernet.shufflenet.network"
+    repair_module: ClassVar[str] = "nas_transfer.supernet.shufflenet.repair"
 
     name: str
     resolution: int
