@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import yaml
 
 from nas_transfer.errors import RunError
 from nas_transfer.report.collect import Run
 from nas_transfer.runs import Result, files, read_front, read_result
+from nas_transfer.runs.atomic import write_text
 from nas_transfer.search.front import share_of_hypervolume
 from nas_transfer.search.statistics import Difference, paired_difference
 
@@ -95,18 +97,32 @@ def chosen_archs(run: Path, count: int) -> list[Path]:
     return [run / trials[index].file for index in indices]
 
 
-def compare(runs: Path, task: str, *, finished_only: bool = False) -> Comparison:
+def resized_archs(run: Path) -> list[Path]:
+    """Arch files of the whole network at each input size, written beside those of the front of a search.
+
+    Raises:
+        RunError: the search has no front.
+    """
+    paths = []
+    for trial in read_front(run).resized:
+        paths.append(run / files.ARCHS_FOLDER / f"resized_{trial.number}.yaml")
+        write_text(paths[-1], yaml.safe_dump(dict(trial.arch), sort_keys=False, default_flow_style=None))
+    return paths
+
+
+def compare(runs: Path, task: str, *, stage: str = "finetune", finished_only: bool = False) -> Comparison:
     """Compare the routes that ``scripts/compare_routes.sh`` ran.
 
     Args:
-        runs: its folder. Retrained nets are the runs ``finetune/TASK/ROUTE-SEED-INDEX``.
+        runs: its folder. Retrained nets are the runs ``STAGE/TASK/ROUTE-SEED-INDEX``.
         task: name of the task.
+        stage: of the runs with the scores of the nets.
         finished_only: leave out a route's seed of which a net has no result.
 
     Raises:
         RunError: a run has no result or no score, or the search of a route is missing.
     """
-    nets = _retrained(runs / "finetune" / task, finished_only)
+    nets = _retrained(runs / stage / task, finished_only)
     reference = REFERENCE_COST * max(net.costs.macs["total"] for results in nets.values() for net in results)
     routes: dict[str, Route] = {}
     for (name, seed), results in nets.items():

@@ -277,8 +277,8 @@ def _refit(readers: Sequence[nn.Module], rows: Tensor, wanted: Tensor, held: Ten
     """Refit linear layers that read the same rows (R, C), unless they predict held-out rows better as they are."""
     before = (_linear(rows[held], readers) - wanted[held]).square().sum()
     prior = torch.cat([reader.weight.flatten(1) for reader in readers])
-    weight, bias, _, predicted = fit(rows, wanted, held, PENALTIES, prior)
-    if (predicted - wanted[held]).square().sum() >= before:
+    weight, bias, _, errors = fit(rows, wanted, held, PENALTIES, prior)
+    if errors.square().sum() >= before:
         return
     start = 0
     for reader in readers:

@@ -18,7 +18,8 @@ SETTINGS = [
 ]  # fmt: skip
 WHOLE = "runs/pretrain/shapes_cls/whole"
 SEARCH = [
-    "stage=search", f"weights={WHOLE}", "search.ask_batch=6", "search.sampler.num_random=6", "search.trials=8", "name=all"
+    "stage=search", f"weights={WHOLE}", "search.ask_batch=6", "search.sampler.num_random=6", "search.trials=8",
+    "name=all",
 ]  # fmt: skip
 FOLDER = "runs/search/shapes_cls/all"
 
@@ -42,15 +43,14 @@ def test_every_network_of_the_front_is_a_run_folder_that_scores_what_the_arch_sc
     kept = sorted(path.name for path in (folder / FOLDER / files.NETWORKS_FOLDER).iterdir() if path.is_dir())
     assert kept == sorted(f"trial_{trial.number}" for trial in front.trials)
     trial = front.trials[-1]
-    forked(
-        folder, *SETTINGS, "stage=evaluate", "name=network", f"weights={FOLDER}/{files.NETWORKS_FOLDER}/trial_{trial.number}"
-    )  # fmt: skip
+    network = f"{FOLDER}/{files.NETWORKS_FOLDER}/trial_{trial.number}"
+    forked(folder, *SETTINGS, "stage=evaluate", "name=network", f"weights={network}")
     forked(folder, *SETTINGS, "stage=evaluate", "name=arch", f"weights={WHOLE}", f"arch={FOLDER}/{trial.file}")
     scores = [score_of(folder, f"runs/evaluate/shapes_cls/{name}") for name in ("network", "arch")]
     assert scores[0] == scores[1]
     outcome = json.loads((folder / FOLDER / files.network_outcome(trial.number)).read_text())
     assert outcome["values"] == dict(trial.values)  # the same network was scored in the search
-    weights = torch.load(folder / FOLDER / f"{files.NETWORKS_FOLDER}/trial_{trial.number}/{files.WEIGHTS}")
+    weights = torch.load(folder / network / files.WEIGHTS)
     assert weights["arch"] == dict(trial.arch)
     assert [Path(ancestor["file"]).parent.name for ancestor in weights["provenance"]] == ["whole"]
 

@@ -47,7 +47,9 @@ def load_trained(config: DataRunConfig) -> tuple[Task, DownstreamData, Checkpoin
     data = build_data(config.data, arch, table.preprocessing)
     if arch is not SUPERNET and wanted != arch and config.arch != LARGEST:  # the default, unless one was named
         if wanted is not SUPERNET and is_whole(checkpoint, blank):
-            return extract_repaired(config, table, checkpoint, wanted, data), data, checkpoint
+            if wanted != blank.largest_at(wanted):
+                return extract_repaired(config, table, checkpoint, wanted, data), data, checkpoint
+            arch = wanted  # the same weights at another input size
         logger.info("the weights are those of arch %s alone: arch=%s is ignored", arch.short_id(), config.arch)
     task = build_task(config, table, arch, data)
     load_network(task, checkpoint)
