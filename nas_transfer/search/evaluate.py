@@ -129,8 +129,8 @@ class TrialEvaluator:
         The subnet is a private copy, so training one trial does not affect another.
         """
         arch = self.supernet.space.from_dict(evaluation.arch)
-        repaired = self.repair is not None
-        subnet = self.supernet.extract(arch) if self.repair is None else self.repair(evaluation)
+        repaired = self.repair is not None and not evaluation.after  # otherwise a saved state replaces the weights
+        subnet = self.repair(evaluation) if self.repair is not None and repaired else self.supernet.extract(arch)
         if self.train is not None:
             start = time.monotonic()
             images = self.train(subnet, evaluation)

@@ -1,8 +1,9 @@
-"""Route C: score each trial after a short training on the task, from inherited weights.
+"""Route C: score each trial after a short training on the task, from inherited or repaired weights.
 
 Every trial starts from the same file, ``warm_start.pt``: the inherited body, and a neck and head that were trained once
 behind the frozen body. Trials do not share what they learn, so a score does not depend on earlier trials (as in
-NSGANetV2, Lu et al. 2020, arXiv 2007.10396).
+NSGANetV2, Lu et al. 2020, arXiv 2007.10396). From the weights of one whole network of the task, every trial starts as a
+repaired subnet of it (`nas_transfer.tasks.repair`) and imitates it; there is nothing to warm up.
 """
 
 from __future__ import annotations
@@ -29,11 +30,19 @@ from nas_transfer.stages.common.build import (
     build_training_settings,
     set_threads,
 )
-from nas_transfer.stages.common.candidates import evaluate_job, evaluator_of, supernet_weights
+from nas_transfer.stages.common.candidates import evaluate_job, evaluator_of, searched_weights
+from nas_transfer.stages.common.repair import RepairedTrials
 from nas_transfer.stages.config.entry import read_config
 from nas_transfer.stages.config.search import ProxyConfig
 from nas_transfer.supernet.protocol import SupernetTable
-from nas_transfer.tasks.checkpoint import Checkpoint, inherit, load_checkpoint, load_network, save_checkpoint
+from nas_transfer.tasks.checkpoint import (
+    Checkpoint,
+    inherit,
+    load_checkpoint,
+    load_network,
+    load_whole,
+    save_checkpoint,
+)
 from nas_transfer.tasks.task import Task
 from nas_transfer.tasks.training import TaskModule, TrainingSettings
 
@@ -59,11 +68,13 @@ class ProxyTraining:
         config: the configuration.
         data: the data module.
         last: steps of the last rung, the length of the learning-rate schedule. A longer training has a longer schedule.
+        teacher: the network that subnets imitate; None to learn from the labels alone.
     """
 
     config: ProxyConfig
     data: DownstreamData
     last: int
+    teacher: Task | None = None
 
     def __call__(self, subnet: Task, evaluation: Evaluation) -> int:
         """Train a subnet for the steps of its evaluation; returns the number of images it saw."""
@@ -74,7 +85,7 @@ class ProxyTraining:
         folder = self.config.folder
         before = files.state_file(folder, evaluation.trial, evaluation.after) if evaluation.after else None
         kept = files.state_file(folder, evaluation.trial, evaluation.steps) if evaluation.keep else None
-        module = TaskModule(subnet, settings)
+        module = TaskModule(subnet, settings, self.teacher)
         return self.train(
             module, evaluation.steps, before=before, after=evaluation.after, kept=kept, repeat=evaluation.repeat
         )
@@ -118,31 +129,42 @@ def build_proxy_evaluator(config: ProxyConfig) -> TrialEvaluator:
     """
     last = config.rungs().steps[-1]
     set_threads(config.num_threads)
-    table, checkpoint = supernet_weights(config)
+    table, checkpoint = searched_weights(config)
     data = build_data(config.data, SUPERNET, table.preprocessing)
     training = ProxyTraining(config, data, last)
+    repair = None
+    if checkpoint.arch is not None:
+        repair = RepairedTrials(config, table, checkpoint, data)
+        if last and config.task.sampling.build().distillation:
+            training = replace(training, teacher=repair.whole)
     file = config.folder / config.stage.prepares
     if file.is_file():
-        return _evaluator(config, table, file, training)
+        return _evaluator(config, table, file, training, repair)
     with replacing(file) as temporary:
         spent = _make_warm_start(config, table, checkpoint, training, temporary)
-        evaluator = _evaluator(config, table, temporary, training)
+        evaluator = _evaluator(config, table, temporary, training, repair)
         _timed(evaluator, min(TIMED_STEPS, last), spent).write(file.parent)
     return evaluator
 
 
-def _evaluator(config: ProxyConfig, table: SupernetTable, file: Path, training: ProxyTraining) -> TrialEvaluator:
+def _evaluator(
+    config: ProxyConfig, table: SupernetTable, file: Path, training: ProxyTraining, repair: RepairedTrials | None
+) -> TrialEvaluator:
     supernet = build_task(config, table, SUPERNET, training.data)
     load_network(supernet, load_checkpoint(str(file), table))
-    return evaluator_of(config, supernet, training.data, train=training)
+    return evaluator_of(config, supernet, training.data, train=training, repair=repair)
 
 
 def _make_warm_start(
     config: ProxyConfig, table: SupernetTable, checkpoint: Checkpoint, training: ProxyTraining, file: Path
 ) -> Spent:
-    """Load the inherited weights and train neck and head behind the frozen body."""
+    """Load the inherited weights and train neck and head behind the frozen body, unless all of it is trained."""
     task = build_task(config, table, SUPERNET, training.data)
-    untrained = inherit(task, checkpoint)
+    untrained = []
+    if checkpoint.arch is None:
+        untrained = inherit(task, checkpoint)
+    else:
+        load_whole(task, checkpoint)
     spent = Spent()
     if untrained and config.proxy.warmup_steps:
         logger.info("warm-up of neck and head behind the frozen body: %d steps", config.proxy.warmup_steps)

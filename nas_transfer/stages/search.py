@@ -91,7 +91,7 @@ class _Search:
         self.trade_off = None if keys.trade_off is None else keys.trade_off.build()
         budget = config.budget(data.batch_size * config.task.recipe.build().accumulate)
         schedule = keys.schedule(config.rungs(), budget)
-        self.repairs = not isinstance(config, ProxyConfig) and searched_weights(config)[1].arch is not None
+        self.repairs = searched_weights(config)[1].arch is not None
         self.problem = make_problem(keys, self.task, self.objectives, self.trained_genes())
         rng = np.random.default_rng(config.seed)
         self.problem.draw(rng)  # an infeasible constraint ends the search here
@@ -104,7 +104,7 @@ class _Search:
 
     def trained_genes(self) -> list[str]:
         """The genes whose smaller choices need training, if the trials are parts of one network and are not trained."""
-        if not self.repairs:
+        if not self.repairs or self.config.rungs().steps[-1]:
             return []
         body, repairable = self.task.table.space.names, self.task.untrained_genes
         genes = [name for name in self.task.space.names if name not in body and name not in repairable]
@@ -133,7 +133,7 @@ class _Search:
         self.loop.run()
         front = self.front()
         picked = pick(front, self.config.pick, self.config.pick_under or {}, self.trade_off)
-        if self.repairs:
+        if self.repairs and not isinstance(self.config, ProxyConfig):
             keep_networks(self.loop, front)
         rescored = rescore(self.config, self.loop, front)
         front = write_front(self.folder, replace(front, picked=picked.number), self.costs_of, rescored)

@@ -84,6 +84,19 @@ def test_a_subnet_is_trained_on_from_its_repaired_start_and_resumes(folder: Path
 
 
 @pytest.mark.slow
+def test_route_c_starts_from_repaired_subnets_and_a_trial_without_training_scores_as_in_the_search(folder: Path) -> None:
+    proxy = [*SETTINGS, *SEARCH, "stage=proxy", "proxy.rungs=[0,2]", "proxy.keep=0.5", "name=proxy"]
+    done = forked(folder, *proxy)
+    assert "warm-up" not in done.stdout + done.stderr
+    untrained = json.loads((folder / "runs/proxy/shapes_cls/proxy" / files.rung_file(1, 0)).read_text())
+    in_search = json.loads((folder / FOLDER / files.trial_file(1)).read_text())
+    assert untrained["arch"] == in_search["arch"]
+    assert untrained["values"] == in_search["values"]
+    last = json.loads((folder / "runs/proxy/shapes_cls/proxy" / files.trial_file(1)).read_text())
+    assert last["images"] == 20
+
+
+@pytest.mark.slow
 def test_only_the_largest_network_of_the_task_is_searched(folder: Path) -> None:
     forked(folder, *SETTINGS, "stage=pretrain", "name=small", "arch=min", "trainer.max_steps=1")
     done = forked(folder, *SETTINGS, *SEARCH, "weights=runs/pretrain/shapes_cls/small", "name=other", code=2)

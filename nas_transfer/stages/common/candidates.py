@@ -109,19 +109,6 @@ def searched_weights(config: SearchConfig) -> tuple[SupernetTable, Checkpoint]:
     return table, checkpoint
 
 
-def supernet_weights(config: SearchConfig) -> tuple[SupernetTable, Checkpoint]:
-    """The table and the weights of a supernet; ConfigError without weights, or for those of one arch."""
-    table, checkpoint = build_weights(config)
-    if checkpoint is None:
-        raise ConfigError("a search needs the weights of a supernet, got none: add weights=<its finished run's folder>")
-    if checkpoint.arch is not None:
-        raise ConfigError(
-            f"a search needs the weights of a supernet, got those of one arch in {checkpoint.path}: train with "
-            "arch=supernet, or name public weights"
-        )
-    return table, checkpoint
-
-
 def evaluator_of(
     config: SearchConfig,
     supernet: Task,

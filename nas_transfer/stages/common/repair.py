@@ -67,6 +67,11 @@ class RepairedTrials:
         self._build = partial(build_repairer, config, table, checkpoint, data)
         self._repeat, self._repairer = 0, self._build()
 
+    @property
+    def whole(self) -> Task:
+        """The whole network, with its channels in the order of its subnets."""
+        return self._repairer.whole
+
     def __call__(self, evaluation: Evaluation) -> Task:
         if evaluation.repeat != self._repeat:
             self._repeat, self._repairer = evaluation.repeat, self._build(evaluation.repeat)
