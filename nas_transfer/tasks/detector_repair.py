@@ -45,73 +45,28 @@ class _Seen:
     boxes: tuple[Tensor, Tensor]
 
 
-class DetectorRepair(HeadRepair):
-    """Refits the heads of a detector to what those of the whole network compute on the same images and proposals.
+class _Probe:
+    """The positions and boxes at which the heads of detectors are compared, those of the whole network.
 
     Args:
         whole: the whole network at one input size.
-        views: the images.
+        images: as the body takes them.
     """
 
-    def __init__(self, whole: RepairedTask, views: Views) -> None:
-        self._images = list(_first(views.images, IMAGES))
-        self._body = [whole.body(images) for images in self._images]
-        network = whole.network
-        self._proposals = [_proposals(network, *pair) for pair in zip(self._images, self._body, strict=True)]
-        self._body_levels = len(_pyramid(network, self._body[0]))
-        seen = self._look(network, self._body)
-        self._rpn_outputs = [_linear(rows, _rpn_readers(network)) for rows in seen.levels]
-        first, second = seen.boxes
-        self._second = F.linear(first, network.roi_heads.box_head.fc7.weight, network.roi_heads.box_head.fc7.bias)
-        self._box_outputs = _linear(second, _box_readers(network))
-        self._body = []
+    def __init__(self, whole: RepairedTask, images: Sequence[Tensor]) -> None:
+        self.images = list(_first(images, IMAGES))
+        self.maps = [whole.body(batch) for batch in self.images]
+        self._proposals = [_proposals(whole.network, *pair) for pair in zip(self.images, self.maps, strict=True)]
+        self._levels = len(_pyramid(whole.network, self.maps[0]))
 
-    @staticmethod
-    def order(supernet: RepairedTask, views: Views) -> None:
-        """Rotate the pyramid to its principal axes, and reorder the hidden channels of the heads."""
-        images = list(_first(views.images, IMAGES))
-        whole = supernet.extract(supernet.space.largest())
-        body = [whole.body(batch) for batch in images]
-        _rotate_merged(supernet.network, _axes(_inner_moments(whole.network, body)))
-        whole = supernet.extract(supernet.space.largest())
-        pyramids = [list(_pyramid(whole.network, maps).values()) for maps in body]
-        _rotate_levels(supernet.network, _axes(_moments(pyramids)))
-        whole = supernet.extract(supernet.space.largest())
-        repair = DetectorRepair.__new__(DetectorRepair)
-        repair._images, repair._body = images, body
-        repair._proposals = [_proposals(whole.network, *pair) for pair in zip(images, body, strict=True)]
-        repair._body_levels = len(pyramids[0])
-        _reorder(supernet.network, repair._look(whole.network, body))
-
-    def repair(self, subnet: RepairedTask) -> None:
-        """Refit the layers that read the hidden channels of RPN and box head, and the box head's second layer."""
-        network = subnet.network
-        seen = self._look(network, [subnet.body(images) for images in self._images])
-        levels = seen.levels
-        held = torch.cat([self._held(len(rows)) for rows in levels])
-        wanted = torch.cat(self._rpn_outputs[len(self._rpn_outputs) - len(levels) :])
-        _refit(_rpn_readers(network), torch.cat(levels), wanted, held)
-        first, second = seen.boxes
-        layer = network.roi_heads.box_head.fc7
-        held = self._held(len(first))
-        _refit([layer], first, self._second[:, : layer.out_features], held)
-        second = F.relu(F.linear(first, layer.weight, layer.bias))
-        _refit(_box_readers(network), second, self._box_outputs, held)
-
-    def _held(self, rows: int) -> Tensor:
-        """bool (rows,): those of the last images, about one in `HELD_OUT`."""
-        held = torch.zeros(rows, dtype=torch.bool, device=self._images[0].device)
-        held[-max(1, rows // HELD_OUT) :] = True
-        return held
-
-    def _look(self, network: FasterRCNN, body: Sequence[Sequence[Tensor]]) -> _Seen:
-        """Run pyramid and heads on the maps of a body, the box head on the proposals of the whole network."""
+    def look(self, network: FasterRCNN, maps: Sequence[Sequence[Tensor]]) -> _Seen:
+        """Run pyramid and heads of a detector on the maps of its body for each batch."""
         levels: list[list[Tensor]] = []
         boxes: list[tuple[Tensor, Tensor]] = []
         heads = network.roi_heads
-        for number, (images, maps, proposals) in enumerate(zip(self._images, body, self._proposals, strict=True)):
-            pyramid = _pyramid(network, maps)
-            skipped = self._body_levels - len(pyramid)
+        for number, (images, of_body, proposals) in enumerate(zip(self.images, maps, self._proposals, strict=True)):
+            pyramid = _pyramid(network, of_body)
+            skipped = self._levels - len(pyramid)
             hidden = [network.rpn.head.conv(level) for level in pyramid.values()]
             rows = [_at_random(level, number, skipped + index) for index, level in enumerate(hidden)]
             levels = levels or [[] for _ in rows]
@@ -122,6 +77,57 @@ class DetectorRepair(HeadRepair):
             boxes.append((first, F.relu(heads.box_head.fc7(first))))
         first, second = (torch.cat(rows) for rows in zip(*boxes, strict=True))
         return _Seen([torch.cat(rows) for rows in levels], (first, second))
+
+
+class DetectorRepair(HeadRepair):
+    """Refits the heads of a detector to what those of the whole network compute on the same images and proposals.
+
+    Args:
+        whole: the whole network at one input size.
+        views: the images.
+    """
+
+    def __init__(self, whole: RepairedTask, views: Views) -> None:
+        self.probe = _Probe(whole, views.images)
+        seen = self.probe.look(whole.network, self.probe.maps)
+        self.probe.maps = []
+        first, second = seen.boxes
+        layer = whole.network.roi_heads.box_head.fc7
+        self._rpn_outputs = [_linear(rows, _rpn_readers(whole.network)) for rows in seen.levels]
+        self._second = F.linear(first, layer.weight, layer.bias)
+        self.box_outputs = _linear(second, _box_readers(whole.network))
+
+    @staticmethod
+    def order(supernet: RepairedTask, views: Views) -> None:
+        """Rotate the pyramid to its principal axes, and reorder the hidden channels of the heads."""
+        largest = supernet.space.largest()
+        whole = supernet.extract(largest)
+        maps = [whole.body(images) for images in _first(views.images, IMAGES)]
+        _rotate_merged(supernet.network, _axes(_moments([_merged(whole.network, batch) for batch in maps])))
+        network = supernet.extract(largest).network
+        _rotate_levels(supernet.network, _axes(_moments([list(_pyramid(network, batch).values()) for batch in maps])))
+        whole = supernet.extract(largest)
+        probe = _Probe(whole, views.images)
+        _reorder(supernet.network, probe.look(whole.network, probe.maps))
+
+    def repair(self, subnet: RepairedTask) -> None:
+        """Refit the layers that read the hidden channels of RPN and box head, and the box head's second layer."""
+        network = subnet.network
+        seen = self.probe.look(network, [subnet.body(images) for images in self.probe.images])
+        wanted = self._rpn_outputs[len(self._rpn_outputs) - len(seen.levels) :]
+        held = torch.cat([_held(rows) for rows in seen.levels])
+        _refit(_rpn_readers(network), torch.cat(seen.levels), torch.cat(wanted), held)
+        first, _ = seen.boxes
+        held, layer = _held(first), network.roi_heads.box_head.fc7
+        _refit([layer], first, self._second[:, : layer.out_features], held)
+        _refit(_box_readers(network), F.relu(layer(first)), self.box_outputs, held)
+
+
+def _held(rows: Tensor) -> Tensor:
+    """bool (R,): the last one in `HELD_OUT` of the rows, which are those of the last images."""
+    held = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+    held[-max(1, len(rows) // HELD_OUT) :] = True
+    return held
 
 
 def _first(images: Iterable[Tensor], count: int) -> Iterator[Tensor]:
@@ -156,21 +162,18 @@ def _at_random(maps: Tensor, batch: int, level: int) -> Tensor:
     return flat[:, chosen].flatten(0, 1)
 
 
-def _inner_moments(network: FasterRCNN, body: Sequence[Sequence[Tensor]]) -> Tensor:
-    """The second moments (C, C) of what the smoothing convolutions of the pyramid read, each level counting alike."""
-    merged: list[list[Tensor]] = []
-    neck = network.backbone.neck
-    for maps in body:
-        found: list[Tensor] = []
-        hooks = [
-            block.register_forward_pre_hook(lambda _, inputs, found=found: found.append(inputs[0]))  # type: ignore[misc]
-            for block in neck.layer_blocks
-        ]
-        _pyramid(network, maps)
-        for hook in hooks:
-            hook.remove()
-        merged.append(found)
-    return _moments(merged)
+def _merged(network: FasterRCNN, maps: Sequence[Tensor]) -> list[Tensor]:
+    """What the smoothing convolutions of the pyramid read."""
+    found: list[Tensor] = []
+
+    def take(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        found.append(inputs[0])
+
+    hooks = [block.register_forward_pre_hook(take) for block in network.backbone.neck.layer_blocks]
+    _pyramid(network, maps)
+    for hook in hooks:
+        hook.remove()
+    return found
 
 
 def _moments(batches: Sequence[Sequence[Tensor]]) -> Tensor:

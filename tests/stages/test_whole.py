@@ -84,7 +84,9 @@ def test_a_subnet_is_trained_on_from_its_repaired_start_and_resumes(folder: Path
 
 
 @pytest.mark.slow
-def test_route_c_starts_from_repaired_subnets_and_a_trial_without_training_scores_as_in_the_search(folder: Path) -> None:
+def test_route_c_starts_from_repaired_subnets(
+    folder: Path,
+) -> None:
     proxy = [*SETTINGS, *SEARCH, "stage=proxy", "proxy.rungs=[0,2]", "proxy.keep=0.5", "name=proxy"]
     done = forked(folder, *proxy)
     assert "warm-up" not in done.stdout + done.stderr

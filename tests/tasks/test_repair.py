@@ -186,7 +186,7 @@ def test_the_box_head_of_a_subnet_is_the_least_squares_fit_of_the_whole() -> Non
     repair = DetectorRepair(whole, Views(batches, [*bodies_input(whole, batches)]))
     with torch.no_grad():
         seen = {
-            name: repair._look(net.network, [net.body(images) for images in repair._images]).boxes[1]
+            name: repair.probe.look(net.network, [net.body(images) for images in repair.probe.images]).boxes[1]
             for name, net in (("sliced", sliced), ("repaired", subnet))
         }
         predictors = {
@@ -194,13 +194,13 @@ def test_the_box_head_of_a_subnet_is_the_least_squares_fit_of_the_whole() -> Non
             "repaired": subnet.network.roi_heads.box_predictor,
         }
         errors = {
-            name: float((torch.cat(predictor(seen[name]), 1) - repair._box_outputs).square().sum())
+            name: float((torch.cat(predictor(seen[name]), 1) - repair.box_outputs).square().sum())
             for name, predictor in predictors.items()
         }
         rows = seen["repaired"].double()
         design = torch.cat([rows, torch.ones(len(rows), 1)], 1)
-        best = np.linalg.lstsq(design.numpy(), repair._box_outputs.double().numpy(), rcond=None)[0]
-        least = float(np.square(design.numpy() @ best - repair._box_outputs.double().numpy()).sum())
+        best = np.linalg.lstsq(design.numpy(), repair.box_outputs.double().numpy(), rcond=None)[0]
+        least = float(np.square(design.numpy() @ best - repair.box_outputs.double().numpy()).sum())
     assert least <= errors["repaired"] < 0.5 * errors["sliced"]
 
 
