@@ -90,6 +90,10 @@ class DetectorRepair(HeadRepair):
     def __init__(self, whole: RepairedTask, views: Views) -> None:
         self.probe = _Probe(whole, views.images)
         seen = self.probe.look(whole.network, self.probe.maps)
+        self._laterals = [
+            torch.cat([_at_random(lateral(maps[index]), number, index) for number, maps in enumerate(self.probe.maps)])
+            for index, lateral in enumerate(whole.network.backbone.neck.inner_blocks)
+        ]
         self.probe.maps = []
         first, second = seen.boxes
         layer = whole.network.roi_heads.box_head.fc7
@@ -111,9 +115,14 @@ class DetectorRepair(HeadRepair):
         _reorder(supernet.network, probe.look(whole.network, probe.maps))
 
     def repair(self, subnet: RepairedTask) -> None:
-        """Refit the layers that read the hidden channels of RPN and box head, and the box head's second layer."""
+        """Refit what reads the maps of the body and the hidden channels of RPN and box head, from the front."""
         network = subnet.network
-        seen = self.probe.look(network, [subnet.body(images) for images in self.probe.images])
+        maps = [subnet.body(images) for images in self.probe.images]
+        neck = network.backbone.neck
+        for index, wanted in list(enumerate(self._laterals))[neck.finest :]:
+            rows = torch.cat([_at_random(batch[index], number, index) for number, batch in enumerate(maps)])
+            _refit([neck.inner_blocks[index][0]], rows, wanted[:, : network.backbone.out_channels], _held(rows))
+        seen = self.probe.look(network, maps)
         wanted = self._rpn_outputs[len(self._rpn_outputs) - len(seen.levels) :]
         held = torch.cat([_held(rows) for rows in seen.levels])
         _refit(_rpn_readers(network), torch.cat(seen.levels), torch.cat(wanted), held)

@@ -218,3 +218,24 @@ def test_a_head_without_norms_is_left_alone() -> None:
     batches = batches_for(task)
     HeadRepair(whole, Views(batches, [])).repair(whole)
     assert all(torch.equal(tensor, before[name]) for name, tensor in whole.network.state_dict().items())
+
+
+def test_the_pyramid_reads_narrower_maps_of_the_body_as_well_as_it_can() -> None:
+    task = trained(detector)
+    batches = batches_for(task)
+    repairer = SubnetRepairer(task, batches)
+    arch = narrow_body(task)
+    whole, subnet, sliced = repairer.whole, repairer.extract(arch), task.extract(arch)
+    images = bodies_input(whole, batches)
+    errors = {}
+    with torch.no_grad():
+        wanted = [whole.network.backbone.neck.inner_blocks[2](whole.body(batch)[2]) for batch in images]
+        for name, net in (("repaired", subnet), ("sliced", sliced)):
+            lateral = net.network.backbone.neck.inner_blocks[2]
+            found = [lateral(subnet.body(batch)[2]) for batch in images]  # both on the repaired body
+            errors[name] = sum(float((one - other).square().sum()) for one, other in zip(found, wanted, strict=True))
+    assert (
+        task.table.feature_channels(subnet.body_arch(arch))[2]
+        < task.table.feature_channels(whole.body_arch(task.space.largest()))[2]
+    )
+    assert errors["repaired"] < errors["sliced"]
