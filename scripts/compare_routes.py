@@ -1,4 +1,4 @@
-"""Choose archs and compare routes, for compare_routes.sh, compare_genes.sh and compare_whole.sh.
+"""Choose archs and compare routes, for compare_routes.sh and compare_whole.sh.
 
 python scripts/compare_routes.py choose SEARCH_RUN 5      print the paths of five arch files spread over the front
 python scripts/compare_routes.py resized SEARCH_RUN       write and print arch files of the whole network at each size

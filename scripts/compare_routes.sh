@@ -5,12 +5,15 @@
 #   B    trains a supernet on classification with IMAGES images, then searches it; its archs become backbones
 #   C    searches without a supernet, and trains the subnets of trials on the task with IMAGES images in total
 #   C10  uses a tenth of IMAGES to warm up neck and head, and scores trials without training
+#   Abody, Cbody, C10body   the same with task.build.genes=null: input, neck and head keep their largest sizes
 # NETS networks of each front are then trained with the same settings on all of train, and scored on the validation split.
 # The last step prints the table of compare_routes.py. All runs are in runs/compare-TASK. If the script is interrupted, the
-# same command resumes it. Environment: IMAGES=1600 TRIALS=40 NETS=5 RETRAIN_STEPS=150 PYTHON=python.
+# same command resumes it.
+# Environment: ROUTES="A B C C10" IMAGES=1600 TRIALS=40 NETS=5 RETRAIN_STEPS=150 PYTHON=python.
 set -euo pipefail
 TASK=${1:?"give a task: shapes_det, shapes_insseg, shapes_pose or shapes_seg"}
 SEEDS=${2:-"0 1 2"}
+ROUTES=${ROUTES:-"A B C C10"}
 IMAGES=${IMAGES:-1600}
 TRIALS=${TRIALS:-40}
 NETS=${NETS:-5}
@@ -18,36 +21,52 @@ RETRAIN_STEPS=${RETRAIN_STEPS:-150}
 PYTHON=${PYTHON:-python}
 RUNS=runs/compare-$TASK
 here=$(dirname "$0")
+batch=8
+search=(search.ask_batch=10 search.trials_per_job=10 search.sampler.num_random=10)
 
-run() { "$PYTHON" -m nas_transfer runs="$RUNS" "$@"; }
-common=(experiment="compare_$TASK")
-search=(search.trials="$TRIALS" search.ask_batch=10 search.trials_per_job=10 search.sampler.num_random=10)
+run() { "$PYTHON" -m nas_transfer runs="$RUNS" "$@" </dev/null; }
 
 for seed in $SEEDS; do
-    seeded=("${common[@]}" seed="$seed")
-    batch=8
-
-    run "${seeded[@]}" stage=finetune arch=supernet trainer.max_steps=$((IMAGES / batch)) name="A-$seed"
-    run "${seeded[@]}" stage=search weights="$RUNS/finetune/$TASK/A-$seed" "${search[@]}" name="A-$seed"
-
-    classify=(task=shapes_cls supernet=efficientnet_lite0 seed="$seed" calibration_images=100 trainer.enable_progress_bar=false
-        data.image_size=128 data.batch_size=16)
-    run "${classify[@]}" stage=pretrain arch=supernet weights=efficientnet_lite0 trainer.max_steps=$((IMAGES / 16)) \
-        task.recipe.lr=0.001 task.recipe.lr_batch=16 name="B-$seed"
-    run "${classify[@]}" stage=search weights="$RUNS/pretrain/shapes_cls/B-$seed" 'search.frozen={resolution: 128}' \
-        "${search[@]}" name="B-$seed"
-
-    proxy=("${seeded[@]}" stage=proxy search.ask_batch=10 search.trials_per_job=10 search.sampler.num_random=10)
-    run "${proxy[@]}" search.trials=1000 proxy.warmup_steps=$((3 * IMAGES / batch / 10)) 'proxy.rungs=[0,20]' proxy.keep=0.34 \
-        proxy.budget.images="$IMAGES" name="C-$seed"
-    run "${proxy[@]}" search.trials="$TRIALS" proxy.warmup_steps=$((IMAGES / batch / 10)) 'proxy.rungs=[0]' name="C10-$seed"
-
-    for route in "A search/$TASK" "B search/shapes_cls" "C proxy/$TASK" "C10 proxy/$TASK"; do
-        read -r name folder <<<"$route"
+    for route in $ROUTES; do
+        name=$route-$seed
+        seeded=(experiment="compare_$TASK" seed="$seed")
+        of_route=("${seeded[@]}" name="$name")
+        [[ $route == *body ]] && of_route+=(task.build.genes=null)
+        case ${route%body} in
+            A)
+                found=$RUNS/search/$TASK/$name
+                run "${of_route[@]}" stage=finetune arch=supernet trainer.max_steps=$((IMAGES / batch))
+                run "${of_route[@]}" "${search[@]}" stage=search weights="$RUNS/finetune/$TASK/$name" search.trials="$TRIALS"
+                ;;
+            B)
+                found=$RUNS/search/shapes_cls/$name
+                classify=(task=shapes_cls supernet=efficientnet_lite0 seed="$seed" name="$name" calibration_images=100
+                    trainer.enable_progress_bar=false data.image_size=128 data.batch_size=16)
+                run "${classify[@]}" stage=pretrain arch=supernet weights=efficientnet_lite0 \
+                    trainer.max_steps=$((IMAGES / 16)) task.recipe.lr=0.001 task.recipe.lr_batch=16
+                run "${classify[@]}" "${search[@]}" stage=search weights="$RUNS/pretrain/shapes_cls/$name" \
+                    'search.frozen={resolution: 128}' search.trials="$TRIALS"
+                ;;
+            C)
+                found=$RUNS/proxy/$TASK/$name
+                run "${of_route[@]}" "${search[@]}" stage=proxy search.trials=1000 \
+                    proxy.warmup_steps=$((3 * IMAGES / batch / 10)) 'proxy.rungs=[0,20]' proxy.keep=0.34 \
+                    proxy.budget.images="$IMAGES"
+                ;;
+            C10)
+                found=$RUNS/proxy/$TASK/$name
+                run "${of_route[@]}" "${search[@]}" stage=proxy search.trials="$TRIALS" \
+                    proxy.warmup_steps=$((IMAGES / batch / 10)) 'proxy.rungs=[0]'
+                ;;
+            *)
+                echo "ROUTES must name A, B, C, C10, Abody, Cbody or C10body, got $route" >&2
+                exit 2
+                ;;
+        esac
         index=0
-        "$PYTHON" "$here/compare_routes.py" choose "$RUNS/$folder/$name-$seed" "$NETS" | while read -r arch; do
-            run "${seeded[@]}" stage=finetune arch="$arch" trainer.max_steps="$RETRAIN_STEPS" \
-                name="$name-$seed-$index" </dev/null
+        # The genes of the task stay, so that an arch of the body alone means the largest sizes.
+        for arch in $("$PYTHON" "$here/compare_routes.py" choose "$found" "$NETS"); do
+            run "${seeded[@]}" stage=finetune arch="$arch" trainer.max_steps="$RETRAIN_STEPS" name="$name-$index"
             index=$((index + 1))
         done
     done
