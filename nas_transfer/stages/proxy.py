@@ -68,12 +68,14 @@ class ProxyTraining:
         config: the configuration.
         data: the data module.
         last: steps of the last rung, the length of the learning-rate schedule. A longer training has a longer schedule.
+        repaired: whether subnets are parts of one whole network of the task.
         teacher: the network that subnets imitate; None to learn from the labels alone.
     """
 
     config: ProxyConfig
     data: DownstreamData
     last: int
+    repaired: bool = False
     teacher: Task | None = None
 
     def __call__(self, subnet: Task, evaluation: Evaluation) -> int:
@@ -93,7 +95,8 @@ class ProxyTraining:
     def settings(self, total_steps: int) -> TrainingSettings:
         """How a task is trained with a learning rate that runs over `total_steps` steps."""
         accumulate = self.config.task.recipe.build().accumulate
-        return build_training_settings(self.config, total_steps, self.data.batch_size * accumulate)
+        settings = build_training_settings(self.config, total_steps, self.data.batch_size * accumulate)
+        return replace(settings, keep_statistics=self.repaired)
 
     def train(
         self, module: TaskModule, steps: int, *, before: Path | None = None, after: int = 0, kept: Path | None = None,
@@ -135,8 +138,8 @@ def build_proxy_evaluator(config: ProxyConfig) -> TrialEvaluator:
     repair = None
     if checkpoint.arch is not None:
         repair = RepairedTrials(config, table, checkpoint, data)
-        if last and config.task.sampling.build().distillation:
-            training = replace(training, teacher=repair.whole)
+        taught = last and config.task.sampling.build().distillation
+        training = replace(training, repaired=True, teacher=repair.whole if taught else None)
     file = config.folder / config.stage.prepares
     if file.is_file():
         return _evaluator(config, table, file, training, repair)

@@ -34,12 +34,15 @@ class TrainingSettings:
         sampling: which archs a step of a supernet trains; unused for one arch.
         seed: seed of every random draw.
         total_steps: optimiser steps of the whole run, on which the schedule depends.
+        keep_statistics: normalise by the statistics that BatchNorms hold already, and do not update them: for a short
+            training of a network that computes something.
     """
 
     recipe: Recipe
     sampling: ArchSampling
     seed: int
     total_steps: int
+    keep_statistics: bool = False
 
 
 class ScoringModule(pl.LightningModule):
@@ -103,9 +106,7 @@ class TaskModule(ScoringModule):
                 module.synchronised = self.trainer.world_size > 1
         for teacher in self._teachers:
             teacher.to(self.device).train().requires_grad_(False)  # detectors compute losses in training mode alone
-            for module in teacher.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.eval()
+            keep_statistics(teacher)
 
     def training_step(self, batch: Mapping[str, object], batch_index: int) -> None:
         """Run one forward and backward pass for each arch of the step, and update after `accumulate` batches.
@@ -114,6 +115,8 @@ class TaskModule(ScoringModule):
         (seed, batch number), so that a resumed run repeats an uninterrupted one.
         """
         recipe, seed = self.settings.recipe, self.settings.seed
+        if self.settings.keep_statistics:
+            keep_statistics(self.task)
         self._note_samples(batch["sample_ids"])
         archs = self._draw_archs(batch_index)
         teacher = self._taught(batch)
@@ -214,3 +217,10 @@ class TaskModule(ScoringModule):
         """Continue from the seconds and samples of the interrupted run."""
         self._seconds_before = float(checkpoint["seconds"])
         self.samples_digest = str(checkpoint["samples_digest"])
+
+
+def keep_statistics(task: Task) -> None:
+    """Make the BatchNorms of a task use their running statistics in training, too."""
+    for module in task.network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()

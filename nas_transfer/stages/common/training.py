@@ -7,6 +7,7 @@ run starts the stream at its next batch instead of at an epoch boundary, and the
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -57,7 +58,9 @@ def train(config: TrainConfig, folder: Path) -> Result | None:
     task = build_task(config, table, arch, data)
     last = folder / files.LAST_CHECKPOINT
     teacher = None if parent is None else _inherit(config, task, parent, data, resumed=last.exists())
-    module = TaskModule(task, build_training_settings(config, total_steps, total_batch), teacher)
+    settings = build_training_settings(config, total_steps, total_batch)
+    keep = parent is not None and _is_part(task, parent)
+    module = TaskModule(task, replace(settings, keep_statistics=keep), teacher)
     accumulate = recipe.accumulate
     num_batches = total_steps * accumulate
     data.stream(num_batches, batches_per_step=accumulate)
@@ -120,6 +123,12 @@ def _log_effect_of_batch(recipe: Recipe, max_steps: int | None, total_batch: int
         logger.info("trainer.max_steps=%d sees as many images as the recipe means with %d", same, total_batch)
 
 
+def _is_part(task: Task, checkpoint: Checkpoint) -> bool:
+    """Whether a task is another arch than the checkpoint's, which is one whole network of the task."""
+    arch = task.arch
+    return arch is not SUPERNET and is_whole(checkpoint, task) and arch != checkpoint_arch(checkpoint, task.space)
+
+
 def _inherit(
     config: TrainConfig, task: Task, checkpoint: Checkpoint, data: DownstreamData, *, resumed: bool
 ) -> Task | None:
@@ -129,7 +138,7 @@ def _inherit(
     ``task.sampling.distillation``.
     """
     arch = task.arch
-    if arch is not SUPERNET and is_whole(checkpoint, task) and arch != checkpoint_arch(checkpoint, task.space):
+    if _is_part(task, checkpoint) and arch is not SUPERNET:
         repairer = build_repairer(config, task.table, checkpoint, data)
         if not resumed:  # otherwise the state of the training replaces it
             task.network.load_state_dict(repairer.extract(arch).cpu().network.state_dict())
