@@ -208,13 +208,18 @@ def load_whole(supernet: Task, checkpoint: Checkpoint) -> None:
     Raises:
         WeightsError: as `load_network` does.
     """
-    whole = supernet.rebuild(replace(supernet.settings, arch=checkpoint_arch(checkpoint, supernet.space)))
-    load_network(whole, checkpoint)
-    sources = whole.network.state_dict()
+    sources = load_subnet(supernet, checkpoint).network.state_dict()
     with torch.no_grad():
         for name, target in supernet.network.state_dict(keep_vars=True).items():
             if name in sources:
                 target.copy_(sources[name])
+
+
+def load_subnet(task: Task, checkpoint: Checkpoint) -> Task:
+    """The network of one arch in a checkpoint, as the same task; errors of `load_network`."""
+    subnet = task.rebuild(replace(task.settings, arch=checkpoint_arch(checkpoint, task.space)))
+    load_network(subnet, checkpoint)
+    return subnet
 
 
 def load_network(task: Task, checkpoint: Checkpoint) -> None:

@@ -31,7 +31,7 @@ from nas_transfer.stages.common.repair import build_repairer
 from nas_transfer.stages.common.results import make_result, write_predictions
 from nas_transfer.stages.config.base import DataRunConfig
 from nas_transfer.stages.config.training import TrainConfig
-from nas_transfer.tasks.checkpoint import Checkpoint, checkpoint_arch, inherit, is_whole, save_checkpoint
+from nas_transfer.tasks.checkpoint import Checkpoint, checkpoint_arch, inherit, is_whole, load_subnet, save_checkpoint
 from nas_transfer.tasks.recipe import Recipe
 from nas_transfer.tasks.task import Task
 from nas_transfer.tasks.training import TaskModule
@@ -137,13 +137,16 @@ def _inherit(
     A subnet of one whole network starts repaired. It imitates the whole network, which is returned, with the share of
     ``task.sampling.distillation``.
     """
-    arch = task.arch
+    arch, share = task.arch, config.task.sampling.build().distillation
     if _is_part(task, checkpoint) and arch is not SUPERNET:
+        if arch == task.largest_at(arch):
+            inherit(task, checkpoint)
+            logger.info("the whole network of %s at another input size", checkpoint.path)
+            return load_subnet(task, checkpoint) if share else None
         repairer = build_repairer(config, task.table, checkpoint, data)
         if not resumed:  # otherwise the state of the training replaces it
             task.network.load_state_dict(repairer.extract(arch).cpu().network.state_dict())
             logger.info("arch %s is cut out of %s and repaired", arch.short_id(), checkpoint.path)
-        share = config.task.sampling.build().distillation
         return repairer.whole if share else None
     untrained = inherit(task, checkpoint)
     if not checkpoint.is_of_kind(task):
