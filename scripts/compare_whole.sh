@@ -32,7 +32,9 @@ for seed in $SEEDS; do
         if [[ $route == S ]]; then choice=(resized "$RUNS/search/$TASK/R-$seed"); else choice=(choose "$RUNS/search/$TASK/R-$seed" "$NETS"); fi
         index=0
         for arch in $("$PYTHON" "$here/compare_routes.py" "${choice[@]}"); do
-            run seed="$seed" stage=evaluate weights="$whole" arch="$arch" name="$route-$seed-$index"
+            scored=(weights="$whole" arch="$arch")
+            [[ $route == S ]] || scored=(weights="${arch%/archs/*}/networks/$(basename "$arch" .yaml)")
+            run seed="$seed" stage=evaluate "${scored[@]}" name="$route-$seed-$index"
             if [[ $STEPS != 0 ]]; then
                 run seed="$seed" stage=finetune weights="$whole" arch="$arch" name="$route-$seed-$index" \
                     trainer.max_steps="$STEPS" trainer.check_val_every_n_epoch=1000 task.recipe.lr="$RATE"
