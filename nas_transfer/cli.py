@@ -59,18 +59,18 @@ def _run_stage(cfg: DictConfig) -> float | None:
         hydra.utils.get_method(cfg.stage.run)(cfg, Path(cfg.run_dir))
         return None
     _refuse_relaunching_in_a_sweep(cfg)
-    _, run = begin_run(cfg, cast(DictConfig, HydraConfig.get()), imports=False)
-    log_to(run.folder)
-    result = run.result()
-    if result is None:
-        result = hydra.utils.get_method(cfg.stage.run)(cfg, run.folder)
-        if result is None:  # a rank that does not write, or a stage without a result
-            return None
-        result.write(run.folder)
-    else:
-        logger.info("already finished: %s", run.folder / files.RESULT)
-    print(summary(result, run.folder))
-    return result.score
+    with begin_run(cfg, cast(DictConfig, HydraConfig.get()), imports=False) as (_, run):
+        log_to(run.folder)
+        result = run.result()
+        if result is None:
+            result = hydra.utils.get_method(cfg.stage.run)(cfg, run.folder)
+            if result is None:  # a rank that does not write, or a stage without a result
+                return None
+            result.write(run.folder)
+        else:
+            logger.info("already finished: %s", run.folder / files.RESULT)
+        print(summary(result, run.folder))
+        return result.score
 
 
 def _refuse_relaunching_in_a_sweep(cfg: DictConfig) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -115,6 +116,10 @@ class LabelMapsData(DownstreamData[LabelledFiles, SegmentationSample, Segmentati
     def describe(self, val: LabelledFiles) -> Vocabulary:
         """The classes."""
         return self.vocabulary
+
+    def listed(self, annotation: LabelledFiles) -> list[Path]:
+        """The images and their label images."""
+        return [*annotation.images, *annotation.labels]
 
     def usable(self, annotation: LabelledFiles) -> np.ndarray:
         """Positions of the pairs that can be used."""

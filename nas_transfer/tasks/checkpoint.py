@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nas_transfer.errors import WeightsError
-from nas_transfer.runs import Ancestor, files
+from nas_transfer.runs import Ancestor, file_sha256, files
 from nas_transfer.runs.atomic import replacing
 from nas_transfer.space import SUPERNET, ArchOrSupernet, SearchSpace
 from nas_transfer.supernet.fields import default_fields_of_weights, fields_of_weights
@@ -22,7 +22,7 @@ from nas_transfer.supernet.networks import build_body
 from nas_transfer.supernet.ops import copy_slices
 from nas_transfer.supernet.preprocessing import Preprocessing
 from nas_transfer.supernet.protocol import SupernetTable
-from nas_transfer.supernet.weights.reading import file_sha256, read_file, state_of
+from nas_transfer.supernet.weights.reading import read_file, state_of
 from nas_transfer.tasks.classification import ClassificationTask
 from nas_transfer.tasks.task import Task
 
@@ -36,6 +36,7 @@ class Checkpoint:
 
     Attributes:
         path: where it was read.
+        sha256: hash of the file's content.
         format: `FORMAT`, or the layout of a public file.
         space: name of the search space.
         arch: dict form of the arch; None for a supernet.
@@ -55,6 +56,7 @@ class Checkpoint:
     """
 
     path: Path
+    sha256: str
     format: str
     space: str
     arch: dict[str, object] | None
@@ -75,7 +77,7 @@ class Checkpoint:
     def lineage(self) -> tuple[Ancestor, ...]:
         """The provenance of weights that are trained from this file: its own, and the file itself with its hash."""
         itself = Ancestor(
-            str(self.path), file_sha256(self.path), self.format, self.licence, self.stage, self.task, self.config_sha256
+            str(self.path), self.sha256, self.format, self.licence, self.stage, self.task, self.config_sha256
         )
         return (*self.provenance, itself)
 
@@ -114,6 +116,18 @@ def save_checkpoint(
         torch.save(content, temporary)
 
 
+def weights_file(weights: str) -> Path:
+    """The file that `weights` names: that of a run folder, the file itself, or that of an installed package.
+
+    Raises:
+        WeightsError: a package that is not installed.
+    """
+    path = Path(weights)
+    if not path.exists():
+        path = package_file(weights) or path
+    return path / files.WEIGHTS if path.is_dir() else path
+
+
 def load_checkpoint(weights: str, table: SupernetTable, weights_format: str = AUTO) -> Checkpoint:
     """Read the weights of a run, or public ones.
 
@@ -126,10 +140,7 @@ def load_checkpoint(weights: str, table: SupernetTable, weights_format: str = AU
         WeightsError: the file is missing or damaged, holds other objects than tensors and plain values, or is of
             another layout or space.
     """
-    path = Path(weights)
-    if not path.exists():
-        path = package_file(weights) or path
-    file = path / files.WEIGHTS if path.is_dir() else path
+    file = weights_file(weights)
     content = read_file(file)
     if not (isinstance(content, dict) and "format" in content):
         if weights_format == NATIVE:
@@ -150,7 +161,7 @@ def load_checkpoint(weights: str, table: SupernetTable, weights_format: str = AU
         content["preprocessing"] = Preprocessing(**content["preprocessing"])
         content["table_fields"] = default_fields_of_weights(table) | content.get("table_fields", {})
         content["provenance"] = tuple(Ancestor(**ancestor) for ancestor in content["provenance"])
-        checkpoint = Checkpoint(path=file, **content)
+        checkpoint = Checkpoint(path=file, sha256=file_sha256(file), **content)
     except (KeyError, TypeError) as error:
         raise WeightsError(
             f"{file} does not hold the entries of the format {FORMAT} ({error}): train the network again"
@@ -172,6 +183,7 @@ def _imported(path: Path, content: object, table: SupernetTable, weights_format:
     imported = import_supernet(state_of(content, path), table, path, weights_format)
     return Checkpoint(
         path=path,
+        sha256=file_sha256(path),
         format=imported.origin.name,
         space=table.space.name,
         arch=None,

@@ -15,21 +15,22 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger
 
-from nas_transfer.arch_files import resolve_arch
+from nas_transfer.arch_files import find_arch_file, is_arch_file, resolve_arch
 from nas_transfer.data.module import DownstreamData
 from nas_transfer.data.randomness import stable_seed
 from nas_transfer.errors import ConfigError
 from nas_transfer.paths import conf_dir
-from nas_transfer.runs import files
+from nas_transfer.runs import WEIGHTS, files, hold_inputs, input_file, require_same_file
 from nas_transfer.runs.atomic import replacing
 from nas_transfer.space import SUPERNET, ArchOrSupernet, SearchSpace
 from nas_transfer.stages.common.progress import ProgressLog
+from nas_transfer.stages.common.run_directory import is_main_process
 from nas_transfer.stages.config.base import DataRunConfig, TaskRunConfig, TrainerConfig
 from nas_transfer.stages.config.factory import Factory
 from nas_transfer.stages.config.training import ScoredRunConfig
 from nas_transfer.supernet.preprocessing import Preprocessing
 from nas_transfer.supernet.protocol import SupernetTable
-from nas_transfer.tasks.checkpoint import Checkpoint, load_checkpoint, table_of_weights
+from nas_transfer.tasks.checkpoint import Checkpoint, load_checkpoint, table_of_weights, weights_file
 from nas_transfer.tasks.task import Task, TaskSettings
 from nas_transfer.tasks.training import TrainingSettings
 
@@ -101,7 +102,12 @@ def keep_freed_memory() -> None:
 
 def build_arch(config: TaskRunConfig, table: SupernetTable) -> ArchOrSupernet:
     """The arch that ``arch=`` names, or the supernet; ArchError for an unknown name."""
-    return resolve_arch(config.arch, build_space(config, table), [conf_dir() / "archs"])
+    return resolve_arch(config.arch, build_space(config, table), arch_folders())
+
+
+def arch_folders() -> list[Path]:
+    """Where named archs are."""
+    return [conf_dir() / "archs"]
 
 
 def build_space(config: TaskRunConfig, table: SupernetTable) -> SearchSpace:
@@ -115,11 +121,13 @@ def build_weights(config: DataRunConfig) -> tuple[SupernetTable, Checkpoint | No
 
     Raises:
         WeightsError: the weights cannot be used.
+        RunError: the run began with other weights.
     """
     table = config.supernet.build()
     if config.weights is None:
         return table, None
     checkpoint = load_checkpoint(config.weights, table, config.weights_format)
+    require_same_file(config.folder, WEIGHTS, input_file(checkpoint.path, checkpoint.sha256))
     return table_of_weights(table, checkpoint), checkpoint
 
 
@@ -145,6 +153,25 @@ def make_data(factory: Factory[DownstreamData], arch: ArchOrSupernet, preprocess
     data = factory.with_values(**chosen).build()
     data.prepare_data()
     return data
+
+
+def hold_run_inputs(config: DataRunConfig, data: DownstreamData, *, records: bool = True) -> None:
+    """Record the content that a run reads: weights, arch file, annotations, images. Call it before the work begins.
+
+    Args:
+        records: False for a job of a search, which only compares.
+
+    Raises:
+        RunError: the run is continued, and began with other content.
+    """
+    paths = dict(data.annotation_files)
+    if config.weights is not None:
+        paths[WEIGHTS] = weights_file(config.weights)
+    if is_arch_file(config.arch):
+        paths["arch"] = find_arch_file(config.arch, arch_folders())
+    # The weights may be gone where a finished search is picked again.
+    read = {role: input_file(path) for role, path in paths.items() if path.is_file()}
+    hold_inputs(config.folder, read, data.image_lists, writes=records and is_main_process())
 
 
 def build_training_settings(config: TaskRunConfig, total_steps: int, total_batch: int) -> TrainingSettings:

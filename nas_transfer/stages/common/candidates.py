@@ -13,7 +13,14 @@ from nas_transfer.errors import ConfigError
 from nas_transfer.runs import Evaluation, read_job, write_started
 from nas_transfer.search.evaluate import TrialEvaluator
 from nas_transfer.space import SUPERNET
-from nas_transfer.stages.common.build import build_data, build_task, build_weights, evaluation_device, set_threads
+from nas_transfer.stages.common.build import (
+    build_data,
+    build_task,
+    build_weights,
+    evaluation_device,
+    hold_run_inputs,
+    set_threads,
+)
 from nas_transfer.stages.common.limits import limits_of
 from nas_transfer.stages.common.run_directory import log_to
 from nas_transfer.stages.common.slurm_jobs import slurm_job
@@ -96,6 +103,7 @@ def evaluator_of(
     train: Callable[[Task, Evaluation], int] | None = None,
 ) -> TrialEvaluator:
     """The configured evaluator of the archs of a supernet."""
+    hold_run_inputs(config, data, records=False)
     evaluator = TrialEvaluator(
         supernet.to(evaluation_device(config.trainer.accelerator)),
         partial(data.calibration_dataloader, config.calibration_images, max(2, data.batch_size)),

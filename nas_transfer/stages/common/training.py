@@ -23,6 +23,7 @@ from nas_transfer.stages.common.build import (
     build_trainer,
     build_training_settings,
     build_weights,
+    hold_run_inputs,
     set_threads,
 )
 from nas_transfer.stages.common.evaluation import evaluate_task
@@ -51,6 +52,7 @@ def train(config: TrainConfig, folder: Path) -> Result | None:
     table, parent = build_weights(config)
     arch = build_arch(config, table)
     data = build_data(config.data, arch, table.preprocessing)
+    hold_run_inputs(config, data)
     trainer = build_trainer(config, folder, _callbacks(config, folder))
     steps_per_epoch = steps_of_epoch(config, data, trainer)
     total_steps = config.trainer.steps(steps_per_epoch)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,7 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from nas_transfer.errors import ConfigError
 from nas_transfer.runs import files
-from nas_transfer.stages.common.run_directory import RunDirectory, open_run
+from nas_transfer.runs.lock import run_lock
+from nas_transfer.stages.common.run_directory import RunDirectory, is_main_process, open_run, set_aside
 from nas_transfer.stages.config import reader
 from nas_transfer.stages.config.base import RunConfig
 from nas_transfer.stages.config.training import TrainConfig
@@ -41,15 +44,19 @@ def record_of(cfg: DictConfig) -> type[RunConfig]:
     return record
 
 
-def begin_run(cfg: DictConfig, hydra_cfg: DictConfig, *, imports: bool) -> tuple[RunConfig, RunDirectory]:
+@contextmanager
+def begin_run(cfg: DictConfig, hydra_cfg: DictConfig, *, imports: bool) -> Iterator[tuple[RunConfig, RunDirectory]]:
     """Read the configuration, then create the run folder, or open it if it belongs to the same configuration.
+
+    The folder is locked until the block ends, except by ranks that do not write. With ``resume=never`` an earlier run
+    in it is set aside.
 
     Args:
         imports: see `reader.read`.
 
     Raises:
         ConfigError: the configuration is invalid; no folder is left behind.
-        RunError: the folder holds another run.
+        RunError: the folder holds another run, or another process runs in it.
     """
     try:
         config = read_config(cfg, record_of(cfg), imports=imports)
@@ -58,7 +65,14 @@ def begin_run(cfg: DictConfig, hydra_cfg: DictConfig, *, imports: bool) -> tuple
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()  # Hydra made it before anything could be checked
         raise
-    return config, open_run(config, texts_of(cfg, hydra_cfg))
+    texts = texts_of(cfg, hydra_cfg)
+    if not is_main_process():
+        yield config, open_run(config, texts)
+        return
+    if config.resume == "never":
+        set_aside(config.folder)
+    with run_lock(config.folder):
+        yield config, open_run(config, texts)
 
 
 def identity(cfg: DictConfig) -> dict[str, object]:
