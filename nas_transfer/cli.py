@@ -9,6 +9,7 @@ import difflib
 import logging
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -27,12 +28,14 @@ from nas_transfer.errors import ConfigError, NasTransferError
 from nas_transfer.paths import conf_dir
 from nas_transfer.runs import ArchContent, Result, files
 from nas_transfer.stages.common.run_directory import is_main_process, log_to
+from nas_transfer.stages.common.signals import RECEIVER, WORDS, EndedBySignal
 from nas_transfer.stages.config.entry import begin_run, run_name
 from nas_transfer.stages.config.trained import trained_task
 from nas_transfer.sweeper import register
 
 EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
+EXIT_SIGNAL = 128
+"""Added to the number of a signal, as shells do: 130 for SIGINT, 143 for SIGTERM."""
 HYDRA_FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 
 register()
@@ -92,11 +95,15 @@ def _refuse_folders_of_hydra(arguments: Sequence[str]) -> None:
 
 
 def main() -> None:
-    """Entry point. Bad input gives one sentence and exit code 2, a defect of the program gives a traceback."""
+    """Entry point. Bad input gives one sentence and exit code 2, a defect of the program gives a traceback.
+
+    SIGTERM ends with exit code 143, SIGINT with 130.
+    """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and the sentence is ours
     # OpenMP's threads spin while they wait: where other work holds a core, each small layer then costs a scheduler tick
     # (a detector on two busy cores: 6 s a step instead of 0.5). Read by torch when it is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    RECEIVER.install()
     try:
         _refuse_folders_of_hydra(sys.argv[1:])
         run_stage()
@@ -106,11 +113,15 @@ def main() -> None:
         if not _is_of_hydra(error):
             raise
         _fail(str(error))  # flags that contradict each other, or an argument without a key
+    except EndedBySignal as ended:
+        _interrupted(ended.number)
     except KeyboardInterrupt:
-        _interrupted()
+        _interrupted(signal.SIGINT)
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit code 1
-            _interrupted()
+            _interrupted(signal.SIGINT)
+        if RECEIVER.pending is not None:  # and SIGTERM on one of several ranks into exit code 0
+            _interrupted(RECEIVER.pending)
         raise
 
 
@@ -133,9 +144,9 @@ def _is_of_hydra(error: ValueError) -> bool:
     return all(file.is_relative_to(package) for file in files_of_frames[began:])
 
 
-def _interrupted() -> NoReturn:
-    print("\ninterrupted: the same command continues from the last checkpoint", file=sys.stderr)
-    sys.exit(EXIT_INTERRUPTED)
+def _interrupted(number: signal.Signals) -> NoReturn:
+    print(f"\n{WORDS[number]}: the same command continues from the last checkpoint", file=sys.stderr)
+    sys.exit(EXIT_SIGNAL + number)
 
 
 def _fail(sentence: str) -> NoReturn:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.trainer.states import TrainerFn
 
 from nas_transfer.arch_files import find_arch_file, is_arch_file, resolve_arch
 from nas_transfer.data.module import DownstreamData
@@ -25,6 +27,7 @@ from nas_transfer.runs.atomic import replacing
 from nas_transfer.space import SUPERNET, ArchOrSupernet, SearchSpace
 from nas_transfer.stages.common.progress import ProgressLog
 from nas_transfer.stages.common.run_directory import is_main_process
+from nas_transfer.stages.common.signals import RECEIVER, SIGNALS, EndedBySignal
 from nas_transfer.stages.config.base import DataRunConfig, TaskRunConfig, TrainerConfig
 from nas_transfer.stages.config.factory import Factory
 from nas_transfer.stages.config.training import ScoredRunConfig
@@ -56,14 +59,71 @@ class LastCheckpoint(Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
         """Save after every `every_n_steps`-th optimiser step."""
         step = trainer.global_step
-        if step == self.saved_step or step % self.every_n_steps:
-            return
-        self.saved_step = step
+        if step != self.saved_step and step % self.every_n_steps == 0:
+            self.save(trainer)
+
+    def save(self, trainer: pl.Trainer) -> None:
+        """Save the state after a complete step."""
+        self.saved_step = trainer.global_step
         if not trainer.is_global_zero:
             trainer.save_checkpoint(self.path, weights_only=False)  # takes part, and writes nothing
             return
         with replacing(self.path) as temporary:
             trainer.save_checkpoint(temporary, weights_only=False)
+
+
+class EndOnSignal(Callback):
+    """End a training on SIGTERM and SIGINT, after the current step is done and saved.
+
+    Validations are ended at once. Several ranks end together, as Lightning does it, without saving.
+
+    Args:
+        last: saves the state.
+    """
+
+    def __init__(self, last: LastCheckpoint) -> None:
+        self.last = last
+        self.step = 0
+
+    def on_train_start(self, trainer: pl.Trainer, *_: object) -> None:
+        """Hold the signals back from now on."""
+        self.step = trainer.global_step
+        self._hold(trainer)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
+        """End the training after a signal, unless gradients of steps that are not saved are being accumulated."""
+        before, self.step = self.step, trainer.global_step
+        if RECEIVER.pending is None or trainer.world_size > 1:
+            return
+        if self.step == self.last.saved_step:
+            raise EndedBySignal(RECEIVER.pending)
+        if self.step != before:
+            self.last.save(trainer)
+            raise EndedBySignal(RECEIVER.pending)
+
+    def on_validation_start(self, trainer: pl.Trainer, *_: object) -> None:
+        """Let a signal end the validation."""
+        RECEIVER.hold(())
+
+    def on_validation_end(self, trainer: pl.Trainer, *_: object) -> None:
+        """Hold the signals back again where the training goes on."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._hold(trainer)
+
+    def on_train_end(self, *_: object) -> None:
+        """Hold nothing back any more."""
+        RECEIVER.hold(())
+        if RECEIVER.pending is not None:
+            raise EndedBySignal(RECEIVER.pending)
+
+    def on_exception(self, *_: object) -> None:
+        """Hold nothing back any more."""
+        RECEIVER.hold(())
+
+    def _hold(self, trainer: pl.Trainer) -> None:
+        RECEIVER.hold(SIGNALS if trainer.world_size == 1 else [signal.SIGTERM])
+        if trainer.world_size == 1:
+            RECEIVER.reclaim()  # Lightning's handler would end the training before the state is saved
 
 
 def set_threads(num_threads: int) -> None:

@@ -16,6 +16,7 @@ from nas_transfer.data.module import DownstreamData
 from nas_transfer.runs import Result, files
 from nas_transfer.space import SUPERNET
 from nas_transfer.stages.common.build import (
+    EndOnSignal,
     LastCheckpoint,
     build_arch,
     build_data,
@@ -102,7 +103,8 @@ def _callbacks(config: TrainConfig, folder: Path) -> list[Callback]:
     if config.ema_decay is not None:
         callbacks.append(pl.callbacks.EMAWeightAveraging(decay=config.ema_decay))
     # Last, so that a step's checkpoint holds what the others did after that step.
-    return [*callbacks, LastCheckpoint(folder / files.LAST_CHECKPOINT, config.checkpoint_every_n_steps)]
+    last = LastCheckpoint(folder / files.LAST_CHECKPOINT, config.checkpoint_every_n_steps)
+    return [*callbacks, last, EndOnSignal(last)]
 
 
 def steps_of_epoch(config: DataRunConfig, data: DownstreamData, trainer: pl.Trainer) -> int:
