@@ -6,6 +6,7 @@ Nothing heavy is imported before a stage runs, so that ``--help`` and ``--cfg jo
 from __future__ import annotations
 
 import difflib
+import itertools
 import logging
 import os
 import re
@@ -25,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nas_transfer.errors import ConfigError, NasTransferError
-from nas_transfer.paths import conf_dir
+from nas_transfer.paths import PACKAGE, conf_dir
 from nas_transfer.runs import ArchContent, Result, files
 from nas_transfer.stages.common.run_directory import is_main_process, log_to
 from nas_transfer.stages.common.signals import RECEIVER, WORDS, EndedBySignal
@@ -113,6 +114,10 @@ def main() -> None:
         if not _is_of_hydra(error):
             raise
         _fail(str(error))  # flags that contradict each other, or an argument without a key
+    except OSError as error:
+        if not _is_of_hydra(error):
+            raise
+        _fail(f"the folder {error.filename} cannot be made ({error.strerror}): use another runs=... or name=...")
     except EndedBySignal as ended:
         _interrupted(ended.number)
     except KeyboardInterrupt:
@@ -136,12 +141,13 @@ def sentences(arguments: Sequence[str]) -> Iterator[None]:
         raise ConfigError(_composition_sentence(error, arguments)) from error
 
 
-def _is_of_hydra(error: ValueError) -> bool:
-    """Whether Hydra itself raised it before a stage began."""
+def _is_of_hydra(error: Exception) -> bool:
+    """Whether it was raised below Hydra before a stage began."""
     files_of_frames = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
     package = Path(hydra.__file__).parent
-    began = next(index for index, file in enumerate(files_of_frames) if file.is_relative_to(package))
-    return all(file.is_relative_to(package) for file in files_of_frames[began:])
+    below = itertools.dropwhile(lambda file: not file.is_relative_to(package), files_of_frames)
+    first = next(below, None)
+    return first is not None and not any(file.is_relative_to(PACKAGE) for file in below)
 
 
 def _interrupted(number: signal.Signals) -> NoReturn:

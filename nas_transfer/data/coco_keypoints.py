@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from nas_transfer.data.pose_crops import CropAugmentation, box_crop, cut
 from nas_transfer.data.samples import PoseBatch, PoseSample, ScoredBox
 from nas_transfer.data.sources import PartName, PoseSources
 from nas_transfer.errors import ConfigError, DataError
+from nas_transfer.ranges import Positive, Range
 
 logger = logging.getLogger(__name__)
 
@@ -84,8 +86,8 @@ class CocoKeypointsData(DownstreamData[KeypointPart, PoseSample, PoseBatch]):
 
     sources: PoseSources
     body: Body
-    input_size: Sequence[int]
-    padding: float
+    input_size: Sequence[Positive]
+    padding: Annotated[float, Range(above=0, maximum=10)]
     augmentation: PoseAugmentation
 
     def __post_init__(self) -> None:

@@ -21,6 +21,7 @@ from nas_transfer.data.samples import ClassificationBatch, ClassificationSample,
 from nas_transfer.data.sources import FolderSources, MissingPartError, PartName
 from nas_transfer.data.transforms import classification_eval, classification_train
 from nas_transfer.errors import DataError
+from nas_transfer.ranges import Positive, PositiveShare
 
 ImageTransform = Callable[[torch.Tensor], torch.Tensor]
 
@@ -105,8 +106,8 @@ class ImageFolderData(DownstreamData[FolderPart, ClassificationSample, Classific
     follow_exif = True
 
     sources: FolderSources
-    image_size: int
-    crop_ratio: float
+    image_size: Positive
+    crop_ratio: PositiveShare
     interpolation: str
     augmentation: ClassificationAugmentation
 

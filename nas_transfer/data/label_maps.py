@@ -21,6 +21,7 @@ from nas_transfer.data.samples import ScoredBox, SegmentationBatch, Segmentation
 from nas_transfer.data.segmentation_transforms import SegmentationTrain
 from nas_transfer.data.sources import LabelMapSources, PartName
 from nas_transfer.errors import DataError
+from nas_transfer.ranges import Positive
 
 
 class LabelledMaps(Dataset[SegmentationSample]):
@@ -90,7 +91,7 @@ class LabelMapsData(DownstreamData[LabelledFiles, SegmentationSample, Segmentati
     class_names: Sequence[str]
     class_ids: Sequence[int] | None
     ignore_ids: Sequence[int]
-    crop_size: Sequence[int]
+    crop_size: Sequence[Positive]
     augmentation: SegmentationAugmentation
 
     def __post_init__(self) -> None:

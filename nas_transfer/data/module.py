@@ -24,6 +24,7 @@ from nas_transfer.data.samples import ScoredBox
 from nas_transfer.data.sources import MissingPartError, PartName
 from nas_transfer.data.split import Split, identical_files, search_split
 from nas_transfer.errors import ConfigError, DataError
+from nas_transfer.ranges import Count, Positive
 from nas_transfer.runs import list_images
 
 PART_NAMES: tuple[PartName, ...] = ("train", "val")
@@ -65,9 +66,9 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
     follow_exif: ClassVar[bool] = False
 
     root: Path
-    batch_size: int
-    num_workers: int
-    seed: int
+    batch_size: Positive
+    num_workers: Count
+    seed: Count
     skip_broken: bool
     split: Split
     draw: Draw | None

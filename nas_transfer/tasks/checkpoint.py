@@ -158,7 +158,7 @@ def load_checkpoint(weights: str, table: SupernetTable, weights_format: str = AU
             )
         return _imported(file, content, table, weights_format)
     if content["format"] != FORMAT:
-        given = f"{content['format']!a}"[:MOST_LETTERS]
+        given = " ".join(str(content["format"]).split())[:MOST_LETTERS]
         raise WeightsError(f"{file} must have the format {FORMAT}, got the format {given}: train the network again")
     if weights_format not in (AUTO, NATIVE):
         raise WeightsError(

@@ -28,6 +28,7 @@ from nas_transfer.data.synthetic.drawing import (
 from nas_transfer.data.synthetic.figures import write_keypoints_part
 from nas_transfer.data.synthetic.streets import write_cityscapes_part
 from nas_transfer.errors import DataError
+from nas_transfer.ranges import Count, Positive
 from nas_transfer.runs.atomic import sweep, temporary_beside
 
 MARKER = "README.txt"
@@ -48,10 +49,10 @@ def draw_shapes(
     root: str,
     *,
     layout: Literal["image_folder", "coco", "keypoints", "cityscapes"],
-    num_train: int,
-    num_val: int,
-    image_size: int,
-    seed: int,
+    num_train: Positive,
+    num_val: Positive,
+    image_size: Positive,
+    seed: Count,
 ) -> None:
     """Write a dataset to `root`, unless it holds one with the same parameters.
 

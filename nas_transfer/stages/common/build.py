@@ -20,9 +20,9 @@ from pytorch_lightning.trainer.states import TrainerFn
 from nas_transfer.arch_files import find_arch_file, is_arch_file, resolve_arch
 from nas_transfer.data.module import DownstreamData
 from nas_transfer.data.randomness import stable_seed
-from nas_transfer.errors import ConfigError
+from nas_transfer.errors import ConfigError, WeightsError
 from nas_transfer.paths import conf_dir
-from nas_transfer.runs import WEIGHTS, files, hold_inputs, input_file, require_same_file
+from nas_transfer.runs import WEIGHTS, files, hold_inputs, input_file, read_inputs, require_same_file
 from nas_transfer.runs.atomic import replacing
 from nas_transfer.space import SUPERNET, ArchOrSupernet, SearchSpace
 from nas_transfer.stages.common.progress import ProgressLog
@@ -223,10 +223,15 @@ def hold_run_inputs(config: DataRunConfig, data: DownstreamData, *, records: boo
 
     Raises:
         RunError: the run is continued, and began with other content.
+        WeightsError: a new run has no weights.
     """
     paths = dict(data.annotation_files)
     if config.weights is not None:
         paths[WEIGHTS] = weights_file(config.weights)
+        if records and not paths[WEIGHTS].is_file() and read_inputs(config.folder) is None:
+            raise WeightsError(
+                f"{paths[WEIGHTS]} does not exist: weights must be the folder of a finished run, or a file"
+            )
     if is_arch_file(config.arch):
         paths["arch"] = find_arch_file(config.arch, arch_folders())
     # The weights may be gone where a finished search is picked again.
