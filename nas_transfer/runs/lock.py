@@ -23,11 +23,15 @@ def run_lock(folder: Path) -> Iterator[None]:
     The operating system releases the lock when this process ends. Processes that it starts do not hold it.
 
     Raises:
-        RunError: another process holds the lock.
+        RunError: another process holds the lock, or the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / files.LOCK
-    with path.open("a") as stream:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stream = path.open("a")
+    except OSError as error:
+        raise RunError(f"{folder} cannot be written ({error.strerror}): use another runs=... or name=...") from error
+    with stream:
         try:
             fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:

@@ -33,6 +33,15 @@ def test_a_second_process_is_refused_until_the_first_one_ends_however_it_ends(tm
         pass
 
 
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(RunError, match=r"file.mine cannot be written \(Not a directory\)"),
+        run_lock(tmp_path / "file/mine"),
+    ):
+        pass
+
+
 def test_temporary_files_of_dead_processes_are_removed_and_no_others(tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()

@@ -147,9 +147,9 @@ def _wrong(hint: object, *, empty: bool) -> Iterator[object]:
     if plain <= {bool}:
         yield 2
     if plain & {int, float} and str not in plain:
-        yield from (math.nan, -math.inf)
+        yield math.nan
         if not any(range_of(kind).infinite for kind in kinds):
-            yield math.inf
+            yield from (math.inf, -math.inf)
     if int in plain and not plain & {float, str}:
         yield 1.5
     if int in plain and str not in plain:
