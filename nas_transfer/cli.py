@@ -151,7 +151,8 @@ def _is_of_hydra(error: Exception) -> bool:
 
 
 def _interrupted(number: signal.Signals) -> NoReturn:
-    print(f"\n{WORDS[number]}: the same command continues from the last checkpoint", file=sys.stderr)
+    if is_main_process():
+        print(f"\n{WORDS[number]}: the same command continues from the last checkpoint", file=sys.stderr)
     sys.exit(EXIT_SIGNAL + number)
 
 

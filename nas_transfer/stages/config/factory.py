@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 from hydra.utils import instantiate
 
 from nas_transfer.errors import ConfigError
-from nas_transfer.stages.config.values import TARGET, faults_of, hints_of
+from nas_transfer.stages.config.values import TARGET, faults_of, hints_of, is_complete
 
 Built = TypeVar("Built", covariant=True)
 
@@ -65,7 +65,7 @@ class Factory(Generic[Built]):
         """
         content = _filled(self.content, fills)
         faults = [fault for path, node in _targets(content, self.path) for fault in _binding_faults(path, node)]
-        if faults or not builds:
+        if faults or not builds or not is_complete(content):
             return faults
         try:
             instantiate(content)

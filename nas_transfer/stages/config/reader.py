@@ -18,7 +18,7 @@ from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryV
 from nas_transfer.errors import ConfigError, report_faults
 from nas_transfer.stages.config.factory import Factory
 from nas_transfer.stages.config.field import Key, keys_of
-from nas_transfer.stages.config.values import TARGET, accepts, alternatives, bare, range_of, shown, words
+from nas_transfer.stages.config.values import MISSING, TARGET, accepts, alternatives, bare, range_of, shown, words
 
 FOLDER_KEYS = ("name", "runs", "run_dir")
 """Keys that set the run folder. Values that follow from them are the same in every identity."""
@@ -27,7 +27,7 @@ LONGEST = 200
 """Letters of the name of a folder."""
 
 Record = TypeVar("Record")
-_NOTHING = object()
+_NOTHING = MISSING
 _UNSET = (None, 0, False, _NOTHING)
 
 

@@ -138,7 +138,7 @@ class BudgetConfig:
 class ProxyKeys:
     """``proxy``: the short training of each trial."""
 
-    rungs: tuple[Count, ...] = key()
+    rungs: tuple[int, ...] = key()
     keep: PositiveShare = key()
     warmup_steps: Count = key()
     budget: BudgetConfig = key(identity=False)

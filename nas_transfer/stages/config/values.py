@@ -12,6 +12,8 @@ from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hin
 from nas_transfer.ranges import ANY, Range
 
 TARGET = "_target_"
+MISSING = object()
+"""Stands for a value that is missing or cannot be resolved, which is reported elsewhere."""
 WORDS: dict[object, str] = {
     int: "a whole number", float: "a number", str: "a word", bool: "true or false", type(None): "null",
     Path: "a path",
@@ -33,6 +35,13 @@ def range_of(hint: object) -> Range:
     """The range in a type; that of all finite numbers if it states none."""
     extras = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
     return next((extra for extra in extras if isinstance(extra, Range)), ANY)
+
+
+def is_complete(value: object) -> bool:
+    """Whether nothing in a plain value is missing."""
+    if isinstance(value, Mapping):
+        return all(is_complete(child) for child in value.values())
+    return all(is_complete(child) for child in value) if isinstance(value, list) else value is not MISSING
 
 
 def accepts(hint: object, value: object) -> bool:
@@ -57,7 +66,7 @@ def faults_of(hint: object, value: object, path: str) -> Iterator[str]:
         path: dotted key of the value.
     """
     hints = alternatives(hint)
-    if isinstance(value, Mapping) and TARGET in value:
+    if value is MISSING or (isinstance(value, Mapping) and TARGET in value):
         return
     if len(hints) > 1:
         yield from _faults_of_union(hint, hints, value, path)
