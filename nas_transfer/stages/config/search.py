@@ -130,7 +130,7 @@ class SearchConfig(DataRunConfig):
 class BudgetConfig:
     """``proxy.budget``: limits beside ``search.trials``."""
 
-    images: Positive | None = key()
+    images: Annotated[int, Range(above=0)] | None = key()
     device_minutes: PositiveNumber | None = key()
 
 
