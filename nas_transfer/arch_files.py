@@ -38,7 +38,7 @@ def resolve_arch(text: str, space: SearchSpace, arch_folders: Sequence[Path]) ->
         return space.largest()
     if text == SMALLEST:
         return space.smallest()
-    path = _find_arch_file(text, arch_folders)
+    path = find_arch_file(text, arch_folders)
     try:
         content = path.read_text(encoding="utf-8")
         mapping = json.loads(content) if path.suffix == ".json" else yaml.safe_load(content)
@@ -51,7 +51,13 @@ def resolve_arch(text: str, space: SearchSpace, arch_folders: Sequence[Path]) ->
         raise ArchError(f"{err} (in {path})") from err
 
 
-def _find_arch_file(text: str, arch_folders: Sequence[Path]) -> Path:
+def is_arch_file(text: str) -> bool:
+    """Whether a text selects an arch by a file rather than by a reserved word."""
+    return text not in (SUPERNET.value, LARGEST, SMALLEST)
+
+
+def find_arch_file(text: str, arch_folders: Sequence[Path]) -> Path:
+    """The file that holds the arch of this path or name; see `resolve_arch`. ArchError if there is none."""
     path = Path(text)
     if path.suffix in ARCH_FILE_SUFFIXES and path.is_file():
         return path

@@ -6,9 +6,11 @@ Nothing heavy is imported before a stage runs, so that ``--help`` and ``--cfg jo
 from __future__ import annotations
 
 import difflib
+import itertools
 import logging
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -24,15 +26,17 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nas_transfer.errors import ConfigError, NasTransferError
-from nas_transfer.paths import conf_dir
+from nas_transfer.paths import PACKAGE, conf_dir
 from nas_transfer.runs import ArchContent, Result, files
 from nas_transfer.stages.common.run_directory import is_main_process, log_to
+from nas_transfer.stages.common.signals import RECEIVER, WORDS, EndedBySignal
 from nas_transfer.stages.config.entry import begin_run, run_name
 from nas_transfer.stages.config.trained import trained_task
 from nas_transfer.sweeper import register
 
 EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
+EXIT_SIGNAL = 128
+"""Added to the number of a signal, as shells do: 130 for SIGINT, 143 for SIGTERM."""
 HYDRA_FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 
 register()
@@ -59,18 +63,18 @@ def _run_stage(cfg: DictConfig) -> float | None:
         hydra.utils.get_method(cfg.stage.run)(cfg, Path(cfg.run_dir))
         return None
     _refuse_relaunching_in_a_sweep(cfg)
-    _, run = begin_run(cfg, cast(DictConfig, HydraConfig.get()), imports=False)
-    log_to(run.folder)
-    result = run.result()
-    if result is None:
-        result = hydra.utils.get_method(cfg.stage.run)(cfg, run.folder)
-        if result is None:  # a rank that does not write, or a stage without a result
-            return None
-        result.write(run.folder)
-    else:
-        logger.info("already finished: %s", run.folder / files.RESULT)
-    print(summary(result, run.folder))
-    return result.score
+    with begin_run(cfg, cast(DictConfig, HydraConfig.get()), imports=False) as (_, run):
+        log_to(run.folder)
+        result = run.result()
+        if result is None:
+            result = hydra.utils.get_method(cfg.stage.run)(cfg, run.folder)
+            if result is None:  # a rank that does not write, or a stage without a result
+                return None
+            result.write(run.folder)
+        else:
+            logger.info("already finished: %s", run.folder / files.RESULT)
+        print(summary(result, run.folder))
+        return result.score
 
 
 def _refuse_relaunching_in_a_sweep(cfg: DictConfig) -> None:
@@ -92,11 +96,15 @@ def _refuse_folders_of_hydra(arguments: Sequence[str]) -> None:
 
 
 def main() -> None:
-    """Entry point. Bad input gives one sentence and exit code 2, a defect of the program gives a traceback."""
+    """Entry point. Bad input gives one sentence and exit code 2, a defect of the program gives a traceback.
+
+    SIGTERM ends with exit code 143, SIGINT with 130.
+    """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and the sentence is ours
     # OpenMP's threads spin while they wait: where other work holds a core, each small layer then costs a scheduler tick
     # (a detector on two busy cores: 6 s a step instead of 0.5). Read by torch when it is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    RECEIVER.install()
     try:
         _refuse_folders_of_hydra(sys.argv[1:])
         run_stage()
@@ -106,11 +114,19 @@ def main() -> None:
         if not _is_of_hydra(error):
             raise
         _fail(str(error))  # flags that contradict each other, or an argument without a key
+    except OSError as error:
+        if not _is_of_hydra(error):
+            raise
+        _fail(f"the folder {error.filename} cannot be made ({error.strerror}): use another runs=... or name=...")
+    except EndedBySignal as ended:
+        _interrupted(ended.number)
     except KeyboardInterrupt:
-        _interrupted()
+        _interrupted(signal.SIGINT)
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit code 1
-            _interrupted()
+            _interrupted(signal.SIGINT)
+        if RECEIVER.pending is not None:  # and SIGTERM on one of several ranks into exit code 0
+            _interrupted(RECEIVER.pending)
         raise
 
 
@@ -125,17 +141,19 @@ def sentences(arguments: Sequence[str]) -> Iterator[None]:
         raise ConfigError(_composition_sentence(error, arguments)) from error
 
 
-def _is_of_hydra(error: ValueError) -> bool:
-    """Whether Hydra itself raised it before a stage began."""
+def _is_of_hydra(error: Exception) -> bool:
+    """Whether it was raised below Hydra before a stage began."""
     files_of_frames = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
     package = Path(hydra.__file__).parent
-    began = next(index for index, file in enumerate(files_of_frames) if file.is_relative_to(package))
-    return all(file.is_relative_to(package) for file in files_of_frames[began:])
+    below = itertools.dropwhile(lambda file: not file.is_relative_to(package), files_of_frames)
+    first = next(below, None)
+    return first is not None and not any(file.is_relative_to(PACKAGE) for file in below)
 
 
-def _interrupted() -> NoReturn:
-    print("\ninterrupted: the same command continues from the last checkpoint", file=sys.stderr)
-    sys.exit(EXIT_INTERRUPTED)
+def _interrupted(number: signal.Signals) -> NoReturn:
+    if is_main_process():
+        print(f"\n{WORDS[number]}: the same command continues from the last checkpoint", file=sys.stderr)
+    sys.exit(EXIT_SIGNAL + number)
 
 
 def _fail(sentence: str) -> NoReturn:

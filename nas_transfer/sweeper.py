@@ -93,11 +93,13 @@ def run_search(cfg: DictConfig, launch: Launch) -> float | None:
     """
     from nas_transfer.stages.search import search  # torch and Optuna, not needed before
 
-    config, run = begin_run(cfg, cfg.hydra, imports=True)
-    if not isinstance(config, SearchConfig):
-        raise ConfigError(f"stage.config must name a subclass of SearchConfig for this sweeper, got {cfg.stage.config}")
-    log_to(run.folder)
-    return search(config, launch)
+    with begin_run(cfg, cfg.hydra, imports=True) as (config, run):
+        if not isinstance(config, SearchConfig):
+            raise ConfigError(
+                f"stage.config must name a subclass of SearchConfig for this sweeper, got {cfg.stage.config}"
+            )
+        log_to(run.folder)
+        return search(config, launch)
 
 
 def _failure(result: JobReturn) -> str | None:

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 from nas_transfer.errors import ConfigError
+from nas_transfer.ranges import PositiveNumber, PositiveShare, Range, Share
 
 
 @dataclass(frozen=True)
@@ -18,8 +20,8 @@ class ClassificationAugmentation:
         ConfigError: a value outside its range.
     """
 
-    min_crop_scale: float
-    color_jitter: float
+    min_crop_scale: PositiveShare
+    color_jitter: Share
 
     def __post_init__(self) -> None:
         _require_share("min_crop_scale", self.min_crop_scale, above_zero=True)
@@ -39,9 +41,9 @@ class DetectionAugmentation:
         ConfigError: a value outside its range.
     """
 
-    flip: float
-    photometric: float
-    scale_jitter: Sequence[float] | None
+    flip: Share
+    photometric: Share
+    scale_jitter: Sequence[PositiveNumber] | None
 
     def __post_init__(self) -> None:
         _require_share("flip", self.flip)
@@ -64,9 +66,9 @@ class SegmentationAugmentation:
         ConfigError: a value outside its range.
     """
 
-    scale_range: Sequence[float]
-    max_class_share: float
-    flip: float
+    scale_range: Sequence[PositiveNumber]
+    max_class_share: PositiveShare
+    flip: Share
     photometric: bool
 
     def __post_init__(self) -> None:
@@ -92,11 +94,11 @@ class PoseAugmentation:
         ConfigError: a value outside its range.
     """
 
-    flip: float
-    half_body: float
-    shift: float
-    scale_range: Sequence[float]
-    rotation: float
+    flip: Share
+    half_body: Share
+    shift: Share
+    scale_range: Sequence[PositiveNumber]
+    rotation: Annotated[float, Range(minimum=0, maximum=180)]
 
     def __post_init__(self) -> None:
         _require_share("flip", self.flip)

@@ -142,6 +142,11 @@ class CocoPart:
         """Their files."""
         return [self.folder / entry.file_name for entry in self.file.images]
 
+    @property
+    def annotation_paths(self) -> list[Path]:
+        """The annotation file."""
+        return [self.file.path]
+
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class CocoInstancesData(DownstreamData[CocoPart, DetectionSample, DetectionBatch]):

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from nas_transfer.data.pose_crops import CropAugmentation, box_crop, cut
 from nas_transfer.data.samples import PoseBatch, PoseSample, ScoredBox
 from nas_transfer.data.sources import PartName, PoseSources
 from nas_transfer.errors import ConfigError, DataError
+from nas_transfer.ranges import Positive, Range
 
 logger = logging.getLogger(__name__)
 
@@ -36,11 +38,12 @@ KINDS = ("person_keypoints", "keypoints")
 
 @dataclass(frozen=True)
 class KeypointPart:
-    """The checked annotations of a part, the persons to be cut out, and the folder of the images."""
+    """The checked annotations of a part, the persons to be cut out, the folder of the images, and the file of boxes."""
 
     keypoints: KeypointFile
     persons: Persons
     folder: Path
+    boxes: Path | None = None
 
     @property
     def num_images(self) -> int:
@@ -51,6 +54,11 @@ class KeypointPart:
     def image_paths(self) -> list[Path]:
         """Their files."""
         return [self.folder / entry.file_name for entry in self.keypoints.file.images]
+
+    @property
+    def annotation_paths(self) -> list[Path]:
+        """The annotation file, and that of a detector's boxes."""
+        return [self.keypoints.file.path, *filter(None, [self.boxes])]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -78,8 +86,8 @@ class CocoKeypointsData(DownstreamData[KeypointPart, PoseSample, PoseBatch]):
 
     sources: PoseSources
     body: Body
-    input_size: Sequence[int]
-    padding: float
+    input_size: Sequence[Positive]
+    padding: Annotated[float, Range(above=0, maximum=10)]
     augmentation: PoseAugmentation
 
     def __post_init__(self) -> None:
@@ -116,13 +124,15 @@ class CocoKeypointsData(DownstreamData[KeypointPart, PoseSample, PoseBatch]):
         if refused is None and file.num_skipped:
             logger.info("left out %d persons without box and keypoints of %s", file.num_skipped, file.path)
         persons = annotated_persons(file, len(keypoints.category["keypoints"]))
+        boxes: Path | None = None
         if part == "val" and self.sources.val_boxes is not None and refused is None:
-            persons = self._detected(keypoints, self.sources.val_boxes)
-        return KeypointPart(keypoints, persons, paths.images)
+            boxes = self.root / self.sources.val_boxes
+            persons = self._detected(keypoints, boxes)
+        return KeypointPart(keypoints, persons, paths.images, boxes)
 
-    def _detected(self, keypoints: KeypointFile, val_boxes: str) -> Persons:
+    def _detected(self, keypoints: KeypointFile, val_boxes: Path) -> Persons:
         category_id, threshold = int(keypoints.category["id"]), self.sources.box_threshold
-        boxes = read_boxes(self.root / val_boxes, keypoints.file, category_id, threshold, "data.sources.val_boxes")
+        boxes = read_boxes(val_boxes, keypoints.file, category_id, threshold, "data.sources.val_boxes")
         return detected_persons(boxes, keypoints.file, len(keypoints.category["keypoints"]))
 
     def describe(self, val: KeypointPart) -> Vocabulary:

@@ -21,6 +21,7 @@ from nas_transfer.data.samples import ClassificationBatch, ClassificationSample,
 from nas_transfer.data.sources import FolderSources, MissingPartError, PartName
 from nas_transfer.data.transforms import classification_eval, classification_train
 from nas_transfer.errors import DataError
+from nas_transfer.ranges import Positive, PositiveShare
 
 ImageTransform = Callable[[torch.Tensor], torch.Tensor]
 
@@ -64,16 +65,23 @@ class FolderPart:
         class_names: in label order.
         image_paths: paths of all images.
         labels: labels of all images, int64 (N,).
+        class_list: the file that lists the classes; None for none.
     """
 
     class_names: tuple[str, ...]
     image_paths: Sequence[str]
     labels: np.ndarray
+    class_list: Path | None = None
 
     @property
     def num_images(self) -> int:
         """Images of the part."""
         return len(self.image_paths)
+
+    @property
+    def annotation_paths(self) -> list[Path]:
+        """The list of the classes, if there is one."""
+        return [] if self.class_list is None else [self.class_list]
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -98,8 +106,8 @@ class ImageFolderData(DownstreamData[FolderPart, ClassificationSample, Classific
     follow_exif = True
 
     sources: FolderSources
-    image_size: int
-    crop_ratio: float
+    image_size: Positive
+    crop_ratio: PositiveShare
     interpolation: str
     augmentation: ClassificationAugmentation
 
@@ -118,7 +126,8 @@ class ImageFolderData(DownstreamData[FolderPart, ClassificationSample, Classific
         folder = self.sources.find(self.root, part)
         names = self._find_classes()
         every_class = part == "train" and self.sources.class_list is None and refused is None
-        return FolderPart(names, *_list_part(folder, names, every_class=every_class))
+        class_list = None if self.sources.class_list is None else self.root / self.sources.class_list
+        return FolderPart(names, *_list_part(folder, names, every_class=every_class), class_list)
 
     def _find_classes(self) -> tuple[str, ...]:
         if self.sources.class_list is not None:

@@ -95,10 +95,11 @@ def _read_ids(path: str | Path) -> np.ndarray:
 
 @dataclass(frozen=True)
 class LabelledFiles:
-    """The images of a part and, at the same positions, their label images."""
+    """The images of a part and, at the same positions, their label images; and the list that names both, if any."""
 
     images: list[Path]
     labels: list[Path]
+    pair_list: Path | None = None
 
     @property
     def num_images(self) -> int:
@@ -109,6 +110,11 @@ class LabelledFiles:
     def image_paths(self) -> list[Path]:
         """Their files, without the label images."""
         return self.images
+
+    @property
+    def annotation_paths(self) -> list[Path]:
+        """The list of pairs, if there is one; label images are listed as images are."""
+        return [] if self.pair_list is None else [self.pair_list]
 
 
 def read_pair_list(file: Path, root: Path) -> LabelledFiles:
@@ -121,7 +127,7 @@ def read_pair_list(file: Path, root: Path) -> LabelledFiles:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as err:
         raise DataError(f"{file} cannot be read ({err}): write lines of an image and its label image") from err
-    files = LabelledFiles([], [])
+    files = LabelledFiles([], [], file)
     for number, line in enumerate(lines, start=1):
         fields = line.split()
         if not fields:

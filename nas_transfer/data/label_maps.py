@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from nas_transfer.data.samples import ScoredBox, SegmentationBatch, Segmentation
 from nas_transfer.data.segmentation_transforms import SegmentationTrain
 from nas_transfer.data.sources import LabelMapSources, PartName
 from nas_transfer.errors import DataError
+from nas_transfer.ranges import Positive
 
 
 class LabelledMaps(Dataset[SegmentationSample]):
@@ -89,7 +91,7 @@ class LabelMapsData(DownstreamData[LabelledFiles, SegmentationSample, Segmentati
     class_names: Sequence[str]
     class_ids: Sequence[int] | None
     ignore_ids: Sequence[int]
-    crop_size: Sequence[int]
+    crop_size: Sequence[Positive]
     augmentation: SegmentationAugmentation
 
     def __post_init__(self) -> None:
@@ -115,6 +117,10 @@ class LabelMapsData(DownstreamData[LabelledFiles, SegmentationSample, Segmentati
     def describe(self, val: LabelledFiles) -> Vocabulary:
         """The classes."""
         return self.vocabulary
+
+    def listed(self, annotation: LabelledFiles) -> list[Path]:
+        """The images and their label images."""
+        return [*annotation.images, *annotation.labels]
 
     def usable(self, annotation: LabelledFiles) -> np.ndarray:
         """Positions of the pairs that can be used."""

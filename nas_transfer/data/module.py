@@ -24,6 +24,8 @@ from nas_transfer.data.samples import ScoredBox
 from nas_transfer.data.sources import MissingPartError, PartName
 from nas_transfer.data.split import Split, identical_files, search_split
 from nas_transfer.errors import ConfigError, DataError
+from nas_transfer.ranges import Count, Positive
+from nas_transfer.runs import list_images
 
 PART_NAMES: tuple[PartName, ...] = ("train", "val")
 
@@ -57,6 +59,8 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
         skip_broken: decode every file in `setup` and leave broken ones out.
         split: how train is divided.
         draw: draws an embedded dataset into a folder; None for files that are there already.
+        annotation_files: the annotation files that `setup` has read, by part.
+        image_lists: names and sizes of the images that it has found, by part; see `nas_transfer.runs.list_images`.
 
     Raises:
         ConfigError: a negative number of workers.
@@ -65,9 +69,9 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
     follow_exif: ClassVar[bool] = False
 
     root: Path
-    batch_size: int
-    num_workers: int
-    seed: int
+    batch_size: Positive
+    num_workers: Count
+    seed: Count
     skip_broken: bool
     split: Split
     draw: Draw | None
@@ -78,6 +82,8 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
             raise ConfigError(f"num_workers must be at least 0, got {self.num_workers}")
         self.root = Path(self.root).expanduser()  # configurations hold text
         self.parts: Parts[SampleT] | None = None
+        self.annotation_files: dict[str, Path] = {}
+        self.image_lists: dict[str, str] = {}
         self.train_sampler: ResumableBatchSampler
         self._stream_batches: int | None = None
         self._first_epoch = 0
@@ -120,6 +126,10 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
     @abstractmethod
     def prediction_batch(self, image: torch.Tensor, boxes: Sequence[ScoredBox]) -> BatchT:
         """An image from `read` as a batch without annotations; `boxes` are the persons that a pose task reads."""
+
+    def listed(self, annotation: Annotation) -> Sequence[str | Path]:
+        """The files that count by their names and sizes when a run is continued."""
+        return annotation.image_paths
 
     def usable(self, annotation: Annotation) -> np.ndarray:
         """Positions of the images that can be used, int64; DataError for a missing file without `skip_broken`."""
@@ -171,6 +181,7 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
         if self.parts is not None:
             return
         val = self.read_part("val")
+        self._note("val", val)
         vocabulary = self.describe(val)
         usable = self.usable(val)
         quoted = self.dataset(val, usable, training=False)
@@ -180,8 +191,15 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
         except MissingPartError as missing:
             self.parts = replace(parts, train_missing=str(missing))
         else:
+            self._note("train", train)
             self.require_same_kind(train, val)
             self.parts = self._with_train(parts, train)
+
+    def _note(self, part: PartName, annotation: Annotation) -> None:
+        """Remember which files the part was read from, for `annotation_files` and `image_lists`."""
+        for number, path in enumerate(annotation.annotation_paths):
+            self.annotation_files[f"{part} annotations{f' {number + 1}' if number else ''}"] = path
+        self.image_lists[part] = list_images(self.listed(annotation), self.root)
 
     def _with_train(self, parts: Parts[SampleT], train: Annotation) -> Parts[SampleT]:
         usable = self.usable(train)

@@ -22,6 +22,10 @@ class AnnotatedPart(Protocol):
     def image_paths(self) -> Sequence[str | Path]:
         """Their files, in the order of the part."""
 
+    @property
+    def annotation_paths(self) -> Sequence[Path]:
+        """The files that the part was read from, without those of its images."""
+
 
 @dataclass(frozen=True)
 class Vocabulary:

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 from nas_transfer.data.label_files import LabelledFiles, list_twins, read_pair_list
 from nas_transfer.errors import ConfigError, DataError
+from nas_transfer.ranges import Share
 
 PartName = Literal["train", "val"]
 
@@ -92,7 +93,7 @@ class PoseSources(CocoSources):
     """
 
     val_boxes: str | None
-    box_threshold: float
+    box_threshold: Share
 
 
 @dataclass(frozen=True)

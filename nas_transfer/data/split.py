@@ -12,6 +12,7 @@ import numpy as np
 
 from nas_transfer.data.randomness import stable_seed
 from nas_transfer.errors import ConfigError
+from nas_transfer.ranges import ShareBelowOne
 
 END, BLOCK, LEAST_FOR_THREADS = 4096, 1 << 20, 1000
 
@@ -28,7 +29,7 @@ class Split:
         ConfigError: a fraction outside [0, 1).
     """
 
-    search_fraction: float
+    search_fraction: ShareBelowOne
     hold_out_search: bool
 
     def __post_init__(self) -> None:

@@ -27,6 +27,19 @@ from nas_transfer.runs.fronts import (
     read_front,
     read_validation,
 )
+from nas_transfer.runs.inputs import (
+    WEIGHTS,
+    InputFile,
+    Inputs,
+    file_sha256,
+    hold_inputs,
+    input_file,
+    list_images,
+    next_aside,
+    read_inputs,
+    require_same_file,
+    require_same_files,
+)
 from nas_transfer.runs.kinds import TaskKind
 from nas_transfer.runs.manifest import Manifest, read_manifest
 from nas_transfer.runs.result import ExportSummary, Result, SearchSummary, read_result
@@ -47,6 +60,7 @@ from nas_transfer.runs.trials import (
 __all__ = [
     "CONFIDENCE",
     "SECONDS_PER_HOUR",
+    "WEIGHTS",
     "Ancestor",
     "ArchContent",
     "Check",
@@ -56,6 +70,8 @@ __all__ = [
     "ExportSummary",
     "Finding",
     "Front",
+    "InputFile",
+    "Inputs",
     "Job",
     "LabelSummary",
     "Manifest",
@@ -73,9 +89,15 @@ __all__ = [
     "Trial",
     "Usage",
     "Validation",
+    "file_sha256",
     "files",
+    "hold_inputs",
+    "input_file",
+    "list_images",
+    "next_aside",
     "read_check",
     "read_front",
+    "read_inputs",
     "read_job",
     "read_manifest",
     "read_outcome",
@@ -83,6 +105,8 @@ __all__ = [
     "read_spent",
     "read_started",
     "read_validation",
+    "require_same_file",
+    "require_same_files",
     "usage_in",
     "write_job",
     "write_started",

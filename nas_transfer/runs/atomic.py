@@ -4,9 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_HOST = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname()) or "unknown"
+_SUFFIX = ".tmp"
+_TEMPORARY = re.compile(rf"\..+\.(?P<host>[A-Za-z0-9-]+)\.(?P<process>\d+){re.escape(_SUFFIX)}")
+ABANDONED_SECONDS = 24 * 3600
+"""Age from which a temporary file of another machine counts as abandoned."""
+
+
+def temporary_beside(path: Path) -> Path:
+    """A path in the same folder. Its name says which process writes it, so that `sweep` knows when it is abandoned."""
+    return path.with_name(f".{path.name}.{_HOST}.{os.getpid()}{_SUFFIX}")
 
 
 @contextmanager
@@ -16,13 +31,47 @@ def replacing(path: Path) -> Iterator[Path]:
     The folder is made if it is missing. After an exception the temporary file is removed and `path` is left as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = temporary_beside(path)
     try:
         yield temporary
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def sweep(paths: Iterator[Path]) -> None:
+    """Remove the abandoned ones of these paths: temporary files and folders whose process has ended.
+
+    This process must not be writing any of them.
+    """
+    for path in paths:
+        named = _TEMPORARY.fullmatch(path.name)
+        if named is None or not _is_abandoned(path, named["host"], int(named["process"])):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _is_abandoned(path: Path, host: str, process: int) -> bool:
+    if host == _HOST:
+        return process == os.getpid() or not _runs(process)
+    try:
+        return time.time() - path.stat().st_mtime > ABANDONED_SECONDS
+    except OSError:
+        return False
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # of another user
+        return True
+    return True
 
 
 def write_text(path: Path, text: str) -> None:

@@ -11,6 +11,9 @@ from pathlib import Path
 RESULT = "result.json"
 RUN = "run.json"
 LOG = "log.txt"
+LOCK = "run.lock"
+INPUTS = "inputs.json"
+IMAGES_FOLDER = "images"
 HYDRA_FOLDER = ".hydra"
 CONFIG = f"{HYDRA_FOLDER}/config.yaml"
 HYDRA_CONFIG = f"{HYDRA_FOLDER}/hydra.yaml"
@@ -26,7 +29,6 @@ SAMPLES_FOLDER = "sample_predictions"
 # Of a search
 FRONT = "front.json"
 STUDY = "study.journal"
-STUDY_LOCK = "study.lock"
 ARCHS_FOLDER = "archs"
 PICKED_ARCH = f"{ARCHS_FOLDER}/picked.yaml"
 JOBS_FOLDER = "jobs"
@@ -57,6 +59,11 @@ REPORT_PAGE, REPORT_MARKDOWN, REPORT_CSV = "report.html", "report.md", "report.c
 
 RUN_MARKS = (RUN, RESULT, FRONT, WEIGHTS)
 """A folder that holds any of these is a run folder."""
+
+
+def images_file(part: str) -> str:
+    """Where the list of the images of a part of a dataset is written, relative to the run folder."""
+    return f"{IMAGES_FOLDER}/{part}.txt.gz"
 
 
 def trial_file(number: int) -> str:

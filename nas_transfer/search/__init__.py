@@ -13,7 +13,7 @@ from nas_transfer.search.halving import Rungs
 from nas_transfer.search.loop import Budget, Launch, Schedule, SearchLoop
 from nas_transfer.search.pareto import hypervolume, non_dominated
 from nas_transfer.search.problem import Limit, Problem
-from nas_transfer.search.study import Study, study_lock
+from nas_transfer.search.study import Study
 
 __all__ = [
     "Budget",
@@ -30,6 +30,5 @@ __all__ = [
     "non_dominated",
     "pick",
     "share_of_hypervolume",
-    "study_lock",
     "write_front",
 ]

@@ -10,6 +10,7 @@ import numpy as np
 import yaml
 
 from nas_transfer.errors import ConfigError, report_faults
+from nas_transfer.ranges import PositiveNumber, PositiveShare
 from nas_transfer.runs import Costs, Direction, Front, Trial, files
 from nas_transfer.runs.atomic import write_text
 from nas_transfer.search.pareto import highest_trade_off, hypervolume, knee, non_dominated, signs
@@ -60,8 +61,8 @@ class TradeOff:
     """
 
     second: str
-    max_score_key: float = 1.0
-    ratio: float = 0.1
+    max_score_key: PositiveShare = 1.0
+    ratio: PositiveNumber = 0.1
 
     def __post_init__(self) -> None:
         faults = []

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nas_transfer.runs.atomic import write_json
+from nas_transfer.runs.atomic import sweep, write_json
 from nas_transfer.search.statistics import kendall_tau
 from nas_transfer.space import Arch
 from nas_transfer.supernet.layers import fold_batch_norms
@@ -87,6 +87,7 @@ class LatencyTable:
         self.batch_size = batch_size
         self.warmup = warmup
         self.repeats = repeats
+        sweep(folder.glob(".*"))
         self.times: dict[str, float] = json.loads(self.path.read_text()) if self.path.is_file() else {}
 
     def network_ms(self, subnet: Task) -> float:

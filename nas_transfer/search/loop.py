@@ -112,7 +112,7 @@ class SearchLoop:
     depend only on the seed, on `ask_batch` and on the outcomes, and not on jobs or interruptions.
 
     Args:
-        study: the study. This process must hold its lock.
+        study: the study. This process must hold the lock of the run folder.
         folder: run folder of the search.
         schedule: trials, batches and jobs.
         launch: runs jobs.

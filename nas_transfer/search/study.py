@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import math
 import os
 import warnings
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import optuna
@@ -15,7 +13,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from nas_transfer.errors import ConfigError, RunError
+from nas_transfer.errors import ConfigError
 from nas_transfer.runs import Direction, Outcome, Trial, files
 from nas_transfer.search.samplers.base import arch_of, ask
 from nas_transfer.space import Arch, SearchSpace
@@ -23,23 +21,6 @@ from nas_transfer.space import Arch, SearchSpace
 STUDY_NAME = "search"
 REASON = "reason"
 """User attribute that holds why a trial failed or was left out."""
-
-
-@contextmanager
-def study_lock(folder: Path) -> Iterator[None]:
-    """Lock the study in `folder` for writing. The operating system releases the lock when the process ends.
-
-    Raises:
-        RunError: another process holds the lock.
-    """
-    with (folder / files.STUDY_LOCK).open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise RunError(
-                f"another process runs the search in {folder}: wait until it ends, or choose another name=..."
-            ) from error
-        yield
 
 
 class Study:
@@ -187,7 +168,7 @@ def _journal(path: Path) -> optuna.storages.BaseStorage:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = JournalFileOpenLock(str(path))
-    # With `study_lock` held, a lock file can only be left from a killed process. Optuna would wait for it for 30 s.
+    # With the run folder locked, a lock file can only be left from a killed process. Optuna would wait for it for 30 s.
     Path(f"{path}.lock").unlink(missing_ok=True)
     if path.exists():
         content = path.read_bytes()

@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from nas_transfer.runs import Result
-from nas_transfer.stages.common.build import build_trainer, set_threads
+from nas_transfer.stages.common.build import build_trainer, hold_run_inputs, set_threads
 from nas_transfer.stages.common.evaluation import evaluate_task, load_trained
 from nas_transfer.stages.common.results import make_result, write_predictions
 from nas_transfer.stages.config.entry import read_config
@@ -31,6 +31,7 @@ def run(cfg: DictConfig, folder: Path) -> Result | None:
     for difference in changes_since(cfg):
         logger.warning("%s", difference)
     task, data, checkpoint = load_trained(config)
+    hold_run_inputs(config, data)
     trainer = build_trainer(config, folder)
     metrics = evaluate_task(config, ScoringModule(task), data, trainer)
     if not trainer.is_global_zero:

@@ -31,7 +31,7 @@ from nas_transfer.errors import ConfigError, RunError
 from nas_transfer.runs import ExportSummary, Result, files
 from nas_transfer.runs.atomic import write_text
 from nas_transfer.search.latency_table import pass_times
-from nas_transfer.stages.common.build import set_threads
+from nas_transfer.stages.common.build import hold_run_inputs, set_threads
 from nas_transfer.stages.common.evaluation import load_trained
 from nas_transfer.stages.common.results import make_result
 from nas_transfer.stages.config.entry import read_config
@@ -61,6 +61,7 @@ def run(cfg: DictConfig, folder: Path) -> Result:
     config = read_config(with_trained_groups(cfg), ExportConfig)
     set_threads(config.num_threads)
     task, data, checkpoint = load_trained(config)
+    hold_run_inputs(config, data)
     if task.is_supernet:
         raise ConfigError("stage=export needs one arch, got arch=supernet: use max, min, a name or a file")
     task.to("cpu")

@@ -41,9 +41,9 @@ from nas_transfer.search.problem import Costs as ArchCosts
 from nas_transfer.search.problem import Known, Problem
 from nas_transfer.search.resizing import gains_of, whole_network
 from nas_transfer.search.samplers.base import ArchSampler
-from nas_transfer.search.study import Study, study_lock
+from nas_transfer.search.study import Study
 from nas_transfer.space import SUPERNET, Arch, short_id
-from nas_transfer.stages.common.build import build_data, build_task, set_threads
+from nas_transfer.stages.common.build import build_data, build_task, hold_run_inputs, set_threads
 from nas_transfer.stages.common.candidates import build_evaluator, evaluate_job, searched_weights
 from nas_transfer.stages.common.limits import limits_of
 from nas_transfer.stages.common.repair import keep_networks, was_held_out
@@ -72,8 +72,7 @@ def search(config: SearchConfig, launch: Launch) -> float | None:
         NasTransferError: everything that a user can correct; an infeasible constraint before anything is evaluated.
     """
     started = time.monotonic()
-    with study_lock(config.folder):
-        return _Search(config, launch, started).run()
+    return _Search(config, launch, started).run()
 
 
 class _Search:
@@ -85,6 +84,7 @@ class _Search:
         self.config, self.folder, self.started = config, folder, started
         table = config.supernet.build()
         data = build_data(config.data, SUPERNET, table.preprocessing)
+        hold_run_inputs(config, data)
         with torch.device("meta"):  # for costs alone
             self.task = build_task(config, table, SUPERNET, data)
         self.objectives = {name: objective.build() for name, objective in keys.objectives.items()}

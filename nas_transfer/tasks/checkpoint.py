@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from nas_transfer.errors import WeightsError
-from nas_transfer.runs import Ancestor, files
+from nas_transfer.errors import ConfigError, WeightsError
+from nas_transfer.runs import Ancestor, file_sha256, files
 from nas_transfer.runs.atomic import replacing
 from nas_transfer.space import SUPERNET, ArchOrSupernet, SearchSpace
 from nas_transfer.supernet.fields import default_fields_of_weights, fields_of_weights
@@ -22,11 +23,18 @@ from nas_transfer.supernet.networks import build_body
 from nas_transfer.supernet.ops import copy_slices
 from nas_transfer.supernet.preprocessing import Preprocessing
 from nas_transfer.supernet.protocol import SupernetTable
-from nas_transfer.supernet.weights.reading import file_sha256, read_file, state_of
+from nas_transfer.supernet.weights.reading import read_file, require_plain_tensors, state_of
 from nas_transfer.tasks.classification import ClassificationTask
 from nas_transfer.tasks.task import Task
 
 FORMAT = "nas_transfer/3"
+MOST_LETTERS = 50
+ENTRIES: Mapping[str, type | tuple[type, ...]] = {
+    "space": str, "arch": (dict, type(None)), "task": str, "num_classes": int, "preprocessing": dict,
+    "calibrated": (dict, type(None)), "body": dict, "rest": dict, "metrics": dict, "versions": dict, "stage": str,
+    "config_sha256": str, "provenance": list,
+}  # fmt: skip
+"""The types of the entries of a file."""
 NATIVE, AUTO = "native", "auto"
 
 
@@ -36,6 +44,7 @@ class Checkpoint:
 
     Attributes:
         path: where it was read.
+        sha256: hash of the file's content.
         format: `FORMAT`, or the layout of a public file.
         space: name of the search space.
         arch: dict form of the arch; None for a supernet.
@@ -55,6 +64,7 @@ class Checkpoint:
     """
 
     path: Path
+    sha256: str
     format: str
     space: str
     arch: dict[str, object] | None
@@ -75,7 +85,7 @@ class Checkpoint:
     def lineage(self) -> tuple[Ancestor, ...]:
         """The provenance of weights that are trained from this file: its own, and the file itself with its hash."""
         itself = Ancestor(
-            str(self.path), file_sha256(self.path), self.format, self.licence, self.stage, self.task, self.config_sha256
+            str(self.path), self.sha256, self.format, self.licence, self.stage, self.task, self.config_sha256
         )
         return (*self.provenance, itself)
 
@@ -114,6 +124,18 @@ def save_checkpoint(
         torch.save(content, temporary)
 
 
+def weights_file(weights: str) -> Path:
+    """The file that `weights` names: that of a run folder, the file itself, or that of an installed package.
+
+    Raises:
+        WeightsError: a package that is not installed.
+    """
+    path = Path(weights)
+    if not path.exists():
+        path = package_file(weights) or path
+    return path / files.WEIGHTS if path.is_dir() else path
+
+
 def load_checkpoint(weights: str, table: SupernetTable, weights_format: str = AUTO) -> Checkpoint:
     """Read the weights of a run, or public ones.
 
@@ -126,10 +148,7 @@ def load_checkpoint(weights: str, table: SupernetTable, weights_format: str = AU
         WeightsError: the file is missing or damaged, holds other objects than tensors and plain values, or is of
             another layout or space.
     """
-    path = Path(weights)
-    if not path.exists():
-        path = package_file(weights) or path
-    file = path / files.WEIGHTS if path.is_dir() else path
+    file = weights_file(weights)
     content = read_file(file)
     if not (isinstance(content, dict) and "format" in content):
         if weights_format == NATIVE:
@@ -139,21 +158,23 @@ def load_checkpoint(weights: str, table: SupernetTable, weights_format: str = AU
             )
         return _imported(file, content, table, weights_format)
     if content["format"] != FORMAT:
-        raise WeightsError(
-            f"{file} must have the format {FORMAT}, got the format {content['format']}: train the network again"
-        )
+        given = " ".join(str(content["format"]).split())[:MOST_LETTERS]
+        raise WeightsError(f"{file} must have the format {FORMAT}, got the format {given}: train the network again")
     if weights_format not in (AUTO, NATIVE):
         raise WeightsError(
             f"{file} must have the layout {weights_format}, got this program's own format: set weights_format=auto"
         )
     try:
+        _require_entries(content)
+        require_plain_tensors({**content["body"], **content["rest"]}, file)
         content["preprocessing"] = Preprocessing(**content["preprocessing"])
         content["table_fields"] = default_fields_of_weights(table) | content.get("table_fields", {})
         content["provenance"] = tuple(Ancestor(**ancestor) for ancestor in content["provenance"])
-        checkpoint = Checkpoint(path=file, **content)
-    except (KeyError, TypeError) as error:
+        checkpoint = Checkpoint(path=file, sha256=file_sha256(file), **content)
+    except (KeyError, TypeError, ValueError, ConfigError) as error:
         raise WeightsError(
-            f"{file} does not hold the entries of the format {FORMAT} ({error}): train the network again"
+            f"{file} does not hold the entries of the format {FORMAT} ({' '.join(str(error).split())}): train the "
+            "network again"
         ) from error
     if checkpoint.space != table.space.name:
         raise WeightsError(
@@ -168,10 +189,22 @@ def load_checkpoint(weights: str, table: SupernetTable, weights_format: str = AU
     return checkpoint
 
 
+def _require_entries(content: Mapping[object, object]) -> None:
+    """Raise TypeError for an entry of another type than this program writes."""
+    for name, kind in ENTRIES.items():
+        if not isinstance(content[name], kind):
+            raise TypeError(f"{name} is a {type(content[name]).__name__}")
+    for part in ("body", "rest"):
+        tensors = cast(Mapping[object, object], content[part])
+        if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in tensors.items()):
+            raise TypeError(f"{part} does not hold named tensors alone")
+
+
 def _imported(path: Path, content: object, table: SupernetTable, weights_format: str) -> Checkpoint:
     imported = import_supernet(state_of(content, path), table, path, weights_format)
     return Checkpoint(
         path=path,
+        sha256=file_sha256(path),
         format=imported.origin.name,
         space=table.space.name,
         arch=None,
@@ -292,6 +325,11 @@ def _fill(
         if source is not None and other_classes and target.dim() and source.shape[1:] == target.shape[1:]:
             if len(source) != len(target):
                 untrained.append(name)
+        elif source is not None and source.is_floating_point() != target.is_floating_point():
+            raise WeightsError(
+                f"tensor '{name}' in {checkpoint.path} must be of the type {target.dtype}, got {source.dtype}: train "
+                "the network again"
+            )
         elif source is None or source.shape != target.shape:
             raise WeightsError(
                 f"tensor '{name}' in {checkpoint.path} must have the shape {tuple(target.shape)}, got "

@@ -12,6 +12,7 @@ from typing_extensions import Self
 from nas_transfer.data.drawing import Picture, draw_texts
 from nas_transfer.data.parts import Vocabulary
 from nas_transfer.data.samples import ClassificationBatch
+from nas_transfer.ranges import ShareBelowOne
 from nas_transfer.runs import TaskKind
 from nas_transfer.space import Arch
 from nas_transfer.supernet.cost import Cost
@@ -54,7 +55,7 @@ class ClassificationTask(Task[ClassificationBatch, Tensor]):
     pretrains = True
     input_gene = RESOLUTION
 
-    def __init__(self, settings: TaskSettings, *, label_smoothing: float, dropout: float) -> None:
+    def __init__(self, settings: TaskSettings, *, label_smoothing: ShareBelowOne, dropout: ShareBelowOne) -> None:
         table, arch, num_classes = settings.table, settings.arch, settings.num_classes
         super().__init__(settings, Classifier(build_body(table, arch), build_classifier(table, num_classes, arch)))
         self.label_smoothing = label_smoothing

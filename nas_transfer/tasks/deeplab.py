@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_transfer.errors import ConfigError
+from nas_transfer.ranges import Amount, Count, Positive, ShareBelowOne
 from nas_transfer.supernet.cost import Cost, Size, convolution_cost, strided_size
 from nas_transfer.supernet.joined import Joined, JoinedBatchNorm2d, JoinedConv2d
 from nas_transfer.supernet.layers import ConvNormActivation, Layers
@@ -40,12 +41,12 @@ class DeepLabSize:
         ConfigError: naming the value.
     """
 
-    channels: int
-    low_level_channels: int
-    dilations: tuple[int, ...]
-    dropout: float
-    auxiliary_channels: int
-    auxiliary_weight: float
+    channels: Positive
+    low_level_channels: Positive
+    dilations: tuple[Positive, ...]
+    dropout: ShareBelowOne
+    auxiliary_channels: Count
+    auxiliary_weight: Amount
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dilations", tuple(self.dilations))

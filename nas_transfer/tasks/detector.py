@@ -21,6 +21,7 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from nas_transfer.errors import ConfigError
+from nas_transfer.ranges import Positive
 from nas_transfer.space import SUPERNET
 from nas_transfer.supernet.cost import Cost, ModuleCost, convolution_cost, linear_cost, strided_size
 from nas_transfer.supernet.layers import make_elastic
@@ -60,17 +61,17 @@ class DetectorSize:
         ConfigError: a value out of range, by name.
     """
 
-    fpn_levels: int
-    fpn_channels: int
-    box_head_channels: int
-    anchor_sizes: tuple[int, ...]
-    min_size: int
-    max_size: int
-    proposals_train: int
-    proposals_test: int
-    rpn_batch: int
-    box_batch: int
-    detections: int
+    fpn_levels: Positive
+    fpn_channels: Positive
+    box_head_channels: Positive
+    anchor_sizes: tuple[Positive, ...]
+    min_size: Positive
+    max_size: Positive
+    proposals_train: Positive
+    proposals_test: Positive
+    rpn_batch: Positive
+    box_batch: Positive
+    detections: Positive
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "anchor_sizes", tuple(self.anchor_sizes))

@@ -15,6 +15,7 @@ from torchvision.ops import MultiScaleRoIAlign
 from nas_transfer.data.parts import Vocabulary
 from nas_transfer.data.samples import DetectionBatch
 from nas_transfer.errors import ConfigError
+from nas_transfer.ranges import Positive
 from nas_transfer.runs import TaskKind
 from nas_transfer.space import Arch
 from nas_transfer.supernet.cost import Cost, ModuleCost, convolution_cost
@@ -38,8 +39,8 @@ class MaskDetectorSize(DetectorSize):
         mask_convolutions: number of convolutions before the deconvolution; 4 in the paper.
     """
 
-    mask_channels: int
-    mask_convolutions: int
+    mask_channels: Positive
+    mask_convolutions: Positive
 
     @property
     def genes(self) -> dict[str, int]:

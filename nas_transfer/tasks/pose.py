@@ -12,6 +12,7 @@ from typing_extensions import Self
 from nas_transfer.data.drawing import Picture, draw_persons
 from nas_transfer.data.parts import Vocabulary
 from nas_transfer.data.samples import PoseBatch
+from nas_transfer.ranges import Positive
 from nas_transfer.runs import TaskKind
 from nas_transfer.space import SUPERNET, Arch
 from nas_transfer.supernet.cost import Cost
@@ -62,7 +63,7 @@ class PoseTask(Task[PoseBatch, Tensor]):
         settings: TaskSettings,
         *,
         head: PoseHeadSize,
-        input_size: Sequence[int],
+        input_size: Sequence[Positive],
         category_id: int = 1,
         flip_pairs: Sequence[Sequence[int]] = (),
         sigmas: Sequence[float] = (),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nas_transfer.errors import ConfigError
+from nas_transfer.ranges import Positive, PositiveNumber, Share
 from nas_transfer.supernet.cost import Cost, ModuleCost, convolution_cost, strided_size
 from nas_transfer.supernet.layers import Layers
 from nas_transfer.supernet.ops import ElasticConvTranspose2d
@@ -35,11 +36,11 @@ class PoseHeadSize:
         ConfigError: a value out of range, by name.
     """
 
-    channels: tuple[int, ...]
-    sigma: float
+    channels: tuple[Positive, ...]
+    sigma: PositiveNumber
     flip_test: bool
-    score_threshold: float
-    oks_threshold: float
+    score_threshold: Share
+    oks_threshold: Share
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channels", tuple(self.channels))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from nas_transfer.errors import report_faults
+from nas_transfer.ranges import Count, Positive, PositiveNumber, Range, Share, ShareBelowOne
 from nas_transfer.space import Arch, SearchSpace
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
@@ -20,6 +21,8 @@ RULES = ("sandwich", "single_path", "largest")
 SCHEDULES = ("cosine", "linear", "poly", "step", "constant")
 POLY_POWER = 0.9
 CANDIDATES = 32
+LARGEST_RATE = 1000.0
+"""Largest learning rate and weight decay; any sensible one is far below."""
 
 MacsOf = Callable[[Sequence[Arch]], npt.ArrayLike]
 
@@ -51,18 +54,18 @@ class Recipe:
     """
 
     optimizer: Literal["sgd", "adam", "adamw"]
-    lr: float
-    lr_batch: int | None
-    momentum: float
-    weight_decay: float
+    lr: Annotated[float, Range(above=0, maximum=LARGEST_RATE)]
+    lr_batch: Positive | None
+    momentum: ShareBelowOne
+    weight_decay: Annotated[float, Range(minimum=0, maximum=LARGEST_RATE)]
     schedule: Literal["cosine", "linear", "poly", "step", "constant"]
-    final_factor: float
-    milestones: tuple[float, ...]
-    warmup_steps: int
-    warmup_factor: float
-    clip_norm: float | None
-    accumulate: int
-    drop_path: float
+    final_factor: Share
+    milestones: tuple[Annotated[float, Range(above=0, below=1)], ...]
+    warmup_steps: Count
+    warmup_factor: Share
+    clip_norm: Annotated[float, Range(above=0, infinite=True)] | None
+    accumulate: Positive
+    drop_path: ShareBelowOne
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "milestones", tuple(self.milestones))
@@ -145,9 +148,9 @@ class ArchSampling:
     """
 
     rule: Literal["sandwich", "single_path", "largest"]
-    num_random: int
-    macs: tuple[float, float, float] | None
-    distillation: float
+    num_random: Count
+    macs: tuple[PositiveNumber, PositiveNumber, PositiveNumber] | None
+    distillation: Share
 
     def __post_init__(self) -> None:
         if self.macs is not None:

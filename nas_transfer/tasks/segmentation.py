@@ -20,6 +20,7 @@ from nas_transfer.data.parts import Vocabulary
 from nas_transfer.data.samples import SegmentationBatch
 from nas_transfer.data.segmentation_transforms import IGNORE_LABEL
 from nas_transfer.errors import ConfigError
+from nas_transfer.ranges import Positive
 from nas_transfer.runs import TaskKind
 from nas_transfer.space import SUPERNET, Arch
 from nas_transfer.supernet.cost import Cost, Size
@@ -49,8 +50,8 @@ class SegmentationEvaluation:
     """
 
     mode: Literal["whole", "slide"]
-    window: tuple[int, int]
-    stride: tuple[int, int]
+    window: tuple[Positive, Positive]
+    stride: tuple[Positive, Positive]
     keep_predictions: bool
 
     def __post_init__(self) -> None:
@@ -94,7 +95,7 @@ class SegmentationTask(Task[SegmentationBatch, Tensor]):
         *,
         head: DeepLabSize,
         evaluation: SegmentationEvaluation,
-        input_size: Sequence[int],
+        input_size: Sequence[Positive],
         class_names: Sequence[str] = (),
         genes: Choices | None = None,
     ) -> None:

@@ -3,13 +3,14 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 from omegaconf import OmegaConf
 
 import nas_transfer.cli  # noqa: F401  registers the resolvers
 from nas_transfer.errors import ConfigError
+from nas_transfer.ranges import Range
 from nas_transfer.stages.config.base import TaskRunConfig
 from nas_transfer.stages.config.entry import config_sha256, identity, read_config, record_of
 from nas_transfer.stages.config.factory import Factory
@@ -35,7 +36,7 @@ class Weight:
 @dataclass(frozen=True, kw_only=True)
 class Inner:
     word: str = key()
-    low: int = key(minimum=1)
+    low: Annotated[int, Range(minimum=1)] = key()
     high: int = key()
 
     def faults(self) -> Iterator[str]:
@@ -45,7 +46,7 @@ class Inner:
 
 @dataclass(frozen=True, kw_only=True)
 class Outer:
-    number: int = key(minimum=1, maximum=9)
+    number: Annotated[int, Range(minimum=1, maximum=9)] = key()
     share: float | None = key()
     rule: Literal["a", "b"] = key(identity=False)
     sizes: tuple[int, ...] = key()

@@ -3,6 +3,8 @@
 import json
 import math
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from nas_transfer.paths import conf_dir
 from nas_transfer.runs import Costs, Result
 from nas_transfer.stages.common.run_directory import RANKS, RunDirectory
 from nas_transfer.stages.config.entry import begin_run, config_sha256, identity
+from tests.runs.test_lock import HOLDER
 
 HYDRA = OmegaConf.create({"overrides": {"task": []}})
 
@@ -26,7 +29,8 @@ def composed(*overrides: str) -> DictConfig:
 
 
 def opened(cfg: DictConfig) -> RunDirectory:
-    return begin_run(cfg, HYDRA, imports=False)[1]
+    with begin_run(cfg, HYDRA, imports=False) as (_, run):
+        return run
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
@@ -125,12 +129,30 @@ def test_another_configuration_is_refused_naming_the_key_and_both_values() -> No
     assert contents(run.folder) == before
 
 
-def test_resume_never_refuses_the_folder_of_its_own_run() -> None:
-    run = opened(composed("resume=never"))
-    before = contents(run.folder)
-    with pytest.raises(RunError, match="resume=auto"):
-        opened(composed("resume=never"))
-    assert contents(run.folder) == before
+def test_resume_never_leaves_its_own_run_untouched_in_a_folder_beside_it() -> None:
+    run = opened(composed("resume=never", "seed=1", "name=mine"))
+    (run.folder / "weights.pt").write_text("trained")
+    before = {path.relative_to(run.folder): text for path, text in contents(run.folder).items()}
+    for number in (1, 2):
+        assert opened(composed("resume=never", "seed=1", "name=mine")) == run
+        assert not (run.folder / "weights.pt").exists()
+        assert run.folder.with_name(f"mine.{number}").is_dir()
+    aside = run.folder.with_name("mine.1")
+    assert {path.relative_to(aside): text for path, text in contents(aside).items()} == before
+
+
+def test_two_equal_commands_at_once_do_not_run_in_one_folder(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, "runs/finetune/shapes_det/mine"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as first:  # fmt: skip
+        assert first.stdout is not None
+        first.stdout.readline()
+        for resume in ("auto", "never"):
+            with pytest.raises(RunError, match=r"another process runs in .*mine: wait until it ends"):
+                opened(composed("name=mine", f"resume={resume}"))
+        first.kill()
+    opened(composed("name=mine"))
 
 
 def test_a_result_without_the_record_of_its_configuration_is_not_taken_for_this_run(tmp_path: Path) -> None:

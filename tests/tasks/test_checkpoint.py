@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from nas_transfer.errors import WeightsError
+from nas_transfer.runs import file_sha256
 from nas_transfer.space import SUPERNET, ArchOrSupernet
 from nas_transfer.supernet.preprocessing import Preprocessing
 from nas_transfer.supernet.protocol import SupernetTable
-from nas_transfer.supernet.weights.reading import file_sha256
 from nas_transfer.tasks.checkpoint import Checkpoint, inherit, load_checkpoint, load_network, save_checkpoint
 from nas_transfer.tasks.classification import ClassificationTask
 from nas_transfer.tasks.pose import PoseTask

@@ -6,7 +6,6 @@ below a perfect score. Every image is a pure function of (seed, part, index).
 """
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,6 +28,8 @@ from nas_transfer.data.synthetic.drawing import (
 from nas_transfer.data.synthetic.figures import write_keypoints_part
 from nas_transfer.data.synthetic.streets import write_cityscapes_part
 from nas_transfer.errors import DataError
+from nas_transfer.ranges import Count, Positive
+from nas_transfer.runs.atomic import sweep, temporary_beside
 
 MARKER = "README.txt"
 VERSION = 1  # raise it when the drawing changes, so that sets of two versions are told apart
@@ -48,10 +49,10 @@ def draw_shapes(
     root: str,
     *,
     layout: Literal["image_folder", "coco", "keypoints", "cityscapes"],
-    num_train: int,
-    num_val: int,
-    image_size: int,
-    seed: int,
+    num_train: Positive,
+    num_val: Positive,
+    image_size: Positive,
+    seed: Count,
 ) -> None:
     """Write a dataset to `root`, unless it holds one with the same parameters.
 
@@ -77,8 +78,8 @@ def draw_shapes(
     if _is_drawn(target, parameters):
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.parent / f".{target.name}.drawing-{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = temporary_beside(target)
+    sweep(target.parent.glob(f".{target.name}.*"))
     try:
         for part, count in (("train", num_train), ("val", num_val)):
             WRITERS[layout](temporary, part, count, image_size, seed)

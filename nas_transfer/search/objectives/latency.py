@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from nas_transfer.ranges import Count, Positive
 from nas_transfer.search.latency_table import pass_times
 from nas_transfer.search.objectives.base import Direction, TrialSubnet
 
@@ -20,7 +21,7 @@ class Latency:
 
     measured_first = True
 
-    def __init__(self, direction: Direction, batch_size: int, warmup: int, repeats: int) -> None:
+    def __init__(self, direction: Direction, batch_size: Positive, warmup: Count, repeats: Positive) -> None:
         self.direction = direction
         self.batch_size = batch_size
         self.warmup = warmup

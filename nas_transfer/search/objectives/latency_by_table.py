@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from nas_transfer.ranges import Count, Positive
 from nas_transfer.search.latency_table import LatencyTable
 from nas_transfer.search.objectives.base import Direction, TrialSubnet
 
@@ -21,7 +22,9 @@ class LatencyByTable:
 
     measured_first = True
 
-    def __init__(self, direction: Direction, folder: str, batch_size: int, warmup: int, repeats: int) -> None:
+    def __init__(
+        self, direction: Direction, folder: str, batch_size: Positive, warmup: Count, repeats: Positive
+    ) -> None:
         self.direction = direction
         self.folder = Path(folder)
         self.batch_size = batch_size

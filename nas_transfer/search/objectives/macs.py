@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from nas_transfer.ranges import Positive
 from nas_transfer.search.objectives.base import Direction, TrialSubnet
 from nas_transfer.space import Arch
 from nas_transfer.tasks.task import Task
@@ -23,7 +24,7 @@ class Macs:
 
     measured_first = True
 
-    def __init__(self, direction: Direction, body_size: Sequence[int] | None) -> None:
+    def __init__(self, direction: Direction, body_size: tuple[Positive, Positive] | None) -> None:
         self.direction = direction
         self.body_size = None if body_size is None else (int(body_size[0]), int(body_size[1]))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from nas_transfer.ranges import Positive
 from nas_transfer.search.objectives.base import Direction, TrialSubnet
 
 MIB = 2**20
@@ -23,7 +24,7 @@ class Memory:
 
     measured_first = True
 
-    def __init__(self, direction: Direction, batch_size: int) -> None:
+    def __init__(self, direction: Direction, batch_size: Positive) -> None:
         self.direction = direction
         self.batch_size = batch_size
 

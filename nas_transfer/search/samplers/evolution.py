@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from nas_transfer.errors import ConfigError
+from nas_transfer.ranges import Count, Positive, Share
 from nas_transfer.search.problem import Problem
 from nas_transfer.search.samplers.base import ArchSampler, History
 from nas_transfer.space import Arch
@@ -30,8 +31,8 @@ class Evolution(ArchSampler):
     """
 
     def __init__(
-        self, problem: Problem, seed: int, population: int, parents: int, mutations: int, crossovers: int,
-        mutation: float,
+        self, problem: Problem, seed: int, population: Positive, parents: Positive, mutations: Count,
+        crossovers: Count, mutation: Share,
     ) -> None:  # fmt: skip
         super().__init__(problem, seed)
         if parents < 1 or min(mutations, crossovers) < 0 or mutations + crossovers > population:

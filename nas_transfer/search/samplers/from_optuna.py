@@ -11,6 +11,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from nas_transfer.ranges import Positive
 from nas_transfer.search.problem import Problem
 from nas_transfer.search.samplers.base import ArchSampler, History, arch_of
 from nas_transfer.space import Arch
@@ -33,7 +34,7 @@ class FromOptuna(ArchSampler):
             of Optuna's sampler.
     """
 
-    def __init__(self, problem: Problem, seed: int, build: Callable[..., BaseSampler], attempts: int) -> None:
+    def __init__(self, problem: Problem, seed: int, build: Callable[..., BaseSampler], attempts: Positive) -> None:
         super().__init__(problem, seed)
         self.build = build
         self.attempts = attempts

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nas_transfer.errors import ConfigError
+from nas_transfer.ranges import Count, Positive, Share
 from nas_transfer.search.pareto import crowding, non_dominated
 from nas_transfer.search.problem import Problem
 from nas_transfer.search.samplers.base import ArchSampler, History
@@ -48,7 +49,7 @@ class ParetoEvolution(ArchSampler):
     """
 
     def __init__(
-        self, problem: Problem, seed: int, num_random: int, mutation: float, crossover: float, screen: int
+        self, problem: Problem, seed: int, num_random: Count, mutation: Share, crossover: Share, screen: Positive
     ) -> None:
         super().__init__(problem, seed)
         if num_random < 1 or screen < 1 or not 0 <= mutation <= 1 or not 0 <= crossover <= 1:

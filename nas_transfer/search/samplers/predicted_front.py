@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nas_transfer.errors import ConfigError
+from nas_transfer.ranges import Count, Positive, Share
 from nas_transfer.runs import PredictorQuality
 from nas_transfer.search.pareto import by_rank, non_dominated
 from nas_transfer.search.predictors import PREDICTORS, Array, Predictor, choose, features_of, fitted
@@ -74,8 +75,8 @@ class PredictedFront(ArchSampler):
     """
 
     def __init__(
-        self, problem: Problem, seed: int, num_random: int, predictor: str, population: int, generations: int,
-        mutation: float,
+        self, problem: Problem, seed: int, num_random: Count, predictor: str, population: Positive,
+        generations: Count, mutation: Share,
     ) -> None:  # fmt: skip
         super().__init__(problem, seed)
         if predictor != AUTO and predictor not in PREDICTORS:

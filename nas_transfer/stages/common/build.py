@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -14,22 +15,25 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.trainer.states import TrainerFn
 
-from nas_transfer.arch_files import resolve_arch
+from nas_transfer.arch_files import find_arch_file, is_arch_file, resolve_arch
 from nas_transfer.data.module import DownstreamData
 from nas_transfer.data.randomness import stable_seed
-from nas_transfer.errors import ConfigError
+from nas_transfer.errors import ConfigError, WeightsError
 from nas_transfer.paths import conf_dir
-from nas_transfer.runs import files
+from nas_transfer.runs import WEIGHTS, files, hold_inputs, input_file, read_inputs, require_same_file
 from nas_transfer.runs.atomic import replacing
 from nas_transfer.space import SUPERNET, ArchOrSupernet, SearchSpace
 from nas_transfer.stages.common.progress import ProgressLog
+from nas_transfer.stages.common.run_directory import is_main_process
+from nas_transfer.stages.common.signals import RECEIVER, SIGNALS, EndedBySignal
 from nas_transfer.stages.config.base import DataRunConfig, TaskRunConfig, TrainerConfig
 from nas_transfer.stages.config.factory import Factory
 from nas_transfer.stages.config.training import ScoredRunConfig
 from nas_transfer.supernet.preprocessing import Preprocessing
 from nas_transfer.supernet.protocol import SupernetTable
-from nas_transfer.tasks.checkpoint import Checkpoint, load_checkpoint, table_of_weights
+from nas_transfer.tasks.checkpoint import Checkpoint, load_checkpoint, table_of_weights, weights_file
 from nas_transfer.tasks.task import Task, TaskSettings
 from nas_transfer.tasks.training import TrainingSettings
 
@@ -55,14 +59,71 @@ class LastCheckpoint(Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
         """Save after every `every_n_steps`-th optimiser step."""
         step = trainer.global_step
-        if step == self.saved_step or step % self.every_n_steps:
-            return
-        self.saved_step = step
+        if step != self.saved_step and step % self.every_n_steps == 0:
+            self.save(trainer)
+
+    def save(self, trainer: pl.Trainer) -> None:
+        """Save the state after a complete step."""
+        self.saved_step = trainer.global_step
         if not trainer.is_global_zero:
             trainer.save_checkpoint(self.path, weights_only=False)  # takes part, and writes nothing
             return
         with replacing(self.path) as temporary:
             trainer.save_checkpoint(temporary, weights_only=False)
+
+
+class EndOnSignal(Callback):
+    """End a training on SIGTERM and SIGINT, after the current step is done and saved.
+
+    Validations are ended at once. Several ranks end together, as Lightning does it, without saving.
+
+    Args:
+        last: saves the state.
+    """
+
+    def __init__(self, last: LastCheckpoint) -> None:
+        self.last = last
+        self.step = 0
+
+    def on_train_start(self, trainer: pl.Trainer, *_: object) -> None:
+        """Hold the signals back from now on."""
+        self.step = trainer.global_step
+        self._hold(trainer)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
+        """End the training after a signal, unless gradients of steps that are not saved are being accumulated."""
+        before, self.step = self.step, trainer.global_step
+        if RECEIVER.pending is None or trainer.world_size > 1:
+            return
+        if self.step == self.last.saved_step:
+            raise EndedBySignal(RECEIVER.pending)
+        if self.step != before:
+            self.last.save(trainer)
+            raise EndedBySignal(RECEIVER.pending)
+
+    def on_validation_start(self, trainer: pl.Trainer, *_: object) -> None:
+        """Let a signal end the validation."""
+        RECEIVER.hold(())
+
+    def on_validation_end(self, trainer: pl.Trainer, *_: object) -> None:
+        """Hold the signals back again where the training goes on."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._hold(trainer)
+
+    def on_train_end(self, *_: object) -> None:
+        """Hold nothing back any more."""
+        RECEIVER.hold(())
+        if RECEIVER.pending is not None:
+            raise EndedBySignal(RECEIVER.pending)
+
+    def on_exception(self, *_: object) -> None:
+        """Hold nothing back any more."""
+        RECEIVER.hold(())
+
+    def _hold(self, trainer: pl.Trainer) -> None:
+        RECEIVER.hold(SIGNALS if trainer.world_size == 1 else [signal.SIGTERM])
+        if trainer.world_size == 1:
+            RECEIVER.reclaim()  # Lightning's handler would end the training before the state is saved
 
 
 def set_threads(num_threads: int) -> None:
@@ -101,7 +162,12 @@ def keep_freed_memory() -> None:
 
 def build_arch(config: TaskRunConfig, table: SupernetTable) -> ArchOrSupernet:
     """The arch that ``arch=`` names, or the supernet; ArchError for an unknown name."""
-    return resolve_arch(config.arch, build_space(config, table), [conf_dir() / "archs"])
+    return resolve_arch(config.arch, build_space(config, table), arch_folders())
+
+
+def arch_folders() -> list[Path]:
+    """Where named archs are."""
+    return [conf_dir() / "archs"]
 
 
 def build_space(config: TaskRunConfig, table: SupernetTable) -> SearchSpace:
@@ -120,11 +186,13 @@ def build_weights(config: DataRunConfig) -> tuple[SupernetTable, Checkpoint | No
 
     Raises:
         WeightsError: the weights cannot be used.
+        RunError: the run began with other weights.
     """
     table = config.supernet.build()
     if config.weights is None:
         return table, None
     checkpoint = load_checkpoint(config.weights, table, config.weights_format)
+    require_same_file(config.folder, WEIGHTS, input_file(checkpoint.path, checkpoint.sha256))
     return table_of_weights(table, checkpoint), checkpoint
 
 
@@ -150,6 +218,30 @@ def make_data(factory: Factory[DownstreamData], arch: ArchOrSupernet, preprocess
     data = factory.with_values(**chosen).build()
     data.prepare_data()
     return data
+
+
+def hold_run_inputs(config: DataRunConfig, data: DownstreamData, *, records: bool = True) -> None:
+    """Record the content that a run reads: weights, arch file, annotations, images. Call it before the work begins.
+
+    Args:
+        records: False for a job of a search, which only compares.
+
+    Raises:
+        RunError: the run is continued, and began with other content.
+        WeightsError: a new run has no weights.
+    """
+    paths = dict(data.annotation_files)
+    if config.weights is not None:
+        paths[WEIGHTS] = weights_file(config.weights)
+        if records and not paths[WEIGHTS].is_file() and read_inputs(config.folder) is None:
+            raise WeightsError(
+                f"{paths[WEIGHTS]} does not exist: weights must be the folder of a finished run, or a file"
+            )
+    if is_arch_file(config.arch):
+        paths["arch"] = find_arch_file(config.arch, arch_folders())
+    # The weights may be gone where a finished search is picked again.
+    read = {role: input_file(path) for role, path in paths.items() if path.is_file()}
+    hold_inputs(config.folder, read, data.image_lists, writes=records and is_main_process())
 
 
 def build_training_settings(config: TaskRunConfig, total_steps: int, total_batch: int) -> TrainingSettings:

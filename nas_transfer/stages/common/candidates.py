@@ -19,6 +19,7 @@ from nas_transfer.stages.common.build import (
     build_task,
     build_weights,
     evaluation_device,
+    hold_run_inputs,
     set_threads,
 )
 from nas_transfer.stages.common.limits import limits_of
@@ -119,6 +120,7 @@ def evaluator_of(
     repair: Callable[[Evaluation], Task] | None = None,
 ) -> TrialEvaluator:
     """The configured evaluator of the archs of a supernet."""
+    hold_run_inputs(config, data, records=False)
     evaluator = TrialEvaluator(
         supernet.to(evaluation_device(config.trainer.accelerator)),
         partial(data.calibration_dataloader, config.calibration_images, max(2, data.batch_size)),

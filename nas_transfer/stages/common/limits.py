@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Annotated, TypeAlias
 
+from nas_transfer.ranges import Range
 from nas_transfer.search.problem import Limit
 from nas_transfer.stages.config.factory import Factory
 
+Bound: TypeAlias = Annotated[float, Range(infinite=True)]
 
-def limit_between(min: float | None = None, max: float | None = None) -> Limit:
+
+def limit_between(min: Bound | None = None, max: Bound | None = None) -> Limit:
     """The limit of ``{min: ..., max: ...}``; ConfigError for an empty range."""
     return Limit(None if min is None else float(min), None if max is None else float(max))
 

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nas_transfer.errors import RunError
-from nas_transfer.runs import Manifest, Result, files, read_manifest, read_result
+from nas_transfer.runs import Manifest, Result, files, next_aside, read_manifest, read_result, require_same_files
+from nas_transfer.runs.lock import run_lock
 from nas_transfer.stages.config.base import RunConfig
+
+logger = logging.getLogger(__name__)
 
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")  # all 0 or unset in the process that writes
 
@@ -35,13 +38,14 @@ def open_run(config: RunConfig, texts: Mapping[str, str]) -> RunDirectory:
         texts: the configuration files of a new run, by path in its folder.
 
     Raises:
-        RunError: the folder holds a run of another configuration, a result of unknown origin, or any run with
-            resume=never. Nothing in it is changed.
+        RunError: the folder holds a run of another configuration, or a result of unknown origin, or files
+            that the run has read have changed. Nothing in it is changed.
     """
     folder = config.folder
     manifest = read_manifest(folder)
     if manifest is not None:
-        _check_same(folder, manifest.config, config.identity, config.resume)
+        _check_same(folder, manifest.config, config.identity)
+        require_same_files(folder)
         return RunDirectory(folder)
     if not is_main_process():
         return RunDirectory(folder)
@@ -57,6 +61,20 @@ def open_run(config: RunConfig, texts: Mapping[str, str]) -> RunDirectory:
     return RunDirectory(folder)
 
 
+def set_aside(folder: Path) -> None:
+    """Rename the folder of an earlier run to NAME.1, NAME.2 and so on; a folder without a run is left as it is.
+
+    Raises:
+        RunError: another process runs in it.
+    """
+    if not (folder / files.RUN).is_file():
+        return
+    with run_lock(folder):
+        aside = next_aside(folder)
+        folder.rename(aside)
+    logger.info("the earlier run is kept in %s", aside)
+
+
 def log_to(folder: Path) -> None:
     """Append the log of this process to ``log.txt`` in the folder of its run."""
     handler = logging.FileHandler(folder / files.LOG)
@@ -64,15 +82,13 @@ def log_to(folder: Path) -> None:
     logging.getLogger().addHandler(handler)
 
 
-def _check_same(folder: Path, theirs: Mapping[str, object], ours: Mapping[str, object], resume: str) -> None:
+def _check_same(folder: Path, theirs: Mapping[str, object], ours: Mapping[str, object]) -> None:
     for key in sorted(set(theirs) | set(ours)):
         if theirs.get(key) != ours.get(key):
             raise RunError(
                 f"{folder} holds a run with {key}={theirs.get(key)} (now {ours.get(key)}): "
                 "use another name=... or remove name from the command"
             )
-    if resume == "never" and is_main_process():
-        raise RunError(f"{folder} must be empty with resume=never, got a run: use resume=auto or another name=...")
 
 
 def is_main_process() -> bool:

@@ -17,6 +17,7 @@ from nas_transfer.data.module import DownstreamData
 from nas_transfer.runs import Result, files
 from nas_transfer.space import SUPERNET
 from nas_transfer.stages.common.build import (
+    EndOnSignal,
     LastCheckpoint,
     build_arch,
     build_data,
@@ -24,6 +25,7 @@ from nas_transfer.stages.common.build import (
     build_trainer,
     build_training_settings,
     build_weights,
+    hold_run_inputs,
     set_threads,
 )
 from nas_transfer.stages.common.evaluation import evaluate_task
@@ -49,6 +51,7 @@ def train(config: TrainConfig, folder: Path) -> Result | None:
     table, parent = build_weights(config)
     arch = build_arch(config, table)
     data = build_data(config.data, arch, table.preprocessing)
+    hold_run_inputs(config, data)
     trainer = build_trainer(config, folder, _callbacks(config, folder))
     steps_per_epoch = steps_of_epoch(config, data, trainer)
     total_steps = config.trainer.steps(steps_per_epoch)
@@ -99,7 +102,8 @@ def _callbacks(config: TrainConfig, folder: Path) -> list[Callback]:
     if config.ema_decay is not None:
         callbacks.append(pl.callbacks.EMAWeightAveraging(decay=config.ema_decay))
     # Last, so that a step's checkpoint holds what the others did after that step.
-    return [*callbacks, LastCheckpoint(folder / files.LAST_CHECKPOINT, config.checkpoint_every_n_steps)]
+    last = LastCheckpoint(folder / files.LAST_CHECKPOINT, config.checkpoint_every_n_steps)
+    return [*callbacks, last, EndOnSignal(last)]
 
 
 def steps_of_epoch(config: DataRunConfig, data: DownstreamData, trainer: pl.Trainer) -> int:

@@ -1,15 +1,18 @@
 """The keys that several stages share."""
 
 # No `from __future__ import annotations`: the reader needs the fields' types themselves, not their source text.
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from nas_transfer.errors import ConfigError
+from nas_transfer.ranges import Count, Positive, PositiveNumber, PositiveShare, Several
 from nas_transfer.stages.config.factory import Factory
 from nas_transfer.stages.config.field import key
 from nas_transfer.stages.config.reader import sha256_of
+from nas_transfer.stages.config.values import faults_of
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -30,7 +33,7 @@ class StageConfig:
         config: the record that its configuration is read into, a subclass of `RunConfig`.
     """
 
-    name: str = key()
+    name: str = key(folder=True)
     run: str = key()
     config: str = key(identity=False)
 
@@ -46,7 +49,7 @@ class RunConfig:
 
     stage: StageConfig = key()
     runs: str = key(identity=False)
-    name: str = key(identity=False)
+    name: str = key(identity=False, folder=True)
     run_dir: str = key(identity=False)
     resume: Literal["auto", "never"] = key(identity=False)
     trust: str | tuple[str, ...] = key(identity=False)
@@ -75,8 +78,8 @@ class TaskConfig:
         sampling: which archs a step of supernet training runs.
     """
 
-    name: str = key()
-    cost_classes: int = key(minimum=1)
+    name: str = key(folder=True)
+    cost_classes: Positive = key()
     build: Factory["Callable[..., Task]"] = key()
     recipe: Factory["Recipe"] = key(target="nas_transfer.tasks.recipe.Recipe")
     sampling: Factory["ArchSampling"] = key(target="nas_transfer.tasks.recipe.ArchSampling")
@@ -93,18 +96,35 @@ class TrainerConfig:
         lightning: the Trainer's class and all other arguments.
     """
 
-    accelerator: str = key()
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"] = key()
     devices: int | str | tuple[int, ...] = key()
-    num_nodes: int = key(minimum=1)
+    num_nodes: Positive = key()
     strategy: object = key()
     sync_batchnorm: bool = key()
     max_steps: int | None = key()
     max_epochs: int | float | None = key()
-    check_val_every_n_epoch: int | float = key(minimum=0)
-    limit_train_batches: int | float | None = key(minimum=0)
-    log_every_n_steps: int = key(identity=False, minimum=1)
+    check_val_every_n_epoch: Positive | PositiveNumber = key()
+    limit_train_batches: Positive | PositiveShare | None = key()
+    log_every_n_steps: Positive = key(identity=False)
     enable_progress_bar: bool = key(identity=False)
     lightning: Factory["pl.Trainer"] = key(rest=True, builds=False)
+
+    def faults(self) -> Iterator[str]:
+        """Report a length, devices and batches of a validation that Lightning would refuse, or take for others."""
+        for name, value in (("max_steps", self.max_steps), ("max_epochs", self.max_epochs)):
+            if value is not None and not value > 0:
+                yield (
+                    f"trainer.{name} must be above 0 or null, got {value}: set trainer.max_steps or trainer.max_epochs"
+                )
+        if not _are_devices(self.devices):
+            yield f"trainer.devices must be a number of devices, a list of their numbers or auto, got {self.devices}"
+        if "limit_val_batches" in self.lightning:
+            batches = self.lightning["limit_val_batches"]
+            yield from faults_of(Positive | PositiveShare | None, batches, "trainer.limit_val_batches")
+
+    def parts(self) -> Iterator[Callable[[], object]]:
+        """A check of the strategy, which Lightning knows."""
+        yield lambda: _require_strategy(self.strategy)
 
     @property
     def single_device(self) -> bool:
@@ -137,6 +157,31 @@ class TrainerConfig:
         }
 
 
+def _are_devices(value: int | str | tuple[int, ...]) -> bool:
+    """Whether Lightning takes this for devices."""
+    if isinstance(value, tuple):
+        return bool(value) and min(value) >= 0 and len(set(value)) == len(value)
+    return re.fullmatch(r"auto|-1|0*[1-9]\d*|\d+(,\d+)+,?", str(value)) is not None
+
+
+def _require_strategy(strategy: object) -> None:
+    """Raise ConfigError for a word that names no strategy of Lightning."""
+    from pytorch_lightning.strategies import StrategyRegistry
+
+    known = ["auto", *StrategyRegistry.available_strategies()]
+    if not isinstance(strategy, Mapping) and strategy not in known:
+        raise ConfigError(f"trainer.strategy must be one of {', '.join(known)}, got {strategy!r}")
+
+
+def _require_format(weights_format: str) -> None:
+    """Raise ConfigError for a word that names no format of weights."""
+    from nas_transfer.supernet.importing import IMPORTERS
+
+    known = ["auto", "native", *IMPORTERS]
+    if weights_format not in known:
+        raise ConfigError(f"weights_format must be one of {', '.join(known)}, got {weights_format!r}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TaskRunConfig(RunConfig):
     """The keys of stages that build a task's network."""
@@ -144,21 +189,29 @@ class TaskRunConfig(RunConfig):
     arch: str = key()
     supernet: Factory["SupernetTable"] = key()
     task: TaskConfig = key()
-    seed: int = key(minimum=0)
-    num_threads: int = key(minimum=1)
+    seed: Count = key()
+    num_threads: Positive = key()
+
+
+DATA_FILLS: Mapping[str, object] = {"split.hold_out_search": False, "interpolation": "bilinear"}
+"""What a stage sets in ``data`` where it is null."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataRunConfig(TaskRunConfig):
     """The keys of stages that read a dataset and start from weights."""
 
-    data: Factory["DownstreamData"] = key(uncounted=("num_workers",), builds=False)
+    data: Factory["DownstreamData"] = key(uncounted=("num_workers",), fills=DATA_FILLS)
     weights: str | None = key()
     weights_format: str = key()
-    calibration_images: int = key(minimum=1)
-    repair_views: int = key(minimum=2)
-    num_workers: int = key(identity=False, minimum=0)
+    calibration_images: Positive = key()
+    repair_views: Several = key()
+    num_workers: Count = key(identity=False)
     trainer: TrainerConfig = key()
+
+    def parts(self) -> Iterator[Callable[[], object]]:
+        """A check of the format of the weights."""
+        yield lambda: _require_format(self.weights_format)
 
 
 NO_WEIGHTS = "weights must name a trained network, got null: add weights=<a finished run's folder, or a file>"

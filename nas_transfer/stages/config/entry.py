@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from pkgutil import resolve_name
+from typing import TypeVar, cast
 
-from hydra.utils import get_class
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from nas_transfer.errors import ConfigError
+from nas_transfer.paths import conf_dir
 from nas_transfer.runs import files
-from nas_transfer.stages.common.run_directory import RunDirectory, open_run
+from nas_transfer.runs.lock import run_lock
+from nas_transfer.stages.common.run_directory import RunDirectory, is_main_process, open_run, set_aside
 from nas_transfer.stages.config import reader
 from nas_transfer.stages.config.base import RunConfig
 from nas_transfer.stages.config.training import TrainConfig
@@ -34,31 +39,59 @@ def read_config(cfg: DictConfig, record: type[Config], *, imports: bool = True) 
 
 def record_of(cfg: DictConfig) -> type[RunConfig]:
     """The record that the configuration's stage names."""
-    name = OmegaConf.select(cfg, "stage.config")
-    record = None if name is None else get_class(str(name))
-    if record is None or not issubclass(record, RunConfig):
+    name = OmegaConf.select(cfg, "stage.config") if OmegaConf.is_dict(cfg.stage) else None
+    try:
+        record = resolve_name(str(name))
+    except (ImportError, AttributeError, ValueError):
+        record = None
+    if not (isinstance(record, type) and issubclass(record, RunConfig)):
         raise ConfigError(f"stage.config must name a subclass of {RunConfig.__module__}.RunConfig, got {name}")
     return record
 
 
-def begin_run(cfg: DictConfig, hydra_cfg: DictConfig, *, imports: bool) -> tuple[RunConfig, RunDirectory]:
+@contextmanager
+def begin_run(cfg: DictConfig, hydra_cfg: DictConfig, *, imports: bool) -> Iterator[tuple[RunConfig, RunDirectory]]:
     """Read the configuration, then create the run folder, or open it if it belongs to the same configuration.
 
+    The folder is locked until the block ends, except by ranks that do not write. With ``resume=never`` an earlier run
+    in it is set aside.
+
     Args:
-        imports: see `reader.read`.
+        imports: see `reader.read`; a new run is always checked in this way.
 
     Raises:
         ConfigError: the configuration is invalid; no folder is left behind.
-        RunError: the folder holds another run.
+        RunError: the folder holds another run, or another process runs in it.
     """
     try:
-        config = read_config(cfg, record_of(cfg), imports=imports)
+        _refuse_repeated_choices(hydra_cfg)
+        is_new = not (Path(str(cfg.run_dir)) / files.RUN).is_file()
+        config = read_config(cfg, record_of(cfg), imports=imports or is_new)
     except ConfigError:
         folder = Path(str(cfg.run_dir))
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()  # Hydra made it before anything could be checked
         raise
-    return config, open_run(config, texts_of(cfg, hydra_cfg))
+    texts = texts_of(cfg, hydra_cfg)
+    if not is_main_process():
+        yield config, open_run(config, texts)
+        return
+    if config.resume == "never":
+        set_aside(config.folder)
+    with run_lock(config.folder):
+        yield config, open_run(config, texts)
+
+
+def _refuse_repeated_choices(hydra_cfg: DictConfig) -> None:
+    """Refuse ``objective=[score,score]``, of which Hydra would silently take one."""
+    given = OmegaConf.to_container(hydra_cfg.overrides.task)
+    for override in OverridesParser.create().parse_overrides(cast(list[str], given)):
+        group, names = override.key_or_group, override.value()
+        if not isinstance(names, list) or not (conf_dir() / group).is_dir():
+            continue
+        repeated = [name for position, name in enumerate(names) if name in names[:position]]
+        if repeated:
+            raise ConfigError(f"{group} must not repeat a choice, got {repeated[0]} twice: name each one once")
 
 
 def identity(cfg: DictConfig) -> dict[str, object]:

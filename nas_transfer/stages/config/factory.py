@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar, get_type_hints
+from pkgutil import resolve_name
+from typing import Generic, TypeVar
 
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 
 from nas_transfer.errors import ConfigError
-from nas_transfer.stages.config.values import accepts, is_single, shown, words
+from nas_transfer.stages.config.values import TARGET, faults_of, hints_of, is_complete
 
 Built = TypeVar("Built", covariant=True)
 
-TARGET, PARTIAL = "_target_", "_partial_"
+PARTIAL = "_partial_"
 SHORT = 6
 """Most names that a message lists."""
 
@@ -43,7 +44,7 @@ class Factory(Generic[Built]):
     @property
     def target(self) -> object:
         """The class or function that `_target_` names."""
-        return get_object(str(self.content[TARGET]))
+        return resolve_name(str(self.content[TARGET]))
 
     def build(self, **extra: object) -> Built:
         """Build the object; `extra` adds or replaces arguments."""
@@ -53,22 +54,37 @@ class Factory(Generic[Built]):
         """A copy with other arguments."""
         return Factory({**self.content, **values}, self.path, self.uncounted)
 
-    def faults(self, builds: bool) -> list[str]:
+    def faults(self, builds: bool, fills: Mapping[str, object]) -> list[str]:
         """A sentence for each missing or unknown argument, and for each value that the target refuses.
 
         Imports the target.
 
         Args:
             builds: whether to build the object, which then checks its values.
+            fills: values for the check by dotted name, for arguments that are null.
         """
-        faults = [fault for path, node in _targets(self.content, self.path) for fault in _binding_faults(path, node)]
-        if faults or not builds:
+        content = _filled(self.content, fills)
+        faults = [fault for path, node in _targets(content, self.path) for fault in _binding_faults(path, node)]
+        if faults or not builds or not is_complete(content):
             return faults
         try:
-            self.build()
+            instantiate(content)
         except Exception as error:
             return _reported_faults(error, self.path)
         return []
+
+
+def _filled(content: Mapping[str, object], fills: Mapping[str, object]) -> dict[str, object]:
+    """The content with values in the place of those that are null."""
+    filled = dict(content)
+    for name, value in fills.items():
+        first, _, inner = name.partition(".")
+        child = filled.get(first)
+        if inner and isinstance(child, Mapping):
+            filled[first] = _filled(child, {inner: value})
+        elif not inner and first in filled and child is None:
+            filled[first] = value
+    return filled
 
 
 def _targets(node: object, path: str) -> Iterator[tuple[str, Mapping[str, object]]]:
@@ -85,7 +101,7 @@ def _targets(node: object, path: str) -> Iterator[tuple[str, Mapping[str, object
 def _binding_faults(path: str, node: Mapping[str, object]) -> list[str]:
     name = str(node[TARGET])
     try:
-        target = get_object(name)
+        target = resolve_name(name)
         parameters = inspect.signature(target).parameters.values()
     except Exception as error:
         cause = " ".join(str(error.__cause__ or error).split())
@@ -99,11 +115,9 @@ def _binding_faults(path: str, node: Mapping[str, object]) -> list[str]:
             f"{path}.{argument} is not an argument of {name.rpartition('.')[2]}{_near(argument, list(named))}"
             for argument in sorted(given - named.keys())
         ]
-    faults += [
-        f"{path}.{argument} must be {words(hint)}, got {shown(node[argument])}"
-        for argument, hint in _hints(target).items()
-        if node.get(argument) is not None and is_single(hint) and not accepts(hint, node[argument])
-    ]
+    for argument, hint in hints_of(target).items():
+        if argument in given:
+            faults += faults_of(hint, node[argument], f"{path}.{argument}")
     if not node.get(PARTIAL, False):
         faults += [
             f"{path}.{parameter.name} is missing: add {path}.{parameter.name}=... to the command"
@@ -111,14 +125,6 @@ def _binding_faults(path: str, node: Mapping[str, object]) -> list[str]:
             if parameter.default is inspect.Parameter.empty and parameter.name not in given
         ]
     return faults
-
-
-def _hints(target: Callable[..., object]) -> dict[str, object]:
-    """The types of a target's arguments; none if they cannot be evaluated."""
-    try:
-        return get_type_hints(getattr(target, "__init__") if isinstance(target, type) else target)  # noqa: B009
-    except (NameError, TypeError, AttributeError):
-        return {}
 
 
 def _near(argument: str, known: list[str]) -> str:

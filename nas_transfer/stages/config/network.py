@@ -1,11 +1,13 @@
 """The keys of stages that use a network without training it."""
 
 # No `from __future__ import annotations`: the reader needs the fields' types themselves, not their source text.
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from nas_transfer.ranges import Amount, Count, Positive, Share
 from nas_transfer.stages.config.base import (
+    DATA_FILLS,
     NO_WEIGHTS,
     DataRunConfig,
     RunConfig,
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from nas_transfer.supernet.protocol import SupernetTable
 
 LEAST_TIMED = 4
+WITHOUT_ROOT: Mapping[str, object] = {**DATA_FILLS, "root": "."}
+"""The same, until the configuration of the run that is used says where its data are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +37,10 @@ class ProfileConfig(TaskRunConfig):
         latency: number of random archs whose blocks are timed.
     """
 
-    preview: int = key(minimum=0)
-    latency: int = key(minimum=0)
-    data: Factory["DownstreamData"] | None = key(only_with=("preview",), uncounted=("num_workers",), builds=False)
-    seed: int = key(counts_with=("preview", "latency"), minimum=0)
+    preview: Count = key()
+    latency: Count = key()
+    data: Factory["DownstreamData"] | None = key(only_with=("preview",), uncounted=("num_workers",), fills=DATA_FILLS)
+    seed: Count = key(counts_with=("preview", "latency"))
 
     def faults(self) -> Iterator[str]:
         """Report a number of archs that is too small."""
@@ -55,10 +59,10 @@ class ExportStageConfig(StageConfig):
         compared_images: number of images of that split on which outputs are compared.
     """
 
-    max_difference: float = key(minimum=0)
-    max_unmatched: float = key(minimum=0, maximum=1)
-    max_score_difference: float = key(minimum=0, maximum=1)
-    compared_images: int = key(minimum=1)
+    max_difference: Amount = key()
+    max_unmatched: Share = key()
+    max_score_difference: Share = key()
+    compared_images: Positive = key()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +70,7 @@ class ExportConfig(DataRunConfig):
     """The keys of ``stage=export``."""
 
     stage: ExportStageConfig = key()
+    data: Factory["DownstreamData"] = key(uncounted=("num_workers",), fills=WITHOUT_ROOT)
     weights: str = key(null=NO_WEIGHTS)
     trainer: TrainerConfig = key(identity=False)
 
@@ -82,12 +87,12 @@ class PredictConfig(DataRunConfig):
 
     supernet: Factory["SupernetTable"] = key(identity=False)
     task: TaskConfig = key(identity=False)
-    data: Factory["DownstreamData"] = key(identity=False, builds=False)
+    data: Factory["DownstreamData"] = key(identity=False, fills=WITHOUT_ROOT)
     trainer: TrainerConfig = key(identity=False)
-    seed: int = key(identity=False, minimum=0)
+    seed: Count = key(identity=False)
     weights: str = key(null=NO_WEIGHTS)
     images: str = key()
-    score_threshold: float = key(minimum=0, maximum=1)
+    score_threshold: Share = key()
     boxes: str | None = key()
 
 

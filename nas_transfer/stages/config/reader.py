@@ -7,24 +7,27 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar, cast, get_args, get_origin, runtime_checkable
+from typing import Annotated, Literal, Protocol, TypeVar, cast, get_args, get_origin, runtime_checkable
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
 
 from nas_transfer.errors import ConfigError, report_faults
-from nas_transfer.stages.config.factory import TARGET, Factory
+from nas_transfer.stages.config.factory import Factory
 from nas_transfer.stages.config.field import Key, keys_of
-from nas_transfer.stages.config.values import accepts, alternatives, shown, words
+from nas_transfer.stages.config.values import MISSING, TARGET, accepts, alternatives, bare, range_of, shown, words
 
 FOLDER_KEYS = ("name", "runs", "run_dir")
 """Keys that set the run folder. Values that follow from them are the same in every identity."""
 OF_HYDRA = frozenset({"hydra"})
+LONGEST = 200
+"""Letters of the name of a folder."""
 
 Record = TypeVar("Record")
-_NOTHING = object()
+_NOTHING = MISSING
 _UNSET = (None, 0, False, _NOTHING)
 
 
@@ -101,9 +104,11 @@ class _Reading:
 
     def convert(self, value: object, hint: object, path: str, options: Key) -> object:
         """A value converted to the type of its field; `_NOTHING` after a fault."""
-        origin = get_origin(hint)
         if len(alternatives(hint)) > 1:
             return self._one_of(value, hint, path, options)
+        if get_origin(hint) is Annotated:
+            return self._scalar(value, hint, path, options)
+        origin = get_origin(hint)
         if hint is object:
             return self.plain_value(value, path)
         if hint is Factory or origin is Factory:
@@ -160,7 +165,7 @@ class _Reading:
             self.faults.append(f"{path} needs a class, got no {TARGET}: add {path}.{TARGET}=... to the command")
             return _NOTHING
         factory: Factory[object] = Factory(content, path, options.uncounted)
-        self.deferred.append(_Deferred(lambda: factory.faults(options.builds)))
+        self.deferred.append(_Deferred(lambda: factory.faults(options.builds, options.fills)))
         return factory
 
     def _one_of(self, value: object, hint: object, path: str, options: Key) -> object:
@@ -170,13 +175,19 @@ class _Reading:
         given = [one for one in hints if one is not type(None)]
         if len(given) == 1:
             return self.convert(value, given[0], path, options)
-        for one in sorted(given, key=lambda one: type(value) is not one):
+        fitting: list[str] = []
+        for one in sorted(given, key=lambda one: type(value) is not bare(one)):
             attempt = _Reading()
             converted = attempt.convert(value, one, path, options)
             if not attempt.faults:
                 self.deferred += attempt.deferred
                 return converted
-        return self._wrong(path, hint, value)
+            if type(value) is bare(one):
+                fitting += attempt.faults
+        if not fitting:
+            return self._wrong(path, hint, value)
+        self.faults += fitting
+        return _NOTHING
 
     def _items(self, value: ListConfig, hints: tuple[object, ...], path: str, options: Key) -> object:
         same = len(hints) == 2 and hints[1] is Ellipsis
@@ -198,17 +209,23 @@ class _Reading:
             return _NOTHING
         if not accepts(hint, value):
             return self._wrong(path, hint, value)
-        if hint is str:
-            return str(value)  # also of a number, such as name=7
-        if hint is float and isinstance(value, int):
-            value = float(value)
+        kind = bare(hint)
+        if kind is str:
+            return self._word(str(value), path, options)  # also of a number, such as name=7
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            if options.minimum is not None and not value >= options.minimum:
-                self.faults.append(f"{path} must be at least {options.minimum:g}, got {value}")
+            fault = range_of(hint).fault(value)
+            if fault is not None:
+                self.faults.append(f"{path} must be {fault}, got {value}")
                 return _NOTHING
-            if options.maximum is not None and not value <= options.maximum:
-                self.faults.append(f"{path} must be at most {options.maximum:g}, got {value}")
-                return _NOTHING
+        return float(value) if kind is float and isinstance(value, int) else value
+
+    def _word(self, value: str, path: str, options: Key) -> object:
+        if not value:
+            self.faults.append(f"{path} must not be empty: add a value, or leave {path}= out")
+            return _NOTHING
+        if options.folder and (value in (".", "..") or re.search(r"[/\\\x00-\x1f]", value) or len(value) > LONGEST):
+            self.faults.append(f"{path} must be the name of a folder, up to {LONGEST} letters, got {value[:LONGEST]!r}")
+            return _NOTHING
         return value
 
     def _wrong(self, path: str, hint: object, value: object) -> object:

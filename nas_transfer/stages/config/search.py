@@ -3,8 +3,9 @@
 # No `from __future__ import annotations`: the reader needs the fields' types themselves, not their source text.
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
+from nas_transfer.ranges import Count, Positive, PositiveNumber, PositiveShare, Range, Several
 from nas_transfer.stages.config.base import DataRunConfig, StageConfig, TrainerConfig
 from nas_transfer.stages.config.factory import Factory
 from nas_transfer.stages.config.field import key
@@ -51,15 +52,15 @@ class SearchKeys:
     sampler: Factory["Callable[..., ArchSampler]"] = key()
     score_key: str | None = key()
     trade_off: Factory["TradeOff"] | None = key(identity=False, target="nas_transfer.search.front.TradeOff")
-    trials: int = key(identity=False, minimum=1)
-    ask_batch: int = key(minimum=1)
-    trials_per_job: int = key(identity=False, minimum=1)
+    trials: Positive = key(identity=False)
+    ask_batch: Positive = key()
+    trials_per_job: Positive = key(identity=False)
     constraints: Mapping[str, Factory["Limit"]] | None = key(target="nas_transfer.stages.common.limits.limit_between")
     frozen: Mapping[str, int] | None = key()
-    repeats: int = key(identity=False, minimum=0)
-    max_failures: int = key(identity=False, minimum=1)
+    repeats: Count = key(identity=False)
+    max_failures: Positive = key(identity=False)
     storage: str | None = key(identity=False)
-    cache_mib: int = key(identity=False, minimum=0)
+    cache_mib: Count = key(identity=False)
     precision: Literal["32", "bf16", "16"] = key()
     job: str | None = key(identity=False)
 
@@ -129,8 +130,8 @@ class SearchConfig(DataRunConfig):
 class BudgetConfig:
     """``proxy.budget``: limits beside ``search.trials``."""
 
-    images: int | None = key()
-    device_minutes: float | None = key()
+    images: Annotated[int, Range(above=0)] | None = key()
+    device_minutes: PositiveNumber | None = key()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,11 +139,11 @@ class ProxyKeys:
     """``proxy``: the short training of each trial."""
 
     rungs: tuple[int, ...] = key()
-    keep: float = key()
-    warmup_steps: int = key(minimum=0)
+    keep: PositiveShare = key()
+    warmup_steps: Count = key()
     budget: BudgetConfig = key(identity=False)
-    validate: int = key(identity=False, minimum=0)
-    validate_times: int = key(identity=False, minimum=2)
+    validate: Count = key(identity=False)
+    validate_times: Several = key(identity=False)
 
     def faults(self) -> Iterator[str]:
         """Report a number of validated archs that is too small, and validation without training."""

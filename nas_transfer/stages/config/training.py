@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from nas_transfer.errors import ConfigError
+from nas_transfer.ranges import Count, Positive, Several, ShareBelowOne
 from nas_transfer.stages.config.base import NO_WEIGHTS, DataRunConfig, TrainerConfig
 from nas_transfer.stages.config.field import key
 
@@ -22,7 +23,7 @@ class ScoredRunConfig(DataRunConfig):
     """The keys of stages that score one network or train it."""
 
     tensorboard: bool = key(identity=False)
-    sample_predictions: int = key(identity=False, minimum=0)
+    sample_predictions: Count = key(identity=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +37,8 @@ class EvaluateConfig(ScoredRunConfig):
 class TrainConfig(ScoredRunConfig):
     """The keys of ``stage=finetune`` and ``stage=pretrain``."""
 
-    ema_decay: float | None = key(minimum=0, maximum=1)
-    checkpoint_every_n_steps: int = key(identity=False, minimum=1)
+    ema_decay: ShareBelowOne | None = key()
+    checkpoint_every_n_steps: Positive = key(identity=False)
 
     def faults(self) -> Iterator[str]:
         """Report a missing training length."""
@@ -48,8 +49,8 @@ class TrainConfig(ScoredRunConfig):
 class CheckConfig(DataRunConfig):
     """The keys of ``stage=check``."""
 
-    calibration_images: int = key(identity=False, minimum=1)
-    repair_views: int = key(identity=False, minimum=2)
+    calibration_images: Positive = key(identity=False)
+    repair_views: Several = key(identity=False)
 
     def faults(self) -> Iterator[str]:
         """Report a missing training length."""

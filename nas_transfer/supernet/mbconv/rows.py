@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nas_transfer.errors import ConfigError
+from nas_transfer.ranges import Positive
 from nas_transfer.supernet.fields import as_tuple, check_positive
 
 ACTIVATIONS = ("silu", "relu", "relu6", "hardswish")
@@ -40,9 +41,9 @@ class FirstConv:
         activation: one of `ACTIVATIONS`.
     """
 
-    width: tuple[int, ...]
-    kernel_size: int
-    stride: int
+    width: tuple[Positive, ...]
+    kernel_size: Positive
+    stride: Positive
     activation: str
 
     def __post_init__(self) -> None:
@@ -76,11 +77,11 @@ class StageTable:
     """
 
     name: str
-    width: tuple[int, ...]
-    depth: tuple[int, ...]
-    kernel_size: tuple[int, ...]
-    expand_ratio: tuple[int, ...]
-    stride: int
+    width: tuple[Positive, ...]
+    depth: tuple[Positive, ...]
+    kernel_size: tuple[Positive, ...]
+    expand_ratio: tuple[Positive, ...]
+    stride: Positive
     squeeze_excite: bool
     activation: str
     per_block: bool = False
@@ -138,8 +139,8 @@ class LastConv:
         bias: whether the convolution after the pooling has a bias.
     """
 
-    width: tuple[int, ...]
-    expand_ratio: int | None
+    width: tuple[Positive, ...]
+    expand_ratio: Positive | None
     activation: str
     bias: bool = False
 

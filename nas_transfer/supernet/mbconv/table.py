@@ -12,12 +12,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from nas_transfer.errors import ConfigError
+from nas_transfer.ranges import Positive, Range
 from nas_transfer.space import Arch, Gene, SearchSpace
 from nas_transfer.supernet.cost import Cost, CostTotals, Size, strided_size, totals_by_group
 from nas_transfer.supernet.fields import as_record, as_tuple, check_positive, is_number
@@ -65,12 +66,12 @@ class MBConvTable:
     repair_module: ClassVar[str] = "nas_transfer.supernet.mbconv.repair"
 
     name: str
-    resolutions: tuple[int, ...]
+    resolutions: tuple[Positive, ...]
     first_conv: FirstConv
     stages: tuple[StageTable, ...]
     last_conv: LastConv
     tap_stages: tuple[str, ...]
-    batch_norm_eps: float
+    batch_norm_eps: Annotated[float, Range(above=0, below=1)]
     preprocessing: Preprocessing
     shortcut: str = POOLED
     same_padding: bool = False

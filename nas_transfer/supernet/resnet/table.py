@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from nas_transfer.errors import ConfigError
+from nas_transfer.ranges import Positive, Range
 from nas_transfer.space import Arch, Gene, SearchSpace
 from nas_transfer.supernet.cost import (
     Cost,
@@ -70,9 +71,9 @@ class ResNetTable:
     repair_module: ClassVar[str] = "nas_transfer.supernet.resnet.repair"
 
     name: str
-    resolution: int
-    blocks: tuple[int, ...]
-    batch_norm_eps: float
+    resolution: Positive
+    blocks: tuple[Positive, ...]
+    batch_norm_eps: Annotated[float, Range(above=0, below=1)]
     preprocessing: Preprocessing
 
     def __post_init__(self) -> None:

@@ -24,12 +24,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 from itertools import pairwise
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from nas_transfer.errors import ConfigError
+from nas_transfer.ranges import Positive, Range
 from nas_transfer.space import Arch, Gene, SearchSpace
 from nas_transfer.supernet.cost import (
     Cost,
@@ -137,12 +138,12 @@ class ShuffleNetTable:
     repair_module: ClassVar[str] = "nas_transfer.supernet.shufflenet.repair"
 
     name: str
-    resolution: int
-    stem_width: int
-    widths: tuple[int, ...]
-    repeats: tuple[int, ...]
-    last_width: int
-    batch_norm_eps: float
+    resolution: Positive
+    stem_width: Positive
+    widths: tuple[Positive, ...]
+    repeats: tuple[Positive, ...]
+    last_width: Positive
+    batch_norm_eps: Annotated[float, Range(above=0, below=1)]
     preprocessing: Preprocessing
     channel_shuffle_method: int = field(default=SPLIT_BY_PARITY, metadata=OF_WEIGHTS)
 

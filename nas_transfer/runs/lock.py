@@ -1,0 +1,55 @@
+"""The lock of a run folder: one process at a time runs a stage in it."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from nas_transfer.errors import RunError
+from nas_transfer.runs import files
+from nas_transfer.runs.atomic import sweep
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def run_lock(folder: Path) -> Iterator[None]:
+    """Lock a run folder, and remove what killed processes were writing in it. The folder is made if it is missing.
+
+    The operating system releases the lock when this process ends. Processes that it starts do not hold it.
+
+    Raises:
+        RunError: another process holds the lock, or the folder cannot be written.
+    """
+    path = folder / files.LOCK
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stream = path.open("a")
+    except OSError as error:
+        raise RunError(f"{folder} cannot be written ({error.strerror}): use another runs=... or name=...") from error
+    with stream:
+        try:
+            fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            raise _busy(folder) from error
+        except OSError as error:  # the file system knows no locks
+            logger.warning("%s cannot be locked (%s): run only one command in it at a time", folder, error)
+        if not _is_same_file(stream.fileno(), path):  # the folder was renamed meanwhile, by a start with resume=never
+            raise _busy(folder)
+        sweep(folder.rglob(".*"))
+        yield
+
+
+def _busy(folder: Path) -> RunError:
+    return RunError(f"another process runs in {folder}: wait until it ends, or choose another name=...")
+
+
+def _is_same_file(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
