@@ -1,0 +1,96 @@
+"""Losses of semantic segmentation, from logits at the stride of a head and labels of every pixel."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nas_transfer.data.segmentation_transforms import IGNORE_LABEL
+from nas_transfer.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class PixelLossSettings:
+    """What is added to the mean cross entropy per pixel for classes that cover few pixels.
+
+    Args:
+        lovasz_weight: weight of the Lovász-softmax loss beside the cross entropy; 0 for cross entropy alone.
+        hard_pixels: share of the labelled pixels of a batch that count in the cross entropy, those with the largest;
+            1 for all.
+
+    Raises:
+        ConfigError: a value out of range, by name.
+    """
+
+    lovasz_weight: float
+    hard_pixels: float
+
+    def __post_init__(self) -> None:
+        if not self.lovasz_weight >= 0:
+            raise ConfigError(f"task.build.loss.lovasz_weight must be at least 0, got {self.lovasz_weight}")
+        if not 0 < self.hard_pixels <= 1:
+            raise ConfigError(f"task.build.loss.hard_pixels must be above 0 and at most 1, got {self.hard_pixels}")
+
+
+CROSS_ENTROPY = PixelLossSettings(lovasz_weight=0.0, hard_pixels=1.0)
+
+
+def pixel_cross_entropy(logits: Tensor, labels: Tensor, hard_pixels: float = 1.0) -> Tensor:
+    """Mean cross entropy over the labelled pixels of labels (B, H, W); 0 if no pixel is labelled.
+
+    The logits (B, C, h, w) are enlarged to the size of the labels.
+
+    Args:
+        logits: of all classes.
+        labels: int64, `IGNORE_LABEL` where a pixel is not labelled.
+        hard_pixels: share of the labelled pixels that count, those with the largest loss (online hard example mining,
+            Shrivastava et al. 2016, here over pixels).
+    """
+    enlarged = enlarge(logits, (labels.shape[1], labels.shape[2]))
+    if hard_pixels == 1:
+        total = F.cross_entropy(enlarged, labels, ignore_index=IGNORE_LABEL, reduction="sum")
+        return total / (labels != IGNORE_LABEL).sum().clamp(min=1)
+    pixels = F.cross_entropy(enlarged, labels, ignore_index=IGNORE_LABEL, reduction="none")[labels != IGNORE_LABEL]
+    return pixels.topk(max(1, round(hard_pixels * len(pixels)))).values.mean() if len(pixels) else enlarged.sum() * 0
+
+
+def lovasz_softmax(logits: Tensor, labels: Tensor) -> Tensor:
+    """The Lovász-softmax loss (Berman et al. 2018, arXiv:1705.08790) of a batch; 0 if no pixel is labelled.
+
+    This is the mean over the classes that are labelled in the batch of a convex surrogate of 1 - IoU (equation 11), so
+    a class that covers few pixels weighs as much as one that covers many. It is computed at the size of the logits,
+    from the label at the centre of each of their cells: at stride 4, there is a sixteenth of the pixels to sort.
+
+    Args:
+        logits: (B, C, h, w).
+        labels: int64 (B, H, W), `IGNORE_LABEL` where a pixel is not labelled.
+    """
+    cells = F.interpolate(labels[:, None].double(), logits.shape[2:], mode="nearest-exact")[:, 0].long()
+    labelled = cells != IGNORE_LABEL
+    truth = F.one_hot(cells[labelled], logits.shape[1]).T  # (C, N)
+    probabilities = logits.movedim(1, -1)[labelled].softmax(1).T
+    present = truth.sum(1) > 0
+    if not present.any():
+        return logits.sum() * 0
+    truth, probabilities = truth[present].to(probabilities.dtype), probabilities[present]
+    errors, order = (truth - probabilities).abs().sort(dim=1, descending=True)
+    return (errors * _jaccard_gradient(truth.gather(1, order))).sum(1).mean()
+
+
+def _jaccard_gradient(truth: Tensor) -> Tensor:
+    """By how much 1 - IoU grows with each further pixel that is wrong, in the order of the errors (algorithm 1).
+
+    Args:
+        truth: (C, N), 1 where a pixel belongs to the class.
+    """
+    total = truth.sum(1, keepdim=True)
+    intersection = total - truth.cumsum(1)
+    union = total + (1 - truth).cumsum(1)
+    jaccard = 1 - intersection / union
+    return torch.cat([jaccard[:, :1], jaccard[:, 1:] - jaccard[:, :-1]], 1)
+
+
+def enlarge(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Logits (B, C, h, w) at another size, bilinear."""
+    return F.interpolate(logits, size, mode="bilinear", align_corners=False)
