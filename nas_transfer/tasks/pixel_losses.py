@@ -15,6 +15,8 @@ class PixelLossSettings:
     """What is added to the mean cross entropy per pixel for classes that cover few pixels.
 
     Args:
+        class_balance: exponent, in 0-1, of the inverse pixel counts that weigh the classes in the cross entropy: 0
+            weighs all pixels alike, 1 all classes of a batch.
         lovasz_weight: weight of the Lovász-softmax loss beside the cross entropy; 0 for cross entropy alone.
         hard_pixels: share of the labelled pixels of a batch that count in the cross entropy, those with the largest;
             1 for all.
@@ -23,36 +25,66 @@ class PixelLossSettings:
         ConfigError: a value out of range, by name.
     """
 
+    class_balance: float
     lovasz_weight: float
     hard_pixels: float
 
     def __post_init__(self) -> None:
+        if not 0 <= self.class_balance <= 1:
+            raise ConfigError(f"task.build.loss.class_balance must be in 0-1, got {self.class_balance}")
         if not self.lovasz_weight >= 0:
             raise ConfigError(f"task.build.loss.lovasz_weight must be at least 0, got {self.lovasz_weight}")
         if not 0 < self.hard_pixels <= 1:
             raise ConfigError(f"task.build.loss.hard_pixels must be above 0 and at most 1, got {self.hard_pixels}")
 
 
-CROSS_ENTROPY = PixelLossSettings(lovasz_weight=0.0, hard_pixels=1.0)
+CROSS_ENTROPY = PixelLossSettings(class_balance=0.0, lovasz_weight=0.0, hard_pixels=1.0)
 
 
-def pixel_cross_entropy(logits: Tensor, labels: Tensor, hard_pixels: float = 1.0) -> Tensor:
+def pixel_cross_entropy(logits: Tensor, labels: Tensor, settings: PixelLossSettings = CROSS_ENTROPY) -> Tensor:
     """Mean cross entropy over the labelled pixels of labels (B, H, W); 0 if no pixel is labelled.
 
-    The logits (B, C, h, w) are enlarged to the size of the labels.
+    The logits (B, C, h, w) are enlarged to the size of the labels. With `settings.class_balance`, the mean is weighted
+    (see `class_weights`). With `settings.hard_pixels`, it is over the pixels with the largest weighted loss (online
+    hard example mining, Shrivastava et al. 2016, arXiv:1604.03540, of pixels instead of boxes).
 
     Args:
         logits: of all classes.
         labels: int64, `IGNORE_LABEL` where a pixel is not labelled.
-        hard_pixels: share of the labelled pixels that count, those with the largest loss (online hard example mining,
-            Shrivastava et al. 2016, here over pixels).
+        settings: weights of the classes, and how many pixels count.
     """
     enlarged = enlarge(logits, (labels.shape[1], labels.shape[2]))
-    if hard_pixels == 1:
-        total = F.cross_entropy(enlarged, labels, ignore_index=IGNORE_LABEL, reduction="sum")
+    weights = None
+    if settings.class_balance > 0:
+        weights = class_weights(labels, logits.shape[1], settings.class_balance)
+        weights = weights.to(torch.promote_types(logits.dtype, weights.dtype))
+    if settings.hard_pixels == 1:
+        total = F.cross_entropy(enlarged, labels, weights, ignore_index=IGNORE_LABEL, reduction="sum")
         return total / (labels != IGNORE_LABEL).sum().clamp(min=1)
-    pixels = F.cross_entropy(enlarged, labels, ignore_index=IGNORE_LABEL, reduction="none")[labels != IGNORE_LABEL]
-    return pixels.topk(max(1, round(hard_pixels * len(pixels)))).values.mean() if len(pixels) else enlarged.sum() * 0
+    losses = F.cross_entropy(enlarged, labels, weights, ignore_index=IGNORE_LABEL, reduction="none")
+    labelled = losses[labels != IGNORE_LABEL]
+    if not len(labelled):
+        return enlarged.sum() * 0
+    return labelled.topk(max(1, round(settings.hard_pixels * len(labelled)))).values.mean()
+
+
+def class_weights(labels: Tensor, num_classes: int, exponent: float) -> Tensor:
+    """Weights of the classes in a batch, by their pixel counts n: n^-exponent, with a mean of 1 over the pixels.
+
+    With an exponent of 1, these are, up to a factor, the weights of Eigen and Fergus (2015, arXiv:1411.4734), with the
+    counts of a batch instead of a dataset.
+
+    Args:
+        labels: int64 (B, H, W), `IGNORE_LABEL` where a pixel is not labelled.
+        num_classes: C.
+        exponent: in 0-1.
+
+    Returns:
+        (C,): 0 for a class without pixels.
+    """
+    counts = torch.bincount(labels[labels != IGNORE_LABEL], minlength=num_classes).float()
+    weights = torch.where(counts > 0, counts.clamp(min=1) ** -exponent, 0)
+    return weights * counts.sum() / (weights * counts).sum().clamp(min=1)
 
 
 def lovasz_softmax(logits: Tensor, labels: Tensor) -> Tensor:

@@ -157,12 +157,12 @@ class SegmentationTask(Task[SegmentationBatch, Tensor]):
         share = 0.0 if teacher is None else teacher.share
         losses = {}
         if share < 1:
-            losses["cross_entropy"] = (1 - share) * pixel_cross_entropy(logits, labels, self.loss.hard_pixels)
+            losses["cross_entropy"] = (1 - share) * pixel_cross_entropy(logits, labels, self.loss)
             if self.loss.lovasz_weight > 0:
                 losses["lovasz"] = (1 - share) * self.loss.lovasz_weight * lovasz_softmax(logits, labels)
             if auxiliary is not None:
                 weight = (1 - share) * self.head.auxiliary_weight
-                losses["auxiliary"] = weight * pixel_cross_entropy(auxiliary, labels, self.loss.hard_pixels)
+                losses["auxiliary"] = weight * pixel_cross_entropy(auxiliary, labels, self.loss)
         if teacher is not None and share > 0:
             soft = resized(teacher.outputs, (logits.shape[2], logits.shape[3])).softmax(1)
             losses["distillation"] = share * F.cross_entropy(logits, soft)

@@ -1,5 +1,7 @@
 """Losses of semantic segmentation, against their definitions."""
 
+from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -8,13 +10,14 @@ from torch import Tensor
 
 from nas_transfer.errors import ConfigError
 from nas_transfer.space import SUPERNET
-from nas_transfer.tasks.pixel_losses import PixelLossSettings, lovasz_softmax, pixel_cross_entropy
+from nas_transfer.tasks.pixel_losses import CROSS_ENTROPY, PixelLossSettings, lovasz_softmax, pixel_cross_entropy
 from nas_transfer.tasks.segmentation import SegmentationTask
 from nas_transfer.tasks.task import TaskSettings, Teacher
 from tests.conftest import load_supernet
 from tests.tasks.test_segmentation import HEAD, WHOLE, make_batch
 
 IGNORED = 255
+HARD = PixelLossSettings(class_balance=0.0, lovasz_weight=0.0, hard_pixels=0.25)
 
 
 def jaccard_loss(truth: Tensor, wrong: Tensor) -> float:
@@ -69,26 +72,49 @@ def test_the_lovasz_loss_has_the_gradient_of_finite_differences() -> None:
     assert torch.autograd.gradcheck(lambda maps: lovasz_softmax(maps, labels), logits.requires_grad_())
 
 
-def test_hard_pixels_are_the_share_of_labelled_ones_with_the_largest_loss() -> None:
-    logits, labels = draw_maps()
+def losses_by_pixel(logits: Tensor, labels: Tensor) -> list[tuple[int, float]]:
+    """Label and cross entropy of every labelled pixel, written out."""
     enlarged = torch.nn.functional.interpolate(logits, (12, 20), mode="bilinear").log_softmax(1)
-    pixels = sorted(
-        -enlarged[image, labels[image, row, column], row, column].item()
+    return [
+        (label, -enlarged[image, label, row, column].item())
         for image in range(2)
         for row in range(12)
         for column in range(20)
-        if labels[image, row, column] != IGNORED
-    )
+        if (label := int(labels[image, row, column])) != IGNORED
+    ]
+
+
+def test_hard_pixels_are_the_share_of_labelled_ones_with_the_largest_loss() -> None:
+    logits, labels = draw_maps()
+    pixels = sorted(loss for _, loss in losses_by_pixel(logits, labels))
     hardest = pixels[-round(0.25 * len(pixels)) :]
-    found = pixel_cross_entropy(logits, labels, 0.25).item()
-    assert found == pytest.approx(sum(hardest) / len(hardest), rel=1e-12)
+    loss = pixel_cross_entropy(logits, labels, HARD).item()
+    assert loss == pytest.approx(sum(hardest) / len(hardest), rel=1e-12)
     assert pixel_cross_entropy(logits, labels).item() == pytest.approx(sum(pixels) / len(pixels), rel=1e-12)
+
+
+@pytest.mark.parametrize("balance", [0.5, 1.0])
+def test_classes_weigh_by_a_power_of_their_pixel_counts(balance: float) -> None:
+    logits, labels = draw_maps()
+    labels[1, :9] = 0  # a frequent class
+    pixels = losses_by_pixel(logits, labels)
+    counts = Counter(label for label, _ in pixels)
+    weights = [counts[label] ** -balance for label, _ in pixels]
+    expected = sum(weight * loss for weight, (_, loss) in zip(weights, pixels, strict=True)) / sum(weights)
+    settings = PixelLossSettings(class_balance=balance, lovasz_weight=0.0, hard_pixels=1.0)
+    assert pixel_cross_entropy(logits, labels, settings).item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_batch_without_labels_has_no_loss_and_no_gradient() -> None:
     logits, labels = draw_maps()
     nothing = torch.full_like(labels, IGNORED)
-    for loss in (lovasz_softmax(logits.requires_grad_(), nothing), pixel_cross_entropy(logits, nothing, 0.25)):
+    logits.requires_grad_()
+    balanced = PixelLossSettings(class_balance=0.5, lovasz_weight=0.0, hard_pixels=1.0)
+    for loss in (
+        lovasz_softmax(logits, nothing),
+        pixel_cross_entropy(logits, nothing, HARD),
+        pixel_cross_entropy(logits, nothing, balanced),
+    ):
         assert loss == 0
         (gradient,) = torch.autograd.grad(loss, logits)
         assert not gradient.any()
@@ -101,7 +127,7 @@ def make_task(loss: PixelLossSettings) -> SegmentationTask:
 
 
 def test_the_task_adds_the_weighted_loss_which_the_teachers_share_reduces() -> None:
-    task = make_task(PixelLossSettings(lovasz_weight=0.5, hard_pixels=1.0))
+    task = make_task(PixelLossSettings(class_balance=0.0, lovasz_weight=0.5, hard_pixels=1.0))
     batch = make_batch()
     losses, logits = task.losses(batch, regularise=False, teacher=None)
     labels = torch.stack(batch["labels"]).long()  # type: ignore[arg-type]
@@ -114,7 +140,7 @@ def test_the_task_adds_the_weighted_loss_which_the_teachers_share_reduces() -> N
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("values", "key"), [((-1.0, 1.0), "lovasz_weight"), ((0.0, 0.0), "hard_pixels")])
-def test_a_value_out_of_range_is_named(values: tuple[float, float], key: str) -> None:
+@pytest.mark.parametrize(("key", "value"), [("class_balance", 1.5), ("lovasz_weight", -1.0), ("hard_pixels", 0.0)])
+def test_a_value_out_of_range_is_named(key: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"task.build.loss.{key}"):
-        PixelLossSettings(*values)
+        replace(CROSS_ENTROPY, **{key: value})
