@@ -12,14 +12,12 @@ from nas_transfer.errors import ConfigError
 
 @dataclass(frozen=True)
 class PixelLossSettings:
-    """What is added to the mean cross entropy per pixel for classes that cover few pixels.
+    """How much classes that cover few pixels count in the loss.
 
     Args:
         class_balance: exponent, in 0-1, of the inverse pixel counts that weigh the classes in the cross entropy: 0
             weighs all pixels alike, 1 all classes of a batch.
         lovasz_weight: weight of the Lovász-softmax loss beside the cross entropy; 0 for cross entropy alone.
-        hard_pixels: share of the labelled pixels of a batch that count in the cross entropy, those with the largest;
-            1 for all.
 
     Raises:
         ConfigError: a value out of range, by name.
@@ -27,52 +25,37 @@ class PixelLossSettings:
 
     class_balance: float
     lovasz_weight: float
-    hard_pixels: float
 
     def __post_init__(self) -> None:
         if not 0 <= self.class_balance <= 1:
             raise ConfigError(f"task.build.loss.class_balance must be in 0-1, got {self.class_balance}")
         if not self.lovasz_weight >= 0:
             raise ConfigError(f"task.build.loss.lovasz_weight must be at least 0, got {self.lovasz_weight}")
-        if not 0 < self.hard_pixels <= 1:
-            raise ConfigError(f"task.build.loss.hard_pixels must be above 0 and at most 1, got {self.hard_pixels}")
 
 
-CROSS_ENTROPY = PixelLossSettings(class_balance=0.0, lovasz_weight=0.0, hard_pixels=1.0)
+CROSS_ENTROPY = PixelLossSettings(class_balance=0.0, lovasz_weight=0.0)
 
 
-def pixel_cross_entropy(logits: Tensor, labels: Tensor, settings: PixelLossSettings = CROSS_ENTROPY) -> Tensor:
+def pixel_cross_entropy(logits: Tensor, labels: Tensor, class_balance: float = 0.0) -> Tensor:
     """Mean cross entropy over the labelled pixels of labels (B, H, W); 0 if no pixel is labelled.
 
-    The logits (B, C, h, w) are enlarged to the size of the labels. With `settings.class_balance`, the mean is weighted
-    (see `class_weights`). With `settings.hard_pixels`, it is over the pixels with the largest weighted loss (online
-    hard example mining, Shrivastava et al. 2016, arXiv:1604.03540, of pixels instead of boxes).
-
-    Args:
-        logits: of all classes.
-        labels: int64, `IGNORE_LABEL` where a pixel is not labelled.
-        settings: weights of the classes, and how many pixels count.
+    The logits (B, C, h, w) are enlarged to the size of the labels. A `class_balance` above 0 weighs the mean by
+    `class_weights`.
     """
     enlarged = enlarge(logits, (labels.shape[1], labels.shape[2]))
     weights = None
-    if settings.class_balance > 0:
-        weights = class_weights(labels, logits.shape[1], settings.class_balance)
+    if class_balance > 0:
+        weights = class_weights(labels, logits.shape[1], class_balance)
         weights = weights.to(torch.promote_types(logits.dtype, weights.dtype))
-    if settings.hard_pixels == 1:
-        total = F.cross_entropy(enlarged, labels, weights, ignore_index=IGNORE_LABEL, reduction="sum")
-        return total / (labels != IGNORE_LABEL).sum().clamp(min=1)
-    losses = F.cross_entropy(enlarged, labels, weights, ignore_index=IGNORE_LABEL, reduction="none")
-    labelled = losses[labels != IGNORE_LABEL]
-    if not len(labelled):
-        return enlarged.sum() * 0
-    return labelled.topk(max(1, round(settings.hard_pixels * len(labelled)))).values.mean()
+    total = F.cross_entropy(enlarged, labels, weights, ignore_index=IGNORE_LABEL, reduction="sum")
+    return total / (labels != IGNORE_LABEL).sum().clamp(min=1)
 
 
 def class_weights(labels: Tensor, num_classes: int, exponent: float) -> Tensor:
-    """Weights of the classes in a batch, by their pixel counts n: n^-exponent, with a mean of 1 over the pixels.
+    """Weights of the classes in a batch by their pixel counts n: n^-exponent, scaled to a mean of 1 over the pixels.
 
-    With an exponent of 1, these are, up to a factor, the weights of Eigen and Fergus (2015, arXiv:1411.4734), with the
-    counts of a batch instead of a dataset.
+    An exponent of 1 weighs by inverse frequency, as Eigen and Fergus (2015, arXiv:1411.4734, median frequency balancing)
+    do with the counts of a whole dataset. An exponent of 0.5 gives rare classes part of that weight.
 
     Args:
         labels: int64 (B, H, W), `IGNORE_LABEL` where a pixel is not labelled.
@@ -98,7 +81,7 @@ def lovasz_softmax(logits: Tensor, labels: Tensor) -> Tensor:
         logits: (B, C, h, w).
         labels: int64 (B, H, W), `IGNORE_LABEL` where a pixel is not labelled.
     """
-    cells = F.interpolate(labels[:, None].double(), logits.shape[2:], mode="nearest-exact")[:, 0].long()
+    cells = F.interpolate(labels[:, None].float(), logits.shape[2:], mode="nearest-exact")[:, 0].long()
     labelled = cells != IGNORE_LABEL
     truth = F.one_hot(cells[labelled], logits.shape[1]).T  # (C, N)
     probabilities = logits.movedim(1, -1)[labelled].softmax(1).T

@@ -83,7 +83,7 @@ class SegmentationTask(Task[SegmentationBatch, Tensor]):
         class_names: for the scores of each class; empty for a task without data, which only states costs.
         genes: smaller choices of ``scale_percent`` (the size of the image in the network, in percent of its own),
             ``channels`` (of the head) and ``num_dilations`` (the leading `DeepLabSize.dilations` that are kept).
-        loss: of the labels.
+        loss: how much rare classes count in the loss of the labels.
 
     Raises:
         ConfigError: an unknown gene, or choices that are no integers above 0.
@@ -157,12 +157,12 @@ class SegmentationTask(Task[SegmentationBatch, Tensor]):
         share = 0.0 if teacher is None else teacher.share
         losses = {}
         if share < 1:
-            losses["cross_entropy"] = (1 - share) * pixel_cross_entropy(logits, labels, self.loss)
+            losses["cross_entropy"] = (1 - share) * pixel_cross_entropy(logits, labels, self.loss.class_balance)
             if self.loss.lovasz_weight > 0:
                 losses["lovasz"] = (1 - share) * self.loss.lovasz_weight * lovasz_softmax(logits, labels)
             if auxiliary is not None:
                 weight = (1 - share) * self.head.auxiliary_weight
-                losses["auxiliary"] = weight * pixel_cross_entropy(auxiliary, labels, self.loss)
+                losses["auxiliary"] = weight * pixel_cross_entropy(auxiliary, labels, self.loss.class_balance)
         if teacher is not None and share > 0:
             soft = resized(teacher.outputs, (logits.shape[2], logits.shape[3])).softmax(1)
             losses["distillation"] = share * F.cross_entropy(logits, soft)

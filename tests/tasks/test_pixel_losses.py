@@ -17,7 +17,6 @@ from tests.conftest import load_supernet
 from tests.tasks.test_segmentation import HEAD, WHOLE, make_batch
 
 IGNORED = 255
-HARD = PixelLossSettings(class_balance=0.0, lovasz_weight=0.0, hard_pixels=0.25)
 
 
 def jaccard_loss(truth: Tensor, wrong: Tensor) -> float:
@@ -84,16 +83,7 @@ def losses_by_pixel(logits: Tensor, labels: Tensor) -> list[tuple[int, float]]:
     ]
 
 
-def test_hard_pixels_are_the_share_of_labelled_ones_with_the_largest_loss() -> None:
-    logits, labels = draw_maps()
-    pixels = sorted(loss for _, loss in losses_by_pixel(logits, labels))
-    hardest = pixels[-round(0.25 * len(pixels)) :]
-    loss = pixel_cross_entropy(logits, labels, HARD).item()
-    assert loss == pytest.approx(sum(hardest) / len(hardest), rel=1e-12)
-    assert pixel_cross_entropy(logits, labels).item() == pytest.approx(sum(pixels) / len(pixels), rel=1e-12)
-
-
-@pytest.mark.parametrize("balance", [0.5, 1.0])
+@pytest.mark.parametrize("balance", [0.0, 0.5, 1.0])
 def test_classes_weigh_by_a_power_of_their_pixel_counts(balance: float) -> None:
     logits, labels = draw_maps()
     labels[1, :9] = 0  # a frequent class
@@ -101,19 +91,17 @@ def test_classes_weigh_by_a_power_of_their_pixel_counts(balance: float) -> None:
     counts = Counter(label for label, _ in pixels)
     weights = [counts[label] ** -balance for label, _ in pixels]
     expected = sum(weight * loss for weight, (_, loss) in zip(weights, pixels, strict=True)) / sum(weights)
-    settings = PixelLossSettings(class_balance=balance, lovasz_weight=0.0, hard_pixels=1.0)
-    assert pixel_cross_entropy(logits, labels, settings).item() == pytest.approx(expected, rel=1e-6)
+    assert pixel_cross_entropy(logits, labels, balance).item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_batch_without_labels_has_no_loss_and_no_gradient() -> None:
     logits, labels = draw_maps()
     nothing = torch.full_like(labels, IGNORED)
     logits.requires_grad_()
-    balanced = PixelLossSettings(class_balance=0.5, lovasz_weight=0.0, hard_pixels=1.0)
     for loss in (
         lovasz_softmax(logits, nothing),
-        pixel_cross_entropy(logits, nothing, HARD),
-        pixel_cross_entropy(logits, nothing, balanced),
+        pixel_cross_entropy(logits, nothing),
+        pixel_cross_entropy(logits, nothing, 0.5),
     ):
         assert loss == 0
         (gradient,) = torch.autograd.grad(loss, logits)
@@ -127,12 +115,12 @@ def make_task(loss: PixelLossSettings) -> SegmentationTask:
 
 
 def test_the_task_adds_the_weighted_loss_which_the_teachers_share_reduces() -> None:
-    task = make_task(PixelLossSettings(class_balance=0.0, lovasz_weight=0.5, hard_pixels=1.0))
+    task = make_task(PixelLossSettings(class_balance=0.5, lovasz_weight=0.5))
     batch = make_batch()
     losses, logits = task.losses(batch, regularise=False, teacher=None)
     labels = torch.stack(batch["labels"]).long()  # type: ignore[arg-type]
     torch.testing.assert_close(losses["lovasz"], 0.5 * lovasz_softmax(logits, labels))
-    torch.testing.assert_close(losses["cross_entropy"], pixel_cross_entropy(logits, labels))
+    torch.testing.assert_close(losses["cross_entropy"], pixel_cross_entropy(logits, labels, 0.5))
     imitated, logits = task.losses(batch, regularise=False, teacher=Teacher(logits, 0.75))
     torch.testing.assert_close(imitated["lovasz"], 0.25 * 0.5 * lovasz_softmax(logits, labels))
     assert set(task.extract(task.space.smallest()).losses(batch, regularise=False, teacher=None)[0]) == {
@@ -140,7 +128,7 @@ def test_the_task_adds_the_weighted_loss_which_the_teachers_share_reduces() -> N
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("key", "value"), [("class_balance", 1.5), ("lovasz_weight", -1.0), ("hard_pixels", 0.0)])
+@pytest.mark.parametrize(("key", "value"), [("class_balance", 1.5), ("lovasz_weight", -1.0)])
 def test_a_value_out_of_range_is_named(key: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"task.build.loss.{key}"):
         replace(CROSS_ENTROPY, **{key: value})
