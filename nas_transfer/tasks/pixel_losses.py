@@ -54,8 +54,8 @@ def pixel_cross_entropy(logits: Tensor, labels: Tensor, class_balance: float = 0
 def class_weights(labels: Tensor, num_classes: int, exponent: float) -> Tensor:
     """Weights of the classes in a batch by their pixel counts n: n^-exponent, scaled to a mean of 1 over the pixels.
 
-    An exponent of 1 weighs by inverse frequency, as Eigen and Fergus (2015, arXiv:1411.4734, median frequency balancing)
-    do with the counts of a whole dataset. An exponent of 0.5 gives rare classes part of that weight.
+    An exponent of 1 weighs by inverse frequency, as the median frequency balancing of Eigen and Fergus (2015,
+    arXiv:1411.4734) does with the counts of a dataset. An exponent of 0.5 gives rare classes part of that weight.
 
     Args:
         labels: int64 (B, H, W), `IGNORE_LABEL` where a pixel is not labelled.
