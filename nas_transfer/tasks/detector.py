@@ -7,6 +7,7 @@ of the same names.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+from torchvision.ops.poolers import initLevelMapper
 
 from nas_transfer.errors import ConfigError
 from nas_transfer.ranges import Positive
@@ -211,7 +213,7 @@ def detector_arguments(settings: TaskSettings, sizes: DetectorSize) -> DetectorA
         "rpn_post_nms_top_n_train": sizes.proposals_train,
         "rpn_post_nms_top_n_test": sizes.proposals_test,
         "rpn_batch_size_per_image": sizes.rpn_batch,
-        "box_roi_pool": MultiScaleRoIAlign(sizes.roi_levels, ROI_SIZE, sampling_ratio=2),
+        "box_roi_pool": roi_pool(sizes, ROI_SIZE),
         "box_head": TwoMLPHead(sizes.fpn_channels * ROI_SIZE**2, sizes.box_head_channels),
         "box_predictor": FastRCNNPredictor(sizes.box_head_channels, settings.num_classes + 1),
         "box_batch_size_per_image": sizes.box_batch,
@@ -249,11 +251,23 @@ def follow_sizes(network: FasterRCNN, sizes: DetectorSize) -> None:
             layer.active_out_features = sizes.box_head_channels
 
 
+def roi_pool(sizes: DetectorSize, side: int) -> MultiScaleRoIAlign:
+    """The pooling of boxes to `side` x `side` cells."""
+    pool = MultiScaleRoIAlign(sizes.roi_levels, side, sampling_ratio=2)
+    follow_levels(pool, sizes)
+    return pool
+
+
 def follow_levels(pool: MultiScaleRoIAlign, sizes: DetectorSize) -> None:
-    """Make a pooling layer take the features of boxes from the levels of the pyramid that there are."""
-    if pool.featmap_names != sizes.roi_levels:
-        pool.featmap_names = sizes.roi_levels
-        pool.scales = pool.map_levels = None  # torchvision derives them from the first batch
+    """Make a pooling layer take the features of boxes from the levels of the pyramid that there are.
+
+    The scales are stated: torchvision would guess them from the first batch, and wrongly where the padding of a small
+    image is more than two fifths of it.
+    """
+    strides = TAP_STRIDES[sizes.finest :]
+    finest, coarsest = (int(math.log2(stride)) for stride in (strides[0], strides[-1]))
+    pool.featmap_names, pool.scales = sizes.roi_levels, [1 / stride for stride in strides]
+    pool.map_levels = initLevelMapper(finest, coarsest, pool.canonical_scale, pool.canonical_level)
 
 
 def _convolutions(module: nn.Module) -> list[ElasticConv2d]:

@@ -10,7 +10,6 @@ from torch import Tensor
 from torchvision.models.detection import FasterRCNN, MaskRCNN
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
-from torchvision.ops import MultiScaleRoIAlign
 
 from nas_transfer.data.parts import Vocabulary
 from nas_transfer.data.samples import DetectionBatch
@@ -22,7 +21,7 @@ from nas_transfer.supernet.cost import Cost, ModuleCost, convolution_cost
 from nas_transfer.supernet.ops import ElasticConv2d
 from nas_transfer.tasks.coco_metrics import encode_masks, to_coco_masks, to_coco_results
 from nas_transfer.tasks.detection import DetectionTask, draw_detections, sizes_of
-from nas_transfer.tasks.detector import DetectorSize, detector_arguments, follow_levels
+from nas_transfer.tasks.detector import DetectorSize, detector_arguments, follow_levels, roi_pool
 from nas_transfer.tasks.genes import Choices
 from nas_transfer.tasks.prediction import Prediction
 from nas_transfer.tasks.task import TaskSettings, Teacher
@@ -118,7 +117,7 @@ class InstanceSegmentationTask(DetectionTask):
         width = detector.mask_channels
         network = MaskRCNN(
             **detector_arguments(settings, detector),
-            mask_roi_pool=MultiScaleRoIAlign(detector.roi_levels, MASK_ROI_SIZE, sampling_ratio=2),
+            mask_roi_pool=roi_pool(detector, MASK_ROI_SIZE),
             mask_head=MaskHead(detector.fpn_channels, width, detector.mask_convolutions),
             mask_predictor=MaskRCNNPredictor(width, width, settings.num_classes + 1),
         )

@@ -30,6 +30,13 @@ from nas_transfer.tasks.deeplab import DeepLab, DeepLabSize, deeplab_cost
 from nas_transfer.tasks.deployed import TOP_STRIDE, Deployed, DeployedNetwork
 from nas_transfer.tasks.genes import Choices, task_genes, values_of
 from nas_transfer.tasks.metrics import SegmentResults
+from nas_transfer.tasks.pixel_losses import (
+    CROSS_ENTROPY,
+    PixelLossSettings,
+    enlarge,
+    lovasz_softmax,
+    pixel_cross_entropy,
+)
 from nas_transfer.tasks.prediction import Prediction
 from nas_transfer.tasks.task import Task, TaskSettings, Teacher
 
@@ -67,7 +74,7 @@ class SegmentationEvaluation:
 
 
 class SegmentationTask(Task[SegmentationBatch, Tensor]):
-    """DeepLabV3+ with cross entropy per pixel. In a sandwich, the smaller archs imitate the largest one's soft labels.
+    """DeepLabV3+ with a loss per pixel. In a sandwich, the smaller archs imitate the largest one's soft labels.
 
     Args:
         settings: `num_classes` counts no background: label 0 is a class like the others.
@@ -77,6 +84,7 @@ class SegmentationTask(Task[SegmentationBatch, Tensor]):
         class_names: for the scores of each class; empty for a task without data, which only states costs.
         genes: smaller choices of ``scale_percent`` (the size of the image in the network, in percent of its own),
             ``channels`` (of the head) and ``num_dilations`` (the leading `DeepLabSize.dilations` that are kept).
+        loss: how much rare classes count in the loss of the labels.
 
     Raises:
         ConfigError: an unknown gene, or choices that are no integers above 0.
@@ -98,6 +106,7 @@ class SegmentationTask(Task[SegmentationBatch, Tensor]):
         input_size: Sequence[Positive],
         class_names: Sequence[str] = (),
         genes: Choices | None = None,
+        loss: PixelLossSettings = CROSS_ENTROPY,
     ) -> None:
         table, arch, num_classes = settings.table, settings.arch, settings.num_classes
         largest = {"scale_percent": 100, "channels": head.channels, "num_dilations": len(head.dilations)}
@@ -109,6 +118,7 @@ class SegmentationTask(Task[SegmentationBatch, Tensor]):
         self.normalise = Scaled(self.normalise, values["scale_percent"])
         self.largest, self.choices = largest, genes
         self.head = head
+        self.loss = loss
         self.evaluation = evaluation
         self.crop_size = (int(input_size[0]), int(input_size[1]))
         self.class_names = tuple(class_names)
@@ -119,7 +129,7 @@ class SegmentationTask(Task[SegmentationBatch, Tensor]):
         """The same task with new weights for other settings."""
         return type(self)(
             settings, head=self.head, evaluation=self.evaluation, input_size=self.crop_size,
-            class_names=self.class_names, genes=self.choices,
+            class_names=self.class_names, genes=self.choices, loss=self.loss,
         )  # fmt: skip
 
     def set_genes(self, arch: Arch) -> None:
@@ -131,7 +141,7 @@ class SegmentationTask(Task[SegmentationBatch, Tensor]):
     def losses(
         self, batch: SegmentationBatch, *, regularise: bool, teacher: Teacher[Tensor] | None
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Cross entropy per pixel, also of the auxiliary head, and cross entropy against the teacher's soft labels.
+        """The losses of the labels, also of the auxiliary head, and cross entropy against the teacher's soft labels.
 
         Raises:
             ConfigError: a batch of one image on one device: the globally pooled branch has no variance to normalise by.
@@ -148,10 +158,12 @@ class SegmentationTask(Task[SegmentationBatch, Tensor]):
         share = 0.0 if teacher is None else teacher.share
         losses = {}
         if share < 1:
-            losses["cross_entropy"] = (1 - share) * pixel_cross_entropy(logits, labels)
+            losses["cross_entropy"] = (1 - share) * pixel_cross_entropy(logits, labels, self.loss.class_balance)
+            if self.loss.lovasz_weight > 0:
+                losses["lovasz"] = (1 - share) * self.loss.lovasz_weight * lovasz_softmax(logits, labels)
             if auxiliary is not None:
                 weight = (1 - share) * self.head.auxiliary_weight
-                losses["auxiliary"] = weight * pixel_cross_entropy(auxiliary, labels)
+                losses["auxiliary"] = weight * pixel_cross_entropy(auxiliary, labels, self.loss.class_balance)
         if teacher is not None and share > 0:
             soft = resized(teacher.outputs, (logits.shape[2], logits.shape[3])).softmax(1)
             losses["distillation"] = share * F.cross_entropy(logits, soft)
@@ -174,7 +186,7 @@ class SegmentationTask(Task[SegmentationBatch, Tensor]):
         """The class of every pixel of one image uint8 (3, H, W): int64 (H, W)."""
         size = (image.shape[1], image.shape[2])
         if self.evaluation.mode == "whole":
-            return _enlarge(self.network(self.normalise(image[None])), size)[0].argmax(0)
+            return enlarge(self.network(self.normalise(image[None])), size)[0].argmax(0)
         return slide(lambda part: self.network(self.normalise(part)), image, self.evaluation)[0].argmax(0)
 
     def predict_image(self, batch: SegmentationBatch, image_id: int, vocabulary: Vocabulary) -> Prediction:
@@ -259,16 +271,6 @@ def _head_of(head: DeepLabSize, values: Mapping[str, int]) -> DeepLabSize:
     return replace(head, channels=values["channels"], dilations=head.dilations[: values["num_dilations"]])
 
 
-def pixel_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross entropy over the labelled pixels of labels (B, H, W); 0 if no pixel is labelled.
-
-    The logits (B, C, h, w) are enlarged to the size of the labels.
-    """
-    enlarged = _enlarge(logits, (labels.shape[1], labels.shape[2]))
-    total = F.cross_entropy(enlarged, labels, ignore_index=IGNORE_LABEL, reduction="sum")
-    return total / (labels != IGNORE_LABEL).sum().clamp(min=1)
-
-
 def slide(network: Callable[[Tensor], Tensor], image: Tensor, evaluation: SegmentationEvaluation) -> Tensor:
     """Mean logits over windows that cover an image (3, H, W): (1, C, H, W).
 
@@ -285,7 +287,7 @@ def slide(network: Callable[[Tensor], Tensor], image: Tensor, evaluation: Segmen
         for left in starts[1]:
             area = (slice(top, top + evaluation.window[0]), slice(left, left + evaluation.window[1]))
             part = image[None, :, area[0], area[1]]
-            logits = _enlarge(network(part), (part.shape[2], part.shape[3]))
+            logits = enlarge(network(part), (part.shape[2], part.shape[3]))
             if total is None:
                 total = logits.new_zeros(1, logits.shape[1], *size)
             total[:, :, area[0], area[1]] += logits
@@ -317,8 +319,4 @@ def _world_size() -> int:
 
 
 def _enlarge_to(logits: Tensor, images: Tensor) -> Tensor:
-    return _enlarge(logits, (images.shape[2], images.shape[3]))
-
-
-def _enlarge(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(logits, size, mode="bilinear", align_corners=False)
+    return enlarge(logits, (images.shape[2], images.shape[3]))

@@ -190,3 +190,18 @@ def test_pyramids_of_other_depths_are_refused() -> None:
         replace(SIZES, fpn_levels=3)
     with pytest.raises(ConfigError, match="genes must name sizes"):
         DetectionTask(TaskSettings(TABLE, SUPERNET, 3), detector=SIZES, genes={"anchor_sizes": [8]})
+
+
+def test_boxes_are_pooled_alike_whatever_the_first_image_was() -> None:
+    images = [torch.randint(256, (3, 60, 90), generator=torch.Generator().manual_seed(n)) for n in range(2)]
+    arch = mask_detector().space.from_dict({**mask_detector().space.largest().to_dict(), "min_size": 32})
+    found = []
+    for first in (torch.zeros(3, 64, 96), torch.zeros(3, 34, 96)):  # the second is padded from 32 x 48 to 64 rows
+        task = with_statistics(mask_detector(arch)).eval()
+        with torch.no_grad():
+            task.forward_batch({"images": [first]})
+            found.append(task.forward_batch({"images": images}))
+    for one, other in zip(*found, strict=True):
+        assert len(one["boxes"]) > 0
+        for name, values in one.items():
+            torch.testing.assert_close(other[name], values)

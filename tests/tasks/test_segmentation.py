@@ -13,10 +13,10 @@ from nas_transfer.errors import ConfigError
 from nas_transfer.space import SUPERNET, ArchOrSupernet
 from nas_transfer.tasks.coco_metrics import to_coco_segments
 from nas_transfer.tasks.deeplab import DeepLabSize, deeplab_cost
+from nas_transfer.tasks.pixel_losses import pixel_cross_entropy
 from nas_transfer.tasks.segmentation import (
     SegmentationEvaluation,
     SegmentationTask,
-    pixel_cross_entropy,
     scores_of,
     slide,
 )

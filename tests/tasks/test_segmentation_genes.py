@@ -20,7 +20,8 @@ from nas_transfer.supernet.layers import fold_batch_norms
 from nas_transfer.supernet.networks import build_body
 from nas_transfer.tasks.deeplab import DeepLabSize
 from nas_transfer.tasks.genes import Choices
-from nas_transfer.tasks.segmentation import SegmentationEvaluation, SegmentationTask, pixel_cross_entropy
+from nas_transfer.tasks.pixel_losses import pixel_cross_entropy
+from nas_transfer.tasks.segmentation import SegmentationEvaluation, SegmentationTask
 from nas_transfer.tasks.task import TaskSettings, Teacher
 from tests.conftest import load_supernet
 from tests.tasks.test_segmentation import make_batch
