@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
+from nas_transfer.errors import RunError
 from nas_transfer.runs import (
     SECONDS_PER_HOUR,
     Ancestor,
@@ -132,6 +133,11 @@ class _Search:
             self.log_estimate()
         self.loop.run()
         front = self.front()
+        failures = self.study.failures()
+        if failures and not front.trials:
+            number, reason = failures[0]
+            share = f"{len(failures)} of {len(self.study)} trials failed"
+            raise RunError(f"no trial can be picked: {share}, trial {number} with {reason}")
         picked = pick(front, self.config.pick, self.config.pick_under or {}, self.trade_off)
         if self.repairs and not isinstance(self.config, ProxyConfig):
             keep_networks(self.loop, front)

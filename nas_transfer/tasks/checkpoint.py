@@ -20,7 +20,7 @@ from nas_transfer.space import SUPERNET, ArchOrSupernet, SearchSpace
 from nas_transfer.supernet.fields import default_fields_of_weights, fields_of_weights
 from nas_transfer.supernet.importing import import_supernet, package_file
 from nas_transfer.supernet.networks import build_body
-from nas_transfer.supernet.ops import copy_slices
+from nas_transfer.supernet.ops import copy_slices, leading_slice
 from nas_transfer.supernet.preprocessing import Preprocessing
 from nas_transfer.supernet.protocol import SupernetTable
 from nas_transfer.supernet.weights.reading import read_file, require_plain_tensors, state_of
@@ -245,7 +245,7 @@ def load_whole(supernet: Task, checkpoint: Checkpoint) -> None:
     with torch.no_grad():
         for name, target in supernet.network.state_dict(keep_vars=True).items():
             if name in sources:
-                target.copy_(sources[name])
+                leading_slice(target, sources[name].shape, name).copy_(sources[name])
 
 
 def load_subnet(task: Task, checkpoint: Checkpoint) -> Task:

@@ -1,6 +1,7 @@
 """Subnets of one whole network of a task, repaired without training: body, norms of the head, neck and heads."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,10 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from nas_transfer.space import SUPERNET, Arch
+from nas_transfer.tasks.checkpoint import is_whole, load_checkpoint, load_whole, save_checkpoint
 from nas_transfer.tasks.classification import ClassificationTask
 from nas_transfer.tasks.detection import DetectionTask
 from nas_transfer.tasks.detector_repair import DetectorRepair
 from nas_transfer.tasks.head_repair import HeadRepair, Views, norm_inputs
+from nas_transfer.tasks.pose import PoseTask
+from nas_transfer.tasks.pose_head import PoseHeadSize
 from nas_transfer.tasks.repair import SubnetRepairer
 from nas_transfer.tasks.task import Task, TaskSettings
 from tests.conftest import load_supernet
@@ -236,3 +240,18 @@ def test_the_pyramid_reads_narrower_maps_of_the_body_as_well_as_it_can() -> None
         < task.table.feature_channels(whole.body_arch(task.space.largest()))[2]
     )
     assert errors["repaired"] < errors["sliced"]
+
+
+def test_a_supernet_holds_the_weights_of_a_whole_network_with_narrower_layers(tmp_path: Path) -> None:
+    head = PoseHeadSize((24, 16, 8), 2.0, flip_test=False, score_threshold=0.2, oks_threshold=0.9)
+    sizes = {"head": head, "input_size": (96, 64), "flip_pairs": [], "sigmas": [0.1] * 3}
+    genes = {"deconvolutions": [2]}
+    whole = PoseTask(TaskSettings(TABLE, TABLE.space.largest(), 3), genes=None, **sizes)
+    path = tmp_path / "weights.pt"
+    save_checkpoint(path, whole, parent=None, metrics={}, versions={}, stage="finetune", config_sha256="")
+    supernet = PoseTask(TaskSettings(TABLE, SUPERNET, 3), genes=genes, **sizes)
+    checkpoint = load_checkpoint(str(path), TABLE)
+    assert is_whole(checkpoint, supernet)
+    load_whole(supernet, checkpoint)
+    state = supernet.extract(supernet.space.largest()).network.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in whole.network.state_dict().items())
