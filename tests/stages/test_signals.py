@@ -153,6 +153,7 @@ def test_a_search_ends_without_a_failed_trial_and_goes_on(
     assert '"failed": 0' in (folder / "result.json").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", list(SIGNALS))
 def test_the_command_ends_with_the_exit_code_of_the_signal_and_one_sentence(
     tmp_path: Path, number: signal.Signals

@@ -120,6 +120,7 @@ def test_keys_of_records_and_of_classes_have_wrong_values() -> None:
     assert len(keys) > 150
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

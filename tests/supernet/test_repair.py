@@ -156,6 +156,7 @@ def test_repaired_feature_maps_are_nearer_to_the_largest_networks_on_unseen_imag
     assert "repaired" in {repair.report.choice for repair in repairs}
 
 
+@pytest.mark.slow
 def test_kernels_that_are_learned_maps_of_larger_ones_are_repaired(batches: list[Tensor]) -> None:
     family = FAMILIES["once_for_all"](batches)
     body = family.cuts[-1]()
@@ -185,6 +186,7 @@ def test_a_slice_that_is_nearer_than_its_repair_is_kept(
     assert all(torch.equal(tensor, kept[name]) for name, tensor in sliced.state_dict().items())
 
 
+@pytest.mark.slow
 def test_lost_projections_are_found_again(family: Family, family_repairer: Repairer) -> None:
     body = family.whole()
     torch.manual_seed(3)
@@ -208,6 +210,7 @@ def test_recalibrating_a_repaired_network_changes_little(
     assert difference < 0.05 * before.var()
 
 
+@pytest.mark.slow
 def test_a_repair_does_not_depend_on_earlier_ones(family: Family, repairs: list[Repair], batches: list[Tensor]) -> None:
     repairer = Repairer(family.table, family.whole(), batches)
     for cut in reversed(family.cuts[:2]):
@@ -384,6 +387,7 @@ def test_the_order_is_nested_takes_the_best_channel_first_and_leaves_the_functio
     assert swap[greedy_order(covariance[swap][:, swap], weight[:, swap])].tolist() == order.tolist()
 
 
+@pytest.mark.slow
 def test_the_order_keeps_more_than_the_order_of_the_file(
     table: MBConvTable, supernet: MBConvBody, batches: list[Tensor]
 ) -> None:

@@ -84,6 +84,7 @@ def test_the_whole_network_computes_the_same_in_the_new_order_and_after_its_repa
             torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["segmentation", "masks"])
 def test_a_repair_depends_on_nothing_that_came_before_it(kind: str) -> None:
     task = trained(MAKERS[kind])
@@ -151,6 +152,7 @@ def rpn_error(whole: Task, subnet: Task) -> float:
     return float((found - wanted).square().sum() / (wanted - wanted.mean()).square().sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [detector, mask_detector])
 @pytest.mark.parametrize("width", [4, 8])
 def test_a_narrow_pyramid_is_nearer_to_the_whole_after_its_repair(make: Callable[[], Task], width: int) -> None:
