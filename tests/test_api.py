@@ -50,6 +50,7 @@ def test_a_stage_runs_as_from_the_command_line_and_gives_its_record(
         _ = run.front
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
@@ -67,6 +68,7 @@ def test_what_the_command_line_refuses_is_raised_as_one_sentence(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_stage_that_fails_quotes_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "faulty_stage.py").write_text("def run(cfg, folder):\n    return 1 / 0\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))

@@ -269,6 +269,7 @@ def test_one_failed_job_of_a_sweep_does_not_end_the_others(tmp_path: Path) -> No
     assert result.parent.name.startswith("min-")
 
 
+@pytest.mark.slow
 def test_a_defect_of_the_program_keeps_its_traceback(tmp_path: Path) -> None:
     (tmp_path / "faulty_stage.py").write_text("def run(cfg, folder):\n    return cfg.no_such_key\n")
     done = run(tmp_path, "stage.run=faulty_stage.run", code=1)

@@ -21,6 +21,7 @@ def targets(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield from targets(child)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
 def test_each_file_gives_exactly_the_arguments_of_its_classes(path: Path) -> None:
     text = path.read_text()

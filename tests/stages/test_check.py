@@ -53,6 +53,7 @@ def annotations(folder: Path, part: str) -> Path:
     return next((folder / "data/annotations").glob(f"instances_{part}*.json"))
 
 
+@pytest.mark.slow
 def test_counts_are_those_of_the_annotation_files(tmp_path: Path) -> None:
     content = checked(config(tmp_path, "shapes_det"), tmp_path)
     for part in ("train", "val"):
@@ -121,6 +122,7 @@ def test_planted_defects_of_a_detection_set_are_found_by_name(
     assert f"{result['num_problems']} problems" in printed
 
 
+@pytest.mark.slow
 def test_images_of_the_search_split_that_are_trained_on_are_a_problem(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -72,6 +72,7 @@ def val_samples(folder: Path, task: str) -> tuple[Task, Any, list[Any]]:
     return network.eval(), data, [val[SampleKey(place, 0)] for place in (0, len(val) - 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TINY)
 def test_a_finished_run_shows_what_it_says_of_validation_images(tmp_path: Path, task: str) -> None:
     run = trained(tmp_path, task, "sample_predictions=2")
@@ -163,6 +164,7 @@ def test_the_threshold_decides_what_is_drawn_but_not_what_is_written(tmp_path: P
     assert any((first != second).any() for first, second in zip(*pictures, strict=True))
 
 
+@pytest.mark.slow
 def test_label_images_are_the_argmax_in_the_ids_of_the_data(tmp_path: Path) -> None:
     run = trained(tmp_path, "shapes_seg")
     images = tmp_path / "data/leftImg8bit/val"

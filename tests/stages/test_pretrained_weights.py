@@ -99,6 +99,7 @@ def too_many_classes(file: Path) -> None:
     torch.save(public_nets.lite0_state(num_classes=1001), file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "expected"),
     [

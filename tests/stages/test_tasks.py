@@ -69,6 +69,7 @@ def test_box_and_mask_scores_are_pycocotools_on_the_written_predictions(tmp_path
     assert metrics["mar_100_segm"] > 0
 
 
+@pytest.mark.slow
 def test_keypoint_scores_are_pycocotools_on_the_written_predictions(tmp_path: Path) -> None:
     result = tiny(tmp_path, "shapes_pose", "arch=max", "data.batch_size=8")
     truth = COCO(str(next((tmp_path / "data/annotations").glob("person_keypoints_val*.json"))))
@@ -82,6 +83,7 @@ def test_keypoint_scores_are_pycocotools_on_the_written_predictions(tmp_path: Pa
     assert result.kind == PoseTask.kind
 
 
+@pytest.mark.slow
 def test_region_scores_are_a_count_over_the_written_predictions(tmp_path: Path) -> None:
     metrics = tiny(tmp_path, "shapes_seg", "arch=max", "trainer.max_epochs=5").metrics
     records = json.loads((tmp_path / "predictions.json").read_text())

@@ -145,6 +145,7 @@ def test_two_ranks_train_a_supernet_and_equal_one_rank_with_both_batches(tmp_pat
     assert result(tmp_path / "runs/pretrain/shapes_cls/two")["devices"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "expected"),
     [

@@ -56,6 +56,7 @@ def test_method_1_is_torchs_channel_shuffle_of_two_groups() -> None:
     assert torch.equal(torch.cat(shuffle_and_split(features, 1), 1), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
 @pytest.mark.parametrize("method", [1, 2])
 @pytest.mark.parametrize("name", NETS)

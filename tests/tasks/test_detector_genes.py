@@ -67,6 +67,7 @@ def own_gradients(task: DetectionTask) -> dict[str, Tensor]:
     return {name: p.grad for name, p in task.network.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [detector, mask_detector])
 def test_20_whole_archs_are_extracted_exactly_with_outputs_losses_and_gradients(make) -> None:
     task = with_statistics(make().double())

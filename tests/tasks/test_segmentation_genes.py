@@ -100,6 +100,7 @@ def test_the_largest_arch_is_the_task_without_genes() -> None:
     assert task.costs(task.space.largest()) == fixed.costs(arch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("supernet", ["bignas_nano", "efficientnet_lite0"])
 def test_an_extracted_arch_equals_the_active_one_in_outputs_and_gradients(supernet: str, training: bool) -> None:
