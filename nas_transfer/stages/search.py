@@ -93,6 +93,11 @@ class _Search:
         budget = config.budget(data.batch_size * config.task.recipe.build().accumulate)
         schedule = keys.schedule(config.rungs(), budget)
         self.repairs = searched_weights(config)[1].arch is not None
+        if self.repairs and not was_held_out(config):
+            logger.warning(
+                "the network was trained on images of the search split, so that scores are too high: train it with "
+                "data.split.hold_out_search=true, and search with the same seed and data.split.search_fraction"
+            )
         self.problem = make_problem(keys, self.task, self.objectives, self.trained_genes())
         rng = np.random.default_rng(config.seed)
         self.problem.draw(rng)  # an infeasible constraint ends the search here
@@ -111,11 +116,6 @@ class _Search:
         genes = [name for name in self.task.space.names if name not in body and name not in repairable]
         if genes:
             logger.info("%s keep their largest choices: smaller ones need training", ", ".join(genes))
-        if not was_held_out(self.config.weights):
-            logger.warning(
-                "the network was trained on the search split, so that scores are too high: train it with "
-                "data.split.hold_out_search=true"
-            )
         return genes
 
     def run(self) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -149,6 +149,26 @@ def moments_of(features: Sequence[Tensor]) -> Moments:
     for maps in features:
         add_moments(moments, maps)
     return moments
+
+
+@torch.no_grad()
+def norm_moments(norms: Mapping[str, nn.BatchNorm2d], run: Callable[[], object]) -> dict[str, Moments]:
+    """The moments of the inputs of BatchNorms while `run` runs, by name, in the order in which the norms run first."""
+    found: dict[str, Moments] = {}
+
+    def watch(name: str) -> Callable[..., None]:
+        def look(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            add_moments(found.setdefault(name, Moments()), inputs[0])
+
+        return look
+
+    hooks = [norm.register_forward_pre_hook(watch(name)) for name, norm in norms.items()]
+    try:
+        run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
 
 
 def add_moments(moments: Moments, maps: Tensor) -> None:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_transfer.supernet import regression
-from nas_transfer.supernet.activations import Sample, add_moments, moments_of, patches_of
+from nas_transfer.supernet.activations import Sample, moments_of, norm_moments, patches_of
 from nas_transfer.supernet.calibrate import Moments, recalibrate_batch_norm
 from nas_transfer.supernet.layers import ConvNormActivation
 from nas_transfer.supernet.links import Branch, Link, Part, beside
@@ -327,29 +327,13 @@ def match_batch_norms(
         reference: the same part of the largest network.
         reference_inputs: what it takes for the same images.
     """
-    own, wanted = _norm_moments(network, inputs), _norm_moments(reference, reference_inputs)
+    norms = {name: module for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    wanted_norms = {name: module for name, module in reference.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    own = norm_moments(norms, lambda: [network(features) for features in inputs])
+    wanted = norm_moments(wanted_norms, lambda: [reference(features) for features in reference_inputs])
     with torch.no_grad():
-        for name, (norm, moments) in own.items():
-            regression.match_norm(norm, moments, wanted[name][1])
-
-
-@torch.no_grad()
-def _norm_moments(network: nn.Module, inputs: Sequence[Tensor]) -> dict[str, tuple[nn.BatchNorm2d, Moments]]:
-    """Every BatchNorm with the moments of its inputs, by name."""
-    found = {
-        name: (module, Moments()) for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)
-    }
-    hooks = [
-        norm.register_forward_pre_hook(lambda _, maps, moments=moments: add_moments(moments, maps[0]))  # type: ignore[misc]
-        for norm, moments in found.values()
-    ]
-    try:
-        for features in inputs:
-            network(features)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return found
+        for name, moments in own.items():
+            regression.match_norm(norms[name], moments, wanted[name])
 
 
 def _finish(layer: ConvNormActivation, raw: Tensor) -> Tensor:

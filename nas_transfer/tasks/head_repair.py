@@ -5,7 +5,7 @@ A kind of task whose neck and head can do better names a subclass of `HeadRepair
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from nas_transfer.space import Arch, SearchSpace
-from nas_transfer.supernet.activations import add_moments
+from nas_transfer.supernet.activations import norm_moments
 from nas_transfer.supernet.calibrate import Moments
 from nas_transfer.supernet.regression import match_norm
 
@@ -64,8 +64,8 @@ class HeadRepair:
 
     def __init__(self, whole: RepairedTask, views: Views) -> None:
         self.views = views
-        features = [whole.body(images) for images in views.images] if _outer_norms(whole) else []
-        self._moments = {name: found.moments for name, found in norm_inputs(whole, views, features).items()}
+        norms = outer_norms(whole)
+        self._moments = self._inputs(whole, norms, [whole.body(images) for images in views.images] if norms else [])
 
     @staticmethod
     def order(supernet: RepairedTask, views: Views) -> None:
@@ -76,70 +76,39 @@ class HeadRepair:
 
     def repair(self, subnet: RepairedTask) -> None:
         """Repair neck and head of a subnet, whose body is repaired, in place."""
-        if not _outer_norms(subnet):
-            return
-        features = [subnet.body(images) for images in self.views.images]
-        for name in list(norm_inputs(subnet, self.views, features)):
-            found, wanted = norm_inputs(subnet, self.views, features, name)[name], self._moments[name]
+        norms = outer_norms(subnet)
+        features = [subnet.body(images) for images in self.views.images] if norms else []
+        for name in self._inputs(subnet, norms, features):
+            norm, wanted = norms[name], self._moments[name]
+            own = self._inputs(subnet, {name: norm}, features)[name]
             # The channels of a narrower norm are not always the leading ones: it gets the moments of its own input.
-            same = wanted.mean is not None and len(wanted.mean) == found.norm.num_features
-            match_norm(found.norm, found.moments, wanted if same else found.moments)
+            same = wanted.mean is not None and len(wanted.mean) == norm.num_features
+            match_norm(norm, own, wanted if same else own)
 
-
-@dataclass(frozen=True)
-class NormInput:
-    """A BatchNorm and the moments of its input."""
-
-    norm: nn.BatchNorm2d
-    moments: Moments
-
-
-def norm_inputs(
-    task: RepairedTask, views: Views, features: Sequence[object], name: str | None = None
-) -> dict[str, NormInput]:
-    """The BatchNorms behind the body with the moments of their inputs, in the order in which they run.
-
-    Args:
-        task: a subnet.
-        views: the images.
-        features: what the body computes for each batch.
-        name: of the only norm that is looked at; None for all.
-    """
-    watched = {key: norm for key, norm in _outer_norms(task).items() if name in (None, key)}
-    found: dict[str, NormInput] = {}
-
-    def watch(key: str, norm: nn.BatchNorm2d) -> Callable[..., None]:
-        def look(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            add_moments(found.setdefault(key, NormInput(norm, Moments())).moments, inputs[0])
-
-        return look
-
-    if not watched:
-        return found
-    hooks = [norm.register_forward_pre_hook(watch(key, norm)) for key, norm in watched.items()]
-    try:
+    def _inputs(
+        self, task: RepairedTask, norms: Mapping[str, nn.BatchNorm2d], features: Sequence[object]
+    ) -> dict[str, Moments]:
+        """The moments of the inputs of norms behind the body, whose features for each batch are given."""
+        if not norms:
+            return {}
         with replayed(task.body, features):
-            for batch in views.batches:
-                task.forward_batch(task.on_device(batch))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return found
+            return norm_moments(
+                norms, lambda: [task.forward_batch(task.on_device(batch)) for batch in self.views.batches]
+            )
 
 
 @contextmanager
 def replayed(body: nn.Module, features: Sequence[object]) -> Iterator[None]:
     """Let a body return these features, one call after another, instead of computing them."""
     following = iter(features)
-    forward = body.forward
-    body.forward = lambda _: next(following)  # type: ignore[method-assign]
+    body.forward = lambda _: next(following)  # type: ignore[method-assign]  # hides the method of the class
     try:
         yield
     finally:
-        body.forward = forward  # type: ignore[method-assign]
+        del body.forward
 
 
-def _outer_norms(task: RepairedTask) -> dict[str, nn.BatchNorm2d]:
+def outer_norms(task: RepairedTask) -> dict[str, nn.BatchNorm2d]:
     """The BatchNorms outside the body by name."""
     inside = set(task.body.modules())
     return {

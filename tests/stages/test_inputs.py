@@ -162,13 +162,19 @@ def searching(cfg: DictConfig) -> list[Job]:
     return jobs
 
 
-def test_a_search_and_its_jobs_are_not_continued_on_another_supernet() -> None:
+def begun_search() -> DictConfig:
+    """The configuration of a search that was killed when it launched its first jobs."""
     draw("image_folder")
     write_weights(seed=0)
     cfg = composed(*CLASSIFY, *SEARCH)
     OmegaConf.set_struct(cfg, False)
     cfg.hydra = HYDRA
     searching(cfg)
+    return cfg
+
+
+def test_a_search_and_its_jobs_are_not_continued_on_another_supernet() -> None:
+    cfg = begun_search()
     jobs = searching(cfg)  # goes on
     write_weights(seed=1)
     with pytest.raises(RunError, match=r"weights\.pt \(weights\) has other content"):
@@ -180,12 +186,7 @@ def test_a_search_and_its_jobs_are_not_continued_on_another_supernet() -> None:
 
 
 def test_a_search_is_not_continued_on_other_images() -> None:
-    draw("image_folder")
-    write_weights(seed=0)
-    cfg = composed(*CLASSIFY, *SEARCH)
-    OmegaConf.set_struct(cfg, False)
-    cfg.hydra = HYDRA
-    searching(cfg)
+    cfg = begun_search()
     named = add_an_image(Path("data"))
     with pytest.raises(RunError, match=named):
         run_search(cfg, kill)  # type: ignore[arg-type]

@@ -56,6 +56,17 @@ def test_every_network_of_the_front_is_a_run_folder_that_scores_what_the_arch_sc
 
 
 @pytest.mark.slow
+def test_the_whole_network_is_scored_at_another_resolution_as_it_is(folder: Path) -> None:
+    weights = torch.load(folder / WHOLE / files.WEIGHTS)
+    (folder / "small.yaml").write_text(yaml.safe_dump({**weights["arch"], "resolution": 32}))
+    done = forked(folder, *SETTINGS, "stage=evaluate", "name=small", f"weights={WHOLE}", "arch=small.yaml")
+    assert "is ignored" not in done.stdout + done.stderr
+    result = json.loads((folder / "runs/evaluate/shapes_cls/small" / files.RESULT).read_text())
+    assert result["arch"]["resolution"] == 32
+    assert result["costs"]["input_size"] == [32, 32]
+
+
+@pytest.mark.slow
 def test_a_network_of_the_front_is_exported_and_predicts(folder: Path) -> None:
     trial = read_front(folder / FOLDER).trials[-1]
     network = f"{FOLDER}/{files.NETWORKS_FOLDER}/trial_{trial.number}"
@@ -109,4 +120,7 @@ def test_only_the_largest_network_of_the_task_is_searched(folder: Path) -> None:
 def test_a_network_that_was_trained_on_the_search_split_is_searched_with_a_warning(folder: Path) -> None:
     forked(folder, *SETTINGS, "stage=pretrain", "name=all", "trainer.max_steps=1", "data.split.hold_out_search=false")
     done = forked(folder, *SETTINGS, *SEARCH, "weights=runs/pretrain/shapes_cls/all", "name=seen", "search.trials=2")
-    assert "the network was trained on the search split" in done.stdout + done.stderr
+    assert "the network was trained on images of the search split" in done.stdout + done.stderr
+    other = forked(folder, *SETTINGS, *SEARCH, "data.split.search_fraction=0.4", "name=shifted", "search.trials=2")
+    assert "the network was trained on images of the search split" in other.stdout + other.stderr
+    assert "images of the search split" not in (folder / FOLDER / files.LOG).read_text()

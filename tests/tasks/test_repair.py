@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from nas_transfer.space import SUPERNET, Arch
+from nas_transfer.supernet.activations import norm_moments
 from nas_transfer.tasks.checkpoint import is_whole, load_checkpoint, load_whole, save_checkpoint
 from nas_transfer.tasks.classification import ClassificationTask
 from nas_transfer.tasks.detection import DetectionTask
 from nas_transfer.tasks.detector_repair import DetectorRepair
-from nas_transfer.tasks.head_repair import HeadRepair, Views, norm_inputs
+from nas_transfer.tasks.head_repair import HeadRepair, Views, outer_norms, replayed
 from nas_transfer.tasks.pose import PoseTask
 from nas_transfer.tasks.pose_head import PoseHeadSize
 from nas_transfer.tasks.repair import SubnetRepairer
@@ -108,13 +109,15 @@ def test_norms_of_the_head_get_the_moments_of_the_whole_network() -> None:
         views = Views(batches, [net.normalise(batch["images"]) for batch in batches])
         with torch.no_grad():
             features = [net.body(images) for images in views.images]
-            inputs = norm_inputs(net, views, features)
+            norms = outer_norms(net)
+            with replayed(net.body, features):
+                inputs = norm_moments(norms, lambda net=net: [net.forward_batch(batch) for batch in batches])
         outputs = {}
         for name, found in inputs.items():
-            norm = found.norm
+            norm = norms[name]
             scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-            mean = (found.moments.mean - norm.running_mean) * scale + norm.bias
-            outputs[name] = mean, found.moments.deviation / found.moments.count * scale.square()
+            mean = (found.mean - norm.running_mean) * scale + norm.bias
+            outputs[name] = mean, found.deviation / found.count * scale.square()
         moments.append(outputs)
     theirs, ours = moments
     assert ours.keys() == theirs.keys()

@@ -46,11 +46,12 @@ def load_trained(config: DataRunConfig) -> tuple[Task, DownstreamData, Checkpoin
     arch = checkpoint_arch(checkpoint, blank.space)
     data = build_data(config.data, arch, table.preprocessing)
     if arch is not SUPERNET and wanted != arch and config.arch != LARGEST:  # the default, unless one was named
-        if wanted is not SUPERNET and is_whole(checkpoint, blank):
-            if wanted != blank.largest_at(wanted):
-                return extract_repaired(config, table, checkpoint, wanted, data), data, checkpoint
+        if wanted is SUPERNET or not is_whole(checkpoint, blank):
+            logger.info("the weights are those of arch %s alone: arch=%s is ignored", arch.short_id(), config.arch)
+        elif wanted == blank.largest_at(wanted):
             arch = wanted  # the same weights at another input size
-        logger.info("the weights are those of arch %s alone: arch=%s is ignored", arch.short_id(), config.arch)
+        else:
+            return extract_repaired(config, table, checkpoint, wanted, data), data, checkpoint
     task = build_task(config, table, arch, data)
     load_network(task, checkpoint)
     if arch is SUPERNET and wanted is not SUPERNET:

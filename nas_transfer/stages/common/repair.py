@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -107,7 +108,15 @@ def keep_networks(loop: SearchLoop, front: Front) -> None:
             folder.with_suffix(".json").unlink(missing_ok=True)
 
 
-def was_held_out(weights: str) -> bool:
-    """Whether the run of these weights kept the search split out of its training; True where that is not known."""
-    trained = trained_config(weights)
-    return trained is None or trained.data.split.hold_out_search is True
+def was_held_out(config: SearchConfig) -> bool:
+    """Whether the training of these weights kept out the search split of this search; True where that is not known.
+
+    Another share or another seed draws another split, some of whose images were then trained on.
+    """
+    trained = trained_config(config.weights)
+    if trained is None:
+        return True
+    drawn = trained.data.split.search_fraction, trained.seed
+    split = config.data["split"]
+    assert isinstance(split, Mapping)
+    return trained.data.split.hold_out_search is True and drawn == (split["search_fraction"], config.seed)

@@ -1,0 +1,74 @@
+"""Score subnets of one trained network on the validation split, repaired and merely cut out, both without training.
+
+    python scripts/cut_parts.py task=small_det data.root=mine weights=RUN -- max ARCH_FILE ...
+
+The settings of ``stage=evaluate`` stand before ``--``, and archs as for ``arch=`` behind it. Both subnets of an arch have
+the same channels in the same order; the one that is merely cut out gets BatchNorm statistics of 200 training images.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command line sets it, before torch is imported
+
+import torch
+from hydra import compose, initialize_config_dir
+
+import nas_transfer.cli  # noqa: F401  registers the resolvers
+from nas_transfer.arch_files import LARGEST, resolve_arch
+from nas_transfer.data.module import DownstreamData
+from nas_transfer.paths import conf_dir
+from nas_transfer.stages.common.build import build_data, build_space, build_weights, set_threads
+from nas_transfer.stages.common.repair import build_repairer
+from nas_transfer.stages.config.entry import read_config
+from nas_transfer.stages.config.training import EvaluateConfig
+from nas_transfer.tasks.task import Task
+
+CALIBRATION_IMAGES = 200
+
+
+def score(task: Task, data: DownstreamData) -> str:
+    """The task's score on the validation split, and mAP50 where there is one."""
+    task.ground_truth = data.val_ground_truth
+    with torch.inference_mode():
+        for batch in data.val_dataloader():
+            task.update_metrics(task.on_device(batch))
+        metrics = task.compute_metrics()
+    names = [task.score_key, *(name for name in ("map_50",) if name in metrics)]
+    return ", ".join(f"{name} {100 * metrics[name]:.1f} %" for name in names)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print a line for each arch."""
+    split = arguments.index("--")
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = compose("config", ["stage=evaluate", "name=parts", *arguments[:split]])
+    config = read_config(cfg, EvaluateConfig)
+    set_threads(config.num_threads)
+    table, checkpoint = build_weights(config)
+    if checkpoint is None:
+        raise SystemExit("weights must name the run of a whole network, got null: add weights=RUN")
+    space, folders = build_space(config, table), [conf_dir() / "archs"]
+    data = build_data(config.data, resolve_arch(LARGEST, space, folders), table.preprocessing)
+    start = time.perf_counter()
+    repairer = build_repairer(config, table, checkpoint, data)
+    print(f"order of the channels: {time.perf_counter() - start:.0f} s", flush=True)
+    for text in arguments[split + 1 :]:
+        arch = resolve_arch(text, space, folders)
+        start = time.perf_counter()
+        repaired = repairer.extract(arch)
+        seconds = time.perf_counter() - start
+        cut = repairer.supernet.extract(arch).eval()
+        cut.calibrate(data.calibration_dataloader(CALIBRATION_IMAGES, max(2, data.batch_size)))
+        macs = sum(cost.macs for cost in cut.costs(arch).values()) / 1e6
+        scores = f"repaired {score(repaired, data)}; cut {score(cut, data)}"
+        print(f"{Path(text).stem}: {macs:.1f} M MACs; {scores}; repair {seconds:.1f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
