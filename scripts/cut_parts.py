@@ -2,8 +2,8 @@
 
     python scripts/cut_parts.py task=small_det data.root=mine weights=RUN -- max ARCH_FILE ...
 
-The settings of ``stage=evaluate`` stand before ``--``, and archs as for ``arch=`` behind it. Both subnets of an arch have
-the same channels in the same order; the one that is merely cut out gets BatchNorm statistics of 200 training images.
+The settings of ``stage=evaluate`` stand before ``--``, and archs as for ``arch=`` behind it. Both subnets of an arch
+have the same channels in the same order; the one that is merely cut out gets BatchNorm statistics of 200 training images.
 """
 
 from __future__ import annotations
