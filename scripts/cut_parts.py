@@ -1,9 +1,10 @@
-"""Score subnets of one trained network on the validation split, repaired and merely cut out, both without training.
+"""Score subnets of one trained network on the validation split, repaired and merely cut out, all without training.
 
     python scripts/cut_parts.py task=small_det data.root=mine weights=RUN -- max ARCH_FILE ...
 
-The settings of ``stage=evaluate`` stand before ``--``, and archs as for ``arch=`` behind it. Both subnets of an arch
-have the same channels in the same order; the one that is merely cut out gets BatchNorm statistics of 200 training images.
+The settings of ``stage=evaluate`` stand before ``--``, and archs as for ``arch=`` behind it. "Cut" are the same
+channels in the same order as repaired, and "plain" those that lead in the network as it was trained. Both get BatchNorm
+statistics of 200 training images.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ import nas_transfer.cli  # noqa: F401  registers the resolvers
 from nas_transfer.arch_files import LARGEST, resolve_arch
 from nas_transfer.data.module import DownstreamData
 from nas_transfer.paths import conf_dir
-from nas_transfer.stages.common.build import build_data, build_space, build_weights, set_threads
+from nas_transfer.space import SUPERNET
+from nas_transfer.stages.common.build import build_data, build_space, build_task, build_weights, set_threads
 from nas_transfer.stages.common.repair import build_repairer
 from nas_transfer.stages.config.entry import read_config
 from nas_transfer.stages.config.training import EvaluateConfig
+from nas_transfer.tasks.checkpoint import load_whole
 from nas_transfer.tasks.task import Task
 
 CALIBRATION_IMAGES = 200
@@ -55,6 +58,8 @@ def main(arguments: Sequence[str]) -> None:
         raise SystemExit("weights must name the run of a whole network, got null: add weights=RUN")
     space, folders = build_space(config, table), [conf_dir() / "archs"]
     data = build_data(config.data, resolve_arch(LARGEST, space, folders), table.preprocessing)
+    plain = build_task(config, table, SUPERNET, data)
+    load_whole(plain, checkpoint)
     start = time.perf_counter()
     repairer = build_repairer(config, table, checkpoint, data)
     print(f"order of the channels: {time.perf_counter() - start:.0f} s", flush=True)
@@ -63,10 +68,12 @@ def main(arguments: Sequence[str]) -> None:
         start = time.perf_counter()
         repaired = repairer.extract(arch)
         seconds = time.perf_counter() - start
-        cut = repairer.supernet.extract(arch).eval()
-        cut.calibrate(data.calibration_dataloader(CALIBRATION_IMAGES, max(2, data.batch_size)))
-        macs = sum(cost.macs for cost in cut.costs(arch).values()) / 1e6
-        scores = f"repaired {score(repaired, data)}; cut {score(cut, data)}"
+        macs = sum(cost.macs for cost in repaired.costs(arch).values()) / 1e6
+        scores = f"repaired {score(repaired, data)}"
+        for name, supernet in (("cut", repairer.supernet), ("plain", plain)):
+            subnet = supernet.extract(arch).eval()
+            subnet.calibrate(data.calibration_dataloader(CALIBRATION_IMAGES, max(2, data.batch_size)))
+            scores += f"; {name} {score(subnet, data)}"
         print(f"{Path(text).stem}: {macs:.1f} M MACs; {scores}; repair {seconds:.1f} s", flush=True)
 
 
