@@ -79,7 +79,7 @@ class SegmentationAugmentation:
 
 @dataclass(frozen=True)
 class PoseAugmentation:
-    """Flip, half body, shift, scale and rotation of a crop; see `pose_crops.CropAugmentation`.
+    """Flip, half body, shift, scale, rotation, colours and erased parts of a crop; see `pose_crops.CropAugmentation`.
 
     Attributes:
         flip: probability of a horizontal flip.
@@ -89,6 +89,8 @@ class PoseAugmentation:
         scale_range: the least and the greatest factor of the size of the crop.
         rotation: degrees; drawn from a normal distribution of half this deviation and cut off at it, in half of the
             samples.
+        photometric: strength of the colour jitter in [0, 1]; see `transforms.colour_jitter`.
+        erasing: probability of erasing a rectangle of 2 to 20 % of the crop (Zhong et al. 2017, arXiv:1708.04896).
 
     Raises:
         ConfigError: a value outside its range.
@@ -99,10 +101,14 @@ class PoseAugmentation:
     shift: Share
     scale_range: Sequence[PositiveNumber]
     rotation: Annotated[float, Range(minimum=0, maximum=180)]
+    photometric: Share
+    erasing: Share
 
     def __post_init__(self) -> None:
         _require_share("flip", self.flip)
         _require_share("half_body", self.half_body)
+        _require_share("photometric", self.photometric)
+        _require_share("erasing", self.erasing)
         object.__setattr__(self, "scale_range", _bounds("scale_range", self.scale_range))
 
 

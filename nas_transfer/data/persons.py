@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from nas_transfer.data.coco_annotations import CocoFile, ImageEntry, read_listed
 from nas_transfer.data.keypoint_annotations import Skeleton
-from nas_transfer.data.pose_crops import CropAugmentation, box_crop, cut, inverse, move
+from nas_transfer.data.pose_crops import Crop, CropAugmentation, box_crop, cut, inverse, move
 from nas_transfer.data.randomness import seeded_call
 from nas_transfer.data.sampler import SampleKey
 from nas_transfer.data.samples import DetectedBox, PoseSample
@@ -120,16 +120,18 @@ class PersonCrops(Dataset[PoseSample]):
         sample_id = int(persons.sample_ids[index])
         keypoints = persons.keypoints[index]
         crop = box_crop(persons.boxes[index].tolist(), self.input_size, self.padding)
-        if self.augmentation is not None:
-            arguments = (crop, keypoints, self.input_size, self.padding)
-            crop = seeded_call(self.augmentation, self.seed, key.epoch, sample_id, *arguments)
+        if self.augmentation is None:
+            pixels = cut(image, crop.to_image(self.input_size), self.input_size)
+        else:
+            arguments = (self.augmentation, image, crop, keypoints)
+            crop, pixels = seeded_call(self._augmented, self.seed, key.epoch, sample_id, *arguments)
         to_image = crop.to_image(self.input_size)
         if crop.flipped:
             keypoints = keypoints[self.mirrored]
         visible = keypoints[:, 2] > 0
         points = np.where(visible[:, None], move(inverse(to_image), keypoints[:, :2]), 0.0)
         return {
-            "image": cut(image, to_image, self.input_size),
+            "image": pixels,
             "keypoints": torch.from_numpy(points.astype(np.float32)),
             "visible": torch.from_numpy(visible.astype(np.float32)),
             "to_image": torch.from_numpy(to_image),
@@ -138,3 +140,9 @@ class PersonCrops(Dataset[PoseSample]):
             "box_score": float(persons.scores[index]),
             "sample_id": sample_id,
         }
+
+    def _augmented(
+        self, augmentation: CropAugmentation, image: torch.Tensor, crop: Crop, keypoints: np.ndarray
+    ) -> tuple[Crop, torch.Tensor]:
+        crop = augmentation(crop, keypoints, self.input_size, self.padding)
+        return crop, augmentation.pixels(cut(image, crop.to_image(self.input_size), self.input_size))

@@ -11,14 +11,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from PIL import Image
+from torchvision.transforms import v2
 
 from nas_transfer.data.augmentation import PoseAugmentation
+from nas_transfer.data.transforms import colour_jitter
 
 BODY_SHIFT_PROBABILITY = 0.3  # this rate and the next are those of RandomBBoxTransform in mmpose
 ROTATION_PROBABILITY = 0.5
 HALF_BODY_LEAST_TOTAL = 9
 HALF_BODY_LEAST_PART = 3
 HALF_BODY_PADDING = 1.5
+ERASED_SHARES = (0.02, 0.2)  # of the area of a crop
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,9 @@ def cut(image: torch.Tensor, to_image: np.ndarray, input_size: tuple[int, int]) 
 
 
 class CropAugmentation:
-    """Flip, half body, shift, scale and rotation of a crop, drawn from torch's default generator.
+    """Flip, half body, shift, scale and rotation of a crop, and changes of its pixels.
+
+    All draws are from torch's default generator.
 
     Args:
         augmentation: how much of each.
@@ -100,6 +105,9 @@ class CropAugmentation:
     def __init__(self, augmentation: PoseAugmentation, lower_body: Sequence[int]) -> None:
         self.augmentation = augmentation
         self.lower_body = frozenset(lower_body)
+        erasing = [v2.RandomErasing(augmentation.erasing, scale=ERASED_SHARES)] if augmentation.erasing > 0 else []
+        changes = [*colour_jitter(augmentation.photometric), *erasing]
+        self._pixels = v2.Compose(changes) if changes else None
 
     def __call__(self, crop: Crop, keypoints: np.ndarray, input_size: tuple[int, int], padding: float) -> Crop:
         """Another crop of the same person, whose keypoints (K, 3) are x, y, v in the image."""
@@ -117,6 +125,11 @@ class CropAugmentation:
         if draws[6] < ROTATION_PROBABILITY:
             rotation = float(torch.randn(()).clamp(-2, 2)) * limits.rotation / 2
         return replace(crop, centre=centre, width=width, rotation=rotation, flipped=draws[7] < limits.flip)
+
+    def pixels(self, image: torch.Tensor) -> torch.Tensor:
+        """Other colours and an erased rectangle in a crop, uint8 (3, h, w)."""
+        changed: torch.Tensor = image if self._pixels is None else self._pixels(image)
+        return changed
 
     def _half(
         self, crop: Crop, keypoints: np.ndarray, input_size: tuple[int, int], padding: float, upper: bool

@@ -65,7 +65,7 @@ def test_augmentation_stays_in_its_limits_and_crops_half_bodies() -> None:
     keypoints = np.zeros((12, 3))
     keypoints[:, 0], keypoints[:, 1], keypoints[:, 2] = 50, np.arange(12) * 10, 2
     crop = box_crop([30, -5, 40, 120], SIZE, 1.25)
-    whole = CropAugmentation(PoseAugmentation(0.5, 0.0, 0.16, [0.5, 1.5], 80), range(6, 12))
+    whole = CropAugmentation(PoseAugmentation(0.5, 0.0, 0.16, [0.5, 1.5], 80, 0, 0), range(6, 12))
     drawn = [seeded_call(whole, 0, 0, k, crop, keypoints, SIZE, 1.25) for k in range(400)]
     factors = np.array([other.width / crop.width for other in drawn])
     turns = np.array([other.rotation for other in drawn])
@@ -77,8 +77,20 @@ def test_augmentation_stays_in_its_limits_and_crops_half_bodies() -> None:
     assert 80 < (moves > 0).sum() < 160
     assert 150 < sum(other.flipped for other in drawn) < 250
 
-    still = CropAugmentation(PoseAugmentation(0.0, 1.0, 0.0, [1.0, 1.0], 0), range(6, 12))
+    still = CropAugmentation(PoseAugmentation(0.0, 1.0, 0.0, [1.0, 1.0], 0, 0, 0), range(6, 12))
     centres = {round(seeded_call(still, 0, 0, k, crop, keypoints, SIZE, 1.25).centre[1], 6) for k in range(20)}
     assert centres == {25.5, 85.5}  # of the upper and of the lower six, in the pixel-area frame
     keypoints[4:, 2] = 0
     assert seeded_call(still, 0, 0, 0, crop, keypoints, SIZE, 1.25) == crop
+
+
+def test_colours_change_and_rectangles_are_erased_on_request() -> None:
+    image = torch.full((3, *SIZE), 120, dtype=torch.uint8)
+    plain = CropAugmentation(PoseAugmentation(0.0, 0.0, 0.0, [1.0, 1.0], 0, 0, 0), ())
+    assert torch.equal(plain.pixels(image), image)
+    erased = CropAugmentation(PoseAugmentation(0.0, 0.0, 0.0, [1.0, 1.0], 0, 0, 1.0), ())
+    shares = [float((seeded_call(erased.pixels, 0, 0, k, image) == 0).double().mean()) for k in range(50)]
+    assert 0.015 < min(shares) < 0.1 < max(shares) < 0.21
+    jittered = CropAugmentation(PoseAugmentation(0.0, 0.0, 0.0, [1.0, 1.0], 0, 0.4, 0), ())
+    levels = [float(seeded_call(jittered.pixels, 0, 0, k, image).double().mean()) for k in range(50)]
+    assert 60 < min(levels) < 110 < 130 < max(levels) < 180
