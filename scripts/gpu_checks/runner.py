@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from gpu_checks.context import Context
-from gpu_checks.table import Row, Table, skipped, wrong
+from gpu_checks.table import Row, Table, skipped, unfinished, wrong
 
 START_SECONDS = 120.0
 """Until a new process has imported torch."""
@@ -37,13 +37,13 @@ class Check:
         name: in the table.
         function: ``module:name`` of a function that takes a `Context` and yields rows as they are known. What it raises
             is a wrong result. It is named, so that only the process that runs it imports torch.
-        seconds: after which it is ended, and that is a wrong result too. A CPU has no limit but that of all checks,
-            unless they are tiny.
+        seconds: after which it is ended, since it probably waits for something. A CPU has no limit but that of all
+            checks, unless they are tiny.
     """
 
     name: str
     function: str
-    seconds: float
+    seconds: float = 600.0
 
     def run(self, context: Context) -> Iterator[Row]:
         """The rows of the check."""
@@ -103,7 +103,7 @@ def _run_process(pending: list[Check], table: Table, folder: Path, tiny: bool, d
                 if until == deadline:
                     table.add(check.name, skipped("the rest", "the time for all checks was over"))
                 else:
-                    table.add(check.name, wrong("the rest", f"did not end within {check.seconds:.0f} s"))
+                    table.add(check.name, unfinished("the rest", f"did not end within {check.seconds:.0f} s"))
                 pending.pop(0)
                 return
             message = receiver.recv()

@@ -7,9 +7,9 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import Literal, TextIO, get_args
 
-Verdict = Literal["ok", "WRONG", "skipped"]
+Verdict = Literal["ok", "WRONG", "unfinished", "skipped"]
 WIDTHS = (16, 54, 10, 9, 10, 16)
 MOST_LETTERS = 300
 """Of a reason."""
@@ -25,8 +25,8 @@ class Row:
         unit: of the value and the reference, empty for ratios.
         reference: what the value is compared with, None if it is only bounded or stated.
         allowed: which values are right, in words.
-        verdict: ``WRONG`` makes the script fail; ``skipped`` does not.
-        reason: why the row is wrong or skipped.
+        verdict: ``WRONG`` and ``unfinished`` make the script fail; ``skipped`` does not.
+        reason: why the row has this verdict.
     """
 
     measured: str
@@ -69,6 +69,11 @@ def wrong(measured: str, reason: str) -> Row:
     return Row(measured, verdict="WRONG", reason=" ".join(reason.split())[:MOST_LETTERS])
 
 
+def unfinished(measured: str, reason: str) -> Row:
+    """Something that was ended before its result was known: it is neither right nor wrong."""
+    return Row(measured, verdict="unfinished", reason=reason)
+
+
 class Table:
     """Prints rows as they come and keeps them.
 
@@ -83,9 +88,9 @@ class Table:
         self.machine: Mapping[str, str] = {}
 
     @property
-    def wrong(self) -> int:
-        """How many rows are wrong."""
-        return self._count("WRONG")
+    def failed(self) -> bool:
+        """Whether a row is wrong, or has no result because it took too long."""
+        return self._count("WRONG") + self._count("unfinished") > 0
 
     def print_head(self, machine: Mapping[str, str]) -> None:
         """Print the machine and the heads of the columns, once."""
@@ -107,7 +112,7 @@ class Table:
 
     def print_end(self) -> None:
         """Print how many rows have which verdict."""
-        self._print(f"\n{self._count('ok')} ok, {self.wrong} WRONG, {self._count('skipped')} skipped")
+        self._print("\n" + ", ".join(f"{self._count(verdict)} {verdict}" for verdict in get_args(Verdict)))
 
     def write_json(self, path: Path) -> None:
         """Write machine and rows; numbers that JSON does not know are written as text."""
