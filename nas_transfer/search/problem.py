@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -66,6 +67,8 @@ class Problem:
         known: maps N archs to the minimised values (N,) of each objective that needs no evaluation, by the index of
             the objective.
         input_gene: the gene that chooses the input size; None without one.
+        weightless_genes: the genes that change no weight, such as the input size.
+        num_variants: how many trials with other choices of these genes follow each proposed arch.
     """
 
     space: SearchSpace
@@ -74,6 +77,8 @@ class Problem:
     costs: CostFunction = field(default=lambda archs: {})
     known: KnownFunction = field(default=lambda archs: {})
     input_gene: str | None = None
+    weightless_genes: Sequence[str] = ()
+    num_variants: int = 0
 
     @property
     def size(self) -> int:
@@ -109,6 +114,19 @@ class Problem:
     def num_smaller(self) -> int:
         """How many of the first archs are the largest at a smaller input size."""
         return len(self.first) - 2
+
+    def variants(self, arch: Arch) -> list[Arch]:
+        """The other archs within the limits that have the same weights."""
+        genes = [
+            gene for gene in self.space.genes if gene.name in self.weightless_genes and gene.name not in self.frozen
+        ]
+        content = arch.to_dict()
+        archs = [
+            self.space.from_dict({**content, **dict(zip([gene.name for gene in genes], choices, strict=True))})
+            for choices in itertools.product(*(gene.choices for gene in genes))
+        ]
+        others = [other for other in archs if other != arch]
+        return [other for other, allowed in zip(others, self.feasible(others), strict=True) if allowed]
 
     def frozen_arch(self, arch: Arch) -> Arch:
         """Set the frozen genes of an arch to their values."""

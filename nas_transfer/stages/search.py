@@ -140,7 +140,7 @@ class _Search:
             raise RunError(f"no trial can be picked: {share}, trial {number} with {reason}")
         picked = pick(front, self.config.pick, self.config.pick_under or {}, self.trade_off)
         if self.repairs and not isinstance(self.config, ProxyConfig):
-            keep_networks(self.loop, front)
+            keep_networks(self.loop, front, self.task.weightless_genes)
         rescored = rescore(self.config, self.loop, front)
         front = write_front(self.folder, replace(front, picked=picked.number), self.costs_of, rescored)
         validation = None
@@ -339,7 +339,7 @@ def make_problem(
         values = costs(archs)
         return {k: factors[k] * values[name] for k, name in enumerate(objectives) if name in values}
 
-    return Problem(space, frozen, limits, costs, known_values, task.input_gene)
+    return Problem(space, frozen, limits, costs, known_values, task.input_gene, task.weightless_genes, keys.variants)
 
 
 def _known_costs(task: Task, known: Mapping[str, ArchCost], archs: Sequence[Arch]) -> ArchCosts:

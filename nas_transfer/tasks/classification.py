@@ -54,6 +54,7 @@ class ClassificationTask(Task[ClassificationBatch, Tensor]):
     uses_classifier_genes = True
     pretrains = True
     input_gene = RESOLUTION
+    weightless_genes = (RESOLUTION,)
 
     def __init__(self, settings: TaskSettings, *, label_smoothing: ShareBelowOne, dropout: ShareBelowOne) -> None:
         table, arch, num_classes = settings.table, settings.arch, settings.num_classes

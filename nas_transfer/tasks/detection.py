@@ -61,6 +61,7 @@ class DetectionTask(Task[DetectionBatch, list[Tensor]]):
     kind = TaskKind("detection", "Object detection", "map", model="faster_rcnn", score_label="mAP", size_label=None)
     input_gene = "min_size"
     untrained_genes = ("min_size", "fpn_levels", "fpn_channels", "box_head_channels", "proposals_test")
+    weightless_genes = ("min_size", "proposals_test")
     head_repair = DetectorRepair
     outputs: ClassVar[tuple[str, ...]] = ("boxes", "labels", "scores")
     detector: DetectorSize

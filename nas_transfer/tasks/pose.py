@@ -57,6 +57,7 @@ class PoseTask(Task[PoseBatch, Tensor]):
     takes_boxes = True
     input_gene = "input_height"
     untrained_genes = ("input_height",)
+    weightless_genes = ("input_height",)
 
     def __init__(
         self,

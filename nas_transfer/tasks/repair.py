@@ -37,14 +37,19 @@ class SubnetRepairer:
             device. Its channels are ordered here, in place, so that narrow archs keep those that explain the output
             best; the largest arch computes the same up to rounding.
         views: training batches without need of labels. Those beyond `ENOUGH_ROWS` are left alone.
+        shared: repair a network once, at the largest input size, for all choices of its `Task.weightless_genes`. The
+            latest network is kept, so that it costs little to ask for it again with other choices of these genes.
+            Otherwise, each arch is repaired at its own input size.
 
     Raises:
         ConfigError: the family of the table cannot be repaired.
         ValueError: there are fewer than two images.
     """
 
-    def __init__(self, supernet: Task, views: Iterable[Batch]) -> None:
+    def __init__(self, supernet: Task, views: Iterable[Batch], *, shared: bool = False) -> None:
         self._supernet = supernet.eval()
+        self._shared = shared
+        self._latest: Task | None = None
         self._wholes: dict[tuple[int, int], _Whole] = {}
         supernet.set_arch(supernet.space.largest())
         self._views: list[Batch] = []
@@ -72,7 +77,14 @@ class SubnetRepairer:
     def extract(self, arch: Arch) -> Task:
         """The repaired subnet of an arch, in eval mode. It follows from the arch, the weights and the views alone."""
         subnet = self._supernet.extract(arch)
-        self.repair(subnet)
+        if not self._shared:
+            self.repair(subnet)
+            return subnet
+        at_largest = self._supernet.with_weightless_genes_of(self._supernet.space.largest(), arch)
+        if self._latest is None or self._latest.active_arch != at_largest:
+            self._latest = self._supernet.extract(at_largest)
+            self.repair(self._latest)
+        subnet.network.load_state_dict(self._latest.network.state_dict())
         return subnet
 
     @torch.no_grad()

@@ -96,6 +96,7 @@ class SegmentationTask(Task[SegmentationBatch, Tensor]):
     )  # fmt: skip
     input_gene = "scale_percent"
     untrained_genes = ("scale_percent", "num_dilations")
+    weightless_genes = ("scale_percent",)
 
     def __init__(
         self,

@@ -88,6 +88,7 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
         pretrains: whether ``stage=pretrain`` trains this kind of task.
         input_gene: the gene that chooses the input size, in spaces that have it; None for tasks without one.
         untrained_genes: the genes of the task whose smaller choices can do with the weights of the largest.
+        weightless_genes: the genes that change no weight, such as the input size: one network runs at all choices.
         head_repair: repairs neck and head of a subnet of one trained network (`nas_transfer.tasks.repair`).
         normalise: maps uint8 images to what the weights expect, for networks that do not normalise by themselves.
         ground_truth: annotations of the split that is evaluated, for metrics that compare with COCO's format.
@@ -101,6 +102,7 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
     pretrains: ClassVar[bool] = False
     input_gene: ClassVar[str | None] = None
     untrained_genes: ClassVar[tuple[str, ...]] = ()
+    weightless_genes: ClassVar[tuple[str, ...]] = ()
     head_repair: ClassVar[type[HeadRepair]] = HeadRepair
 
     def __init__(self, settings: TaskSettings, network: nn.Module, genes: Sequence[Gene] = ()) -> None:
@@ -246,6 +248,11 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
         if self.input_gene is None or self.input_gene not in self.space.names:
             return largest
         return self.space.from_dict({**largest.to_dict(), self.input_gene: arch[self.input_gene]})
+
+    def with_weightless_genes_of(self, other: Arch, arch: Arch) -> Arch:
+        """An arch with the choices of another one for the genes that change no weight."""
+        shared = {name: other[name] for name in self.weightless_genes if name in self.space.names}
+        return self.space.from_dict({**arch.to_dict(), **shared})
 
     def require_subnet(self) -> Arch:
         """The arch of a subnet.

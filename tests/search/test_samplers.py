@@ -120,6 +120,38 @@ def side(archs: Sequence[Arch]) -> Costs:
     return {"side": np.array([arch["resolution"] for arch in archs], dtype=float)}
 
 
+@pytest.mark.parametrize("name", FAST)
+def test_each_network_is_followed_by_others_with_the_same_weights(name: str) -> None:
+    problem = Problem(INPUTS, input_gene="resolution", weightless_genes=("resolution",), num_variants=2)
+    archs = asked(name, problem, 24)
+    first = len(problem.first)
+    assert len(set(archs)) == len(archs)
+    assert archs[:first] == list(problem.first)
+    for start in range(first, 24 - 2, 3):
+        network = archs[start]
+        for position in (start + 1, start + 2):
+            if archs[position].values[1:] != network.values[1:]:  # all of its sizes have been asked for
+                assert set(problem.variants(network)) <= set(archs[:position])
+    followed = [archs[start].values[1:] == archs[start + 1].values[1:] for start in range(first, 24 - 2, 3)]
+    assert sum(followed) > len(followed) // 2
+    assert asked(name, problem, 24, restart_at=first + 2) == archs
+
+
+def test_variants_are_all_other_choices_within_the_limits() -> None:
+    problem = Problem(
+        INPUTS,
+        {"depth.2": 3},
+        {"side": Limit(high=48)},
+        side,
+        weightless_genes=("resolution", "depth.2"),
+        num_variants=1,
+    )
+    largest = problem.frozen_arch(INPUTS.largest())
+    found = problem.variants(largest)
+    assert [arch.values[1:] for arch in found] == [largest.values[1:]] * len(found)
+    assert [arch["resolution"] for arch in found] == [side for side in INPUTS.genes[0].choices if side <= 48]
+
+
 @pytest.mark.parametrize("name", ["pareto_evolution", "predicted_front"])
 def test_the_random_start_is_as_long_beside_smaller_inputs(name: str) -> None:
     problem = Problem(INPUTS, input_gene="resolution")

@@ -56,6 +56,17 @@ def test_every_network_of_the_front_is_a_run_folder_that_scores_what_the_arch_sc
 
 
 @pytest.mark.slow
+def test_a_network_is_repaired_once_for_several_input_sizes(folder: Path) -> None:
+    forked(folder, *SETTINGS, *SEARCH, "search.variants=1", "search.trials=7", "name=variants")
+    run = folder / "runs/search/shapes_cls/variants"
+    first, second = (json.loads((run / files.trial_file(number)).read_text()) for number in (3, 4))
+    assert {name for name in first["arch"] if first["arch"][name] != second["arch"][name]} == {"resolution"}
+    for trial in read_front(run).trials:
+        kept = json.loads((run / files.network_outcome(trial.number)).read_text())
+        assert kept["values"] == dict(trial.values)
+
+
+@pytest.mark.slow
 def test_the_whole_network_is_scored_at_another_resolution_as_it_is(folder: Path) -> None:
     weights = torch.load(folder / WHOLE / files.WEIGHTS)
     (folder / "small.yaml").write_text(yaml.safe_dump({**weights["arch"], "resolution": 32}))

@@ -99,6 +99,21 @@ def test_a_repair_depends_on_nothing_that_came_before_it(kind: str) -> None:
     assert all(torch.equal(state[name], tensor) for name, tensor in first.items())
 
 
+def test_a_shared_repair_gives_one_network_for_all_input_sizes() -> None:
+    task = trained(segmenter)
+    arch = narrow_body(task)
+    small, wide = (task.space.from_dict({**arch.to_dict(), "scale_percent": scale}) for scale in (50, 100))
+    shared = SubnetRepairer(task, batches_for(task), shared=True)
+    at_small, at_wide = (shared.extract(size) for size in (small, wide))
+    alone = SubnetRepairer(trained(segmenter), batches_for(task)).extract(wide)
+    assert at_small.active_arch == small
+    states = [net.network.state_dict() for net in (at_small, at_wide, alone)]
+    for state in states[1:]:
+        assert all(torch.equal(state[name], tensor) for name, tensor in states[0].items())
+    images = batches_for(task)[0]
+    assert not torch.equal(at_small.forward_batch(images), at_wide.forward_batch(images))
+
+
 def test_norms_of_the_head_get_the_moments_of_the_whole_network() -> None:
     task = trained(segmenter)
     batches = batches_for(task)

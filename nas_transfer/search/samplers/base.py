@@ -45,12 +45,14 @@ class History:
         seen: gene values of the archs of all trials, whatever their outcome.
         pending: archs of the open trials by their gene values, in the order in which they were asked.
         archs: archs of the trials with values, in trial order.
+        asked: archs of all trials by their number.
     """
 
     def __init__(self) -> None:
         self.seen: set[tuple[int, ...]] = set()
         self.pending: dict[tuple[int, ...], Arch] = {}
         self.archs: list[Arch] = []
+        self.asked: dict[int, Arch] = {}
         self._values: list[Sequence[float]] = []
         self._open: set[int] = set()
         self._next = 0
@@ -83,7 +85,7 @@ class History:
             trial = trials[number]
             if set(trial.params) != set(space.names):
                 continue
-            arch = arch_of(space, trial.params)
+            arch = self.asked[number] = arch_of(space, trial.params)
             if not trial.state.is_finished():
                 self._open.add(number)
                 self.ask(arch)
@@ -97,9 +99,10 @@ class ArchSampler(BaseSampler):
     """Base class of samplers; a subclass implements `propose`.
 
     The first trials are those of `Problem.first`, if they are feasible: the smallest arch, the largest one, and the
-    largest at each smaller input size. `propose` suggests the archs of all later trials. A suggestion that breaks a
+    largest at each smaller input size. `propose` suggests the archs of later trials. A suggestion that breaks a
     limit or repeats an earlier arch is replaced by another one. After `MAX_PROPOSALS` suggestions, a feasible arch is
-    drawn at random. An arch is repeated only if no new one is found.
+    drawn at random. An arch is repeated only if no new one is found. Each suggestion is followed by
+    `Problem.num_variants` archs that have the same weights, drawn at random.
 
     Every draw is a function of the seed and the trial number, so a resumed search asks for the same archs as an
     uninterrupted one.
@@ -132,6 +135,9 @@ class ArchSampler(BaseSampler):
         rng = np.random.default_rng([self.seed, number])
         if number < len(self.problem.first) and self._acceptable(self.problem.first[number], history):
             return self.problem.first[number]
+        variant = self._variant(history, number, rng)
+        if variant is not None:
+            return variant
         for _ in range(MAX_PROPOSALS):
             arch = self.problem.frozen_arch(self.propose(history, number, rng))
             if self._acceptable(arch, history):
@@ -141,6 +147,15 @@ class ArchSampler(BaseSampler):
             if arch.values not in history.seen:
                 return arch
         return arch
+
+    def _variant(self, history: History, number: int, rng: np.random.Generator) -> Arch | None:
+        """A new arch with the weights of an earlier trial, None if it is the turn of another network."""
+        since = (number - len(self.problem.first)) % (1 + self.problem.num_variants)
+        earlier = history.asked.get(number - since) if since else None
+        if number < len(self.problem.first) or earlier is None:
+            return None
+        new = [arch for arch in self.problem.variants(earlier) if arch.values not in history.seen]
+        return new[int(rng.integers(len(new)))] if new else None
 
     def _acceptable(self, arch: Arch, history: History) -> bool:
         return arch.values not in history.seen and bool(self.problem.feasible([arch])[0])

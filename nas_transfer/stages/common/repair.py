@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from nas_transfer.data.module import DownstreamData
-from nas_transfer.runs import Evaluation, Front, files
+from nas_transfer.runs import Evaluation, Front, Trial, files
 from nas_transfer.runs.versions import versions
 from nas_transfer.search.loop import SearchLoop
 from nas_transfer.space import SUPERNET, Arch
@@ -27,12 +27,19 @@ logger = logging.getLogger(__name__)
 
 
 def build_repairer(
-    config: DataRunConfig, table: SupernetTable, checkpoint: Checkpoint, data: DownstreamData, repeat: int = 0
+    config: DataRunConfig,
+    table: SupernetTable,
+    checkpoint: Checkpoint,
+    data: DownstreamData,
+    repeat: int = 0,
+    *,
+    shared: bool = False,
 ) -> SubnetRepairer:
     """Repairs the subnets of a whole network on the device that evaluates.
 
     Args:
         repeat: another one draws other views.
+        shared: see `SubnetRepairer`.
 
     Raises:
         ConfigError: subnets of this family cannot be repaired.
@@ -41,7 +48,7 @@ def build_repairer(
     supernet = build_task(config, table, SUPERNET, data)
     load_whole(supernet, checkpoint)
     supernet.to(evaluation_device(config.trainer.accelerator))
-    return SubnetRepairer(supernet, data.view_dataloader(config.repair_views, repeat))
+    return SubnetRepairer(supernet, data.view_dataloader(config.repair_views, repeat), shared=shared)
 
 
 def extract_repaired(
@@ -65,7 +72,7 @@ class RepairedTrials:
         self, config: SearchConfig, table: SupernetTable, checkpoint: Checkpoint, data: DownstreamData
     ) -> None:
         self._config, self._checkpoint = config, checkpoint
-        self._build = partial(build_repairer, config, table, checkpoint, data)
+        self._build = partial(build_repairer, config, table, checkpoint, data, shared=config.search.variants > 0)
         self._repeat, self._repairer = 0, self._build()
 
     @property
@@ -90,14 +97,24 @@ class RepairedTrials:
         )  # fmt: skip
 
 
-def keep_networks(loop: SearchLoop, front: Front) -> None:
+def keep_networks(loop: SearchLoop, front: Front, weightless: Sequence[str]) -> None:
     """Write the network of each trial of the front as a run folder of its own, and delete those of other trials.
+
+    Args:
+        weightless: genes that change no weight; archs that differ in them alone are written one after the other.
 
     Raises:
         RunError: a network could not be written.
     """
+    space = loop.study.space
+
+    def weights_of(trial: Trial) -> list[int]:
+        arch = space.from_dict(trial.arch)
+        return [arch[name] for name in space.names if name not in weightless]
+
     evaluations = [
-        Evaluation(trial.number, trial.arch, files.network_outcome(trial.number), keep=True) for trial in front.trials
+        Evaluation(trial.number, trial.arch, files.network_outcome(trial.number), keep=True)
+        for trial in sorted(front.trials, key=weights_of)
     ]
     logger.info("writing the %d networks of the front", len(front.trials))
     loop.outcomes(evaluations)

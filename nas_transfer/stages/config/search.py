@@ -54,6 +54,7 @@ class SearchKeys:
     trade_off: Factory["TradeOff"] | None = key(identity=False, target="nas_transfer.search.front.TradeOff")
     trials: Positive = key(identity=False)
     ask_batch: Positive = key()
+    variants: Count = key()
     trials_per_job: Positive = key(identity=False)
     constraints: Mapping[str, Factory["Limit"]] | None = key(target="nas_transfer.stages.common.limits.limit_between")
     frozen: Mapping[str, int] | None = key()
