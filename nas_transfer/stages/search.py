@@ -49,7 +49,7 @@ from nas_transfer.search.study import Study
 from nas_transfer.space import SUPERNET, Arch, short_id
 from nas_transfer.stages.common.build import build_data, build_task, hold_run_inputs, set_threads
 from nas_transfer.stages.common.candidates import build_evaluator, evaluate_job, searched_weights
-from nas_transfer.stages.common.damage import damage_usage, give_damage, prepare_damage, uses_damage
+from nas_transfer.stages.common.damage import damage_usage, give_damage, prepare_damage
 from nas_transfer.stages.common.limits import limits_of
 from nas_transfer.stages.common.repair import keep_networks, was_held_out
 from nas_transfer.stages.common.results import cost_report, make_result
@@ -104,10 +104,8 @@ class _Search:
                 "the network was trained on images of the search split, so that scores are too high: train it with "
                 "data.split.hold_out_search=true, and search with the same seed and data.split.search_fraction"
             )
-        damage = None
-        if uses_damage(config, checkpoint):
-            damage = prepare_damage(config, self.task.space, checkpoint, launch)
-            give_damage(self.objectives, damage)
+        damage = prepare_damage(config, self.task.space, checkpoint, launch)
+        give_damage(self.objectives, damage)
         self.problem = make_problem(keys, self.task, self.objectives, self.trained_genes())
         self.problem.damage = damage
         rng = np.random.default_rng(config.seed)

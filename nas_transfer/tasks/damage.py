@@ -8,7 +8,6 @@ and by LANA, Molchanov et al. 2022, arXiv 2107.10624).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -107,11 +106,6 @@ class DamageMeter:
         choices = [Choice(gene.name, value) for gene in genes if gene.name in measurable for value in gene.choices[:-1]]
         return sorted(choices, key=self._first_block)
 
-    def table(self) -> Iterator[tuple[Choice, Damages]]:
-        """The damages of each of `choices`, one after another."""
-        for choice in self.choices():
-            yield choice, self.damages(choice)
-
     @torch.no_grad()
     def damages(self, choice: Choice) -> Damages:
         """The damages of one choice alone; the errors are those of `arch_of`."""
@@ -135,4 +129,5 @@ class DamageMeter:
         if choice.gene not in self._task.table.space.names or choice.gene == self._task.input_gene:
             return -1
         body = self._task.extract(self.arch_of(choice)).eval().body
-        return self._whole.body.changed(body).start if self._whole.body.changed(body) else -1
+        blocks = self._whole.body.changed(body)
+        return blocks.start if blocks else -1

@@ -40,17 +40,22 @@ def uses_damage(config: SearchConfig, checkpoint: Checkpoint) -> bool:
     return as_objective or ("damage" in sampler and bool(sampler["damage"]))
 
 
-def prepare_damage(config: SearchConfig, space: SearchSpace, checkpoint: Checkpoint, launch: Launch) -> ArchDamage:
-    """The damages of archs; the first job of a search measures those of the choices.
+def prepare_damage(
+    config: SearchConfig, space: SearchSpace, checkpoint: Checkpoint, launch: Launch
+) -> ArchDamage | None:
+    """The damages of archs, None if nothing asks for them; the first job of a search measures those of the choices.
 
     Raises:
+        ConfigError: an objective asks for them, and the weights are those of a supernet.
         RunError: the job failed, or the file in the run folder does not fit.
     """
+    if not uses_damage(config, checkpoint):
+        return None
     file = config.folder / files.DAMAGE
     if not file.is_file():
         wait_for_jobs(config.folder)
         prepare(config.folder, file, launch)
-    return ArchDamage(space, _require_table(config, checkpoint))
+    return damage_of_run(config, space, checkpoint)
 
 
 def hold_damage(config: SearchConfig, checkpoint: Checkpoint, repairer: Callable[[], SubnetRepairer]) -> None:
@@ -64,12 +69,13 @@ def hold_damage(config: SearchConfig, checkpoint: Checkpoint, repairer: Callable
     start = time.monotonic()
     meter = DamageMeter(repairer())
     space, device = meter.task.space, meter.task.device
-    choices, last = [], time.monotonic()
-    logger.info("measuring the damage of %d choices", len(meter.choices()))
-    for choice, found in meter.table():
-        now = time.monotonic()
-        choices.append(ChoiceDamage(choice.gene, choice.value, found.features, found.outputs, now - last))
-        last = now
+    measured, choices = meter.choices(), []
+    logger.info("measuring the damage of %d choices", len(measured))
+    for choice in measured:
+        begun = time.monotonic()
+        found = meter.damages(choice)
+        spent = time.monotonic() - begun
+        choices.append(ChoiceDamage(choice.gene, choice.value, found.features, found.outputs, spent))
     order = {name: index for index, name in enumerate(space.names)}
     choices.sort(key=lambda choice: (order[choice.gene], choice.value))
     seconds = time.monotonic() - start
@@ -89,7 +95,8 @@ def give_damage(objectives: Mapping[str, Objective], damage: ArchDamage | None) 
 
 def damage_of_run(config: SearchConfig, space: SearchSpace, checkpoint: Checkpoint) -> ArchDamage | None:
     """The damages in the run folder of a search, None if it has none."""
-    return ArchDamage(space, _require_table(config, checkpoint)) if (config.folder / files.DAMAGE).is_file() else None
+    table = _table_of_run(config, checkpoint)
+    return None if table is None else ArchDamage(space, table)
 
 
 def damage_usage(config: SearchConfig) -> Usage:
@@ -100,11 +107,10 @@ def damage_usage(config: SearchConfig) -> Usage:
     return Usage(0, table.seconds, 0.0 if table.device == "cpu" else table.seconds)
 
 
-def _require_table(config: SearchConfig, checkpoint: Checkpoint) -> DamageTable:
-    table = read_damage(config.folder)
-    path = config.folder / files.DAMAGE
+def _table_of_run(config: SearchConfig, checkpoint: Checkpoint) -> DamageTable | None:
+    table, path = read_damage(config.folder), config.folder / files.DAMAGE
     if table is None:
-        raise RunError(f"{path} does not exist: repeat the command of the search")
+        return None
     inputs = {
         "weights": (table.weights_sha256[:12], checkpoint.sha256[:12]),
         "repair_views": (table.repair_views, config.repair_views),
