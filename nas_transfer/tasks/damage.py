@@ -29,22 +29,16 @@ class Choice:
 
 
 def measurable_genes(task: Task) -> tuple[str, ...]:
-    """The genes of a task whose smaller choices have a damage: a repair can make up for them, and features show it."""
-    body = [name for name in task.table.space.names if task.uses_classifier_genes or not _classifies(task, name)]
-    return (*body, *(name for name in task.untrained_genes if name in task.space.names and not _unseen(task, name)))
+    """The genes of a task whose smaller choices have a damage: they need no training, and their effect can be seen."""
+    able = {*task.table.space.names, *task.untrained_genes} - set(unseen_genes(task))
+    if not task.uses_classifier_genes:
+        able -= set(task.table.classifier_genes)
+    return tuple(name for name in task.space.names if name in able)
 
 
 def unseen_genes(task: Task) -> tuple[str, ...]:
     """The genes whose choices change no output that is compared, such as a number of kept proposals."""
     return tuple(name for name in task.weightless_genes if name != task.input_gene)
-
-
-def _classifies(task: Task, gene: str) -> bool:
-    return gene in task.table.classifier_genes
-
-
-def _unseen(task: Task, gene: str) -> bool:
-    return gene in unseen_genes(task) or gene in task.table.space.names
 
 
 @dataclass(frozen=True)
