@@ -337,6 +337,21 @@ class SearchSpace:
         """The arch with these values, one for each gene; genes without effect are set to their first choice."""
         return Arch(self.name, self.names, self._canonical(values))
 
+    def with_value(self, arch: Arch, name: str, value: int) -> Arch:
+        """An arch with another value of one gene; genes that lose their effect are set to their first choice.
+
+        Raises:
+            ArchError: the space has no such gene, or the gene no such choice.
+        """
+        if name not in self._positions:
+            raise ArchError(f"a gene must be one of space '{self.name}', got '{name}': try one of {self._near(name)}")
+        values = list(arch.values)
+        values[self._positions[name]] = self._checked_value(self.genes[self._positions[name]], value)
+        return self.arch(values)
+
+    def _near(self, name: str) -> list[str]:
+        return difflib.get_close_matches(name, self.names, n=3) or list(self.names[:3])
+
     def is_active(self, arch: Arch, gene: Gene) -> bool:
         """Whether a gene of this space has an effect in `arch`."""
         return gene.needs is None or arch[gene.needs[0]] >= gene.needs[1]
@@ -405,8 +420,8 @@ class SearchSpace:
         for name, value in (frozen or {}).items():
             position = self._positions.get(name)
             if position is None:
-                nearest = difflib.get_close_matches(name, self.names, n=3) or list(self.names[:3])
-                raise ArchError(f"a frozen gene must be one of space '{self.name}', got '{name}': try one of {nearest}")
+                near = self._near(name)
+                raise ArchError(f"a frozen gene must be one of space '{self.name}', got '{name}': try one of {near}")
             values[position] = self._checked_value(self.genes[position], value)
         return values
 

@@ -2,6 +2,7 @@
 
 python scripts/compare_routes.py choose SEARCH_RUN 5      print the paths of five arch files spread over the front
 python scripts/compare_routes.py resized SEARCH_RUN       write and print arch files of the whole network at each size
+python scripts/compare_routes.py sizes RUN                write and print the same from a run of the whole network
 python scripts/compare_routes.py table RUNS TASK          print the networks of each route, and their differences
 """
 
@@ -10,8 +11,32 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import yaml
+
+from nas_transfer.api.running import composed
 from nas_transfer.report.routes import chosen_archs, compare, resized_archs
 from nas_transfer.report.tables import route_table
+from nas_transfer.runs import files
+from nas_transfer.runs.atomic import write_text
+from nas_transfer.search.problem import Problem
+from nas_transfer.stages.common.build import build_blank
+from nas_transfer.stages.config.entry import read_config
+from nas_transfer.stages.config.network import PredictConfig
+from nas_transfer.stages.config.trained import with_trained_groups
+
+
+def sized_archs(run: Path) -> list[Path]:
+    """Arch files of the whole network at each input size of its task, largest first, written into its run folder."""
+    cfg = composed(["stage=predict"])
+    cfg.weights, cfg.images = str(run), "-"
+    config = read_config(with_trained_groups(cfg), PredictConfig)
+    task = build_blank(config, config.supernet.build())
+    paths = []
+    for number, arch in enumerate(Problem(task.space, input_gene=task.input_gene).resized):
+        paths.append(run / files.ARCHS_FOLDER / f"size_{number}.yaml")
+        paths[-1].parent.mkdir(exist_ok=True)
+        write_text(paths[-1], yaml.safe_dump(arch.to_dict(), sort_keys=False, default_flow_style=None))
+    return paths
 
 
 def main() -> None:
@@ -23,6 +48,8 @@ def main() -> None:
     choose.add_argument("count", type=int)
     resized = commands.add_parser("resized")
     resized.add_argument("run", type=Path)
+    sizes = commands.add_parser("sizes")
+    sizes.add_argument("run", type=Path)
     table = commands.add_parser("table")
     table.add_argument("runs", type=Path)
     table.add_argument("task")
@@ -32,6 +59,8 @@ def main() -> None:
         print(*chosen_archs(options.run, options.count), sep="\n")
     elif options.command == "resized":
         print(*resized_archs(options.run), sep="\n")
+    elif options.command == "sizes":
+        print(*sized_archs(options.run), sep="\n")
     else:
         print(route_table(compare(options.runs, options.task, stage=options.stage), options.runs).markdown())
 

@@ -1,19 +1,21 @@
 #!/usr/bin/env bash
-# Compare routes A, B and C on an embedded task, from the same ImageNet weights and for the same number of training images.
+# Compare routes A, B, C and D on an embedded task, from the same ImageNet weights and for the same number of training images.
 #   scripts/compare_routes.sh TASK [SEEDS]      for instance: scripts/compare_routes.sh shapes_det "0 1 2"
 #   A    trains a supernet on the task with IMAGES images, then searches it
 #   B    trains a supernet on classification with IMAGES images, then searches it; its archs become backbones
 #   C    searches without a supernet, and trains the subnets of trials on the task with IMAGES images in total
 #   C10  uses a tenth of IMAGES to warm up neck and head, and scores trials without training
+#   D    trains the whole network on the task with IMAGES images; its front is this network at each input size, without a search
 #   Abody, Cbody, C10body   the same with task.build.genes=null: input, neck and head keep their largest sizes
-# NETS networks of each front are then trained with the same settings on all of train, and scored on the validation split.
+# NETS networks of each front are then trained with the same settings on all of train, and scored on the validation split: those of
+# D from the weights of D, all others from the weights of ImageNet.
 # The last step prints the table of compare_routes.py. All runs are in runs/compare-TASK. If the script is interrupted, the
 # same command resumes it.
-# Environment: ROUTES="A B C C10" IMAGES=1600 TRIALS=40 NETS=5 RETRAIN_STEPS=150 PYTHON=python.
+# Environment: ROUTES="A B C C10 D" IMAGES=1600 TRIALS=40 NETS=5 RETRAIN_STEPS=150 PYTHON=python.
 set -euo pipefail
 TASK=${1:?"give a task: shapes_det, shapes_insseg, shapes_pose or shapes_seg"}
 SEEDS=${2:-"0 1 2"}
-ROUTES=${ROUTES:-"A B C C10"}
+ROUTES=${ROUTES:-"A B C C10 D"}
 IMAGES=${IMAGES:-1600}
 TRIALS=${TRIALS:-40}
 NETS=${NETS:-5}
@@ -32,6 +34,7 @@ for seed in $SEEDS; do
         seeded=(experiment="compare_$TASK" seed="$seed")
         of_route=("${seeded[@]}" name="$name")
         [[ $route == *body ]] && of_route+=(task.build.genes=null)
+        retrained=("${seeded[@]}")
         case ${route%body} in
             A)
                 found=$RUNS/search/$TASK/$name
@@ -58,15 +61,22 @@ for seed in $SEEDS; do
                 run "${of_route[@]}" "${search[@]}" stage=proxy search.trials="$TRIALS" \
                     proxy.warmup_steps=$((IMAGES / batch / 10)) 'proxy.rungs=[0]'
                 ;;
+            D)
+                found=$RUNS/finetune/$TASK/$name
+                run "${of_route[@]}" stage=finetune arch=max trainer.max_steps=$((IMAGES / batch))
+                retrained+=(weights="$found" task.sampling.distillation=0)
+                ;;
             *)
-                echo "ROUTES must name A, B, C, C10, Abody, Cbody or C10body, got $route" >&2
+                echo "ROUTES must name A, B, C, C10, D, Abody, Cbody or C10body, got $route" >&2
                 exit 2
                 ;;
         esac
+        listed=(choose "$found" "$NETS")
+        [[ $route == D ]] && listed=(sizes "$found")
         index=0
         # The genes of the task stay, so that an arch of the body alone means the largest sizes.
-        for arch in $("$PYTHON" "$here/compare_routes.py" choose "$found" "$NETS"); do
-            run "${seeded[@]}" stage=finetune arch="$arch" trainer.max_steps="$RETRAIN_STEPS" name="$name-$index"
+        for arch in $("$PYTHON" "$here/compare_routes.py" "${listed[@]}"); do
+            run "${retrained[@]}" stage=finetune arch="$arch" trainer.max_steps="$RETRAIN_STEPS" name="$name-$index"
             index=$((index + 1))
         done
     done

@@ -32,11 +32,12 @@ class Route:
     """The nets of one route in each seed, and what finding them cost.
 
     Attributes:
-        name: ``A``, ``B``, ``C``, ``C10``.
+        name: ``A``, ``B``, ``C``, ``C10``, ``D``.
         points: by seed, (N, 2): score on the report split and MACs of each retrained net.
         volumes: by seed, the share of the box that these dominate.
         images: by seed, loaded by all trainings before the nets were chosen.
         passes: by seed, the same times the archs that each image was run through.
+        macs: by seed, multiply-accumulates of these passes: of body, neck and head of the archs that ran.
         seconds: by seed, of training and search before the nets were chosen.
     """
 
@@ -45,6 +46,7 @@ class Route:
     volumes: dict[int, float] = field(default_factory=dict)
     images: dict[int, int] = field(default_factory=dict)
     passes: dict[int, int] = field(default_factory=dict)
+    macs: dict[int, int] = field(default_factory=dict)
     seconds: dict[int, float] = field(default_factory=dict)
 
 
@@ -135,6 +137,7 @@ def compare(runs: Path, task: str, *, stage: str = "finetune", finished_only: bo
         before = _results_before_choice(runs, name, seed)
         route.images[seed] = sum(result.images_seen for result in before)
         route.passes[seed] = sum(result.images_seen * result.passes_per_image for result in before)
+        route.macs[seed] = sum(result.training_macs for result in before)
         route.seconds[seed] = sum(result.seconds for result in before)
     score_key = next(iter(nets.values()))[0].score_key or "score"
     return Comparison(task, score_key, reference, dict(sorted(routes.items())))

@@ -177,9 +177,9 @@ def route_table(comparison: Comparison, folder: Path) -> Table:
     rows = []
     for route in comparison.routes.values():
         seeds = sorted(route.points)
-        images, passes, seconds, volume = (
+        images, passes, macs, seconds, volume = (
             sum(by_seed.values()) / len(by_seed)
-            for by_seed in (route.images, route.passes, route.seconds, route.volumes)
+            for by_seed in (route.images, route.passes, route.macs, route.seconds, route.volumes)
         )
         best = " ".join(f"{100 * route.points[seed][:, 0].max():.1f}" for seed in seeds)
         volumes = " ".join(f"{100 * route.volumes[seed]:.2f}" for seed in seeds)
@@ -187,16 +187,20 @@ def route_table(comparison: Comparison, folder: Path) -> Table:
         difference = comparison.difference(route.name, "A") if comparable else None
         text = NONE if difference is None else f"{difference}{'' if difference.certain else ': indistinguishable'}"
         rows.append(
-            (route.name, f"{images:.0f}", f"{passes:.0f}", f"{seconds:.0f}", best, volumes, f"{100 * volume:.2f}", text)
-        )
+            (
+                route.name, f"{images:.0f}", f"{passes:.0f}", f"{macs / 1e12:.4g}" if macs else NONE,
+                f"{seconds:.0f}", best, volumes, f"{100 * volume:.2f}", text,
+            )
+        )  # fmt: skip
     columns = (
-        "route", "images seen", "passes", "seconds", f"best {comparison.score_key} (%)", "hypervolume (%)", "mean",
-        "minus route A",
+        "route", "images seen", "passes", "training TMACs", "seconds", f"best {comparison.score_key} (%)",
+        "hypervolume (%)", "mean", "minus route A",
     )  # fmt: skip
     all_seeds = sorted({seed for route in comparison.routes.values() for seed in route.volumes})
     note = (
-        f"Seeds {' '.join(map(str, all_seeds))}, in this order; images, passes and seconds: mean over seeds, before "
-        "the nets were chosen. Hypervolume: share of the box from a perfect score at no cost to score 0 at "
+        f"Seeds {' '.join(map(str, all_seeds))}, in this order; images, passes, MACs and seconds: mean over seeds, "
+        "before the nets were chosen. Training TMACs: 10^12 multiply-accumulates of body, neck and head of the archs "
+        "that ran, forward and backward. Hypervolume: share of the box from a perfect score at no cost to score 0 at "
         f"{comparison.reference_macs / 1e6:.1f} M MACs; all nets are trained alike. {folder}"
     )
     return Table(f"Routes on {comparison.task}", columns, tuple(rows), note)

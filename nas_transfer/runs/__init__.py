@@ -15,6 +15,7 @@ from nas_transfer.runs.check import (
     read_check,
 )
 from nas_transfer.runs.costs import SECONDS_PER_HOUR, Ancestor, ArchContent, Costs, Usage
+from nas_transfer.runs.damage import ChoiceDamage, DamageTable, read_damage
 from nas_transfer.runs.fronts import (
     CONFIDENCE,
     Direction,
@@ -64,7 +65,9 @@ __all__ = [
     "Ancestor",
     "ArchContent",
     "Check",
+    "ChoiceDamage",
     "Costs",
+    "DamageTable",
     "Direction",
     "Evaluation",
     "ExportSummary",
@@ -96,6 +99,7 @@ __all__ = [
     "list_images",
     "next_aside",
     "read_check",
+    "read_damage",
     "read_front",
     "read_inputs",
     "read_job",

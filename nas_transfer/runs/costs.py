@@ -54,11 +54,21 @@ class Usage:
         images: training images, with repetitions.
         seconds: on any device, including failed evaluations.
         gpu_seconds: the part of `seconds` on an accelerator.
+        training_macs: multiply-accumulates of all forward and backward passes of the training.
     """
 
     images: int = 0
     seconds: float = 0.0
     gpu_seconds: float = 0.0
+    training_macs: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.images + other.images,
+            self.seconds + other.seconds,
+            self.gpu_seconds + other.gpu_seconds,
+            self.training_macs + other.training_macs,
+        )
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,8 @@ class Result:
         gpu_hours: seconds x devices on an accelerator, 0 on CPUs.
         images_seen: images loaded for training; a sandwich runs each through several archs (`passes_per_image`).
         passes_per_image: archs that each image was run through.
+        training_macs: multiply-accumulates of all forward and backward passes of the training, a backward pass as two
+            forward passes; of a search, those of its preparation and its trials. 0 for runs that did not count them.
         samples_digest: hash over the ids of the training samples in their order, empty without training.
         seed, config_sha256, versions, git: to reproduce the run.
         provenance: files that its weights descend from, oldest first.
@@ -104,6 +106,7 @@ class Result:
     samples_digest: str
     seed: int
     config_sha256: str
+    training_macs: int = 0
     provenance: tuple[Ancestor, ...] = ()
     search: SearchSummary | None = None
     export: ExportSummary | None = None

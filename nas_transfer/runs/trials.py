@@ -58,6 +58,7 @@ class Outcome:
         training_seconds: the part of `seconds` that its training took.
         device: kind of device that evaluated it: ``cpu`` or ``cuda``.
         images: that it was trained on before it was scored, repetitions included.
+        training_macs: multiply-accumulates of that training.
     """
 
     trial: int
@@ -70,6 +71,7 @@ class Outcome:
     training_seconds: float = 0.0
     device: str = "cpu"
     images: int = 0
+    training_macs: int = 0
 
     @classmethod
     def failed(cls, trial: int, arch: ArchContent, reason: str) -> Outcome:
@@ -84,6 +86,7 @@ class Outcome:
             training_seconds=sum(outcome.training_seconds for outcome in outcomes),
             device=outcomes[-1].device if outcomes else self.device,
             images=sum(outcome.images for outcome in outcomes),
+            training_macs=sum(outcome.training_macs for outcome in outcomes),
         )
 
     def write(self, path: Path) -> None:
@@ -103,6 +106,7 @@ def usage_in(folder: Path) -> Usage:
         sum(outcome.images for outcome in outcomes),
         sum(outcome.seconds for outcome in outcomes),
         sum(outcome.seconds for outcome in outcomes if outcome.device != "cpu"),
+        sum(outcome.training_macs for outcome in outcomes),
     )
 
 
@@ -161,6 +165,7 @@ class Spent:
         seconds: wall time.
         device: kind of device.
         images: trained on.
+        training_macs: multiply-accumulates of that training.
         step_seconds, scoring_seconds: durations for the two archs, of one training step, and of statistics and score.
         provenance: files that the prepared weights descend from, oldest first.
     """
@@ -168,6 +173,7 @@ class Spent:
     seconds: float = 0.0
     device: str = "cpu"
     images: int = 0
+    training_macs: int = 0
     step_seconds: tuple[float, ...] = ()
     scoring_seconds: tuple[float, ...] = ()
     provenance: tuple[Ancestor, ...] = ()
@@ -175,7 +181,7 @@ class Spent:
     @property
     def usage(self) -> Usage:
         """The same as a usage."""
-        return Usage(self.images, self.seconds, 0.0 if self.device == "cpu" else self.seconds)
+        return Usage(self.images, self.seconds, 0.0 if self.device == "cpu" else self.seconds, self.training_macs)
 
     def write(self, folder: Path) -> None:
         """Write it into the run folder."""

@@ -17,8 +17,8 @@ import torch
 from pycocotools.coco import COCO
 
 from nas_transfer.errors import NasTransferError
-from nas_transfer.runs import Evaluation, Outcome
-from nas_transfer.search.objectives.base import Objective, TrialSubnet
+from nas_transfer.runs import Evaluation, Outcome, Usage
+from nas_transfer.search.objectives.base import ArchCost, Objective, TrialSubnet
 from nas_transfer.search.problem import Limit
 from nas_transfer.space import Arch
 from nas_transfer.supernet.layers import fold_batch_norms
@@ -44,14 +44,13 @@ class TrialEvaluator:
         limits: limits on objectives, by name.
         cache_bytes: size up to which batches are kept in memory. Larger sets are read again for every trial.
         precision: precision of forward passes: ``32``, ``bf16`` or ``16``.
-        train: trains the subnet of a trial as its `Evaluation` says, and returns the number of training images; None
-            to score inherited weights.
+        train: trains the subnet of a trial as its `Evaluation` says, and returns the images and the MACs of the
+            training; None to score inherited weights.
         repair: cuts a repaired subnet out of one whole network, as its `Evaluation` says; None to extract a subnet of
             the supernet and to measure its BatchNorm statistics.
 
     Attributes:
-        images: training images of all trials so far.
-        training_seconds: duration of their training.
+        trained: images, seconds and MACs of the training of all trials so far.
         repeat: the `Evaluation.repeat` of the calibration batches in use.
     """
 
@@ -65,13 +64,13 @@ class TrialEvaluator:
         limits: Mapping[str, Limit],
         cache_bytes: int,
         precision: str,
-        train: Callable[[Task, Evaluation], int] | None = None,
+        train: Callable[[Task, Evaluation], Usage] | None = None,
         repair: Callable[[Evaluation], Task] | None = None,
     ) -> None:
         self.supernet = supernet
         self.train = train
         self.repair = repair
-        self.images, self.training_seconds = 0, 0.0
+        self.trained = Usage()
         self.ground_truth = ground_truth
         self.objectives = objectives
         self.limits = limits
@@ -89,7 +88,7 @@ class TrialEvaluator:
         Raises:
             NasTransferError: the configuration or the data cannot be used, so that every trial would fail.
         """
-        start, images, training = time.monotonic(), self.images, self.training_seconds
+        start, before = time.monotonic(), self.trained
         try:
             outcome = self._evaluate(evaluation)
         except NasTransferError:
@@ -100,8 +99,9 @@ class TrialEvaluator:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
         return replace(
-            outcome, seconds=time.monotonic() - start, training_seconds=self.training_seconds - training,
-            device=self.supernet.device.type, images=self.images - images,
+            outcome, seconds=time.monotonic() - start, training_seconds=self.trained.seconds - before.seconds,
+            device=self.supernet.device.type, images=self.trained.images - before.images,
+            training_macs=self.trained.training_macs - before.training_macs,
         )  # fmt: skip
 
     def _evaluate(self, evaluation: Evaluation) -> Outcome:
@@ -109,16 +109,24 @@ class TrialEvaluator:
         unscored = Outcome(evaluation.trial, evaluation.arch)
         values: dict[str, float] = {}
         for name, objective in self._in_order():
-            values[name] = float(objective.measure(subnet))
+            values[name] = self._measure(objective, subnet)
             limit = self.limits.get(name)
             if limit is not None and not limit.allows(values[name]):
                 reason = f"{name} {values[name]:g} is outside search.constraints.{name}"
                 return replace(unscored, reason=reason, left_out=True)
+        if evaluation.keep and self.repair is not None and self.train is None:
+            subnet.score()  # the repaired network is written, and scored where no objective has done it
         undefined = [name for name, value in values.items() if not math.isfinite(value)]
         if undefined:
             reason = f"{undefined[0]} must be a finite number, got {values[undefined[0]]}"
             return Outcome.failed(evaluation.trial, evaluation.arch, reason)
         return replace(unscored, values={name: values[name] for name in self.objectives}, metrics=subnet.metrics)
+
+    def _measure(self, objective: Objective, subnet: TrialSubnet) -> float:
+        """The value of an objective; the subnet is not built for one that follows from the arch."""
+        if isinstance(objective, ArchCost):
+            return float(objective.of_archs(self.supernet, [subnet.arch])[0])
+        return float(objective.measure(subnet))
 
     def _in_order(self) -> Sequence[tuple[str, Objective]]:
         return sorted(self.objectives.items(), key=lambda item: not item[1].measured_first)
@@ -133,10 +141,9 @@ class TrialEvaluator:
         subnet = self.repair(evaluation) if self.repair is not None and repaired else self.supernet.extract(arch)
         if self.train is not None:
             start = time.monotonic()
-            images = self.train(subnet, evaluation)
-            repaired = repaired and not images
-            self.images += images
-            self.training_seconds += time.monotonic() - start
+            usage = self.train(subnet, evaluation)
+            repaired = repaired and not usage.images
+            self.trained += replace(usage, seconds=time.monotonic() - start)
         for module in subnet.network.modules():
             if hasattr(module, "inplace"):
                 module.inplace = True  # activations: no gradients are needed

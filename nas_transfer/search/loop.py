@@ -141,10 +141,7 @@ class SearchLoop:
         Raises:
             RunError: the job did not write the file.
         """
-        if not file.is_file():
-            reason = self.launch([write_job(self.folder / files.JOBS_FOLDER / files.PREPARATION_JOB, [])])[0]
-            if not file.is_file():
-                raise RunError(f"the first job of the search did not write {file}: {reason or 'it gave no reason'}")
+        prepare(self.folder, file, self.launch)
         self.prepared = read_spent(self.folder)
 
     def run(self) -> None:
@@ -279,6 +276,19 @@ class SearchLoop:
                 raise RunError(f"trial {evaluation.trial} could not be evaluated again: {reason} ({evaluation.file})")
             outcomes.append(outcome)
         return outcomes
+
+
+def prepare(folder: Path, file: Path, launch: Launch) -> None:
+    """Launch a job without trials that writes a file for all other jobs of a search, unless the file exists.
+
+    Raises:
+        RunError: the job did not write the file.
+    """
+    if file.is_file():
+        return
+    reason = launch([write_job(folder / files.JOBS_FOLDER / files.PREPARATION_JOB, [])])[0]
+    if not file.is_file():
+        raise RunError(f"the first job of the search did not write {file}: {reason or 'it gave no reason'}")
 
 
 def _job_file(first: Evaluation) -> str:

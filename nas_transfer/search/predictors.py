@@ -23,6 +23,7 @@ from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures
 
+from nas_transfer.search.damage import fit_additive
 from nas_transfer.search.statistics import RankQuality, kendall_tau, rank_quality
 from nas_transfer.space import Arch, SearchSpace
 
@@ -56,6 +57,26 @@ class RadialBasis:
         return self.function(features)
 
 
+class Additive:
+    """A line through the point of the whole network over the last feature, its damage (`nas_transfer.search.damage`).
+
+    The values must be minimised and the last feature that of `damage_feature`.
+    """
+
+    def fit(self, features: Array, values: Array) -> Additive:
+        """Fit the slope to features (N, F) and values (N,)."""
+        self.line = fit_additive(self._damages(features), -values)
+        return self
+
+    def predict(self, features: Array) -> Array:
+        """The values on the line (N,)."""
+        return -self.line(self._damages(features))
+
+    @staticmethod
+    def _damages(features: Array) -> Array:
+        return (features[:, -1] + 1) / 2
+
+
 def _ridge() -> Predictor:
     # For features of unit scale, these penalties range from almost none to almost constant predictions.
     return make_pipeline(PolynomialFeatures(2, include_bias=False), RidgeCV(np.logspace(-3, 3, 13)))
@@ -76,6 +97,16 @@ PREDICTORS: dict[str, Callable[[], Predictor]] = {
 }
 
 
+DAMAGE = "damage"
+"""Name of the predictor `Additive`, which needs the damages of archs."""
+DAMAGE_PREDICTORS: dict[str, Callable[[], Predictor]] = {**PREDICTORS, DAMAGE: Additive}
+
+
+def damage_feature(damages: Array, scale: float) -> Array:
+    """Damages (N,) as a feature: -1 for the largest arch and 1 for a damage of `scale`, if that is above 0."""
+    return 2 * damages / (scale or 1.0) - 1
+
+
 def features_of(space: SearchSpace, archs: Sequence[Arch]) -> Array:
     """The position of each gene's value among its choices, scaled to [-1, 1]: (N, G).
 
@@ -88,8 +119,8 @@ def features_of(space: SearchSpace, archs: Sequence[Arch]) -> Array:
 
 
 def fitted(name: str, features: Array, values: Array) -> Predictor:
-    """Fit the predictor of this name in `PREDICTORS` to features (N, F) and values (N,)."""
-    predictor = PREDICTORS[name]()
+    """Fit the predictor of this name in `DAMAGE_PREDICTORS` to features (N, F) and values (N,)."""
+    predictor = DAMAGE_PREDICTORS[name]()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         predictor.fit(features, values)

@@ -20,6 +20,7 @@ CLIMB_STEPS = 200
 Costs = dict[str, npt.NDArray[np.float64]]
 CostFunction = Callable[[Sequence[Arch]], Costs]
 Known = dict[int, npt.NDArray[np.float64]]
+DamageFunction = Callable[[Sequence[Arch]], npt.NDArray[np.float64]]
 KnownFunction = Callable[[Sequence[Arch]], Known]
 
 
@@ -69,6 +70,7 @@ class Problem:
         input_gene: the gene that chooses the input size; None without one.
         weightless_genes: the genes that change no weight, such as the input size.
         num_variants: how many trials with other choices of these genes follow each proposed arch.
+        damage: maps N archs to their damages (N,) (`nas_transfer.search.damage`), for predictors; None if not known.
     """
 
     space: SearchSpace
@@ -79,6 +81,7 @@ class Problem:
     input_gene: str | None = None
     weightless_genes: Sequence[str] = ()
     num_variants: int = 0
+    damage: DamageFunction | None = None
 
     @property
     def size(self) -> int:

@@ -109,6 +109,7 @@ class Study:
         trial.set_user_attr("seconds", outcome.seconds)
         trial.set_user_attr("device", outcome.device)
         trial.set_user_attr("images", outcome.images)
+        trial.set_user_attr("training_macs", outcome.training_macs)
         if reason is not None:
             trial.set_user_attr(REASON, reason)
             self._study.tell(trial, state=TrialState.PRUNED if outcome.left_out else TrialState.FAIL)
@@ -146,6 +147,11 @@ class Study:
     def images(self) -> int:
         """Number of training images of all finished trials."""
         return sum(int(trial.user_attrs["images"]) for trial in self._trials() if trial.state.is_finished())
+
+    def training_macs(self) -> int:
+        """Multiply-accumulates of the training of all finished trials."""
+        finished = [trial.user_attrs for trial in self._trials() if trial.state.is_finished()]
+        return sum(int(attrs.get("training_macs", 0)) for attrs in finished)
 
     def num_left_out(self) -> int:
         """Number of trials that broke a limit or were dropped between rungs, and therefore have no values."""

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from nas_transfer.data.module import DownstreamData
 from nas_transfer.data.randomness import stable_seed
-from nas_transfer.runs import Evaluation, Spent, files
+from nas_transfer.runs import Evaluation, Spent, Usage, files
 from nas_transfer.runs.atomic import replacing
 from nas_transfer.search.evaluate import TrialEvaluator
 from nas_transfer.space import SUPERNET
@@ -31,6 +31,7 @@ from nas_transfer.stages.common.build import (
     set_threads,
 )
 from nas_transfer.stages.common.candidates import evaluate_job, evaluator_of, searched_weights
+from nas_transfer.stages.common.damage import damage_of_run, hold_damage
 from nas_transfer.stages.common.repair import RepairedTrials
 from nas_transfer.stages.config.entry import read_config
 from nas_transfer.stages.config.search import ProxyConfig
@@ -78,10 +79,10 @@ class ProxyTraining:
     repaired: bool = False
     teacher: Task | None = None
 
-    def __call__(self, subnet: Task, evaluation: Evaluation) -> int:
-        """Train a subnet for the steps of its evaluation; returns the number of images it saw."""
+    def __call__(self, subnet: Task, evaluation: Evaluation) -> Usage:
+        """Train a subnet for the steps of its evaluation; returns the images that it saw and the MACs."""
         if evaluation.steps == evaluation.after:
-            return 0
+            return Usage()
         seed = stable_seed(self.config.seed, "repeat", evaluation.repeat) if evaluation.repeat else self.config.seed
         settings = replace(self.settings(max(evaluation.steps, self.last)), seed=seed)
         folder = self.config.folder
@@ -101,8 +102,8 @@ class ProxyTraining:
     def train(
         self, module: TaskModule, steps: int, *, before: Path | None = None, after: int = 0, kept: Path | None = None,
         repeat: int = 0,
-    ) -> int:  # fmt: skip
-        """Train a task up to this number of steps; returns the number of images it saw.
+    ) -> Usage:  # fmt: skip
+        """Train a task up to this number of steps; returns the images that it saw and the MACs.
 
         Args:
             before: the state to continue from, saved after `after` steps.
@@ -121,7 +122,8 @@ class ProxyTraining:
             module.train(), datamodule=self.data, ckpt_path=None if before is None else str(before), weights_only=True
         )
         module.task.to(device)  # Lightning leaves it on the CPU
-        return (steps - after) * batches * self.data.batch_size
+        images = (steps - after) * batches * self.data.batch_size
+        return Usage(images, training_macs=module.training_macs - module.macs_before)
 
 
 def build_proxy_evaluator(config: ProxyConfig) -> TrialEvaluator:
@@ -138,24 +140,27 @@ def build_proxy_evaluator(config: ProxyConfig) -> TrialEvaluator:
     repair = None
     if checkpoint.arch is not None:
         repair = RepairedTrials(config, table, checkpoint, data)
+        hold_damage(config, checkpoint, repair.repairer)
         taught = last and config.task.sampling.build().distillation
         training = replace(training, repaired=True, teacher=repair.whole if taught else None)
     file = config.folder / config.stage.prepares
     if file.is_file():
-        return _evaluator(config, table, file, training, repair)
+        return _evaluator(config, table, checkpoint, file, training, repair)
     with replacing(file) as temporary:
         spent = _make_warm_start(config, table, checkpoint, training, temporary)
-        evaluator = _evaluator(config, table, temporary, training, repair)
+        evaluator = _evaluator(config, table, checkpoint, temporary, training, repair)
         _timed(evaluator, min(TIMED_STEPS, last), spent).write(file.parent)
     return evaluator
 
 
 def _evaluator(
-    config: ProxyConfig, table: SupernetTable, file: Path, training: ProxyTraining, repair: RepairedTrials | None
-) -> TrialEvaluator:
+    config: ProxyConfig, table: SupernetTable, whole: Checkpoint, file: Path, training: ProxyTraining,
+    repair: RepairedTrials | None,
+) -> TrialEvaluator:  # fmt: skip
     supernet = build_task(config, table, SUPERNET, training.data)
     load_network(supernet, load_checkpoint(str(file), table))
-    return evaluator_of(config, supernet, training.data, train=training, repair=repair)
+    damage = damage_of_run(config, supernet.space, whole)
+    return evaluator_of(config, supernet, training.data, train=training, repair=repair, damage=damage)
 
 
 def _make_warm_start(
@@ -174,9 +179,10 @@ def _make_warm_start(
         task.body.requires_grad_(False)
         start = time.monotonic()
         steps = config.proxy.warmup_steps
-        images = training.train(TaskModule(task, training.settings(steps)), steps)
-        spent = Spent(time.monotonic() - start, "cuda" if torch.cuda.is_available() else "cpu", images)
-        logger.info("warm-up: %d images in %.0f s", images, spent.seconds)
+        usage = training.train(TaskModule(task, training.settings(steps)), steps)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        spent = Spent(time.monotonic() - start, device, usage.images, usage.training_macs)
+        logger.info("warm-up: %d images in %.0f s", usage.images, spent.seconds)
     save_checkpoint(
         file, task, parent=checkpoint, metrics={}, versions={}, stage=config.stage.name,
         config_sha256=config.config_sha256,
@@ -194,6 +200,7 @@ def _timed(evaluator: TrialEvaluator, steps: int, spent: Spent) -> Spent:
         spent,
         seconds=spent.seconds + sum(outcome.seconds for outcome in outcomes),
         images=spent.images + sum(outcome.images for outcome in outcomes),
+        training_macs=spent.training_macs + sum(outcome.training_macs for outcome in outcomes),
         device=evaluator.supernet.device.type,
         step_seconds=tuple(outcome.training_seconds / steps for outcome in outcomes) if steps else (),
         scoring_seconds=tuple(outcome.seconds - outcome.training_seconds for outcome in outcomes),

@@ -7,6 +7,7 @@ in the process that the launcher starts.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -34,6 +35,7 @@ from nas_transfer.runs import (
 )
 from nas_transfer.runs.texts import duration
 from nas_transfer.search.attainable import attainable
+from nas_transfer.search.damage import fit_additive
 from nas_transfer.search.front import TradeOff, front_of, pick, points_of, share_of_hypervolume, write_front
 from nas_transfer.search.loop import Launch, SearchLoop
 from nas_transfer.search.objectives.base import ArchCost, Objective
@@ -42,17 +44,20 @@ from nas_transfer.search.problem import Costs as ArchCosts
 from nas_transfer.search.problem import Known, Problem
 from nas_transfer.search.resizing import gains_of, whole_network
 from nas_transfer.search.samplers.base import ArchSampler
+from nas_transfer.search.statistics import rank_quality
 from nas_transfer.search.study import Study
 from nas_transfer.space import SUPERNET, Arch, short_id
 from nas_transfer.stages.common.build import build_data, build_task, hold_run_inputs, set_threads
 from nas_transfer.stages.common.candidates import build_evaluator, evaluate_job, searched_weights
+from nas_transfer.stages.common.damage import damage_usage, give_damage, prepare_damage
 from nas_transfer.stages.common.limits import limits_of
 from nas_transfer.stages.common.repair import keep_networks, was_held_out
 from nas_transfer.stages.common.results import cost_report, make_result
 from nas_transfer.stages.common.slurm_jobs import wait_for_jobs
 from nas_transfer.stages.common.trust import Rescored, rescore, validate_proxy
 from nas_transfer.stages.config.entry import read_config
-from nas_transfer.stages.config.search import ProxyConfig, SearchConfig, SearchKeys
+from nas_transfer.stages.config.search import SCORE, ProxyConfig, SearchConfig, SearchKeys
+from nas_transfer.tasks.damage import unseen_genes
 from nas_transfer.tasks.task import Task
 
 logger = logging.getLogger(__name__)
@@ -92,13 +97,17 @@ class _Search:
         self.trade_off = None if keys.trade_off is None else keys.trade_off.build()
         budget = config.budget(data.batch_size * config.task.recipe.build().accumulate)
         schedule = keys.schedule(config.rungs(), budget)
-        self.repairs = searched_weights(config)[1].arch is not None
+        checkpoint = searched_weights(config)[1]
+        self.repairs = checkpoint.arch is not None
         if self.repairs and not was_held_out(config):
             logger.warning(
                 "the network was trained on images of the search split, so that scores are too high: train it with "
                 "data.split.hold_out_search=true, and search with the same seed and data.split.search_fraction"
             )
+        damage = prepare_damage(config, self.task.space, checkpoint, launch)
+        give_damage(self.objectives, damage)
         self.problem = make_problem(keys, self.task, self.objectives, self.trained_genes())
+        self.problem.damage = damage
         rng = np.random.default_rng(config.seed)
         self.problem.draw(rng)  # an infeasible constraint ends the search here
         sampler = keys.sampler.build()(problem=self.problem, seed=config.seed)
@@ -114,8 +123,12 @@ class _Search:
             return []
         body, repairable = self.task.table.space.names, self.task.untrained_genes
         genes = [name for name in self.task.space.names if name not in body and name not in repairable]
+        if SCORE not in self.objectives:
+            genes += [name for name in unseen_genes(self.task) if name in self.task.space.names]
         if genes:
-            logger.info("%s keep their largest choices: smaller ones need training", ", ".join(genes))
+            logger.info(
+                "%s keep their largest choices: smaller ones need training, or show in no feature", ", ".join(genes)
+            )
         return genes
 
     def run(self) -> float | None:
@@ -140,7 +153,8 @@ class _Search:
             raise RunError(f"no trial can be picked: {share}, trial {number} with {reason}")
         picked = pick(front, self.config.pick, self.config.pick_under or {}, self.trade_off)
         if self.repairs and not isinstance(self.config, ProxyConfig):
-            keep_networks(self.loop, front, self.task.weightless_genes)
+            front = keep_networks(self.loop, front, self.task.weightless_genes)
+            picked = next(trial for trial in front.trials if trial.number == picked.number)
         rescored = rescore(self.config, self.loop, front)
         front = write_front(self.folder, replace(front, picked=picked.number), self.costs_of, rescored)
         validation = None
@@ -210,7 +224,8 @@ class _Search:
         """The largest value of an objective; 1 for the score."""
         objective = self.objectives[name]
         if isinstance(objective, ArchCost):
-            return float(objective.of_archs(self.task, [self.task.space.largest()])[0])
+            space = self.task.space
+            return float(objective.of_archs(self.task, [space.smallest(), space.largest()]).max())
         if not objective.measured_first:
             return 1.0
         return max(trial.values[name] for trial in self.study.told())
@@ -247,11 +262,22 @@ class _Search:
         """
         study = self.study
         return {
-            "preparation": self.loop.prepared.usage,
-            "trials": Usage(study.images(), study.seconds(), study.seconds(accelerator=True)),
+            "preparation": self.loop.prepared.usage + damage_usage(self.config),
+            "trials": Usage(study.images(), study.seconds(), study.seconds(accelerator=True), study.training_macs()),
             "validation": usage_in(self.folder / files.VALIDATION_FOLDER),
             "repeats": usage_in(self.folder / files.REPEATS_FOLDER),
         }
+
+    def additive(self) -> str | None:
+        """How well damages rank the scores of the trials, None without damages or without different scores."""
+        damage, told = self.problem.damage, self.study.told()
+        if damage is None or self.study.directions.get(SCORE) != "maximize" or len(told) < LEAST_TOLD:
+            return None
+        damages = damage([self.task.space.from_dict(trial.arch) for trial in told])
+        scores = np.asarray([trial.values[SCORE] for trial in told])
+        line = fit_additive(damages, scores)
+        quality = rank_quality(scores, -damages, self.config.seed)
+        return f"score = {100 * line.whole:.2f} % - {100 * line.factor:.2f} points x damage; damage ranks: {quality}"
 
     def lineage(self) -> tuple[Ancestor, ...]:
         """The files that the searched supernet descends from; those of an earlier pick, whose files may be gone."""
@@ -269,6 +295,7 @@ class _Search:
             dict(picked.metrics),
             seconds=seconds,
             images_seen=images,
+            training_macs=sum(use.training_macs for use in spent.values()),
             provenance=self.loop.prepared.provenance or self.lineage(),
         )
         summary = SearchSummary(
@@ -293,10 +320,15 @@ class _Search:
         """Print the front, with a mark at the picked trial."""
         print(f"search {self.config.task.name}: {self.folder}")
         heads = "".join(f"{name:>16}" for name in front.names)
+        unscored = SCORE not in front.names and any(self.task.score_key in trial.metrics for trial in front.trials)
+        heads += f"{SCORE:>16}" if unscored else ""
         print(f"  trial  {heads}{'' if rescored is None else '          again'}   at          arch")
         for trial in front.trials:
             mark = "*" if trial.number == picked.number else " "
-            values = "".join(f"{_shown(name, value):>16}" for name, value in trial.values.items())
+            shown = dict(trial.values)
+            if unscored:
+                shown[SCORE] = trial.metrics.get(self.task.score_key, math.nan)
+            values = "".join(f"{_shown(name, value):>16}" for name, value in shown.items())
             again = "" if rescored is None else f"{rescored.shown(trial.number):>15}"
             size = "x".join(map(str, self.costs_of(trial).input_size))
             print(f"{mark} {trial.number:5d}  {values}{again}   {size:<10}  {short_id(trial.arch)}")
@@ -307,7 +339,7 @@ class _Search:
             f"  {len(self.study)} trials, {len(self.study.failures())} failed; hypervolume {volume}; "
             f"picked (*) by {rule}: {self.folder / files.PICKED_ARCH}"
         )
-        for line in (rescored, validation, *gains_of(front)):
+        for line in (self.additive(), rescored, validation, *gains_of(front)):
             if line is not None:
                 print(f"  {line}")
 

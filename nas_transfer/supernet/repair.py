@@ -24,10 +24,11 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_transfer.supernet.activations import Sample, Walk, moments_of
@@ -98,17 +99,40 @@ class Probes:
 
     def error(self, body: nn.Module) -> float:
         """The mean error of a body's feature maps, each relative to the variance of the leading channels wanted."""
-        wrong, channels = [0.0] * len(self.moments), [0] * len(self.moments)
-        for images, wanted in zip(self.images, self.maps, strict=True):
-            for tap, (maps, reference) in enumerate(zip(body(images), wanted, strict=True)):
-                channels[tap] = maps.shape[1]
-                wrong[tap] += float((maps - reference[:, : maps.shape[1]]).square().sum())
         relative = []
-        for total, moments, count in zip(wrong, self.moments, channels, strict=True):
-            variance = float(mean_and_variance(moments, count)[1].sum())
-            relative.append(total / moments.count / max(variance, 1e-30))
+        for (wrong, channels), moments in zip(self._wrong([body(images) for images in self.images]), self.moments):
+            variance = float(mean_and_variance(moments, channels)[1].sum())
+            relative.append(wrong / moments.count / max(variance, 1e-30))
         error = sum(relative) / len(relative)
         return error if math.isfinite(error) else math.inf
+
+    def damage(self, maps: Sequence[Sequence[Tensor]], taps: Sequence[int]) -> float:
+        """The mean error of some feature maps, each relative to the variance of all of the largest network's channels.
+
+        Args:
+            maps: for each batch of the images the four maps (B, C, H, W) of a body. A missing channel counts with its
+                variance, as if its mean stood for it. Maps of another size are resized bilinearly.
+            taps: indices of the maps that count.
+        """
+        relative = []
+        for tap, ((wrong, channels), moments) in enumerate(zip(self._wrong(maps), self.moments)):
+            variances = mean_and_variance(moments, self.maps[0][tap].shape[1])[1]
+            total = float(variances.sum())
+            if tap in taps:
+                relative.append((wrong / moments.count + float(variances[channels:].sum())) / max(total, 1e-30))
+        damage = sum(relative) / len(relative)
+        return damage if math.isfinite(damage) else math.inf
+
+    def _wrong(self, maps: Sequence[Sequence[Tensor]]) -> list[tuple[float, int]]:
+        """For each tap the sum of squared errors and the number of channels of a body's maps, given batch by batch."""
+        wrong, channels = [0.0] * len(self.moments), [0] * len(self.moments)
+        for found, wanted in zip(maps, self.maps, strict=True):
+            for tap, (features, reference) in enumerate(zip(found, wanted, strict=True)):
+                if features.shape[2:] != reference.shape[2:]:
+                    features = F.interpolate(features, reference.shape[2:], mode="bilinear", align_corners=False)
+                channels[tap] = features.shape[1]
+                wrong[tap] += float((features - reference[:, : features.shape[1]]).square().sum())
+        return list(zip(wrong, channels, strict=True))
 
 
 class Repairer:
@@ -133,6 +157,7 @@ class Repairer:
         memory: int = MEMORY,
     ) -> None:  # fmt: skip
         self._family = repair_module(table)
+        self._largest = largest
         self._batches = list(batches)
         self._rows = rows
         self._samples: dict[int, Sample] = {}
@@ -160,12 +185,14 @@ class Repairer:
         sliced = copy.deepcopy(body.state_dict())
         links = self._family.links(body)
         walk = Walk(self._family.stem(body), links, self._batches)
+        return self._choose(body, sliced, self._mend(links, walk, range(len(links))))
+
+    def _mend(self, links: Sequence[Link], walk: Walk, numbers: range) -> tuple[BlockRepair, ...]:
+        """Mend consecutive blocks of a body; those before them are final."""
         blocks, starved = [], []
-        for number, link in enumerate(links):
-            last = number + 1 == len(links) or links[number + 1].stage != link.stage
-            index = number - next(n for n, other in enumerate(links) if other.stage == link.stage)
-            own = self._numbers[link.stage, index]
-            target = own if not last else max(self._numbers[key] for key in self._numbers if key[0] == link.stage)
+        for number in numbers:
+            link = links[number]
+            own, target = self._own(links, number), self._target(links, number)
             mender = Mender(link, self._samples[link.stage], self._references[own], self._references[target].joined)
             inputs = walk.inputs(number, mender.sample.count)
             blocks.append(mender.mend(inputs))
@@ -179,7 +206,19 @@ class Repairer:
                 "got %d; give more images or views", len(starved), len(links), worst.link.name, worst.channels,
                 ROWS_PER_CHANNEL * worst.channels, worst.fitted_rows,
             )  # fmt: skip
-        return self._choose(body, sliced, tuple(blocks))
+        return tuple(blocks)
+
+    def _own(self, links: Sequence[Link], number: int) -> int:
+        """The number of the same block in the largest network."""
+        stage = links[number].stage
+        return self._numbers[stage, number - next(n for n, other in enumerate(links) if other.stage == stage)]
+
+    def _target(self, links: Sequence[Link], number: int) -> int:
+        """The number of the block of the largest network whose output a block should have."""
+        stage = links[number].stage
+        if number + 1 < len(links) and links[number + 1].stage == stage:
+            return self._own(links, number)
+        return max(self._numbers[key] for key in self._numbers if key[0] == stage)
 
     def _choose(self, body: nn.Module, sliced: dict[str, Tensor], blocks: tuple[BlockRepair, ...]) -> RepairReport:
         """Leave the best of the repaired body, its slice and the recalibrated slice in the body."""
@@ -201,6 +240,54 @@ class Repairer:
             return RepairReport(blocks, best, errors)
         return RepairReport(blocks, REPAIRED, errors)
 
+    @property
+    def probes(self) -> Probes:
+        """The largest network's feature maps on held-out images."""
+        return self._probes
+
+    @property
+    def held_images(self) -> tuple[list[int], ...]:
+        """For each of the first batches the images of `probes`."""
+        return self._samples[max(self._samples)].held_images
+
+    @torch.no_grad()
+    def changed(self, body: nn.Module) -> range:
+        """The blocks of a plain body, counted from 0, from the first to the last that is not the largest network's.
+
+        A block that stands in for dropped ones counts, and all blocks behind another stem; an empty range for a body
+        that is the largest network's.
+        """
+        links, largest = self._family.links(body), self._family.links(self._largest)
+        if not _equal(self._family.stem(body), self._family.stem(self._largest)):
+            return range(len(links))
+        found = []
+        for number, link in enumerate(links):
+            own = self._own(links, number)
+            if self._target(links, number) != self._target(largest, own) or not _equal(link.block, largest[own].block):
+                found.append(number)
+        return range(found[0], found[-1] + 1) if found else range(0)
+
+    @torch.no_grad()
+    def repair_changes(self, body: nn.Module, before: LargestWalk) -> tuple[BlockRepair, ...]:
+        """Repair only the `changed` blocks of a body in place, and leave the others as they are.
+
+        Args:
+            body: as for `repair`.
+            before: the activations of the largest network, kept from one body to the next.
+        """
+        links, blocks = self._family.links(body.eval()), self.changed(body)
+        walk = Walk(self._family.stem(body), links, self._batches)
+        if blocks and _equal(self._family.stem(body), self._family.stem(self._largest)):
+            count = self._samples[links[blocks.start].stage].count
+            walk.put(blocks.start - 1, before.inputs(blocks.start, count))
+        return self._mend(links, walk, blocks)
+
+    def walk(self) -> LargestWalk:
+        """The activations of the largest network, for `repair_changes`."""
+        return LargestWalk(
+            lambda: Walk(self._family.stem(self._largest), self._family.links(self._largest), self._batches)
+        )
+
     def _gather(self, largest: nn.Module, memory: int) -> None:
         largest.eval()
         links = self._family.links(largest)
@@ -217,6 +304,31 @@ class Repairer:
                 self._samples[link.stage] = Sample.draw(look.joined, self._rows, link.stage)
             self._references.append(Reference.of(link, look, self._samples[link.stage]))
             walk.put(number, [link.finish(maps) for maps in look.joined])
+
+
+class LargestWalk:
+    """The inputs of the largest network's blocks, computed once for bodies in the order of their first changed block.
+
+    Args:
+        start: makes a walk from the images.
+    """
+
+    def __init__(self, start: Callable[[], Walk]) -> None:
+        self._start = start
+        self._walk, self._number = start(), 0
+
+    def inputs(self, number: int, count: int) -> list[Tensor]:
+        """The inputs (B, C, H, W) of a block for the first `count` batches."""
+        if number < self._number:
+            self._walk = self._start()
+        self._number = number
+        return self._walk.inputs(number, count)
+
+
+def _equal(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two modules hold the same tensors."""
+    first, second = one.state_dict(), other.state_dict()
+    return first.keys() == second.keys() and all(torch.equal(first[name], tensor) for name, tensor in second.items())
 
 
 def batch_counts(stem: nn.Module, links: Sequence[Link], batches: Sequence[Tensor], memory: int) -> list[int]:

@@ -55,6 +55,7 @@ class ClassificationTask(Task[ClassificationBatch, Tensor]):
     pretrains = True
     input_gene = RESOLUTION
     weightless_genes = (RESOLUTION,)
+    taps = (3,)
 
     def __init__(self, settings: TaskSettings, *, label_smoothing: ShareBelowOne, dropout: ShareBelowOne) -> None:
         table, arch, num_classes = settings.table, settings.arch, settings.num_classes

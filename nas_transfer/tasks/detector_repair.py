@@ -21,7 +21,7 @@ from torchvision.models.detection.image_list import ImageList
 
 from nas_transfer.supernet.activations import HELD_OUT
 from nas_transfer.supernet.regression import fit, greedy_order
-from nas_transfer.tasks.head_repair import HeadRepair, RepairedTask, Views
+from nas_transfer.tasks.head_repair import Batch, HeadRepair, RepairedTask, Views, body_inputs
 
 IMAGES = 128
 """Views on which neck and heads are repaired."""
@@ -63,7 +63,6 @@ class _Probe:
         """Run pyramid and heads of a detector on the maps of its body for each batch."""
         levels: list[list[Tensor]] = []
         boxes: list[tuple[Tensor, Tensor]] = []
-        heads = network.roi_heads
         for number, (images, of_body, proposals) in enumerate(zip(self.images, maps, self._proposals, strict=True)):
             pyramid = _pyramid(network, of_body)
             skipped = self._levels - len(pyramid)
@@ -72,9 +71,7 @@ class _Probe:
             levels = levels or [[] for _ in rows]
             for collected, found in zip(levels, rows, strict=True):
                 collected.append(found)
-            pooled = heads.box_roi_pool(pyramid, proposals, _sizes(images)).flatten(1)
-            first = F.relu(heads.box_head.fc6(pooled))
-            boxes.append((first, F.relu(heads.box_head.fc7(first))))
+            boxes.append(_box_rows(network, pyramid, proposals, images))
         first, second = (torch.cat(rows) for rows in zip(*boxes, strict=True))
         return _Seen([torch.cat(rows) for rows in levels], (first, second))
 
@@ -113,6 +110,23 @@ class DetectorRepair(HeadRepair):
         whole = supernet.extract(largest)
         probe = _Probe(whole, views.images)
         _reorder(supernet.network, probe.look(whole.network, probe.maps))
+
+    def error(self, whole: RepairedTask, subnet: RepairedTask, batches: Sequence[Batch]) -> float:
+        """The squared error of classes and boxes on proposals of the whole network, relative to their variance.
+
+        A subnet at another input size gets the proposals at its own scale; otherwise as in `HeadRepair`.
+        """
+        wanted_rows, found_rows = [], []
+        for large, small in zip(body_inputs(whole, batches), body_inputs(subnet, batches), strict=True):
+            maps = whole.body(large)
+            proposals = _proposals(whole.network, large, maps)
+            wanted_rows.append(_box_outputs(whole.network, large, maps, proposals))
+            scale = proposals[0].new_tensor([small.shape[3] / large.shape[3], small.shape[2] / large.shape[2]])
+            scaled = [boxes * scale.repeat(2) for boxes in proposals]
+            found_rows.append(_box_outputs(subnet.network, small, subnet.body(small), scaled))
+        wanted, found = torch.cat(wanted_rows), torch.cat(found_rows)
+        variance = (wanted - wanted.mean(0)).square().sum().clamp(min=1e-30)
+        return float((found - wanted).square().sum() / variance)
 
     def repair(self, subnet: RepairedTask) -> None:
         """Refit what reads the maps of the body and the hidden channels of RPN and box head, from the front."""
@@ -161,6 +175,20 @@ def _proposals(network: FasterRCNN, images: Tensor, maps: Sequence[Tensor]) -> l
     """Proposals (N, 4) of each image, spread over all ranks."""
     proposals = network.rpn(ImageList(images, _sizes(images)), _pyramid(network, maps))[0]
     return [boxes[:: max(1, -(-len(boxes) // BOXES))] for boxes in proposals]
+
+
+def _box_rows(
+    network: FasterRCNN, pyramid: dict[str, Tensor], proposals: list[Tensor], images: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Hidden channels (R, H) of both layers of the box head."""
+    heads = network.roi_heads
+    first = F.relu(heads.box_head.fc6(heads.box_roi_pool(pyramid, proposals, _sizes(images)).flatten(1)))
+    return first, F.relu(heads.box_head.fc7(first))
+
+
+def _box_outputs(network: FasterRCNN, images: Tensor, maps: Sequence[Tensor], proposals: list[Tensor]) -> Tensor:
+    """Classes and boxes (R, O) of all proposals."""
+    return _linear(_box_rows(network, _pyramid(network, maps), proposals, images)[1], _box_readers(network))
 
 
 def _at_random(maps: Tensor, batch: int, level: int) -> Tensor:

@@ -5,16 +5,18 @@ A kind of task whose neck and head can do better names a subclass of `HeadRepair
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Self
 
 from nas_transfer.space import Arch, SearchSpace
-from nas_transfer.supernet.activations import norm_moments
+from nas_transfer.supernet.activations import add_moments, norm_moments
 from nas_transfer.supernet.calibrate import Moments
 from nas_transfer.supernet.regression import match_norm
 
@@ -74,6 +76,30 @@ class HeadRepair:
         The largest arch computes the same up to rounding. Nothing is reordered here.
         """
 
+    def error(self, whole: RepairedTask, subnet: RepairedTask, batches: Sequence[Batch]) -> float:
+        """The squared error of a repaired subnet's outputs, relative to their variance in the whole network.
+
+        Outputs of another size are resized bilinearly.
+
+        Args:
+            whole, subnet: both tasks, at input sizes of their own.
+            batches: training batches of images on which nothing was fitted.
+
+        Raises:
+            TypeError: the task returns something else than a tensor of outputs.
+        """
+        wrong, moments = 0.0, Moments()
+        for batch in batches:
+            wanted, found = (task.forward_batch(task.on_device(batch)) for task in (whole, subnet))
+            if not isinstance(wanted, Tensor) or not isinstance(found, Tensor):
+                raise TypeError(f"outputs must be a tensor, got {type(wanted).__name__}: override HeadRepair.error")
+            if found.shape[2:] != wanted.shape[2:]:
+                found = F.interpolate(found, wanted.shape[2:], mode="bilinear", align_corners=False)
+            wrong += float((found - wanted).square().sum())
+            add_moments(moments, wanted if wanted.dim() == 4 else wanted[..., None, None])
+        variance = moments.deviation
+        return wrong / max(0.0 if variance is None else float(variance.sum()), 1e-30)
+
     def repair(self, subnet: RepairedTask) -> None:
         """Repair neck and head of a subnet, whose body is repaired, in place."""
         norms = outer_norms(subnet)
@@ -108,6 +134,15 @@ def replayed(body: nn.Module, features: Sequence[object]) -> Iterator[None]:
         del body.forward
 
 
+def picked(batch: Batch, images: Sequence[int]) -> dict[str, object]:
+    """Some images of a batch, with all that belongs to them."""
+    return {
+        name: value[list(images)] if isinstance(value, Tensor) else [value[index] for index in images]
+        for name, value in batch.items()
+        if isinstance(value, Tensor | list | tuple)
+    }
+
+
 def outer_norms(task: RepairedTask) -> dict[str, nn.BatchNorm2d]:
     """The BatchNorms outside the body by name."""
     inside = set(task.body.modules())
@@ -116,3 +151,28 @@ def outer_norms(task: RepairedTask) -> dict[str, nn.BatchNorm2d]:
         for name, module in task.network.named_modules()
         if isinstance(module, nn.BatchNorm2d) and module not in inside
     }
+
+
+class _Enough(Exception):
+    """Ends a forward pass where the body begins."""
+
+
+@torch.no_grad()
+def body_inputs(task: RepairedTask, views: Iterable[Batch]) -> list[Tensor]:
+    """The images (B, 3, H, W) that the body of a subnet takes for each batch."""
+    images: list[Tensor] = []
+
+    def take(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        images.append(inputs[0])
+        raise _Enough
+
+    hook = task.body.register_forward_pre_hook(take)
+    try:
+        for batch in views:
+            try:
+                task.forward_batch(task.on_device(batch))
+            except _Enough:
+                continue
+    finally:
+        hook.remove()
+    return images

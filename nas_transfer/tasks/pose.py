@@ -58,6 +58,7 @@ class PoseTask(Task[PoseBatch, Tensor]):
     input_gene = "input_height"
     untrained_genes = ("input_height",)
     weightless_genes = ("input_height",)
+    taps = (3,)
 
     def __init__(
         self,

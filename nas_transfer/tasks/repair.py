@@ -5,16 +5,16 @@ The body is repaired by `nas_transfer.supernet.repair`, neck and head by the `he
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nas_transfer.space import Arch
 from nas_transfer.supernet.protocol import TAP_STRIDES
 from nas_transfer.supernet.repair import Repairer, RepairReport, order_channels
-from nas_transfer.tasks.head_repair import Batch, HeadRepair, Views
+from nas_transfer.tasks.head_repair import Batch, HeadRepair, Views, body_inputs
 from nas_transfer.tasks.task import Task
 
 ENOUGH_ROWS = 16_384
@@ -22,9 +22,10 @@ ENOUGH_ROWS = 16_384
 
 
 @dataclass(frozen=True)
-class _Whole:
-    """What repairs subnets at one input size."""
+class Whole:
+    """The trained network at one input size, and what repairs subnets of this size."""
 
+    task: Task
     body: Repairer
     head: HeadRepair
 
@@ -50,14 +51,14 @@ class SubnetRepairer:
         self._supernet = supernet.eval()
         self._shared = shared
         self._latest: Task | None = None
-        self._wholes: dict[tuple[int, int], _Whole] = {}
+        self._wholes: dict[tuple[int, int], Whole] = {}
         supernet.set_arch(supernet.space.largest())
         self._views: list[Batch] = []
         images: list[Tensor] = []
         task = supernet.extract(supernet.space.largest())
         for batch in views:
             self._views.append(batch)
-            images += _body_inputs(task, [batch])
+            images += body_inputs(task, [batch])
             if sum(_coarsest_rows(maps) for maps in images) >= ENOUGH_ROWS:
                 break
         order_channels(supernet.table, supernet.body, images)
@@ -91,19 +92,25 @@ class SubnetRepairer:
     def repair(self, subnet: Task) -> RepairReport:
         """Repair a subnet of the supernet in place; it is left in eval mode."""
         subnet.eval()
-        whole = self._whole(subnet.active_arch)
+        whole = self.whole_at(subnet.active_arch)
         report = whole.body.repair(subnet.body)
         whole.head.repair(subnet)
         return report
 
-    def _whole(self, arch: Arch) -> _Whole:
+    @property
+    def views(self) -> Sequence[Batch]:
+        """The training batches from which subnets are repaired."""
+        return self._views
+
+    @torch.no_grad()
+    def whole_at(self, arch: Arch) -> Whole:
         """The trained network at the input size of an arch."""
         size = self._supernet.input_size(arch)
         if size not in self._wholes:
             whole = self._supernet.extract(self._supernet.largest_at(arch))
-            views = Views(self._views, _body_inputs(whole, self._views))
+            views = Views(self._views, body_inputs(whole, self._views))
             repairer = Repairer(self._supernet.table, whole.body, views.images)
-            self._wholes[size] = _Whole(repairer, self._supernet.head_repair(whole, views))
+            self._wholes[size] = Whole(whole, repairer, self._supernet.head_repair(whole, views))
         return self._wholes[size]
 
 
@@ -111,28 +118,3 @@ def _coarsest_rows(images: Tensor) -> int:
     """Positions of the coarsest map of images (B, 3, H, W), over the batch."""
     stride = max(TAP_STRIDES)
     return len(images) * -(-images.shape[2] // stride) * -(-images.shape[3] // stride)
-
-
-class _Enough(Exception):
-    """Ends a forward pass where the body begins."""
-
-
-@torch.no_grad()
-def _body_inputs(task: Task, views: Iterable[Batch]) -> list[Tensor]:
-    """The images (B, 3, H, W) that the body of a subnet takes for each batch."""
-    images: list[Tensor] = []
-
-    def take(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        images.append(inputs[0])
-        raise _Enough
-
-    hook = task.body.register_forward_pre_hook(take)
-    try:
-        for batch in views:
-            try:
-                task.forward_batch(task.on_device(batch))
-            except _Enough:
-                continue
-    finally:
-        hook.remove()
-    return images

@@ -26,7 +26,7 @@ from nas_transfer.space import SUPERNET, Arch
 from nas_transfer.supernet.cost import Cost, Size
 from nas_transfer.supernet.layers import Layers
 from nas_transfer.supernet.networks import build_body
-from nas_transfer.tasks.deeplab import DeepLab, DeepLabSize, deeplab_cost
+from nas_transfer.tasks.deeplab import LOW, TOP, DeepLab, DeepLabSize, deeplab_cost
 from nas_transfer.tasks.deployed import TOP_STRIDE, Deployed, DeployedNetwork
 from nas_transfer.tasks.genes import Choices, task_genes, values_of
 from nas_transfer.tasks.metrics import SegmentResults
@@ -97,6 +97,7 @@ class SegmentationTask(Task[SegmentationBatch, Tensor]):
     input_gene = "scale_percent"
     untrained_genes = ("scale_percent", "num_dilations")
     weightless_genes = ("scale_percent",)
+    taps = (LOW, TOP)
 
     def __init__(
         self,

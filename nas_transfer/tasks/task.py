@@ -89,6 +89,7 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
         input_gene: the gene that chooses the input size, in spaces that have it; None for tasks without one.
         untrained_genes: the genes of the task whose smaller choices can do with the weights of the largest.
         weightless_genes: the genes that change no weight, such as the input size: one network runs at all choices.
+        taps: indices of the body's feature maps that neck and head read.
         head_repair: repairs neck and head of a subnet of one trained network (`nas_transfer.tasks.repair`).
         normalise: maps uint8 images to what the weights expect, for networks that do not normalise by themselves.
         ground_truth: annotations of the split that is evaluated, for metrics that compare with COCO's format.
@@ -103,6 +104,7 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
     input_gene: ClassVar[str | None] = None
     untrained_genes: ClassVar[tuple[str, ...]] = ()
     weightless_genes: ClassVar[tuple[str, ...]] = ()
+    taps: ClassVar[tuple[int, ...]] = (0, 1, 2, 3)
     head_repair: ClassVar[type[HeadRepair]] = HeadRepair
 
     def __init__(self, settings: TaskSettings, network: nn.Module, genes: Sequence[Gene] = ()) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +84,8 @@ class TaskModule(ScoringModule):
     Attributes:
         samples_digest: a hash over the ids of all training samples of this rank in their order. It is equal in two
             runs that saw the same samples.
+        training_macs: multiply-accumulates of all passes on all ranks so far, including those before an interruption.
+        macs_before: the part before this process.
     """
 
     def __init__(self, task: Task, settings: TrainingSettings, teacher: Task | None = None) -> None:
@@ -92,6 +94,7 @@ class TaskModule(ScoringModule):
         self.settings = settings
         self._teachers = () if teacher is None else (teacher,)  # in a tuple, since it is no part of this module
         self.samples_digest = ""
+        self.training_macs = self.macs_before = 0
         self._seconds_before = 0.0
         self._started = time.monotonic()
 
@@ -119,6 +122,7 @@ class TaskModule(ScoringModule):
             keep_statistics(self.task)
         self._note_samples(batch["sample_ids"])
         archs = self._draw_archs(batch_index)
+        self._count(archs, batch["sample_ids"])
         teacher = self._taught(batch)
         torch.manual_seed(stable_seed(seed, batch_index, self.global_rank))
         with self._local_gradients():
@@ -145,6 +149,16 @@ class TaskModule(ScoringModule):
                 outputs = teacher.losses(batch, regularise=False, teacher=None)[1]
             return Teacher(outputs, self.settings.sampling.distillation)
         return None
+
+    def _count(self, archs: Sequence[Arch], sample_ids: Tensor) -> None:
+        """Add the MACs of a batch: a backward pass costs two forward passes, and a frozen body has none."""
+        task = self.task
+        total = 3 * int(task.cost_totals(archs).macs.sum())
+        if not any(parameter.requires_grad for parameter in task.body.parameters()):
+            sizes = [task.input_size(arch) for arch in archs]
+            total -= 2 * int(task.table.body_totals([task.body_arch(arch) for arch in archs], sizes).macs.sum())
+        total += sum(int(teacher.cost_totals([teacher.active_arch]).macs[0]) for teacher in self._teachers)
+        self.training_macs += total * len(sample_ids) * self.trainer.world_size
 
     def _note_samples(self, sample_ids: Tensor) -> None:
         seen = self.samples_digest + str(sample_ids.tolist())
@@ -209,14 +223,16 @@ class TaskModule(ScoringModule):
         return self._seconds_before + time.monotonic() - self._started
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the seconds spent and the digest of the samples seen."""
+        """Store the seconds and MACs spent and the digest of the samples seen."""
         checkpoint["seconds"] = self.seconds
         checkpoint["samples_digest"] = self.samples_digest
+        checkpoint["training_macs"] = self.training_macs
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Continue from the seconds and samples of the interrupted run."""
         self._seconds_before = float(checkpoint["seconds"])
         self.samples_digest = str(checkpoint["samples_digest"])
+        self.training_macs = self.macs_before = int(checkpoint.get("training_macs", 0))
 
 
 def keep_statistics(task: Task) -> None:

@@ -261,10 +261,10 @@ def test_routes_are_compared_as_far_as_their_nets_are_finished(tmp_path: Path) -
         write_run(folder, "finetune", "shapes_det", score=score, costs=costs(1e8 / (1 + place)))
     write_run(root / "search/shapes_det/A-0", "search", "shapes_det", images_seen=1600)
     write_run(root / "proxy/shapes_det/C-0", "proxy", "shapes_det", images_seen=160)
-    assert "| C | 160 | 160 | 43200 | 60.0 |" in made(tmp_path)[1]
+    assert "| C | 160 | 160 | — | 43200 | 60.0 |" in made(tmp_path)[1]
     (root / "finetune/shapes_det/C-0-0/result.json").unlink()
     _, markdown, _ = made(tmp_path)
-    assert "| A | 1600 | 1600 | 43200 | 50.0 |" in markdown
+    assert "| A | 1600 | 1600 | — | 43200 | 50.0 |" in markdown
     assert "| C |" not in markdown
     assert "compared by their finished nets only" in markdown
 

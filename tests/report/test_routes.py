@@ -28,7 +28,7 @@ def runs(tmp_path: Path) -> Path:
     for seed in range(3):
         write_result(tmp_path / f"finetune/shapes_det/A-{seed}", "finetune", **spent)
         write_result(tmp_path / f"search/shapes_det/A-{seed}", "search", **spent | {"images_seen": 0})
-        cheap = spent | {"images_seen": 160, "passes_per_image": 1}
+        cheap = spent | {"images_seen": 160, "passes_per_image": 1, "training_macs": 250_000_000_000}
         write_result(tmp_path / f"proxy/shapes_det/C-{seed}", "proxy", **cheap)
     return tmp_path
 
@@ -52,7 +52,7 @@ def test_hypervolumes_and_their_difference_are_those_computed_by_hand(runs: Path
     assert comparison.routes["A"].seconds == dict.fromkeys(range(3), 200.0)
     table = route_table(comparison, runs)
     text = table.markdown()
-    assert "| C | 160 | 160 | 100 | 52.0 61.0 58.0 |" in text
+    assert "| C | 160 | 160 | 0.25 | 100 | 52.0 61.0 58.0 |" in text
     assert [row[-1].startswith(str(difference)) for row in table.rows] == [False, True]
 
 

@@ -93,7 +93,7 @@ def history(values: np.ndarray, archs: list[Arch]) -> History:
 
 def sampler(**changes: object) -> PredictedFront:
     options: dict[str, object] = {
-        "num_random": 5, "predictor": "gp", "population": 16, "generations": 6, "mutation": 0.1,
+        "num_random": 5, "predictor": "gp", "population": 16, "generations": 6, "mutation": 0.1, "damage": True,
     }  # fmt: skip
     return PredictedFront(Problem(SPACE), 0, **(options | changes))  # type: ignore[arg-type]
 
@@ -163,7 +163,7 @@ def test_the_start_fills_the_range_of_costs() -> None:
         return {"macs": np.asarray([float(sum(arch.values)) for arch in archs])}
 
     problem = Problem(SPACE, costs=costs)
-    start, history = PredictedFront(problem, 0, 18, "gp", 16, 6, 0.1), History()
+    start, history = PredictedFront(problem, 0, 18, "gp", 16, 6, 0.1, damage=True), History()
     archs: list[Arch] = []
     for number in range(18):
         archs.append(start.next_arch(history, number))
@@ -223,8 +223,8 @@ def test_a_search_that_predicts_finds_more_than_one_that_does_not() -> None:
     with_predictor, without, random = (
         [covered(make(seed)) for seed in range(4)]
         for make in (
-            lambda seed: PredictedFront(problem, seed, *options),
-            lambda seed: StartAlone(problem, seed, *options),
+            lambda seed: PredictedFront(problem, seed, *options, damage=True),
+            lambda seed: StartAlone(problem, seed, *options, damage=True),
             lambda seed: RandomArchs(problem, seed),
         )
     )
@@ -238,7 +238,7 @@ def test_a_known_objective_is_not_predicted() -> None:
     known = History()
     for arch in archs:
         known.add(arch, wide_values(arch))
-    predicting = PredictedFront(problem, 0, 20, "ridge", 16, 4, 0.05)
+    predicting = PredictedFront(problem, 0, 20, "ridge", 16, 4, 0.05, damage=True)
     predicting.propose(known, 30, rng)
     plan = predicting._plan
     assert plan is not None

@@ -1,13 +1,22 @@
 """From one trained network to a front of repaired ones: search, score, train on, export and predict."""
 
+import itertools
 import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from scipy.stats import kendalltau
 
 from nas_transfer.runs import files, read_front
+from tests.conftest import REPOSITORY, load_supernet
 from tests.test_cli import forked, sentence
 
 SETTINGS = [
@@ -135,3 +144,128 @@ def test_a_network_that_was_trained_on_the_search_split_is_searched_with_a_warni
     other = forked(folder, *SETTINGS, *SEARCH, "data.split.search_fraction=0.4", "name=shifted", "search.trials=2")
     assert "the network was trained on images of the search split" in other.stdout + other.stderr
     assert "images of the search split" not in (folder / FOLDER / files.LOG).read_text()
+
+
+DAMAGE = [
+    "stage=search", f"weights={WHOLE}", "objective=[damage,macs]", "sampler=predicted_front", "search.ask_batch=12",
+    "search.sampler.num_random=6", "name=damage", "search.trials=24",
+]  # fmt: skip
+FREE = ("resolution", "depth.mb5", "kernel_size.mb6", "expand_ratio.mb3")
+"""The genes of the search of damage: 2 x 3 x 2 x 3 archs."""
+
+
+@pytest.fixture(scope="module")
+def damage_search(folder: Path) -> Path:
+    """A search of damage and MACs alone over few archs."""
+    space = load_supernet("bignas_nano").space
+    largest = space.largest()
+    frozen = ", ".join(f"{name}: {largest[name]}" for name in space.names if name not in FREE)
+    forked(folder, *SETTINGS, *DAMAGE, f"search.frozen={{{frozen}}}")
+    return folder / "runs/search/shapes_cls/damage"
+
+
+@pytest.mark.slow
+def test_the_front_of_damage_and_macs_is_that_of_all_archs_and_evaluates_no_candidate(damage_search: Path) -> None:
+    front = read_front(damage_search)
+    table = json.loads((damage_search / files.DAMAGE).read_text())
+    damages = {(choice["gene"], choice["value"]): choice["outputs"] for choice in table["choices"]}
+    supernet = replace(load_supernet("bignas_nano"), resolutions=(32, 48))
+    space, largest = supernet.space, supernet.space.largest()
+    num_classes = front.trials[0].costs.num_classes
+    choices = [gene.choices for gene in space.genes if gene.name in FREE]
+    points = set()
+    for values in itertools.product(*choices):
+        arch = largest
+        for name, value in zip((gene.name for gene in space.genes if gene.name in FREE), values, strict=True):
+            arch = space.with_value(arch, name, value)
+        total = sum(damages.get((name, arch[name]), 0.0) for name in FREE)
+        size = (arch["resolution"], arch["resolution"])
+        macs = supernet.body_cost(arch, size).macs + supernet.classifier_cost(arch, size, num_classes).macs
+        points.add((round(total, 9), macs))
+    best = {one for one in points if not any(o != one and o[0] <= one[0] and o[1] <= one[1] for o in points)}
+    assert {(round(trial.values["damage"], 9), trial.values["macs"]) for trial in front.trials} == best
+    for trial in front.trials:  # the networks are scored once at the end
+        assert (
+            trial.metrics["top1"]
+            == json.loads((damage_search / files.network_outcome(trial.number)).read_text())["metrics"]["top1"]
+        )
+        assert (files.network_folder(damage_search, trial.number) / files.WEIGHTS).is_file()
+    for path in files.trial_files(damage_search):
+        assert json.loads(path.read_text())["metrics"] == {}
+    assert score_of(damage_search.parents[3], "runs/search/shapes_cls/damage") is not None
+
+
+@pytest.mark.slow
+def test_a_continued_search_reads_the_damages_and_refuses_those_of_another_network(
+    folder: Path, damage_search: Path
+) -> None:
+    path = damage_search / files.DAMAGE
+    written = path.read_bytes(), path.stat().st_mtime_ns
+    space = load_supernet("bignas_nano").space
+    largest = space.largest()
+    frozen = ", ".join(f"{name}: {largest[name]}" for name in space.names if name not in FREE)
+    again = [*SETTINGS, *DAMAGE, f"search.frozen={{{frozen}}}", "search.trials=25"]
+    done = forked(folder, *again)
+    assert "measuring the damage" not in done.stdout + done.stderr
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == written
+    table = json.loads(written[0])
+    path.write_text(json.dumps({**table, "weights_sha256": "0" * 64}))
+    done = forked(folder, *again, "search.trials=26", code=2)
+    assert "was measured with weights 000000000000, got" in sentence(done)
+    path.write_bytes(written[0])
+
+
+@pytest.mark.slow
+def test_a_supernet_has_no_damages(folder: Path) -> None:
+    forked(folder, *SETTINGS, "stage=pretrain", "name=shared", "arch=supernet", "trainer.max_steps=1")
+    done = forked(folder, *SETTINGS, *DAMAGE, "weights=runs/pretrain/shapes_cls/shared", "name=none", code=2)
+    assert "objective=damage needs the weights of one whole network, got those of a supernet" in sentence(done)
+
+
+def genes_of(arch: dict[str, Any]) -> dict[str, int]:
+    """The value of each gene in the dict form of an arch."""
+    names = load_supernet("bignas_nano").space.names
+    groups = [name.partition(".")[0] for name in names]
+    return {
+        name: arch[group][groups[:index].count(group)] if "." in name else arch[group]
+        for index, (name, group) in enumerate(zip(names, groups, strict=True))
+    }
+
+
+def script(folder: Path, name: str, *arguments: str) -> list[str]:
+    """The lines that a script prints."""
+    command = [sys.executable, str(REPOSITORY / "scripts" / name), *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+@pytest.mark.slow
+def test_route_d_is_the_whole_network_at_each_size(folder: Path) -> None:
+    paths = script(folder, "compare_routes.py", "sizes", WHOLE)
+    archs = [yaml.safe_load((folder / path).read_text()) for path in paths]
+    assert [arch.pop("resolution") for arch in archs] == [48, 32]
+    largest = load_supernet("bignas_nano").space.largest().to_dict()
+    del largest["resolution"]
+    assert archs == [largest, largest]
+
+
+@pytest.mark.slow
+def test_ranks_are_those_of_the_files(folder: Path) -> None:
+    run = "runs/proxy/shapes_cls/ranked"
+    forked(folder, *SETTINGS, *SEARCH, "stage=proxy", "sampler=predicted_front", "search.sampler.num_random=6",
+           "proxy.rungs=[0,2]", "proxy.keep=1", "name=ranked")  # fmt: skip
+    table = json.loads((folder / run / files.DAMAGE).read_text())
+    damages = {(choice["gene"], choice["value"]): choice["outputs"] for choice in table["choices"]}
+    rows = []
+    for path in files.trial_files(folder / run):
+        trained = json.loads(path.read_text())
+        untrained = json.loads((folder / run / files.rung_file(trained["trial"], 0)).read_text())
+        damage = sum(damages.get(choice, 0.0) for choice in genes_of(trained["arch"]).items())
+        rows.append((trained["metrics"]["top1"], -damage, untrained["metrics"]["top1"]))
+    found = [line.split(" | ") for line in script(folder, "rank_repair.py", run) if line.startswith("| all |")]
+    trained_scores, *estimates = zip(*rows, strict=True)
+    for cells, values in zip(found, estimates, strict=False):
+        tau = kendalltau(trained_scores, values).statistic
+        assert float(cells[2]) == pytest.approx(0.0 if np.isnan(tau) else tau, abs=0.006)
+        assert cells[-1].startswith("8")

@@ -10,8 +10,9 @@ import torch
 from pytorch_lightning.plugins import MixedPrecision
 from torch import nn
 from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
 
-from nas_transfer.space import SUPERNET
+from nas_transfer.space import SUPERNET, Arch
 from nas_transfer.tasks.classification import ClassificationTask
 from nas_transfer.tasks.recipe import ArchSampling
 from nas_transfer.tasks.task import Task, TaskSettings
@@ -48,7 +49,13 @@ def images_with_labels() -> dict[str, torch.Tensor]:
 
 def train(task: Task, batch: dict, sampling: ArchSampling, plugins: object = None, **changes: object) -> TaskModule:
     """One optimiser step."""
-    module = TaskModule(task, TrainingSettings(recipe(**changes), sampling, seed=0, total_steps=2))
+    return fitted(
+        TaskModule(task, TrainingSettings(recipe(**changes), sampling, seed=0, total_steps=2)), batch, plugins
+    )
+
+
+def fitted(module: TaskModule, batch: dict, plugins: object = None) -> TaskModule:
+    """The module after one optimiser step."""
     trainer = pl.Trainer(
         accelerator="cpu", max_steps=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, limit_val_batches=0, plugins=plugins,
@@ -113,3 +120,41 @@ def test_gradients_of_mixed_precision_are_unscaled_before_they_are_clipped(clip_
     assert norms[0] == (pytest.approx(0.1 * clip_norm, rel=1e-3) if clip_norm else pytest.approx(norms[1]))
     for plain, scaled in zip(*updates, strict=True):
         torch.testing.assert_close(scaled, plain, rtol=0, atol=1e-9)
+
+
+def forward_macs(task: Task, arch: Arch) -> dict[str, int]:
+    """MACs of the body and of the whole network for one image, by torch's counter of operations."""
+    subnet = task.extract(arch).eval()
+    images = torch.zeros(1, 3, *task.input_size(arch))
+    found = {}
+    for name, network in (("body", subnet.body), ("total", subnet.network)):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            network(images)
+        found[name] = counter.get_total_flops() // 2
+    return found
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_training_macs_are_those_of_the_archs_that_ran(frozen: bool) -> None:
+    task = classifier()
+    ran: list[Arch] = []
+    task.body.requires_grad_(not frozen)
+    task.body.register_forward_pre_hook(lambda *_: ran.append(task.active_arch))
+    module = train(task, images_with_labels(), ArchSampling("sandwich", 2, None, 1.0))
+    assert len(set(ran)) == 4
+    per_image = 0
+    for arch in ran:
+        macs = forward_macs(task, arch)
+        backward = 2 * (macs["total"] - macs["body"]) if frozen else 2 * macs["total"]
+        per_image += macs["total"] + backward
+    assert module.training_macs == 4 * per_image
+
+
+def test_a_teacher_costs_a_forward_pass() -> None:
+    task = classifier()
+    whole = task.extract(task.space.largest())
+    subnet = task.extract(task.space.smallest())
+    settings = TrainingSettings(recipe(), ArchSampling("sandwich", 0, None, 1.0), seed=0, total_steps=2)
+    module = fitted(TaskModule(subnet, settings, whole), images_with_labels())
+    macs = [forward_macs(task, arch)["total"] for arch in (task.space.smallest(), task.space.largest())]
+    assert module.training_macs == 4 * (3 * macs[0] + macs[1])

@@ -12,7 +12,16 @@ from nas_transfer.errors import ConfigError
 from nas_transfer.ranges import Count, Positive, Share
 from nas_transfer.runs import PredictorQuality
 from nas_transfer.search.pareto import by_rank, non_dominated
-from nas_transfer.search.predictors import PREDICTORS, Array, Predictor, choose, features_of, fitted
+from nas_transfer.search.predictors import (
+    DAMAGE_PREDICTORS,
+    PREDICTORS,
+    Array,
+    Predictor,
+    choose,
+    damage_feature,
+    features_of,
+    fitted,
+)
 from nas_transfer.search.problem import Problem
 from nas_transfer.search.samplers.base import ArchSampler, History
 from nas_transfer.search.samplers.pareto_evolution import ParetoEvolution, change_genes
@@ -59,6 +68,9 @@ class PredictedFront(ArchSampler):
     2. runs NSGA-II (Deb et al. 2002) on the predictions;
     3. proposes the archs of its last population that lie farthest beyond the current front and the pending archs.
 
+    In a search of one whole network, the predictors see the damage of an arch beside its genes
+    (`nas_transfer.search.damage`).
+
     If the first of the predictors ranks no better than chance, `ParetoEvolution` proposes the batch instead.
 
     Args:
@@ -69,6 +81,7 @@ class PredictedFront(ArchSampler):
         population: population of NSGA-II.
         generations: generations of NSGA-II.
         mutation: probability that a mutation redraws a gene. A mutation changes one gene in any case.
+        damage: whether a search of one whole network measures the damages of its choices for the predictors.
 
     Raises:
         ConfigError: a value is out of range.
@@ -76,7 +89,7 @@ class PredictedFront(ArchSampler):
 
     def __init__(
         self, problem: Problem, seed: int, num_random: Count, predictor: str, population: Positive,
-        generations: Count, mutation: Share,
+        generations: Count, mutation: Share, damage: bool,
     ) -> None:  # fmt: skip
         super().__init__(problem, seed)
         if predictor != AUTO and predictor not in PREDICTORS:
@@ -89,7 +102,10 @@ class PredictedFront(ArchSampler):
                 f"got {num_random=} {generations=} {population=}"
             )
         self.num_random = num_random
-        self.names = list(PREDICTORS) if predictor == AUTO else [predictor]
+        known = DAMAGE_PREDICTORS if damage and problem.damage is not None else PREDICTORS
+        self.names = list(known) if predictor == AUTO else [predictor]
+        self.uses_damage = damage
+        self._scale: float | None = None
         self.population = population
         self.generations = generations
         self.mutation = mutation
@@ -146,8 +162,7 @@ class PredictedFront(ArchSampler):
 
     def _predict(self, history: History) -> _Plan:
         """Fit the predictors, log their quality, and search on them; no candidates if they rank by chance."""
-        space = self.problem.space
-        features, values = features_of(space, history.archs), history.values
+        features, values = self._features(history.archs), history.values
         exact = self.problem.known(history.archs)
         models: dict[int, Predictor] = {}
         for index in [index for index in range(values.shape[1]) if index not in exact]:
@@ -161,11 +176,20 @@ class PredictedFront(ArchSampler):
                 return _Plan(len(values), [], values[:0], lambda archs: values[:0])
 
         def predict(archs: Sequence[Arch]) -> Array:
-            new_features, columns = features_of(space, archs), self.problem.known(archs)
+            new_features, columns = self._features(archs), self.problem.known(archs)
             columns |= {index: model.predict(new_features) for index, model in models.items()}
             return np.stack([columns[index] for index in range(values.shape[1])], 1)
 
         return self._evolve(history, predict)
+
+    def _features(self, archs: Sequence[Arch]) -> Array:
+        """The genes of archs and, where it is known, their damage: (N, F)."""
+        features, damage = features_of(self.problem.space, archs), self.problem.damage
+        if damage is None or not self.uses_damage:
+            return features
+        if self._scale is None:
+            self._scale = float(damage([self.problem.space.smallest()])[0])
+        return np.column_stack([features, damage_feature(damage(archs), self._scale)])
 
     def _evolve(self, history: History, predict: Predict) -> _Plan:
         """Run NSGA-II on the predictions, starting from the best archs so far; the last population becomes the plan."""

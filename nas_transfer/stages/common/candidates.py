@@ -10,7 +10,8 @@ from typing import TypeVar
 
 from nas_transfer.data.module import DownstreamData
 from nas_transfer.errors import ConfigError
-from nas_transfer.runs import Evaluation, read_job, write_started
+from nas_transfer.runs import Evaluation, Usage, read_job, write_started
+from nas_transfer.search.damage import ArchDamage
 from nas_transfer.search.evaluate import TrialEvaluator
 from nas_transfer.space import SUPERNET
 from nas_transfer.stages.common.build import (
@@ -22,6 +23,7 @@ from nas_transfer.stages.common.build import (
     hold_run_inputs,
     set_threads,
 )
+from nas_transfer.stages.common.damage import damage_of_run, give_damage, hold_damage
 from nas_transfer.stages.common.limits import limits_of
 from nas_transfer.stages.common.repair import RepairedTrials
 from nas_transfer.stages.common.run_directory import log_to
@@ -82,7 +84,9 @@ def build_evaluator(config: SearchConfig, *, cache: bool = True) -> TrialEvaluat
     supernet = build_task(config, table, SUPERNET, data)
     if checkpoint.arch is not None:
         repair = RepairedTrials(config, table, checkpoint, data)
-        return evaluator_of(config, supernet, data, cache=cache, repair=repair)
+        hold_damage(config, checkpoint, repair.repairer)
+        damage = damage_of_run(config, supernet.space, checkpoint)
+        return evaluator_of(config, supernet, data, cache=cache, repair=repair, damage=damage)
     load_network(supernet, checkpoint)
     return evaluator_of(config, supernet, data, cache=cache)
 
@@ -116,17 +120,20 @@ def evaluator_of(
     data: DownstreamData,
     *,
     cache: bool = True,
-    train: Callable[[Task, Evaluation], int] | None = None,
+    train: Callable[[Task, Evaluation], Usage] | None = None,
     repair: Callable[[Evaluation], Task] | None = None,
+    damage: ArchDamage | None = None,
 ) -> TrialEvaluator:
     """The configured evaluator of the archs of a supernet."""
     hold_run_inputs(config, data, records=False)
+    objectives = {name: objective.build() for name, objective in config.search.objectives.items()}
+    give_damage(objectives, damage)
     evaluator = TrialEvaluator(
         supernet.to(evaluation_device(config.trainer.accelerator)),
         partial(data.calibration_dataloader, config.calibration_images, max(2, data.batch_size)),
         data.search_dataloader(),
         data.search_ground_truth,
-        {name: objective.build() for name, objective in config.search.objectives.items()},
+        objectives,
         limits_of(config.search.constraints),
         config.search.cache_mib * 2**20 if cache else 0,
         config.search.precision,

@@ -6,6 +6,7 @@ import logging
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -73,17 +74,23 @@ class RepairedTrials:
     ) -> None:
         self._config, self._checkpoint = config, checkpoint
         self._build = partial(build_repairer, config, table, checkpoint, data, shared=config.search.variants > 0)
-        self._repeat, self._repairer = 0, self._build()
+        self._repeat = 0
+        self._repairer: SubnetRepairer | None = None
+
+    def repairer(self, repeat: int = 0) -> SubnetRepairer:
+        """What repairs the subnets of a repeat, built when it is first asked for."""
+        if self._repairer is None or repeat != self._repeat:
+            self._repeat, self._repairer = repeat, self._build(repeat=repeat)
+        return self._repairer
 
     @property
     def whole(self) -> Task:
         """The whole network, with its channels in the order of its subnets."""
-        return self._repairer.whole
+        return self.repairer(self._repeat).whole
 
     def __call__(self, evaluation: Evaluation) -> Task:
-        if evaluation.repeat != self._repeat:
-            self._repeat, self._repairer = evaluation.repeat, self._build(evaluation.repeat)
-        subnet = self._repairer.extract(self._repairer.supernet.space.from_dict(evaluation.arch))
+        repairer = self.repairer(evaluation.repeat)
+        subnet = repairer.extract(repairer.supernet.space.from_dict(evaluation.arch))
         if evaluation.keep:
             self._write(subnet, files.network_folder(self._config.folder, evaluation.trial))
         return subnet
@@ -97,11 +104,14 @@ class RepairedTrials:
         )  # fmt: skip
 
 
-def keep_networks(loop: SearchLoop, front: Front, weightless: Sequence[str]) -> None:
+def keep_networks(loop: SearchLoop, front: Front, weightless: Sequence[str]) -> Front:
     """Write the network of each trial of the front as a run folder of its own, and delete those of other trials.
 
     Args:
         weightless: genes that change no weight; archs that differ in them alone are written one after the other.
+
+    Returns:
+        The front with the metrics of the networks.
 
     Raises:
         RunError: a network could not be written.
@@ -117,12 +127,14 @@ def keep_networks(loop: SearchLoop, front: Front, weightless: Sequence[str]) -> 
         for trial in sorted(front.trials, key=weights_of)
     ]
     logger.info("writing the %d networks of the front", len(front.trials))
-    loop.outcomes(evaluations)
+    metrics = {outcome.trial: outcome.metrics for outcome in loop.outcomes(evaluations)}
     kept = {str(files.network_folder(loop.folder, trial.number)) for trial in front.trials}
     for folder in (loop.folder / files.NETWORKS_FOLDER).iterdir():
         if folder.is_dir() and str(folder) not in kept:
             shutil.rmtree(folder)
             folder.with_suffix(".json").unlink(missing_ok=True)
+    scored = (replace(trial, metrics=trial.metrics or metrics[trial.number]) for trial in front.trials)
+    return replace(front, trials=tuple(scored))
 
 
 def was_held_out(config: SearchConfig) -> bool:

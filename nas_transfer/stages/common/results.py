@@ -29,6 +29,7 @@ def make_result(
     devices: int = 1,
     on_accelerator: bool = False,
     images_seen: int = 0,
+    training_macs: int = 0,
     samples_digest: str = "",
     provenance: tuple[Ancestor, ...] = (),
 ) -> Result:
@@ -48,6 +49,7 @@ def make_result(
         devices=devices,
         gpu_hours=devices * seconds / SECONDS_PER_HOUR if on_accelerator else 0.0,
         images_seen=images_seen,
+        training_macs=training_macs,
         passes_per_image=config.task.sampling.build().archs_per_step if task.is_supernet else 1,
         samples_digest=samples_digest,
         seed=config.seed,

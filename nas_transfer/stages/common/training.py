@@ -85,6 +85,7 @@ def train(config: TrainConfig, folder: Path) -> Result | None:
     images = num_batches * data.batch_size * trainer.world_size
     result = make_result(
         config, task, metrics, seconds=seconds, images_seen=images, devices=trainer.world_size,
+        training_macs=module.training_macs,
         on_accelerator=trainer.strategy.root_device.type != "cpu", samples_digest=module.samples_digest,
         provenance=() if parent is None else parent.lineage(),
     )  # fmt: skip
