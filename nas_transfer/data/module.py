@@ -42,8 +42,8 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
     """The loaders over train, its search split and val of one dataset.
 
     A layout is a subclass with its own fields and with the hooks `read_part`, `describe`, `dataset`, `inventory`,
-    `collate`, `draw_sample` and `prediction_batch`; it overrides `usable`, `trainable`, `require_same_kind`,
-    `ground_truth` and `batch_groups` where it differs.
+    `collate`, `draw_sample` and `prediction_batch`; it overrides `usable`, `trainable`, `unscored`,
+    `require_same_kind`, `ground_truth` and `batch_groups` where it differs.
 
     A trainer must be built with `use_distributed_sampler=False`: training batches are split over ranks here, and the
     other loaders give every rank the whole part. `stream` makes `train_dataloader` a single stream of batches over as
@@ -139,6 +139,10 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
         """Positions, of these usable ones, of the images that are trained on, int64; DataError for none."""
         return usable
 
+    def unscored(self, annotation: Annotation, chosen: np.ndarray) -> str:
+        """Why no score is defined on the images at the positions `chosen`: what they lack; empty where one is."""
+        return ""
+
     def require_same_kind(self, train: Annotation, val: Annotation) -> None:
         """Raise DataError unless both parts have the same classes."""
 
@@ -184,6 +188,8 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
         self._note("val", val)
         vocabulary = self.describe(val)
         usable = self.usable(val)
+        if unscored := self.unscored(val, usable):
+            raise DataError(f"no score is defined on val of {self.root}, which has {unscored}: annotate it")
         quoted = self.dataset(val, usable, training=False)
         parts: Parts[SampleT] = Parts(vocabulary, quoted, self.ground_truth(val, usable))
         try:
@@ -214,6 +220,7 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
             calibration=self.dataset(train, outside_search, training=False),
             search=self.dataset(train, search, training=False),
             search_ground_truth=self.ground_truth(train, search),
+            search_unscored=self.unscored(train, search),
             train_groups=self.batch_groups(train, trained),
         )
 
@@ -328,7 +335,13 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
 
     def search_dataloader(self) -> DataLoader[BatchT]:
         """The search split with the evaluation transform, every image once; it does not depend on `hold_out_search`."""
-        search = self._from_train(self.require_parts().search, "search on")
+        parts = self.require_parts()
+        search = self._from_train(parts.search, "search on")
+        if parts.search_unscored:
+            raise DataError(
+                f"no score is defined on the search split of {self.root}, which has {parts.search_unscored}: annotate "
+                "more images of train, or raise data.split.search_fraction"
+            )
         return self._in_order(search, self.batch_size, persistent=True)
 
     def calibration_dataloader(self, num_images: int, batch_size: int, draw: int = 0) -> DataLoader[BatchT]:

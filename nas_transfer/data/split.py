@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -101,9 +102,10 @@ def _map(read: Callable[[str | Path], object], paths: Sequence[str | Path]) -> l
 
 def _size(path: str | Path) -> int | None:
     try:
-        return os.stat(path).st_size
+        found = os.stat(path)
     except OSError:
         return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
 def _end(path: str | Path) -> bytes | None:
