@@ -67,6 +67,27 @@ def storage_error(error: BaseException) -> StorageError | None:
     return None
 
 
+IN_THE_WAY = frozenset(
+    {
+        errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.EACCES, errno.EPERM, errno.ELOOP,
+        errno.ENAMETOOLONG, errno.EMFILE, errno.ENFILE,
+    }
+)  # fmt: skip
+"""Numbers of system errors that a user can correct, since they are about a file or the limits of the user."""
+
+
+def file_fault(error: BaseException) -> str | None:
+    """A sentence for an error of the file system; None for other errors."""
+    if (failure := storage_error(error)) is not None:
+        return str(failure)
+    if isinstance(error, OSError) and error.errno in IN_THE_WAY and error.filename:
+        return (
+            f"{error.filename} cannot be used ({error.strerror}): move it away or change its permissions, or use "
+            "another runs=... or name=..."
+        )
+    return None
+
+
 def _causes(error: BaseException) -> Iterator[BaseException]:
     seen: set[int] = set()
     cause: BaseException | None = error

@@ -1,5 +1,6 @@
 """Image files: reading one as an RGB tensor, and finding missing and broken ones."""
 
+import io
 import logging
 import os
 import stat
@@ -46,6 +47,13 @@ def read_image(path: str | Path, *, follow_exif: bool) -> torch.Tensor:
         turned = ImageOps.exif_transpose(image) if follow_exif else image
         pixels = np.array(_to_rgb(turned), dtype=np.uint8)  # (H, W, 3)
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def write_image(image: Image.Image, path: Path, quality: int = 75) -> None:
+    """Write an image in the format of its name. PIL alone leaves half a file on a full disk and raises nothing."""
+    stream = io.BytesIO()
+    image.save(stream, Image.registered_extensions()[path.suffix], quality=quality)
+    path.write_bytes(stream.getvalue())
 
 
 @contextmanager

@@ -5,6 +5,7 @@ Every other part of the program takes these names from here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 # Of every run
@@ -22,6 +23,7 @@ OVERRIDES = f"{HYDRA_FOLDER}/overrides.yaml"
 # Of a training
 WEIGHTS = "weights.pt"
 LAST_CHECKPOINT = "checkpoints/last.ckpt"
+PREVIOUS_CHECKPOINT = "checkpoints/last.previous.ckpt"
 LOGS_FOLDER = "logs"
 TENSORBOARD_FOLDER = "tensorboard"
 SAMPLES_FOLDER = "sample_predictions"
@@ -41,6 +43,7 @@ NETWORKS_FOLDER = "networks"
 VALIDATION = "trust.json"
 PREPARATION = "warm_start.spent.json"
 PREPARATION_JOB = "prepare.json"
+PROBE = "space.probe"
 STARTED_SUFFIX = ".started"
 
 # Of other stages
@@ -59,6 +62,20 @@ REPORT_PAGE, REPORT_MARKDOWN, REPORT_CSV = "report.html", "report.md", "report.c
 
 RUN_MARKS = (RUN, RESULT, FRONT, WEIGHTS)
 """A folder that holds any of these is a run folder."""
+
+
+WORK = (RESULT, FRONT, WEIGHTS, INPUTS, LAST_CHECKPOINT, PREVIOUS_CHECKPOINT, STUDY)
+"""What a run leaves in its folder after its configuration."""
+
+
+def work_in(folder: Path, names: Sequence[str] = WORK) -> str | None:
+    """The first of these names that is in a folder; None for none."""
+    return next((name for name in names if (folder / name).exists()), None)
+
+
+def previous(path: Path) -> Path:
+    """Where the last but one version of a file is kept."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
 def images_file(part: str) -> str:

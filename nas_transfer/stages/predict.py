@@ -19,7 +19,7 @@ from rich.progress import track
 
 from nas_transfer.data.coco_annotations import CocoFile, ImageEntry
 from nas_transfer.data.drawing import overlay_side, with_legend
-from nas_transfer.data.images import image_files
+from nas_transfer.data.images import image_files, write_image
 from nas_transfer.data.keypoint_annotations import read_boxes
 from nas_transfer.data.module import DownstreamData
 from nas_transfer.data.samples import DetectedBox, ScoredBox
@@ -153,11 +153,11 @@ def _predict_all(
 def _write_pictures(prediction: Prediction, image: torch.Tensor, threshold: float, folder: Path, target: Path) -> None:
     overlay = folder / run_files.OVERLAYS_FOLDER / f"{target}.jpg"
     overlay.parent.mkdir(parents=True, exist_ok=True)
-    with_legend(prediction.draw(image, threshold, overlay_side(image))).save(overlay, quality=90)
+    write_image(with_legend(prediction.draw(image, threshold, overlay_side(image))), overlay, quality=90)
     if prediction.label_ids is not None:
         labels = folder / run_files.LABELS_FOLDER / f"{target}.png"
         labels.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(prediction.label_ids).save(labels)
+        write_image(Image.fromarray(prediction.label_ids), labels)
 
 
 def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
