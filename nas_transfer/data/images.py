@@ -1,5 +1,6 @@
 """Image files: reading one as an RGB tensor, and finding missing and broken ones."""
 
+import hashlib
 import io
 import logging
 import os
@@ -22,6 +23,7 @@ MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 """Pixels of the largest image that PIL decodes."""
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 
+HASH_BYTES = 16
 RUNS_A_PROGRAM = "EPS"
 """The format that PIL decodes by starting another program."""
 
@@ -47,6 +49,32 @@ def read_image(path: str | Path, *, follow_exif: bool) -> torch.Tensor:
         turned = ImageOps.exif_transpose(image) if follow_exif else image
         pixels = np.array(_to_rgb(turned), dtype=np.uint8)  # (H, W, 3)
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def hash_of(image: torch.Tensor) -> bytes:
+    """A hash of the size and the pixels of an image, uint8 (3, H, W)."""
+    height, width = image.shape[1:]
+    digest = hashlib.blake2b(f"{height}x{width}:".encode(), digest_size=HASH_BYTES)
+    digest.update(image.contiguous().numpy())
+    return digest.digest()
+
+
+def pixel_hash(path: str | Path, *, follow_exif: bool) -> bytes:
+    """The hash of an image file as `read_image` reads it; DataError for one that cannot be read."""
+    return hash_of(read_image(path, follow_exif=follow_exif))
+
+
+def header(path: str | Path) -> tuple[str, int, int]:
+    """Format, width and height of an image file, without decoding it; `UNREADABLE` for none."""
+    with _opened(path) as image:
+        return str(image.format), image.width, image.height
+
+
+def coarse_pixels(path: str | Path) -> bytes:
+    """The pixels of a JPEG file at an eighth of its size: equal for equal pixels; `UNREADABLE` for a broken file."""
+    with _opened(path) as image:
+        image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
+        return image.mode.encode() + image.tobytes()
 
 
 def write_image(image: Image.Image, path: Path, quality: int = 75) -> None:

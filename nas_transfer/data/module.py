@@ -15,6 +15,7 @@ from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from nas_transfer.data.drawing import Picture
+from nas_transfer.data.duplicates import identical_images
 from nas_transfer.data.images import read_image, usable_images
 from nas_transfer.data.inspection import Inventory
 from nas_transfer.data.parts import AnnotatedPart, Parts, SampleT, Vocabulary
@@ -22,7 +23,7 @@ from nas_transfer.data.randomness import stable_seed
 from nas_transfer.data.sampler import ResumableBatchSampler, SampleKey, StreamBatchSampler
 from nas_transfer.data.samples import ScoredBox
 from nas_transfer.data.sources import MissingPartError, PartName
-from nas_transfer.data.split import Split, identical_files, search_split
+from nas_transfer.data.split import Split, search_split
 from nas_transfer.errors import ConfigError, DataError
 from nas_transfer.ranges import Count, Positive
 from nas_transfer.runs import list_images
@@ -225,11 +226,13 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
         )
 
     def _search_split(self, train: Annotation) -> tuple[np.ndarray, np.ndarray]:
-        """Positions of the images for training and for the search; identical files are on the same side.
+        """Positions of the images for training and for the search; identical images are on the same side.
 
         Over all images, broken ones included: a broken image does not move the split.
         """
-        groups = identical_files(train.image_paths).tolist()
+        if self.split.search_fraction == 0:
+            return search_split(train.num_images, 0, self.seed)
+        groups = identical_images(train.image_paths, follow_exif=self.follow_exif).tolist()
         return search_split(train.num_images, self.split.search_fraction, self.seed, groups)
 
     def inventories(self) -> dict[str, Inventory]:

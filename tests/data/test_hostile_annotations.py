@@ -16,9 +16,9 @@ from pycocotools import mask as rle
 
 from nas_transfer.data.annotation_values import LONGEST_OUTLINE, mask_problem
 from nas_transfer.data.coco_annotations import decode_mask
+from nas_transfer.data.duplicates import identical_files
 from nas_transfer.data.images import image_files, read_image
 from nas_transfer.data.keypoint_annotations import read_keypoints
-from nas_transfer.data.split import identical_files
 from nas_transfer.errors import DataError
 
 Builder = Callable[..., Any]
