@@ -84,7 +84,7 @@ def _run_stage(cfg: DictConfig) -> float | None:
 
 def _refuse_relaunching_in_a_sweep(cfg: DictConfig) -> None:
     """Refuse several devices without SLURM: Lightning repeats the command for each device, and so the whole sweep."""
-    several = cfg.trainer.devices not in (1, "1") or cfg.trainer.num_nodes > 1
+    several = cfg.trainer.devices not in (1, "1") or cfg.trainer.num_nodes not in (1, None)
     if several and HydraConfig.get().mode == RunMode.MULTIRUN and "SLURM_JOB_ID" not in os.environ:
         raise ConfigError(
             f"trainer.devices must be 1 in a sweep on this machine, got {cfg.trainer.devices}: "

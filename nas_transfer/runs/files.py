@@ -125,13 +125,14 @@ def arch_file(number: int) -> str:
 
 def trial_files(folder: Path) -> list[Path]:
     """The files with the outcomes of a search's trials, in trial order."""
-    paths = [path for path in (folder / TRIALS_FOLDER).glob("*.json") if path.stem.isdigit()]
+    paths = [path for path in (folder / TRIALS_FOLDER).glob("*.json") if path.stem.isdigit() and path.is_file()]
     return sorted(paths, key=lambda path: int(path.stem))
 
 
 def metrics_files(folder: Path) -> list[Path]:
     """The CSV logs of a training, one for each time it was started, in this order."""
-    paths = [path for path in (folder / LOGS_FOLDER).glob("version_*/metrics.csv") if path.parent.name[8:].isdigit()]
+    found = (folder / LOGS_FOLDER).glob("version_*/metrics.csv")
+    paths = [path for path in found if path.parent.name[8:].isdigit() and path.is_file()]
     return sorted(paths, key=lambda path: int(path.parent.name[8:]))
 
 
@@ -139,6 +140,6 @@ def picture_files(folder: Path) -> list[tuple[str, list[Path]]]:
     """The pictures that a run drew, by the folder that holds them: `SAMPLES_FOLDER` and `OVERLAYS_FOLDER`."""
     suffixes = (".jpg", ".jpeg", ".png")
     return [
-        (name, sorted(path for path in (folder / name).glob("*") if path.suffix in suffixes))
+        (name, sorted(path for path in (folder / name).glob("*") if path.suffix in suffixes and path.is_file()))
         for name in (SAMPLES_FOLDER, OVERLAYS_FOLDER)
     ]

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from nas_transfer.errors import NasTransferError, RunError
 from nas_transfer.runs import Job, Spent, read_manifest
+from nas_transfer.runs.files import metrics_files
 from nas_transfer.search.latency_table import _read_times
 from nas_transfer.search.loop import is_prepared
 from nas_transfer.stages import pretrain
@@ -225,3 +226,15 @@ def test_a_damaged_table_of_latencies_is_measured_again(tmp_path: Path, damage: 
             _read_times(path)
     else:
         assert _read_times(path) == {}
+
+
+@pytest.mark.parametrize(
+    "file", ["log.txt", "run.json", "run.lock", "checkpoints/last.ckpt", "logs/version_0/metrics.csv"]
+)
+def test_a_pipe_in_the_place_of_a_file_is_named_before_it_is_opened(inside: Path, file: str) -> None:
+    folder = Path(composed(*TRAIN).run_dir)
+    (folder / file).unlink(missing_ok=True)
+    os.mkfifo(folder / file)
+    with pytest.raises(RunError, match=f"{file} is neither a file nor a folder: remove it"):
+        trained()
+    assert metrics_files(folder) == [] or "csv" not in file
