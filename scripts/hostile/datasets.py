@@ -72,7 +72,11 @@ def _good(task: str, ground: Ground) -> Path:
 def _change(task: str, root: Path, draw: random.Random) -> str:
     annotations = sorted(root.glob("annotations/*.json"))
     if annotations and draw.random() < 0.75:
-        return _change_json(draw.choice(annotations), draw)
+        path = draw.choice(annotations)
+        try:
+            return _change_json(path, draw)
+        except (ValueError, LookupError, TypeError):  # an earlier change has left nothing to change
+            return f"{path.name} as it is"
     files = sorted(path for path in root.rglob("*") if path.is_file() and path.suffix in (".jpg", ".png"))
     path = draw.choice(files)
     how = draw.choice(list(FILES))
