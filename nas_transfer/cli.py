@@ -6,6 +6,7 @@ Nothing heavy is imported before a stage runs, so that ``--help`` and ``--cfg jo
 from __future__ import annotations
 
 import difflib
+import io
 import itertools
 import logging
 import os
@@ -25,7 +26,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nas_transfer.errors import ConfigError, NasTransferError
+from nas_transfer.errors import ConfigError, NasTransferError, file_fault, storage_error
 from nas_transfer.paths import PACKAGE, conf_dir
 from nas_transfer.runs import ArchContent, Result, files
 from nas_transfer.stages.common.run_directory import is_main_process, log_to
@@ -56,6 +57,10 @@ def run_stage(cfg: DictConfig) -> float | None:
         _fail(_composition_sentence(error))  # here, before Hydra adds lines
     except OmegaConfBaseException as error:  # a defect, which no command can correct: keep the traceback
         raise RuntimeError(f"stage={cfg.stage.name} reads a key that the configuration does not have") from error
+    except Exception as error:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise
+        _fail_for_files(error)
 
 
 def _run_stage(cfg: DictConfig) -> float | None:
@@ -79,7 +84,7 @@ def _run_stage(cfg: DictConfig) -> float | None:
 
 def _refuse_relaunching_in_a_sweep(cfg: DictConfig) -> None:
     """Refuse several devices without SLURM: Lightning repeats the command for each device, and so the whole sweep."""
-    several = cfg.trainer.devices not in (1, "1") or cfg.trainer.num_nodes > 1
+    several = cfg.trainer.devices not in (1, "1") or cfg.trainer.num_nodes not in (1, None)
     if several and HydraConfig.get().mode == RunMode.MULTIRUN and "SLURM_JOB_ID" not in os.environ:
         raise ConfigError(
             f"trainer.devices must be 1 in a sweep on this machine, got {cfg.trainer.devices}: "
@@ -104,6 +109,10 @@ def main() -> None:
     # OpenMP's threads spin while they wait: where other work holds a core, each small layer then costs a scheduler tick
     # (a detector on two busy cores: 6 s a step instead of 0.5). Read by torch when it is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    logging.raiseExceptions = False  # a log that cannot be written prints no traceback: the disk is full
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files may be no text
     RECEIVER.install()
     try:
         _refuse_folders_of_hydra(sys.argv[1:])
@@ -115,9 +124,9 @@ def main() -> None:
             raise
         _fail(str(error))  # flags that contradict each other, or an argument without a key
     except OSError as error:
-        if not _is_of_hydra(error):
-            raise
-        _fail(f"the folder {error.filename} cannot be made ({error.strerror}): use another runs=... or name=...")
+        if storage_error(error) is None and _is_of_hydra(error):
+            _fail(f"the folder {error.filename} cannot be made ({error.strerror}): use another runs=... or name=...")
+        _fail_for_files(error)
     except EndedBySignal as ended:
         _interrupted(ended.number)
     except KeyboardInterrupt:
@@ -128,6 +137,8 @@ def main() -> None:
         if RECEIVER.pending is not None:  # and SIGTERM on one of several ranks into exit code 0
             _interrupted(RECEIVER.pending)
         raise
+    except Exception as error:
+        _fail_for_files(error)
 
 
 @contextmanager
@@ -148,6 +159,14 @@ def _is_of_hydra(error: Exception) -> bool:
     below = itertools.dropwhile(lambda file: not file.is_relative_to(package), files_of_frames)
     first = next(below, None)
     return first is not None and not any(file.is_relative_to(PACKAGE) for file in below)
+
+
+def _fail_for_files(error: Exception) -> NoReturn:
+    """End with one sentence where the file system is at fault; any other error is raised again."""
+    sentence = file_fault(error)
+    if sentence is None:
+        raise error
+    _fail(sentence)
 
 
 def _interrupted(number: signal.Signals) -> NoReturn:

@@ -4,7 +4,8 @@ Each message is one line that says what is wrong, what was given and what to do.
 traceback and exits with code 2. Any other exception is a defect of the program and keeps its traceback.
 """
 
-from collections.abc import Iterable
+import errno
+from collections.abc import Iterable, Iterator
 
 
 class NasTransferError(Exception):
@@ -38,6 +39,62 @@ class WeightsError(NasTransferError):
 
 class RunError(NasTransferError):
     """A run folder is missing, unfinished, or belongs to another configuration."""
+
+
+class StorageError(NasTransferError):
+    """The file system is full or cannot be reached any more. It ends a run: no trial fails because of it."""
+
+
+STORAGE_FAILURES = frozenset(
+    {
+        errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errno.EROFS, errno.ENOTCONN, errno.ENODEV,
+        errno.ESHUTDOWN,
+    }
+)  # fmt: skip
+"""Numbers of system errors that every later access would meet, too."""
+
+
+def storage_error(error: BaseException) -> StorageError | None:
+    """The failure of a file system behind an error, as a sentence; None if there is none."""
+    for cause in _causes(error):
+        if isinstance(cause, StorageError):
+            return cause
+        if isinstance(cause, OSError) and cause.errno in STORAGE_FAILURES:
+            where = f"{cause.filename} cannot be read or written" if cause.filename else "a file cannot be written"
+            return StorageError(
+                f"{where} ({cause.strerror}): make space or bring the file system back; the same command then continues"
+            )
+    return None
+
+
+IN_THE_WAY = frozenset(
+    {
+        errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.EACCES, errno.EPERM, errno.ELOOP,
+        errno.ENAMETOOLONG, errno.EMFILE, errno.ENFILE,
+    }
+)  # fmt: skip
+"""Numbers of system errors that a user can correct, since they are about a file or the limits of the user."""
+
+
+def file_fault(error: BaseException) -> str | None:
+    """A sentence for an error of the file system; None for other errors."""
+    if (failure := storage_error(error)) is not None:
+        return str(failure)
+    if isinstance(error, OSError) and error.errno in IN_THE_WAY and error.filename:
+        return (
+            f"{error.filename} cannot be used ({error.strerror}): move it away or change its permissions, or use "
+            "another runs=... or name=..."
+        )
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        yield cause
+        seen.add(id(cause))
+        cause = cause.__cause__ or cause.__context__
 
 
 def report_faults(faults: Iterable[str]) -> None:

@@ -19,7 +19,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from nas_transfer.errors import ConfigError, NasTransferError
+from nas_transfer.errors import ConfigError, NasTransferError, storage_error
 from nas_transfer.stages.common.run_directory import log_to
 from nas_transfer.stages.config.entry import begin_run
 from nas_transfer.stages.config.search import SearchConfig
@@ -77,6 +77,8 @@ class ArchSweeper(Sweeper):
         except NasTransferError:
             raise
         except Exception as error:  # submitit raises for all jobs when one of them died: the files tell which
+            if (failure := storage_error(error)) is not None:
+                raise failure from error
             reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
             return [reason] * len(jobs)
         finally:
@@ -108,6 +110,8 @@ def _failure(result: JobReturn) -> str | None:
     error = result._return_value
     if isinstance(error, NasTransferError):
         raise error
+    if (failure := storage_error(error)) is not None:
+        raise failure
     return f"{type(error).__name__}: {error}"
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY
+from tests.guard import HANG_SECONDS
 
 SCRIPTS = REPOSITORY / "scripts"
 sys.path.insert(0, str(SCRIPTS))  # as for a script there
@@ -63,9 +64,9 @@ def verdicts(path: Path) -> list[tuple[str, str, str]]:
 @pytest.mark.slow
 def test_all_checks_pass_on_a_cpu(tmp_path: Path) -> None:
     table = tmp_path / "table.json"
-    command = [SCRIPTS / "check_gpu.sh", "--tiny", "--json", table]
+    command = [SCRIPTS / "check_gpu.sh", "--tiny", "--minutes", str(HANG_SECONDS // 60), "--json", table]
     environment = {"PYTHON": sys.executable, "PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin"}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=400)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=HANG_SECONDS)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "everything runs on the CPU" in done.stdout
     found = verdicts(table)
@@ -81,8 +82,11 @@ def test_a_wrong_value_an_error_a_wait_and_an_ended_process_stop_no_other_check(
     tmp_path: Path, broken: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = ("wrong", "raises", "dies", "hangs", "right")
-    monkeypatch.setattr(check_gpu, "CHECKS", [Check(name, f"{broken}:{name}", seconds=2) for name in names])
-    assert check_gpu.main(["--tiny", "--json", str(tmp_path / "table.json")]) == 1
+    seconds = dict.fromkeys(names, HANG_SECONDS) | {"hangs": 2}
+    checks = [Check(name, f"{broken}:{name}", seconds=seconds[name]) for name in names]
+    monkeypatch.setattr(check_gpu, "CHECKS", checks)
+    minutes = ["--minutes", str(HANG_SECONDS // 60)]
+    assert check_gpu.main(["--tiny", *minutes, "--json", str(tmp_path / "table.json")]) == 1
     assert verdicts(tmp_path / "table.json") == [
         ("wrong", "another value", "WRONG"),
         ("raises", "before the error", "ok"),

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from nas_transfer.cli import _composition_sentence, main
 from nas_transfer.errors import DataError
 from nas_transfer.paths import conf_dir
+from tests.guard import HANG_SECONDS
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload([__name__, "nas_transfer.stages.proxy", "nas_transfer.stages.search"])
@@ -24,8 +25,9 @@ PROFILE = ["stage=profile", "task=imagenet", "supernet=bignas"]
 def run(folder: Path, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     """Run the program in `folder`; fail with its output if it ends with another exit code."""
     done = subprocess.run(
-        [sys.executable, "-m", "nas_transfer", *arguments], cwd=folder, capture_output=True, text=True, timeout=300
-    )
+        [sys.executable, "-m", "nas_transfer", *arguments], cwd=folder, capture_output=True, text=True,
+        timeout=HANG_SECONDS,
+    )  # fmt: skip
     assert done.returncode == code, done.stdout + done.stderr
     return done
 
@@ -47,8 +49,8 @@ class Fork:
         return self.process.exitcode
 
     def wait(self) -> subprocess.CompletedProcess[str]:
-        """Wait for the end; a program that takes too long is killed."""
-        self.process.join(300)
+        """Wait for the end; a program that hangs is killed."""
+        self.process.join(HANG_SECONDS)
         self.process.kill()
         self.process.join()
         assert self.process.exitcode is not None
@@ -124,6 +126,7 @@ def test_the_configuration_is_printed_without_loading_torch_or_numpy(tmp_path: P
         (["stage=evaluate"], "weights="),
         (["trainer.max_epochs=0"], "trainer.max_steps"),
         (["resume=sometimes"], "resume=auto"),
+        (["trainer.num_nodes=null"], "trainer.num_nodes must be"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path: Path, arguments: list[str], expected: str) -> None:

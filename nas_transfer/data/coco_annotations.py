@@ -4,7 +4,6 @@ import contextlib
 import io
 import itertools
 import json
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,14 @@ import torch
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
-from nas_transfer.data.images import named_in, read_image
+from nas_transfer.data.annotation_values import MARGIN, is_id, is_near, is_number, is_text, mask_problem
+from nas_transfer.data.images import MOST_PIXELS, named_in, read_image
 from nas_transfer.errors import DataError
 
 Record = dict[str, Any]  # one JSON object of the file, unchecked
+
+MOST_LETTERS = 200
+"""Length of a value of a file in an error message."""
 
 
 class RunLengths(TypedDict):
@@ -137,7 +140,7 @@ def check_coco(
             if position is None:
                 raise DataError(
                     f"the image_id of {where} must be one of the {len(images)} images of the file, "
-                    f"got {annotation.get('image_id')!r}: remove the annotation or list its image"
+                    f"got {shown(annotation.get('image_id'))}: remove the annotation or list its image"
                 )
             complete = _checked(annotation, images[position], where, category_ids, need_masks, skip_empty_boxes)
         except DataError as error:
@@ -160,7 +163,7 @@ def _checked(
     if _integer(annotation.get("category_id")) not in category_ids:
         raise DataError(
             f"the category_id of {where} must be a category of the file, {sorted(category_ids)[:10]}, "
-            f"got {annotation.get('category_id')!r}: correct it or list the category"
+            f"got {shown(annotation.get('category_id'))}: correct it or list the category"
         )
     problem = _box_problem(annotation.get("bbox"), image)
     if not problem:
@@ -222,10 +225,7 @@ def decode_mask(segmentation: Segmentation, height: int, width: int) -> np.ndarr
 
 def load_coco(path: Path) -> Record:
     """The file's JSON; DataError if it is no JSON or lacks images, annotations or categories."""
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as err:
-        raise DataError(f"{path} cannot be read as JSON ({err}): give a COCO annotation file") from err
+    content = read_json(path, "give a COCO annotation file")
     keys = ("images", "annotations", "categories")
     if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in keys):
         given = sorted(content) if isinstance(content, dict) else type(content).__name__
@@ -233,14 +233,38 @@ def load_coco(path: Path) -> Record:
     for key in keys:
         for record in content[key]:
             if not isinstance(record, dict):
-                raise DataError(f"{key!r} of {path} must hold JSON objects, got {record!r}: see COCO's format")
+                raise DataError(f"{key!r} of {path} must hold JSON objects, got {shown(record)}: see COCO's format")
     return content
+
+
+def read_json(path: Path, remedy: str) -> Any:
+    """The content of a JSON file; DataError with the remedy if it is none, or nested too deeply."""
+    if not path.is_file():
+        raise DataError(f"{path} must be a file, got none: {remedy}")
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as err:
+        raise DataError(f"{path} cannot be read as JSON ({err}): {remedy}") from err
+    except (RecursionError, MemoryError) as err:
+        raise DataError(f"{path} cannot be read as JSON (it is nested too deeply or too large): {remedy}") from err
+
+
+def shown(value: object) -> str:
+    """A value of a file in an error message."""
+    try:
+        text = ascii(value)
+    except RecursionError:
+        text = "a deeply nested value"
+    return text if len(text) <= MOST_LETTERS else f"{text[:MOST_LETTERS]}..."
 
 
 def _read_categories(path: Path, records: list[Record]) -> tuple[Category, ...]:
     for record in records:
-        if not isinstance(record.get("id"), int) or not isinstance(record.get("name"), str):
-            raise DataError(f"every category of {path} needs an integer id and a name, got {record!r}")
+        if not is_id(record.get("id")) or not is_text(record.get("name")):
+            raise DataError(
+                f"every category of {path} needs an integer id of at most 64 bits and a name, got {shown(record)}: "
+                "correct it"
+            )
     categories = tuple(sorted(Category(record["id"], record["name"]) for record in records))
     if not categories:
         raise DataError(f"{path} must list categories, got none: add the classes")
@@ -255,14 +279,14 @@ def _read_images(path: Path, records: list[Record]) -> tuple[ImageEntry, ...]:
     entries = []
     for record in records:
         image_id, file_name = record.get("id"), record.get("file_name")
-        height, width = record.get("height"), record.get("width")
-        if not all(isinstance(number, int) for number in (image_id, height, width)) or not isinstance(file_name, str):
+        if not (is_id(image_id) and _is_size(record.get("height"), record.get("width")) and is_text(file_name)):
             raise DataError(
-                f"every image of {path} needs an integer id, height and width and a file_name, got {str(record)[:200]}"
+                f"every image of {path} needs an integer id, height and width and a file_name, got {shown(record)}: "
+                f"ids have at most 64 bits, and images 1 to {MOST_PIXELS} pixels"
             )
         if named_in(Path("images"), file_name) is None:
             raise DataError(
-                f"the file_name of image {image_id} of {path} must lie in the folder of the images, got {file_name!r}: "
+                f"the file_name of image {image_id} of {path} must lie in the folder of the images, got {file_name!a}: "
                 "write it relative to that folder"
             )
         entries.append(ImageEntry(record["id"], file_name, record["height"], record["width"]))
@@ -275,30 +299,32 @@ def _read_images(path: Path, records: list[Record]) -> tuple[ImageEntry, ...]:
     return tuple(entries)
 
 
+def _is_size(height: object, width: object) -> bool:
+    return type(height) is int and type(width) is int and min(height, width) > 0 and height * width <= MOST_PIXELS
+
+
 def where_is(path: Path, annotation: Record) -> str:
     """The name of an annotation in an error message."""
-    return f"annotation {annotation.get('id', '(without id)')} of {path}"
+    return f"annotation {shown(annotation['id']) if 'id' in annotation else '(without id)'} of {path}"
 
 
 def _integer(value: object) -> int | None:
-    return value if isinstance(value, int) else None
+    return value if type(value) is int else None
 
 
 def is_box(box: object) -> TypeGuard[list[float]]:
     """Whether this is four finite numbers."""
-    return (
-        isinstance(box, list)
-        and len(box) == 4
-        and all(isinstance(number, (int, float)) and math.isfinite(number) for number in box)
-    )
+    return isinstance(box, list) and len(box) == 4 and all(map(is_number, box))
 
 
 def _box_problem(box: object, image: ImageEntry) -> str:
     """The fault of a box, or an empty string."""
     if not is_box(box):
-        return f"{box!r} instead of four numbers x, y, width, height"
+        return f"{shown(box)} instead of four numbers x, y, width, height"
     if box[2] <= 0 or box[3] <= 0:
         return f"width {box[2]} and height {box[3]}"
+    if not is_near([box[0], box[0] + box[2]], [box[1], box[1] + box[3]], image.height, image.width):
+        return f"{box} more than {MARGIN} times the sides of its image of {image.width}x{image.height} away"
     left, top, right, bottom = clip_box(box, image)
     if right <= left or bottom <= top:
         return f"{box} in an image of {image.width}x{image.height}"
@@ -308,21 +334,25 @@ def _box_problem(box: object, image: ImageEntry) -> str:
 def _complete(annotation: Record, image: ImageEntry, where: str, need_masks: bool) -> CocoAnnotation:
     """The keys that training and pycocotools need, those that custom files often leave out included."""
     box = [float(number) for number in annotation["bbox"]]
-    area = annotation.get("area")
+    area, iscrowd = annotation.get("area"), annotation.get("iscrowd")
+    if area is not None and not (is_number(area) and area >= 0):
+        raise DataError(f"the area of {where} must be a number of at least 0, got {shown(area)}: correct or remove it")
+    if iscrowd not in (None, 0, 1):
+        raise DataError(f"iscrowd of {where} must be 0 or 1, got {shown(iscrowd)}: correct or remove it")
     complete: CocoAnnotation = {
-        "id": annotation["id"] if isinstance(annotation.get("id"), int) else 0,  # numbered by `_number`
+        "id": annotation["id"] if is_id(annotation.get("id")) else 0,  # numbered by `_number`
         "image_id": image.image_id,
         "category_id": annotation["category_id"],
         "bbox": box,
-        "area": float(area) if isinstance(area, (int, float)) else box[2] * box[3],
-        "iscrowd": int(bool(annotation.get("iscrowd", 0))),
+        "area": box[2] * box[3] if area is None else float(area),
+        "iscrowd": int(iscrowd or 0),
     }
     if "keypoints" in annotation:
         complete["keypoints"] = annotation["keypoints"]
     if "num_keypoints" in annotation:
         complete["num_keypoints"] = annotation["num_keypoints"]
     segmentation: Any = annotation.get("segmentation")
-    problem = _mask_problem(segmentation, image)
+    problem = mask_problem(segmentation, image.height, image.width)
     if not problem:
         complete["segmentation"] = segmentation
     elif need_masks:
@@ -331,24 +361,6 @@ def _complete(annotation: Record, image: ImageEntry, where: str, need_masks: boo
             "add masks, or choose a task that needs boxes only"
         )
     return complete
-
-
-def _mask_problem(segmentation: object, image: ImageEntry) -> str:
-    """The fault of a segmentation, or an empty string."""
-    if isinstance(segmentation, dict):
-        size, counts = segmentation.get("size"), segmentation.get("counts")
-        if not isinstance(counts, (list, str)):
-            return "an RLE without counts"
-        if size != [image.height, image.width]:
-            return f"an RLE of size {size} for an image of height {image.height} and width {image.width}"
-        if isinstance(counts, list) and sum(counts) != image.height * image.width:
-            return f"an RLE of {sum(counts)} pixels for an image of {image.height * image.width}"
-        return ""
-    if not isinstance(segmentation, list) or not segmentation:
-        return "none"
-    if not all(isinstance(polygon, list) and len(polygon) % 2 == 0 for polygon in segmentation):
-        return "polygons that are no lists of x, y pairs"
-    return "" if any(len(polygon) >= 6 for polygon in segmentation) else "no polygon of three points or more"
 
 
 def _number(per_image: list[list[CocoAnnotation]]) -> None:

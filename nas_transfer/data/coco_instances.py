@@ -36,6 +36,8 @@ from nas_transfer.errors import DataError
 
 logger = logging.getLogger(__name__)
 
+NO_OBJECTS = "no annotations other than crowds"
+
 
 class InstanceImages(Dataset[DetectionSample]):
     """Images with boxes; a sample is {"image": uint8 (3, H, W), "target": dict, "sample_id": COCO image id}.
@@ -125,6 +127,10 @@ class InstanceImages(Dataset[DetectionSample]):
         return decode_mask(json.loads(text), entry.height, entry.width)
 
 
+def _has_objects(file: CocoFile, number: int) -> bool:
+    return any(not record["iscrowd"] for record in file.annotations[number])
+
+
 @dataclass(frozen=True)
 class CocoPart:
     """The checked annotations of a part, and the folder of its images."""
@@ -211,13 +217,16 @@ class CocoInstancesData(DownstreamData[CocoPart, DetectionSample, DetectionBatch
 
     def trainable(self, annotation: CocoPart, usable: np.ndarray) -> np.ndarray:
         """The images with an annotation that is no crowd."""
-        annotations = annotation.file.annotations
-        annotated = [number for number in usable if any(not record["iscrowd"] for record in annotations[number])]
+        annotated = [number for number in usable if _has_objects(annotation.file, number)]
         if not annotated:
             raise DataError(
                 f"{annotation.file.path} must have annotations other than crowds, got none: annotate objects"
             )
         return np.asarray(annotated, dtype=np.int64)
+
+    def unscored(self, annotation: CocoPart, chosen: np.ndarray) -> str:
+        """Objects are needed, crowds do not suffice."""
+        return "" if any(_has_objects(annotation.file, number) for number in chosen) else NO_OBJECTS
 
     def require_same_kind(self, train: CocoPart, val: CocoPart) -> None:
         """Raise DataError unless both files have the same categories."""

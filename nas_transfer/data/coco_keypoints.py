@@ -157,6 +157,12 @@ class CocoKeypointsData(DownstreamData[KeypointPart, PoseSample, PoseBatch]):
             )
         return usable
 
+    def unscored(self, annotation: KeypointPart, chosen: np.ndarray) -> str:
+        """Persons with keypoints are needed, crowds do not suffice."""
+        records = (record for number in chosen for record in annotation.keypoints.file.annotations[number])
+        labelled = any(record["num_keypoints"] > 0 and not record["iscrowd"] for record in records)
+        return "" if labelled else "no persons with keypoints"
+
     def ground_truth(self, annotation: KeypointPart, chosen: np.ndarray) -> COCO:
         """All annotations of the images, crowds and persons without labelled keypoints included."""
         return annotation.keypoints.file.ground_truth(chosen)

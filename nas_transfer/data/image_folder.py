@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from nas_transfer.data.annotation_values import is_text
 from nas_transfer.data.augmentation import ClassificationAugmentation
 from nas_transfer.data.drawing import Picture, draw_class
 from nas_transfer.data.images import image_files, named_in, read_image
@@ -23,6 +24,7 @@ from nas_transfer.data.transforms import classification_eval, classification_tra
 from nas_transfer.errors import DataError
 from nas_transfer.ranges import Positive, PositiveShare
 
+LEAST_CLASSES = 2
 ImageTransform = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -125,6 +127,10 @@ class ImageFolderData(DownstreamData[FolderPart, ClassificationSample, Classific
         """List the images of every class folder; nothing is read."""
         folder = self.sources.find(self.root, part)
         names = self._find_classes()
+        if len(names) < LEAST_CLASSES:
+            raise DataError(
+                f"there must be at least {LEAST_CLASSES} classes in {folder}, got {names[0]!a} alone: add one"
+            )
         every_class = part == "train" and self.sources.class_list is None and refused is None
         class_list = None if self.sources.class_list is None else self.root / self.sources.class_list
         return FolderPart(names, *_list_part(folder, names, every_class=every_class), class_list)
@@ -139,6 +145,9 @@ class ImageFolderData(DownstreamData[FolderPart, ClassificationSample, Classific
         names = tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()))
         if not names:
             raise DataError(f"no class folders in {folder}: put the images of each class into a folder of its own")
+        for name in names:
+            if not is_text(name):
+                raise DataError(f"the class folder {name!a} of {folder} must have a name in UTF-8: rename it")
         return names
 
     def describe(self, val: FolderPart) -> Vocabulary:
@@ -188,11 +197,15 @@ class ImageFolderData(DownstreamData[FolderPart, ClassificationSample, Classific
 
 
 def _read_class_list(path: Path) -> tuple[str, ...]:
+    if not path.is_file():
+        raise DataError(f"{path} must be a file, got none: write one class name per line")
     try:
         lines = path.read_text().split("\n")
     except (OSError, UnicodeDecodeError) as err:
         raise DataError(f"{path} cannot be read ({err}): write one class name per line") from err
     names = tuple(line.strip() for line in lines if line.strip())
+    if len(names) < LEAST_CLASSES or len(set(names)) < len(names):
+        raise DataError(f"{path} must name at least {LEAST_CLASSES} different classes, got {len(set(names))}: add some")
     for name in names:
         if name == "." or named_in(Path("class"), name) is None:
             raise DataError(f"each line of {path} must name a class folder, got {name!r}: write names without paths")

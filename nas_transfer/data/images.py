@@ -1,9 +1,12 @@
 """Image files: reading one as an RGB tensor, and finding missing and broken ones."""
 
+import hashlib
+import io
 import logging
 import os
+import stat
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,11 +15,17 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from nas_transfer.errors import DataError
+from nas_transfer.errors import DataError, storage_error
 
 logger = logging.getLogger(__name__)
 
+MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+"""Pixels of the largest image that PIL decodes."""
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+
+HASH_BYTES = 16
+RUNS_A_PROGRAM = "EPS"
+"""The format that PIL decodes by starting another program."""
 
 # What PIL raises for files that are no image, truncated, or damaged (PNG chunks: SyntaxError; TIFF: struct.error).
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
@@ -42,6 +51,39 @@ def read_image(path: str | Path, *, follow_exif: bool) -> torch.Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
+def hash_of(image: torch.Tensor) -> bytes:
+    """A hash of the size and the pixels of an image, uint8 (3, H, W)."""
+    height, width = image.shape[1:]
+    digest = hashlib.blake2b(f"{height}x{width}:".encode(), digest_size=HASH_BYTES)
+    digest.update(image.contiguous().numpy())
+    return digest.digest()
+
+
+def pixel_hash(path: str | Path, *, follow_exif: bool) -> bytes:
+    """The hash of an image file as `read_image` reads it; DataError for one that cannot be read."""
+    return hash_of(read_image(path, follow_exif=follow_exif))
+
+
+def header(path: str | Path) -> tuple[str, int, int]:
+    """Format, width and height of an image file, without decoding it; `UNREADABLE` for none."""
+    with _opened(path) as image:
+        return str(image.format), image.width, image.height
+
+
+def coarse_pixels(path: str | Path) -> bytes:
+    """The pixels of a JPEG file at an eighth of its size: equal for equal pixels; `UNREADABLE` for a broken file."""
+    with _opened(path) as image:
+        image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
+        return image.mode.encode() + image.tobytes()
+
+
+def write_image(image: Image.Image, path: Path, quality: int = 75) -> None:
+    """Write an image in the format of its name. PIL alone leaves half a file on a full disk and raises nothing."""
+    stream = io.BytesIO()
+    image.save(stream, Image.registered_extensions()[path.suffix], quality=quality)
+    path.write_bytes(stream.getvalue())
+
+
 @contextmanager
 def opened(path: str | Path, kind: str) -> Iterator[Image.Image]:
     """Open an image file; PIL decodes it within the block.
@@ -54,15 +96,28 @@ def opened(path: str | Path, kind: str) -> Iterator[Image.Image]:
         DataError: the file is missing, truncated or no image; the message names it.
     """
     try:
-        with Image.open(path) as image:
+        with _opened(path) as image:
             yield image
     except FileNotFoundError as err:
         raise DataError(f"no such {kind}: {path}: complete the dataset") from err
     except UNREADABLE as err:
+        if (failure := storage_error(err)) is not None:
+            raise failure from err
         raise DataError(
             f"{path} is a broken or truncated {kind} ({err}): "
             "replace it, or leave broken images out with data.skip_broken=true"
         ) from err
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Image.Image]:
+    """Open a regular file: opening a pipe would wait for somebody to write into it."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise ValueError("it is no regular file")
+    with Image.open(path) as image:
+        if image.format == RUNS_A_PROGRAM:
+            raise ValueError(f"the format {RUNS_A_PROGRAM} is not read")
+        yield image
 
 
 def named_in(folder: Path, name: str) -> Path | None:
@@ -76,14 +131,52 @@ def named_in(folder: Path, name: str) -> Path | None:
     return folder / name if path.startswith(os.path.join(whole, "")) else None
 
 
-def image_files(folder: Path) -> list[str]:
-    """All image files in a folder and those below it, sorted."""
-    return sorted(
-        os.path.join(parent, name)
-        for parent, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
-    )
+def files_below(folder: Path, skip_marked: Collection[str] = ()) -> list[str]:
+    """All files in a folder and those below it, sorted; none if there is no such folder.
+
+    Links are followed, and each folder is listed once.
+
+    Args:
+        skip_marked: a folder below that holds a file of any of these names is left out.
+    """
+    files: list[str] = []
+    seen: set[tuple[int, int]] = set()
+    waiting, links = [os.fspath(folder)] if folder.is_dir() else [], list[str]()
+    while waiting or links:
+        path = waiting.pop() if waiting else links.pop(0)  # links last, so that files are found where they are
+        identity = os.stat(path)
+        if (identity.st_dev, identity.st_ino) in seen:
+            continue
+        seen.add((identity.st_dev, identity.st_ino))
+        with os.scandir(path) as listed:
+            entries = sorted(listed, key=lambda entry: entry.name)
+        if len(seen) > 1 and any(entry.name in skip_marked for entry in entries):
+            continue
+        for entry in entries:
+            if not _is_folder(entry):
+                files.append(entry.path)
+            elif entry.is_symlink():
+                links.append(entry.path)
+            else:
+                waiting.append(entry.path)
+    return sorted(files)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def image_files(folder: Path, skip_marked: Collection[str] = ()) -> list[str]:
+    """All image files in a folder and those below it, sorted; see `files_below`."""
+    return [path for path in files_below(folder, skip_marked) if is_image_name(os.path.basename(path))]
+
+
+def is_image_name(name: str) -> bool:
+    """Whether the name of a file is that of a visible image."""
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
 
 
 def usable_images(paths: Sequence[str | Path], *, skip_broken: bool) -> list[int]:
@@ -138,9 +231,11 @@ def first_missing(paths: Sequence[str | Path]) -> int | None:
 
 def _decodes(path: str | Path) -> bool:
     try:
-        with Image.open(path) as image:
+        with _opened(path) as image:
             image.draft("RGB", (image.width // 8, image.height // 8))
             image.load()
-    except UNREADABLE:
+    except UNREADABLE as err:
+        if (failure := storage_error(err)) is not None:
+            raise failure from err
         return False
     return True

@@ -6,7 +6,6 @@ result for people.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from functools import partial
 import numpy as np
 import torch
 
+from nas_transfer.data.images import hash_of
 from nas_transfer.errors import DataError
 from nas_transfer.runs import Finding, LabelSummary, PartSummary, PersonSummary
 
@@ -93,9 +93,7 @@ def _see(inventory: Inventory, position: int) -> Seen:
     except DataError as error:
         return Seen(file, broken=str(error))
     height, width = image.shape[1:]
-    digest = hashlib.blake2b(f"{height}x{width}:".encode(), digest_size=16)
-    digest.update(image.contiguous().numpy())
-    return Seen(file, height, width, digest.digest(), contents)
+    return Seen(file, height, width, hash_of(image), contents)
 
 
 def summarise(inventory: Inventory, seen: Sequence[Seen]) -> PartSummary:

@@ -1,8 +1,6 @@
 """COCO keypoint files, box files, and what the names of keypoints say: sides, tolerances, upper and lower body."""
 
-import json
 import logging
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
-from nas_transfer.data.coco_annotations import CocoFile, Record, check_coco, is_box, load_coco, where_is
+from nas_transfer.data.annotation_values import is_number, is_text
+from nas_transfer.data.coco_annotations import (
+    CocoFile,
+    Record,
+    check_coco,
+    is_box,
+    load_coco,
+    read_json,
+    shown,
+    where_is,
+)
 from nas_transfer.data.samples import DetectedBox
 from nas_transfer.errors import ConfigError, DataError
 
@@ -95,12 +103,13 @@ def read_keypoints(path: Path, refused: list[str] | None = None) -> KeypointFile
     content = load_coco(path)
     having = [category for category in content["categories"] if category.get("keypoints")]
     if len(having) != 1:
-        names = ", ".join(str(category.get("name")) for category in having) or "none"
+        names = ", ".join(shown(category.get("name")).strip("'") for category in having) or "none"
         raise DataError(
             f"{path} must have one category with a list of keypoint names, got {names}: "
             "set data.sources.train_annotations and data.sources.val_annotations to person_keypoints files"
         )
     category = having[0]
+    _require_sound_category(category, path)
     length = 3 * len(category["keypoints"])
     annotations = []
     for annotation in content["annotations"]:
@@ -116,15 +125,30 @@ def read_keypoints(path: Path, refused: list[str] | None = None) -> KeypointFile
     return KeypointFile(file, category)
 
 
+def _require_sound_category(category: Record, path: Path) -> None:
+    """Raise DataError for keypoints, flip pairs or sigmas of another type than COCO's."""
+    names, pairs, sigmas = category["keypoints"], category.get("flip_pairs"), category.get("sigmas")
+    if not isinstance(names, list) or not all(map(is_text, names)):
+        raise DataError(f"the keypoints of the category in {path} must be names, got {shown(names)}: name them")
+    if pairs is not None and not (isinstance(pairs, list) and all(map(_is_pair, pairs))):
+        raise DataError(f"flip_pairs in {path} must be pairs of indices of keypoints, got {shown(pairs)}: remove them")
+    if sigmas is not None and not (isinstance(sigmas, list) and all(map(is_number, sigmas))):
+        raise DataError(f"sigmas in {path} must be a number for each keypoint, got {shown(sigmas)}: remove them")
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(type(index) is int for index in value)
+
+
 def _complete(annotation: Record, length: int, path: Path) -> Record:
     keypoints = annotation.get("keypoints", [0] * length)
     if not isinstance(keypoints, list) or len(keypoints) != length:
-        count = len(keypoints) if isinstance(keypoints, list) else repr(keypoints)
+        count = len(keypoints) if isinstance(keypoints, list) else shown(keypoints)
         raise DataError(
             f"the keypoints of {where_is(path, annotation)} must be {length} numbers, x, y and v of {length // 3} "
             f"keypoints, got {count}: correct it, or the keypoint names of the category"
         )
-    if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in keypoints):
+    if not all(map(is_number, keypoints)):
         raise DataError(f"the keypoints of {where_is(path, annotation)} must be numbers: correct the annotation")
     points = np.asarray(keypoints, dtype=np.float64).reshape(-1, 3)
     labelled = points[points[:, 2] > 0, :2]
@@ -223,21 +247,19 @@ def read_boxes(path: Path, file: CocoFile, category_id: int, threshold: float, k
     Raises:
         DataError: no list of such records, an image that the annotations do not list, or no box of the category.
     """
-    try:
-        content: object = json.loads(path.read_bytes())
-    except (OSError, ValueError) as err:
-        raise DataError(f"{path} cannot be read as JSON ({err}): set {key} to the boxes of a detector") from err
+    content: object = read_json(path, f"set {key} to the boxes of a detector")
     images = {image.image_id for image in file.images}
     if not isinstance(content, list):
         raise DataError(f"{path} must hold a list of boxes, got {type(content).__name__}: see COCO's result format")
     boxes: list[DetectedBox] = []
     for record in content:
-        scored = isinstance(record, dict) and isinstance(record.get("score"), int | float)
+        scored = isinstance(record, dict) and is_number(record.get("score"))
         if not scored or not is_box(record.get("bbox")):
-            raise DataError(f"each box of {path} needs image_id, category_id, bbox and score, got {str(record)[:100]}")
-        if record.get("image_id") not in images:
+            raise DataError(f"each box of {path} needs image_id, category_id, bbox and score, got {shown(record)}")
+        if type(record.get("image_id")) is not int or record["image_id"] not in images:
             raise DataError(
-                f"the image_id of each box of {path} must be an image of {file.path}, got {record.get('image_id')}: "
+                f"the image_id of each box of {path} must be an image of {file.path}, got "
+                f"{shown(record.get('image_id'))}: "
                 f"set {key} to boxes of these images"
             )
         usable = record["bbox"][2] > 0 and record["bbox"][3] > 0

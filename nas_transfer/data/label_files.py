@@ -1,6 +1,5 @@
 """Label images: what their ids mean, reading one, and listing the images of a part with the label image of each."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nas_transfer.data.images import IMAGE_SUFFIXES, first_missing, named_in, opened
+from nas_transfer.data.images import first_missing, image_files, named_in, opened
 from nas_transfer.data.segmentation_transforms import IGNORE_LABEL
 from nas_transfer.errors import ConfigError, DataError
 
@@ -34,8 +33,8 @@ def label_table(num_classes: int, class_ids: Sequence[int] | None, ignore_ids: S
     Raises:
         ConfigError: no class or too many, ids outside 0..255, an id that is given twice, not one id per class.
     """
-    if not 1 <= num_classes < NUM_IDS:
-        raise ConfigError(f"data.class_names must name 1 to 255 classes, got {num_classes}")
+    if not 2 <= num_classes < NUM_IDS:
+        raise ConfigError(f"data.class_names must name 2 to 255 classes, got {num_classes}")
     ids = list(range(num_classes)) if class_ids is None else list(class_ids)
     if len(ids) != num_classes:
         raise ConfigError(
@@ -156,14 +155,7 @@ def list_twins(images: Path, labels: Path, image_suffix: str, label_suffix: str)
     Raises:
         DataError: no images.
     """
-    paths = sorted(
-        Path(parent, name)
-        for parent, _, names in os.walk(images, followlinks=True)
-        for name in names
-        if not name.startswith(".")
-        and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
-        and os.path.splitext(name)[0].endswith(image_suffix)
-    )
+    paths = sorted(path for path in map(Path, image_files(images)) if path.stem.endswith(image_suffix))
     if not paths:
         raise DataError(
             f"no images named *{image_suffix}.<ext> in {images}: "

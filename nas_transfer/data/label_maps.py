@@ -18,7 +18,7 @@ from nas_transfer.data.parts import Vocabulary
 from nas_transfer.data.randomness import seeded_call
 from nas_transfer.data.sampler import SampleKey
 from nas_transfer.data.samples import ScoredBox, SegmentationBatch, SegmentationSample
-from nas_transfer.data.segmentation_transforms import SegmentationTrain
+from nas_transfer.data.segmentation_transforms import IGNORE_LABEL, SegmentationTrain
 from nas_transfer.data.sources import LabelMapSources, PartName
 from nas_transfer.errors import DataError
 from nas_transfer.ranges import Positive
@@ -134,6 +134,13 @@ class LabelMapsData(DownstreamData[LabelledFiles, SegmentationSample, Segmentati
                 f"no image with its label image can be read, the first is {annotation.images[0]}: repair the dataset"
             )
         return usable.astype(np.int64)
+
+    def unscored(self, annotation: LabelledFiles, chosen: np.ndarray) -> str:
+        """Pixels of a class are needed; label images are read up to the first that has some."""
+        for position in chosen:
+            if bool((read_labels(annotation.labels[position], self.table) != IGNORE_LABEL).any()):
+                return ""
+        return "no pixels of any class"
 
     def dataset(self, annotation: LabelledFiles, chosen: np.ndarray, *, training: bool) -> Dataset[SegmentationSample]:
         """Whole images, or augmented crops for training."""

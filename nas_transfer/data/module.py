@@ -15,6 +15,7 @@ from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from nas_transfer.data.drawing import Picture
+from nas_transfer.data.duplicates import identical_images
 from nas_transfer.data.images import read_image, usable_images
 from nas_transfer.data.inspection import Inventory
 from nas_transfer.data.parts import AnnotatedPart, Parts, SampleT, Vocabulary
@@ -22,7 +23,7 @@ from nas_transfer.data.randomness import stable_seed
 from nas_transfer.data.sampler import ResumableBatchSampler, SampleKey, StreamBatchSampler
 from nas_transfer.data.samples import ScoredBox
 from nas_transfer.data.sources import MissingPartError, PartName
-from nas_transfer.data.split import Split, identical_files, search_split
+from nas_transfer.data.split import Split, search_split
 from nas_transfer.errors import ConfigError, DataError
 from nas_transfer.ranges import Count, Positive
 from nas_transfer.runs import list_images
@@ -42,8 +43,8 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
     """The loaders over train, its search split and val of one dataset.
 
     A layout is a subclass with its own fields and with the hooks `read_part`, `describe`, `dataset`, `inventory`,
-    `collate`, `draw_sample` and `prediction_batch`; it overrides `usable`, `trainable`, `require_same_kind`,
-    `ground_truth` and `batch_groups` where it differs.
+    `collate`, `draw_sample` and `prediction_batch`; it overrides `usable`, `trainable`, `unscored`,
+    `require_same_kind`, `ground_truth` and `batch_groups` where it differs.
 
     A trainer must be built with `use_distributed_sampler=False`: training batches are split over ranks here, and the
     other loaders give every rank the whole part. `stream` makes `train_dataloader` a single stream of batches over as
@@ -139,6 +140,10 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
         """Positions, of these usable ones, of the images that are trained on, int64; DataError for none."""
         return usable
 
+    def unscored(self, annotation: Annotation, chosen: np.ndarray) -> str:
+        """Why no score is defined on the images at the positions `chosen`: what they lack; empty where one is."""
+        return ""
+
     def require_same_kind(self, train: Annotation, val: Annotation) -> None:
         """Raise DataError unless both parts have the same classes."""
 
@@ -184,6 +189,8 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
         self._note("val", val)
         vocabulary = self.describe(val)
         usable = self.usable(val)
+        if unscored := self.unscored(val, usable):
+            raise DataError(f"no score is defined on val of {self.root}, which has {unscored}: annotate it")
         quoted = self.dataset(val, usable, training=False)
         parts: Parts[SampleT] = Parts(vocabulary, quoted, self.ground_truth(val, usable))
         try:
@@ -214,15 +221,18 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
             calibration=self.dataset(train, outside_search, training=False),
             search=self.dataset(train, search, training=False),
             search_ground_truth=self.ground_truth(train, search),
+            search_unscored=self.unscored(train, search),
             train_groups=self.batch_groups(train, trained),
         )
 
     def _search_split(self, train: Annotation) -> tuple[np.ndarray, np.ndarray]:
-        """Positions of the images for training and for the search; identical files are on the same side.
+        """Positions of the images for training and for the search; identical images are on the same side.
 
         Over all images, broken ones included: a broken image does not move the split.
         """
-        groups = identical_files(train.image_paths).tolist()
+        if self.split.search_fraction == 0:
+            return search_split(train.num_images, 0, self.seed)
+        groups = identical_images(train.image_paths, follow_exif=self.follow_exif).tolist()
         return search_split(train.num_images, self.split.search_fraction, self.seed, groups)
 
     def inventories(self) -> dict[str, Inventory]:
@@ -328,7 +338,13 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
 
     def search_dataloader(self) -> DataLoader[BatchT]:
         """The search split with the evaluation transform, every image once; it does not depend on `hold_out_search`."""
-        search = self._from_train(self.require_parts().search, "search on")
+        parts = self.require_parts()
+        search = self._from_train(parts.search, "search on")
+        if parts.search_unscored:
+            raise DataError(
+                f"no score is defined on the search split of {self.root}, which has {parts.search_unscored}: annotate "
+                "more images of train, or raise data.split.search_fraction"
+            )
         return self._in_order(search, self.batch_size, persistent=True)
 
     def calibration_dataloader(self, num_images: int, batch_size: int, draw: int = 0) -> DataLoader[BatchT]:

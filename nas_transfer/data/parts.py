@@ -56,6 +56,7 @@ class Parts(Generic[SampleT]):
         calibration: train minus the search split, evaluation transform.
         search: the search split, evaluation transform.
         search_ground_truth: the same as `val_ground_truth` of `search`.
+        search_unscored: why no score is defined on `search`; empty where one is.
         train_groups: one number per training image; a batch holds one group as far as possible.
         train_missing: why there is no train part: a sentence for the user.
     """
@@ -67,5 +68,6 @@ class Parts(Generic[SampleT]):
     calibration: Dataset[SampleT] | None = None
     search: Dataset[SampleT] | None = None
     search_ground_truth: COCO | None = None
+    search_unscored: str = ""
     train_groups: Sequence[int] | None = None
     train_missing: str = ""

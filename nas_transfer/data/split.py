@@ -1,20 +1,13 @@
 """The search split: the part of train on which archs are compared, so that no search ever sees the quoted split."""
 
-import hashlib
-import os
-from collections import defaultdict
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from nas_transfer.data.randomness import stable_seed
 from nas_transfer.errors import ConfigError
 from nas_transfer.ranges import ShareBelowOne
-
-END, BLOCK, LEAST_FOR_THREADS = 4096, 1 << 20, 1000
 
 
 @dataclass(frozen=True)
@@ -64,67 +57,6 @@ def search_split(
     chosen = np.random.default_rng(stable_seed(seed, "search split")).permutation(len(units))[:num_search]
     in_search = np.isin(unit_of_image, chosen)
     return np.flatnonzero(~in_search), np.flatnonzero(in_search)
-
-
-def identical_files(paths: Sequence[str | Path]) -> np.ndarray:
-    """A group for each file: the position of the first one with the same bytes, int64 (N,).
-
-    A file is read only as far as others could be equal to it: its size is looked up, of those of equal size the end is
-    read, and of those with equal ends everything. A missing file is a group of its own.
-    """
-    groups = np.arange(len(paths), dtype=np.int64)
-    sizes = _map(_size, paths)
-    for same_size in _shared(range(len(paths)), sizes):
-        ends = _map(_end, [paths[position] for position in same_size])
-        for same_end in _shared(same_size, ends):
-            digests = _map(_digest, [paths[position] for position in same_end])
-            for identical in _shared(same_end, digests):
-                groups[identical] = identical[0]
-    return groups
-
-
-def _shared(positions: Sequence[int], keys: Sequence[object]) -> list[list[int]]:
-    """The positions with a key that another one has too, key by key; None is no key."""
-    by_key: dict[object, list[int]] = defaultdict(list)
-    for position, key in zip(positions, keys, strict=True):
-        if key is not None:
-            by_key[key].append(position)
-    return [found for found in by_key.values() if len(found) > 1]
-
-
-def _map(read: Callable[[str | Path], object], paths: Sequence[str | Path]) -> list[object]:
-    if len(paths) < LEAST_FOR_THREADS:
-        return [read(path) for path in paths]
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:  # file systems answer in parallel
-        return list(pool.map(read, paths))
-
-
-def _size(path: str | Path) -> int | None:
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return None
-
-
-def _end(path: str | Path) -> bytes | None:
-    """The last bytes of a file: the first ones of many images are the same, such as those of one camera."""
-    try:
-        with open(path, "rb") as stream:
-            stream.seek(max(0, os.fstat(stream.fileno()).st_size - END))
-            return stream.read()
-    except OSError:
-        return None
-
-
-def _digest(path: str | Path) -> bytes | None:
-    try:
-        digest = hashlib.sha256()
-        with open(path, "rb") as stream:
-            while block := stream.read(BLOCK):
-                digest.update(block)
-        return digest.digest()
-    except OSError:
-        return None
 
 
 def _require_fraction(fraction: float) -> None:

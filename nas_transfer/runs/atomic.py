@@ -34,10 +34,22 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = temporary_beside(path)
     try:
         yield temporary
+        _write_through(temporary)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _write_through(path: Path) -> None:
+    """Make sure that a file is on disk before it replaces another one, so that no crash leaves half of it."""
+    if path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def sweep(paths: Iterator[Path]) -> None:
@@ -78,8 +90,6 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8."""
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
         stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
 
 
 def write_json(path: Path, content: object) -> None:

@@ -5,6 +5,7 @@ Every other part of the program takes these names from here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 # Of every run
@@ -22,6 +23,7 @@ OVERRIDES = f"{HYDRA_FOLDER}/overrides.yaml"
 # Of a training
 WEIGHTS = "weights.pt"
 LAST_CHECKPOINT = "checkpoints/last.ckpt"
+PREVIOUS_CHECKPOINT = "checkpoints/last.previous.ckpt"
 LOGS_FOLDER = "logs"
 TENSORBOARD_FOLDER = "tensorboard"
 SAMPLES_FOLDER = "sample_predictions"
@@ -42,6 +44,7 @@ VALIDATION = "trust.json"
 DAMAGE = "damage.json"
 PREPARATION = "warm_start.spent.json"
 PREPARATION_JOB = "prepare.json"
+PROBE = "space.probe"
 STARTED_SUFFIX = ".started"
 
 # Of other stages
@@ -60,6 +63,20 @@ REPORT_PAGE, REPORT_MARKDOWN, REPORT_CSV = "report.html", "report.md", "report.c
 
 RUN_MARKS = (RUN, RESULT, FRONT, WEIGHTS)
 """A folder that holds any of these is a run folder."""
+
+
+WORK = (RESULT, FRONT, WEIGHTS, INPUTS, LAST_CHECKPOINT, PREVIOUS_CHECKPOINT, STUDY)
+"""What a run leaves in its folder after its configuration."""
+
+
+def work_in(folder: Path, names: Sequence[str] = WORK) -> str | None:
+    """The first of these names that is in a folder; None for none."""
+    return next((name for name in names if (folder / name).exists()), None)
+
+
+def previous(path: Path) -> Path:
+    """Where the last but one version of a file is kept."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
 def images_file(part: str) -> str:
@@ -109,13 +126,14 @@ def arch_file(number: int) -> str:
 
 def trial_files(folder: Path) -> list[Path]:
     """The files with the outcomes of a search's trials, in trial order."""
-    paths = [path for path in (folder / TRIALS_FOLDER).glob("*.json") if path.stem.isdigit()]
+    paths = [path for path in (folder / TRIALS_FOLDER).glob("*.json") if path.stem.isdigit() and path.is_file()]
     return sorted(paths, key=lambda path: int(path.stem))
 
 
 def metrics_files(folder: Path) -> list[Path]:
     """The CSV logs of a training, one for each time it was started, in this order."""
-    paths = [path for path in (folder / LOGS_FOLDER).glob("version_*/metrics.csv") if path.parent.name[8:].isdigit()]
+    found = (folder / LOGS_FOLDER).glob("version_*/metrics.csv")
+    paths = [path for path in found if path.parent.name[8:].isdigit() and path.is_file()]
     return sorted(paths, key=lambda path: int(path.parent.name[8:]))
 
 
@@ -123,6 +141,6 @@ def picture_files(folder: Path) -> list[tuple[str, list[Path]]]:
     """The pictures that a run drew, by the folder that holds them: `SAMPLES_FOLDER` and `OVERLAYS_FOLDER`."""
     suffixes = (".jpg", ".jpeg", ".png")
     return [
-        (name, sorted(path for path in (folder / name).glob("*") if path.suffix in suffixes))
+        (name, sorted(path for path in (folder / name).glob("*") if path.suffix in suffixes and path.is_file()))
         for name in (SAMPLES_FOLDER, OVERLAYS_FOLDER)
     ]

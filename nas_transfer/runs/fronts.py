@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 from nas_transfer.runs import files
 from nas_transfer.runs.costs import ArchContent, Costs
-from nas_transfer.runs.reading import read_record, write_record
+from nas_transfer.runs.reading import is_present, read_record, write_record
 
 FRONT_FORMAT = VALIDATION_FORMAT = 1
 CONFIDENCE = 95
@@ -207,4 +207,4 @@ class Validation:
 def read_validation(folder: Path) -> Validation | None:
     """Read ``trust.json``, None if there is none; RunError if it cannot be used."""
     path = folder / files.VALIDATION
-    return read_record(path, Validation, VALIDATION_FORMAT) if path.is_file() else None
+    return read_record(path, Validation, VALIDATION_FORMAT) if is_present(path) else None

@@ -18,12 +18,14 @@ from pathlib import Path
 from nas_transfer.errors import RunError
 from nas_transfer.runs import files
 from nas_transfer.runs.atomic import replacing
-from nas_transfer.runs.reading import read_record, write_record
+from nas_transfer.runs.reading import START_ANEW, is_present, read_record, write_record
 
 INPUTS_FORMAT = 1
 WEIGHTS = "weights"
 """The role of the weights that a run starts from."""
 LEAST_FOR_THREADS = 1000
+BEGUN = (files.LAST_CHECKPOINT, files.PREVIOUS_CHECKPOINT, files.STUDY)
+"""A run that has left any of these has recorded what it reads."""
 GONE = "-"
 """Stands for the size of a missing file."""
 
@@ -70,7 +72,7 @@ class Inputs:
 def read_inputs(folder: Path) -> Inputs | None:
     """Read ``inputs.json``, None if there is none; RunError if it cannot be used."""
     path = folder / files.INPUTS
-    return read_record(path, Inputs, INPUTS_FORMAT) if path.is_file() else None
+    return read_record(path, Inputs, INPUTS_FORMAT, START_ANEW) if is_present(path, START_ANEW) else None
 
 
 def file_sha256(path: Path) -> str:
@@ -121,6 +123,11 @@ def hold_inputs(folder: Path, now: Mapping[str, InputFile], images: Mapping[str,
     recorded = read_inputs(folder)
     if recorded is None:
         if writes:
+            if (work := files.work_in(folder, BEGUN)) is not None:
+                raise RunError(
+                    f"{folder} must hold {files.INPUTS} beside {work}, got none, so that nobody knows what the run has "
+                    f"read: {START_ANEW}"
+                )
             for part, text in images.items():
                 with replacing(folder / files.images_file(part)) as temporary:
                     temporary.write_bytes(gzip.compress(text.encode(), compresslevel=6, mtime=0))

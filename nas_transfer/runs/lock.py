@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,9 +24,11 @@ def run_lock(folder: Path) -> Iterator[None]:
     The operating system releases the lock when this process ends. Processes that it starts do not hold it.
 
     Raises:
-        RunError: another process holds the lock, or the folder cannot be written.
+        RunError: another process holds the lock, the folder cannot be written, or it holds what is neither a file nor a
+            folder.
     """
     path = folder / files.LOCK
+    _refuse_pipes(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         stream = path.open("a")
@@ -42,6 +45,17 @@ def run_lock(folder: Path) -> Iterator[None]:
             raise _busy(folder)
         sweep(folder.rglob(".*"))
         yield
+
+
+def _refuse_pipes(folder: Path) -> None:
+    """Raise RunError for a pipe, a device or a socket in a run folder: opening one may wait for ever."""
+    for path in folder.rglob("*") if folder.is_dir() else ():
+        try:
+            mode = path.stat().st_mode
+        except OSError:  # a link to nothing, or a file that another process has removed
+            continue
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise RunError(f"{path} is neither a file nor a folder: remove it, or use another name=...")
 
 
 def _busy(folder: Path) -> RunError:

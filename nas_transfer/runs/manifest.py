@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nas_transfer.runs import files
-from nas_transfer.runs.reading import read_record, write_record
+from nas_transfer.runs.reading import START_ANEW, is_present, read_record, write_record
 
 MANIFEST_FORMAT = 1
 
@@ -36,4 +36,4 @@ class Manifest:
 def read_manifest(folder: Path) -> Manifest | None:
     """Read ``run.json``, None if there is none; RunError if it cannot be used."""
     path = folder / files.RUN
-    return read_record(path, Manifest, MANIFEST_FORMAT) if path.is_file() else None
+    return read_record(path, Manifest, MANIFEST_FORMAT, START_ANEW) if is_present(path, START_ANEW) else None

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import types
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
 
-from nas_transfer.errors import RunError
+from nas_transfer.errors import RunError, storage_error
 from nas_transfer.runs.atomic import write_json
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ Record = TypeVar("Record", bound="DataclassInstance")
 FORMAT = "format"
 """Key of the format version in each file."""
 WAY_OUT = "delete this file and repeat the command, or use another name=..."
+START_ANEW = "start anew with resume=never, which keeps what is in the folder, or use another name=..."
 REQUIRED_KEYS = "__required_keys__"
 """Attribute of a TypedDict (see the documentation of typing) with the keys that it must have."""
 WORDS: Mapping[object, str] = {float: "a number", int: "a whole number", str: "a text", bool: "true or false"}
@@ -33,36 +35,56 @@ def write_record(path: Path, record: DataclassInstance, version: int) -> None:
     write_json(path, {FORMAT: version, **asdict(record)})
 
 
-def read_record(path: Path, kind: type[Record], version: int) -> Record:
+def is_present(path: Path, way_out: str = WAY_OUT) -> bool:
+    """Whether a file is there; RunError for a folder or anything else in its place."""
+    if path.is_file():
+        return True
+    if path.exists() or path.is_symlink():
+        raise RunError(f"{path} must be a file, got something else: {way_out}")
+    return False
+
+
+def holds_tensors(path: Path) -> bool:
+    """Whether a file ends as those that torch.save wrote; a damaged or an incomplete one does not."""
+    return path.is_file() and zipfile.is_zipfile(path)
+
+
+def read_record(path: Path, kind: type[Record], version: int, way_out: str = WAY_OUT) -> Record:
     """Read what `write_record` wrote.
+
+    Args:
+        way_out: what to do about a file that cannot be used, for the message.
 
     Raises:
         RunError: the file is missing, is no JSON, has another format, or does not hold such a record.
     """
-    content = read_json(path)
+    content = read_json(path, way_out)
     if not isinstance(content, dict):
-        raise RunError(f"{path} must hold a mapping, got a {type(content).__name__}: {WAY_OUT}")
+        raise RunError(f"{path} must hold a mapping, got a {type(content).__name__}: {way_out}")
     given = content.pop(FORMAT, None)
     if given != version:
         raise RunError(f"{path} must have format {version}, got {given}: run the stage again")
     try:
         return parse(kind, content)
     except ValueError as error:
-        raise RunError(f"{path} is damaged ({error}): {WAY_OUT}") from error
+        raise RunError(f"{path} is damaged ({error}): {way_out}") from error
 
 
-def read_json(path: Path) -> object:
+def read_json(path: Path, way_out: str = WAY_OUT) -> object:
     """The content of a JSON file whose numbers are all finite.
 
     Raises:
         RunError: the file is missing or cannot be read.
     """
+    is_present(path, way_out)  # refuses a folder or a pipe in its place
     try:
         return json.loads(path.read_text(encoding="utf-8"), parse_float=_finite, parse_constant=_finite)
     except FileNotFoundError as error:
         raise RunError(f"{path} does not exist: is {path.parent} the folder of a finished run?") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{path} cannot be read ({' '.join(str(error).split())}): {WAY_OUT}") from error
+        if (failure := storage_error(error)) is not None:
+            raise failure from error
+        raise RunError(f"{path} cannot be read ({' '.join(str(error).split())}): {way_out}") from error
 
 
 def _finite(text: str) -> float:

@@ -11,7 +11,7 @@ from nas_transfer.runs import files
 from nas_transfer.runs.costs import Ancestor, ArchContent, Costs, Usage
 from nas_transfer.runs.fronts import Direction, Validation
 from nas_transfer.runs.kinds import TaskKind
-from nas_transfer.runs.reading import read_record, write_record
+from nas_transfer.runs.reading import is_present, read_record, write_record
 from nas_transfer.runs.versions import git_revision, versions
 
 RESULT_FORMAT = 1
@@ -123,4 +123,4 @@ class Result:
 def read_result(folder: Path) -> Result | None:
     """Read the result of a run, None if it is unfinished; RunError if the file cannot be used."""
     path = folder / files.RESULT
-    return read_record(path, Result, RESULT_FORMAT) if path.is_file() else None
+    return read_record(path, Result, RESULT_FORMAT) if is_present(path) else None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nas_transfer.runs import files
 from nas_transfer.runs.costs import Ancestor, ArchContent, Usage
-from nas_transfer.runs.reading import read_record, write_record
+from nas_transfer.runs.reading import is_present, read_record, write_record
 
 OUTCOME_FORMAT = JOB_FORMAT = PREPARATION_FORMAT = STARTED_FORMAT = 1
 MOST_LETTERS = 500
@@ -96,7 +96,7 @@ class Outcome:
 
 def read_outcome(path: Path) -> Outcome | None:
     """Read an outcome, None if there is none; RunError if the file cannot be used."""
-    return read_record(path, Outcome, OUTCOME_FORMAT) if path.is_file() else None
+    return read_record(path, Outcome, OUTCOME_FORMAT) if is_present(path) else None
 
 
 def usage_in(folder: Path) -> Usage:
@@ -191,4 +191,4 @@ class Spent:
 def read_spent(folder: Path) -> Spent:
     """Read what was spent before the first trial; nothing if there was no preparation."""
     path = folder / files.PREPARATION
-    return read_record(path, Spent, PREPARATION_FORMAT) if path.is_file() else Spent()
+    return read_record(path, Spent, PREPARATION_FORMAT) if is_present(path) else Spent()

@@ -16,7 +16,7 @@ from typing import TypeAlias
 import torch
 from pycocotools.coco import COCO
 
-from nas_transfer.errors import NasTransferError
+from nas_transfer.errors import NasTransferError, storage_error
 from nas_transfer.runs import Evaluation, Outcome, Usage
 from nas_transfer.search.objectives.base import ArchCost, Objective, TrialSubnet
 from nas_transfer.search.problem import Limit
@@ -87,6 +87,7 @@ class TrialEvaluator:
 
         Raises:
             NasTransferError: the configuration or the data cannot be used, so that every trial would fail.
+            StorageError: the file system is full or gone.
         """
         start, before = time.monotonic(), self.trained
         try:
@@ -94,6 +95,8 @@ class TrialEvaluator:
         except NasTransferError:
             raise
         except Exception as error:  # includes torch.OutOfMemoryError: other trials may still succeed
+            if (failure := storage_error(error)) is not None:
+                raise failure from error
             logger.exception("%s failed", evaluation)
             outcome = Outcome.failed(evaluation.trial, evaluation.arch, f"{type(error).__name__}: {error}")
             if torch.cuda.is_available():

@@ -9,7 +9,7 @@ difference. Once-for-All (Cai et al. 2020) uses the same kind of table for bodie
 from __future__ import annotations
 
 import copy
-import json
+import logging
 import platform
 import re
 import time
@@ -21,13 +21,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nas_transfer.errors import RunError
 from nas_transfer.runs.atomic import sweep, write_json
+from nas_transfer.runs.reading import is_present, read_json
 from nas_transfer.search.statistics import kendall_tau
 from nas_transfer.space import Arch
 from nas_transfer.supernet.layers import fold_batch_norms
 from nas_transfer.supernet.networks import latency_pieces
 from nas_transfer.supernet.protocol import SupernetTable
 from nas_transfer.tasks.task import Task
+
+logger = logging.getLogger(__name__)
 
 BOXES = 50
 """Step in which the number of boxes counts."""
@@ -88,7 +92,7 @@ class LatencyTable:
         self.warmup = warmup
         self.repeats = repeats
         sweep(folder.glob(".*"))
-        self.times: dict[str, float] = json.loads(self.path.read_text()) if self.path.is_file() else {}
+        self.times = _read_times(self.path)
 
     def network_ms(self, subnet: Task) -> float:
         """Milliseconds per batch of a whole network: its body and the layers of neck and head.
@@ -200,3 +204,18 @@ def check_table(table: LatencyTable, build: Callable[[Arch], Task], archs: Seque
     errors = np.abs(predicted - actual) / actual
     correlation = kendall_tau(predicted, actual)
     return TableCheck(offset, float(errors.mean()), float(errors.max()), correlation, len(table.times))
+
+
+def _read_times(path: Path) -> dict[str, float]:
+    """The times in a file; none where there is no file, or a damaged one, which is replaced."""
+    try:
+        times = read_json(path) if is_present(path) else {}
+    except RunError as error:
+        if not path.is_file():
+            raise
+        logger.warning("%s; the blocks are timed again", error)
+        return {}
+    if not isinstance(times, dict) or not all(isinstance(time, float) and time > 0 for time in times.values()):
+        logger.warning("%s does not hold times; the blocks are timed again", path)
+        return {}
+    return times

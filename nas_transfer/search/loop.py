@@ -5,19 +5,25 @@ Jobs read archs from files and write outcomes to files (`nas_transfer.runs.trial
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from nas_transfer.errors import ConfigError, RunError, report_faults
+from nas_transfer.errors import ConfigError, RunError, report_faults, storage_error
 from nas_transfer.runs import ArchContent, Evaluation, Job, Outcome, Spent, files, read_outcome, read_spent, write_job
+from nas_transfer.runs.atomic import replacing
+from nas_transfer.runs.reading import holds_tensors, is_present
 from nas_transfer.search.halving import Rungs, dropped
 from nas_transfer.search.study import Study
 from nas_transfer.space import Arch
 
 logger = logging.getLogger(__name__)
+
+PROBE_BYTES = 1 << 16
+"""Size of a file that is written after a job has failed: more than an outcome needs."""
 
 Launch = Callable[[Sequence[Job]], Sequence[str | None]]
 """Run jobs to their end; returns the reason of the failure of each job, None if it succeeded."""
@@ -136,11 +142,14 @@ class SearchLoop:
         self.prepared = Spent()
 
     def prepare(self, file: Path) -> None:
-        """Launch a job that writes the file that all other jobs read, unless it exists.
+        """Launch a job that writes the file that all other jobs read, unless it exists and is whole.
 
         Raises:
             RunError: the job did not write the file.
         """
+        if file.is_file() and not is_prepared(file):
+            logger.warning("%s is damaged, or %s is missing: it is made again", file, files.PREPARATION)
+            file.unlink()
         prepare(self.folder, file, self.launch)
         self.prepared = read_spent(self.folder)
 
@@ -250,7 +259,7 @@ class SearchLoop:
 
     def do(self, evaluations: Sequence[Evaluation]) -> dict[int, str]:
         """Launch the evaluations without an outcome; returns the reasons of failed jobs by trial number."""
-        waiting = [evaluation for evaluation in evaluations if not (self.folder / evaluation.file).is_file()]
+        waiting = [evaluation for evaluation in evaluations if not self._has_outcome(evaluation)]
         count = self.schedule.trials_per_job
         jobs = [
             write_job(self.folder / files.JOBS_FOLDER / _job_file(part[0]), part)
@@ -259,7 +268,26 @@ class SearchLoop:
         if not jobs:
             return {}
         failed = zip(jobs, self.launch(jobs), strict=True)
-        return {number: reason for job, reason in failed if reason is not None for number in job.trials}
+        reasons = {number: reason for job, reason in failed if reason is not None for number in job.trials}
+        if reasons:
+            _require_space(self.folder)
+        return reasons
+
+    def _has_outcome(self, evaluation: Evaluation) -> bool:
+        """Whether the outcome of this arch is on disk. A damaged file is deleted: the arch is evaluated again."""
+        path = self.folder / evaluation.file
+        try:
+            outcome = read_outcome(path)
+            if outcome is None or outcome.arch == json.loads(json.dumps(evaluation.arch)):
+                return outcome is not None
+            fault = f"{path} is of another arch"
+        except RunError as error:
+            if not path.is_file():
+                raise
+            fault = str(error)
+        logger.warning("%s; %s is evaluated again", fault, evaluation)
+        path.unlink()
+        return False
 
     def outcomes(self, evaluations: Sequence[Evaluation]) -> list[Outcome]:
         """Launch the evaluations without an outcome; returns the outcomes of all.
@@ -289,6 +317,23 @@ def prepare(folder: Path, file: Path, launch: Launch) -> None:
     reason = launch([write_job(folder / files.JOBS_FOLDER / files.PREPARATION_JOB, [])])[0]
     if not file.is_file():
         raise RunError(f"the first job of the search did not write {file}: {reason or 'it gave no reason'}")
+
+
+def _require_space(folder: Path) -> None:
+    """Raise StorageError if nothing can be written: a job that died of that is no failure of its trials."""
+    try:
+        with replacing(folder / files.PROBE) as temporary:
+            temporary.write_bytes(bytes(PROBE_BYTES))
+        (folder / files.PROBE).unlink()
+    except OSError as error:
+        if (failure := storage_error(error)) is not None:
+            raise failure from error
+        raise
+
+
+def is_prepared(file: Path) -> bool:
+    """Whether the file that the first job writes for all others is whole, and what it cost is known."""
+    return is_present(file) and holds_tensors(file) and is_present(file.parent / files.PREPARATION)
 
 
 def _job_file(first: Evaluation) -> str:

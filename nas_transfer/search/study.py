@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import math
 import os
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import optuna
@@ -13,10 +16,13 @@ from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from nas_transfer.errors import ConfigError
+from nas_transfer.errors import ConfigError, NasTransferError, RunError
 from nas_transfer.runs import Direction, Outcome, Trial, files
+from nas_transfer.runs.reading import is_present
 from nas_transfer.search.samplers.base import arch_of, ask
 from nas_transfer.space import Arch, SearchSpace
+
+logger = logging.getLogger(__name__)
 
 STUDY_NAME = "search"
 REASON = "reason"
@@ -49,13 +55,14 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.space = space
         self.directions = dict(directions)
-        self._study = optuna.create_study(
-            study_name=STUDY_NAME if storage is None else f"{STUDY_NAME}-{folder.name}",
-            storage=_journal(folder / files.STUDY) if storage is None else _database(storage),
-            directions=[StudyDirection[direction.upper()] for direction in directions.values()],
-            sampler=sampler,
-            load_if_exists=True,
-        )
+        with _readable(folder / files.STUDY) if storage is None else nullcontext():
+            self._study = optuna.create_study(
+                study_name=STUDY_NAME if storage is None else f"{STUDY_NAME}-{folder.name}",
+                storage=_journal(folder / files.STUDY) if storage is None else _database(storage),
+                directions=[StudyDirection[direction.upper()] for direction in directions.values()],
+                sampler=sampler,
+                load_if_exists=True,
+            )
         if self._study.metric_names is None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # experimental in Optuna; only its dashboard shows them
@@ -176,11 +183,44 @@ def _journal(path: Path) -> optuna.storages.BaseStorage:
     lock = JournalFileOpenLock(str(path))
     # With the run folder locked, a lock file can only be left from a killed process. Optuna would wait for it for 30 s.
     Path(f"{path}.lock").unlink(missing_ok=True)
-    if path.exists():
-        content = path.read_bytes()
-        if content and not content.endswith(b"\n"):  # an incomplete last line spoils all later ones
-            os.truncate(path, content.rfind(b"\n") + 1)
+    if is_present(path):
+        _keep_sound_lines(path)
     return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+
+
+def _keep_sound_lines(path: Path) -> None:
+    """Cut a journal before its first damaged line, which would spoil all later ones. Trials after it are told again."""
+    content = path.read_bytes()
+    sound = 0
+    for line in content.splitlines(keepends=True):
+        if not line.endswith(b"\n") or not _is_entry(line):
+            break
+        sound += len(line)
+    if b"\n" in content[sound:]:
+        logger.warning("%s is damaged after %d of %d bytes: the rest is made again", path, sound, len(content))
+    if sound < len(content):
+        os.truncate(path, sound)
+
+
+def _is_entry(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn what Optuna raises for a journal of other content into one sentence."""
+    try:
+        yield
+    except (NasTransferError, OSError):
+        raise
+    except Exception as error:
+        raise RunError(
+            f"{path} cannot be read ({type(error).__name__}: {' '.join(str(error).split())}): delete it and repeat the "
+            f"command, which makes it again from {path.parent / files.TRIALS_FOLDER}"
+        ) from error
 
 
 def _database(url: str) -> optuna.storages.BaseStorage:

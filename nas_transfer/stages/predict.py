@@ -19,7 +19,7 @@ from rich.progress import track
 
 from nas_transfer.data.coco_annotations import CocoFile, ImageEntry
 from nas_transfer.data.drawing import overlay_side, with_legend
-from nas_transfer.data.images import image_files
+from nas_transfer.data.images import image_files, write_image
 from nas_transfer.data.keypoint_annotations import read_boxes
 from nas_transfer.data.module import DownstreamData
 from nas_transfer.data.samples import DetectedBox, ScoredBox
@@ -53,7 +53,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
         )
     config = read_config(with_trained_groups(cfg), PredictConfig)
     set_threads(config.num_threads)
-    root, files = _find_images(Path(config.images))
+    root, files = _find_images(Path(config.images), folder)
     task, data, _ = load_trained(config)
     if task.is_supernet:
         raise ConfigError("stage=predict needs one arch, got arch=supernet: use max, min, a name or a file")
@@ -65,6 +65,8 @@ def run(cfg: DictConfig, folder: Path) -> None:
     start = time.monotonic()
     rows, broken = _predict_all(config, task, data, root, files, boxes, folder)
     seconds = time.monotonic() - start
+    if len(broken) == len(files):
+        raise DataError(f"none of the {len(files)} images of {root} can be read: {broken[0]}")
     for name, records in rows.items():
         _write_rows(folder / name, records)
     print(f"{len(files) - len(broken)} images of {root} in {seconds:.1f} s: {folder}")
@@ -74,11 +76,14 @@ def run(cfg: DictConfig, folder: Path) -> None:
         print(f"  left out: {sentence}")
 
 
-def _find_images(path: Path) -> tuple[Path, list[str]]:
-    """The folder, and the sorted paths of its images relative to it."""
+def _find_images(path: Path, folder: Path) -> tuple[Path, list[str]]:
+    """The folder, and the sorted paths of its images relative to it; those in run folders below it are left out."""
+    whole, own = path.resolve(), folder.resolve()
+    if own in (whole, *whole.parents):
+        raise ConfigError(f"images must lie outside of the folder {folder}, where predictions are written, got {path}")
     if path.is_file():
         return path.parent, [path.name]
-    names = [Path(file).relative_to(path).as_posix() for file in image_files(path)]
+    names = [Path(file).relative_to(path).as_posix() for file in image_files(path, (run_files.RUN,))]
     if not names:
         raise ConfigError(f"images must name an image or a folder of images, got none in {path}")
     return path, names
@@ -148,18 +153,18 @@ def _predict_all(
 def _write_pictures(prediction: Prediction, image: torch.Tensor, threshold: float, folder: Path, target: Path) -> None:
     overlay = folder / run_files.OVERLAYS_FOLDER / f"{target}.jpg"
     overlay.parent.mkdir(parents=True, exist_ok=True)
-    with_legend(prediction.draw(image, threshold, overlay_side(image))).save(overlay, quality=90)
+    write_image(with_legend(prediction.draw(image, threshold, overlay_side(image))), overlay, quality=90)
     if prediction.label_ids is not None:
         labels = folder / run_files.LABELS_FOLDER / f"{target}.png"
         labels.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(prediction.label_ids).save(labels)
+        write_image(Image.fromarray(prediction.label_ids), labels)
 
 
 def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     if path.suffix == ".json":
         write_json(path, rows)
         return
-    with path.open("w", newline="") as stream:
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
         writer = csv.DictWriter(stream, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)

@@ -9,6 +9,7 @@ import torch
 from omegaconf import DictConfig
 
 from nas_transfer.data.drawing import contact_sheet
+from nas_transfer.data.images import write_image
 from nas_transfer.data.module import DownstreamData
 from nas_transfer.errors import ConfigError
 from nas_transfer.runs import Result, files
@@ -82,5 +83,5 @@ def _milliseconds(task: Task, device: torch.device) -> float:
 
 def _draw_preview(data: DownstreamData, count: int, path: Path) -> None:
     pictures = data.preview(count)
-    contact_sheet(pictures).save(path)
+    write_image(contact_sheet(pictures), path)
     print(f"{len(pictures)} training samples with their annotations: {path}")

@@ -18,9 +18,12 @@ from omegaconf import DictConfig
 
 from nas_transfer.data.module import DownstreamData
 from nas_transfer.data.randomness import stable_seed
+from nas_transfer.errors import RunError
 from nas_transfer.runs import Evaluation, Spent, Usage, files
 from nas_transfer.runs.atomic import replacing
+from nas_transfer.runs.reading import holds_tensors
 from nas_transfer.search.evaluate import TrialEvaluator
+from nas_transfer.search.loop import is_prepared
 from nas_transfer.space import SUPERNET
 from nas_transfer.stages.common.build import (
     LastCheckpoint,
@@ -118,6 +121,11 @@ class ProxyTraining:
         if kept is not None:
             kept.parent.mkdir(exist_ok=True)
             trainer.callbacks.append(LastCheckpoint(kept, steps))
+        if before is not None and not holds_tensors(before):
+            rung = self.config.folder / files.RUNGS_FOLDER / f"{before.stem}.json"
+            raise RunError(
+                f"{before} is missing or damaged: delete {rung} and repeat the command, which makes it again"
+            )
         trainer.fit(
             module.train(), datamodule=self.data, ckpt_path=None if before is None else str(before), weights_only=True
         )
@@ -144,7 +152,7 @@ def build_proxy_evaluator(config: ProxyConfig) -> TrialEvaluator:
         taught = last and config.task.sampling.build().distillation
         training = replace(training, repaired=True, teacher=repair.whole if taught else None)
     file = config.folder / config.stage.prepares
-    if file.is_file():
+    if is_prepared(file):
         return _evaluator(config, table, checkpoint, file, training, repair)
     with replacing(file) as temporary:
         spent = _make_warm_start(config, table, checkpoint, training, temporary)

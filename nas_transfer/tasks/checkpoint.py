@@ -120,8 +120,8 @@ def save_checkpoint(
         "config_sha256": config_sha256,
         "provenance": [] if parent is None else [asdict(ancestor) for ancestor in parent.lineage()],
     }
-    with replacing(path) as temporary:
-        torch.save(content, temporary)
+    with replacing(path) as temporary, temporary.open("wb") as stream:  # a full disk is an OSError of the stream
+        torch.save(content, stream)
 
 
 def weights_file(weights: str) -> Path:

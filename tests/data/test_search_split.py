@@ -4,9 +4,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from nas_transfer.data.duplicates import identical_files, identical_images
 from nas_transfer.data.sampler import SampleKey
-from nas_transfer.data.split import Split, identical_files, search_split
+from nas_transfer.data.split import Split, search_split
 from nas_transfer.errors import ConfigError
 
 
@@ -93,3 +95,48 @@ def test_copies_of_an_image_are_all_trained_on_or_all_searched_on(
         assert search
         assert {twin[number] for number in search if number in twin} == {number for number in search if number >= 1000}
         assert not {twin.get(number) for number in train} & search
+
+
+def saved(image: Image.Image, path: Path, **options: Any) -> Path:
+    image.save(path, **options)
+    return path
+
+
+def test_images_with_the_same_pixels_are_one_group_however_they_are_stored(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (5, 40, 56, 3), dtype=np.uint8)
+    images = [Image.fromarray(array) for array in pixels]
+    first = saved(images[0], tmp_path / "0.jpg")
+    decoded = Image.open(first).convert("RGB")
+    turned = Image.Exif()
+    turned[274] = 6
+    paths = [
+        first,
+        saved(images[1], tmp_path / "1.jpg"),
+        saved(images[0], tmp_path / "2.jpg", comment=b"another file"),
+        saved(images[0], tmp_path / "3.jpg", progressive=True),
+        saved(decoded, tmp_path / "4.png"),
+        saved(images[2], tmp_path / "5.png", compress_level=1),
+        saved(images[2], tmp_path / "6.png", compress_level=9),
+        saved(decoded.transpose(Image.Transpose.ROTATE_90), tmp_path / "7.png", exif=turned),
+        saved(images[3].resize((20, 20)), tmp_path / "8.png"),
+        tmp_path / "none.jpg",
+    ]
+    (tmp_path / "broken.jpg").write_bytes(first.read_bytes()[:400])
+    paths.append(tmp_path / "broken.jpg")
+    assert identical_images(paths, follow_exif=True).tolist() == [0, 1, 0, 0, 0, 5, 5, 0, 8, 9, 10]
+    assert identical_images(paths, follow_exif=False).tolist() == [0, 1, 0, 0, 0, 5, 5, 7, 8, 9, 10]
+    only_jpeg = paths[:4]
+    assert identical_images(only_jpeg, follow_exif=False).tolist() == [0, 1, 0, 0]
+
+
+@pytest.mark.parametrize("bound", ["MOST_HEADERS", "MOST_COMPARED"])
+def test_large_sets_are_compared_by_their_bytes_and_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, bound: str
+) -> None:
+    image = Image.new("RGB", (9, 7), "red")
+    paths = [saved(image, tmp_path / name) for name in ("a.png", "b.bmp", "c.png")]
+    assert identical_images(paths, follow_exif=True).tolist() == [0, 0, 0]
+    monkeypatch.setattr(f"nas_transfer.data.duplicates.{bound}", 1)
+    with caplog.at_level("INFO"):
+        assert identical_images(paths, follow_exif=True).tolist() == [0, 1, 0]
+    assert "stage=check compares their pixels" in caplog.text

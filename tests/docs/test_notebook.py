@@ -7,6 +7,7 @@ import pytest
 from nbclient import NotebookClient
 
 from tests.conftest import REPOSITORY
+from tests.guard import HANG_SECONDS
 
 NOTEBOOK = REPOSITORY / "docs/examples/python.ipynb"
 SHORTER = {
@@ -23,7 +24,8 @@ def test_the_notebook_runs_from_a_clean_kernel(tmp_path: Path) -> None:
     for cell in notebook.cells:
         for long, short in SHORTER.items():
             cell.source = cell.source.replace(long, short)
-    client = NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": tmp_path}})
+    resources = {"metadata": {"path": tmp_path}}
+    client = NotebookClient(notebook, timeout=HANG_SECONDS, kernel_name="python3", resources=resources)
     client.execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     texts = "".join(output.get("text", "") for output in outputs)

@@ -31,6 +31,7 @@ from nas_transfer.runs import (
     read_front,
 )
 from tests.conftest import REPOSITORY
+from tests.guard import HANG_SECONDS
 from tests.report.run_folders import arch, costs, write, write_run, write_study
 
 
@@ -330,7 +331,7 @@ needs_browser = pytest.mark.skipif(shutil.which("chromium") is None, reason="no 
 def opened(page: Path, profile: Path) -> tuple[str, list[str]]:
     """The page's elements as a browser has them after loading, and what the console says."""
     command = [*BROWSER, f"--user-data-dir={profile}", "--dump-dom", f"file://{page}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_SECONDS)
     assert done.returncode == 0, done.stderr
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 

@@ -16,7 +16,7 @@ from pycocotools import mask as rle
 import nas_transfer.cli  # noqa: F401  registers the resolvers
 from nas_transfer.data.drawing import GAP, TILE
 from nas_transfer.data.sampler import SampleKey
-from nas_transfer.errors import ConfigError
+from nas_transfer.errors import ConfigError, DataError
 from nas_transfer.paths import conf_dir
 from nas_transfer.stages.common.evaluation import load_trained
 from nas_transfer.stages.config.entry import read_config
@@ -25,6 +25,7 @@ from nas_transfer.stages.evaluate import run as evaluate
 from nas_transfer.stages.finetune import run as train
 from nas_transfer.stages.predict import run as predict
 from nas_transfer.tasks.task import Task
+from tests.test_cli import forked, sentence
 
 TINY = {
     "shapes_cls": ["trainer.max_steps=2"],
@@ -116,6 +117,7 @@ def predicted(folder: Path, images: Path, *overrides: str) -> Path:
         cfg = compose("config", ["stage=predict", *arguments])
     target = folder / "predicted"
     target.mkdir(exist_ok=True)
+    (target / "run.json").touch()  # as the command line leaves it
     predict(cfg, target)
     return target
 
@@ -237,10 +239,29 @@ def test_a_supernets_run_predicts_with_a_chosen_arch_and_leaves_broken_images_ou
     assert "torn.jpg" in capsys.readouterr().out
     assert (target / "predictions.json").is_file()
     (images / "sound.jpg").unlink()
-    predicted(tmp_path, images, "arch=min")
+    with pytest.raises(DataError, match=r"none of the 1 images of .* can be read: .*torn\.jpg"):
+        predicted(tmp_path, images, "arch=min")
     assert not (target / "predictions.json").exists()
     with pytest.raises(ConfigError, match="arch=supernet"):
         predicted(tmp_path, images, "arch=supernet")
+
+
+def test_predictions_are_never_predicted_again(tmp_path: Path) -> None:
+    trained(tmp_path, "shapes_cls")
+    (tmp_path / "run/run.json").touch()
+    (tmp_path / "data" / "again").symlink_to(tmp_path / "data")
+    count = len(list((tmp_path / "data/train").glob("*/*.jpg")) + list((tmp_path / "data/val").glob("*/*.jpg")))
+    for _ in range(2):
+        target = predicted(tmp_path, tmp_path)
+        assert len((target / "predictions.csv").read_text().splitlines()) == 1 + count
+    with pytest.raises(ConfigError, match="images must lie outside of the folder"):
+        predicted(tmp_path, target / "overlays")
+
+
+@pytest.mark.parametrize("given", ["", "nowhere"])
+def test_no_images_are_refused(tmp_path: Path, given: str) -> None:
+    done = forked(tmp_path, "stage=predict", "weights=x", f"images={given}", code=2)
+    assert sentence(done).startswith("error: ")
 
 
 def test_weights_without_a_run_are_refused(tmp_path: Path) -> None:

@@ -301,10 +301,8 @@ def test_a_search_that_is_killed_trains_nothing_twice_and_ends_alike(tmp_path: P
     before: dict[Path, int] = {}
     for least in (0, 11, 24):  # in the preparation, at the second rung, between two batches
         process = Fork(tmp_path, *command, "runs=killed")
-        deadline = time.monotonic() + 120
         while len(written()) < least or not (killed / "jobs").exists():
             assert process.poll() is None, "the search ended before it was killed"
-            assert time.monotonic() < deadline
             time.sleep(0.005)
         process.kill()
         before |= {path: when for path, when in written().items() if path not in before}

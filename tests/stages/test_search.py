@@ -306,10 +306,8 @@ def test_a_search_that_is_killed_three_times_ends_like_one_that_is_not(tmp_path:
     written: dict[int, float] = {}
     for least in (3, 15, 32):
         process = Fork(tmp_path, *command, "runs=killed")
-        deadline = time.monotonic() + 120
         while len(list(killed.glob("trials/*.json"))) < least:
             assert process.poll() is None, "the search ended before it was killed"
-            assert time.monotonic() < deadline
             time.sleep(0.005)
         process.kill()
         for path in killed.glob("trials/*.json"):

@@ -14,6 +14,7 @@ from nas_transfer.runs.trials import write_started
 from nas_transfer.search.objectives.base import TrialSubnet
 from nas_transfer.stages.common import slurm_jobs
 from tests.conftest import REPOSITORY
+from tests.guard import HANG_SECONDS
 from tests.stages import test_proxy as proxy
 from tests.stages.test_proxy import parent
 from tests.stages.test_search import arguments, searched, supernet, trials, without_times
@@ -21,7 +22,7 @@ from tests.stages.test_search import arguments, searched, supernet, trials, with
 __all__ = ["parent", "supernet"]  # fixtures
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
-SLURM = ["hydra/launcher=slurm", "hydra.launcher.timeout_min=10", "+hydra.launcher.additional_parameters={mem: 2000}"]
+SLURM = ["hydra/launcher=slurm", "hydra.launcher.timeout_min=60", "+hydra.launcher.additional_parameters={mem: 2000}"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,7 +45,7 @@ def start(folder: Path, *command: str) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=HANG_SECONDS)
     assert process.returncode == 0, output
     return output
 
@@ -94,10 +95,8 @@ def test_a_job_that_dies_and_one_that_is_cancelled_fail_alone(tmp_path: Path, su
     )  # fmt: skip
     folder = tmp_path / "runs/search/shapes_cls/slurm"
     started = folder / "jobs/0.started"
-    deadline = time.monotonic() + 120
     while not started.exists():
         assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
         time.sleep(0.2)
     subprocess.run(["scancel", json.loads(started.read_text())["slurm_job"]], check=True)
     output = finish(process)

@@ -41,10 +41,8 @@ def kill_after_first_checkpoint(folder: Path, arguments: list[str], run_folder: 
     """Start a run and SIGKILL it once it has stored a training state."""
     process = Fork(folder, *arguments)
     last = run_folder / "checkpoints" / "last.ckpt"
-    deadline = time.monotonic() + 120
     while not last.exists():
         assert process.poll() is None, "the run ended before it was killed"
-        assert time.monotonic() < deadline, "no checkpoint within two minutes"
         time.sleep(0.02)
     process.kill()
     assert not (run_folder / "result.json").exists(), "the run was finished before it was killed"

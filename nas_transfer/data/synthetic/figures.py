@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from nas_transfer.data.images import write_image
 from nas_transfer.data.randomness import stable_seed
 from nas_transfer.data.synthetic.drawing import add_clutter, draw_background, finish
 
@@ -157,7 +158,7 @@ def write_keypoints_part(root: Path, part: str, count: int, image_size: int, see
     for image_id in range(1, count + 1):
         pixels, figures = draw_figures(part, image_id - 1, image_size, seed)
         file_name = f"{image_id:012d}.jpg"
-        Image.fromarray(pixels).save(root / f"{part}2017" / file_name, quality=92)
+        write_image(Image.fromarray(pixels), root / f"{part}2017" / file_name, quality=92)
         images.append({"id": image_id, "file_name": file_name, "height": image_size, "width": image_size})
         for number, figure in enumerate(figures):
             hidden = np.zeros_like(figure.covered)

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as rle
 
+from nas_transfer.data.images import write_image
 from nas_transfer.data.randomness import stable_seed
 from nas_transfer.data.synthetic.drawing import (
     CLASS_NAMES,
@@ -202,7 +203,7 @@ def _annotate(masks: np.ndarray, labels: Sequence[int], image_id: int, first_id:
 
 
 def _save(pixels: np.ndarray, path: Path) -> None:
-    Image.fromarray(pixels).save(path, quality=92)
+    write_image(Image.fromarray(pixels), path, quality=92)
 
 
 WRITERS: dict[str, Callable[[Path, str, int, int, int], None]] = {

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from nas_transfer.data.images import write_image
 from nas_transfer.data.randomness import stable_seed
 from nas_transfer.data.synthetic.drawing import draw_background, finish, paint_shape
 
@@ -45,8 +46,8 @@ def write_cityscapes_part(root: Path, part: str, count: int, image_size: int, se
         scene = draw_street(part, index, image_size, 2 * image_size, seed)
         city = cities[index % 2]
         stem = f"{city}_000000_{index:06d}"
-        Image.fromarray(scene.pixels).save(root / "leftImg8bit" / part / city / f"{stem}_leftImg8bit.png")
-        Image.fromarray(scene.ids).save(root / "gtFine" / part / city / f"{stem}_gtFine_labelIds.png")
+        write_image(Image.fromarray(scene.pixels), root / "leftImg8bit" / part / city / f"{stem}_leftImg8bit.png")
+        write_image(Image.fromarray(scene.ids), root / "gtFine" / part / city / f"{stem}_gtFine_labelIds.png")
 
 
 def draw_street(part: str, index: int, height: int, width: int, seed: int) -> StreetScene:

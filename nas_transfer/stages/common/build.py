@@ -20,10 +20,11 @@ from pytorch_lightning.trainer.states import TrainerFn
 from nas_transfer.arch_files import find_arch_file, is_arch_file, resolve_arch
 from nas_transfer.data.module import DownstreamData
 from nas_transfer.data.randomness import stable_seed
-from nas_transfer.errors import ConfigError, WeightsError
+from nas_transfer.errors import ConfigError, RunError, WeightsError
 from nas_transfer.paths import conf_dir
 from nas_transfer.runs import WEIGHTS, files, hold_inputs, input_file, read_inputs, require_same_file
 from nas_transfer.runs.atomic import replacing
+from nas_transfer.runs.reading import START_ANEW, holds_tensors, is_present
 from nas_transfer.space import SUPERNET, ArchOrSupernet, SearchSpace
 from nas_transfer.stages.common.progress import ProgressLog
 from nas_transfer.stages.common.run_directory import is_main_process
@@ -37,11 +38,13 @@ from nas_transfer.tasks.checkpoint import Checkpoint, load_checkpoint, table_of_
 from nas_transfer.tasks.task import Task, TaskSettings
 from nas_transfer.tasks.training import TrainingSettings
 
+logger = logging.getLogger(__name__)
+
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 class LastCheckpoint(Callback):
-    """Save the training state to one file, which is replaced atomically.
+    """Save the training state to one file, which is replaced atomically. The state before it is kept, too.
 
     Lightning's ModelCheckpoint expects a copy of the weights from before the step under manual optimisation; resuming
     needs them from after it.
@@ -68,8 +71,43 @@ class LastCheckpoint(Callback):
         if not trainer.is_global_zero:
             trainer.save_checkpoint(self.path, weights_only=False)  # takes part, and writes nothing
             return
+        previous = files.previous(self.path)
+        previous.unlink(missing_ok=True)  # three files at once might be too much
         with replacing(self.path) as temporary:
             trainer.save_checkpoint(temporary, weights_only=False)
+            if self.path.exists():
+                self.path.rename(previous)
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The latest training state that can be read; None if there is none, so that the training begins.
+
+    Raises:
+        RunError: there are only damaged ones.
+    """
+    damaged: list[Path] = []
+    for name in (files.LAST_CHECKPOINT, files.PREVIOUS_CHECKPOINT):
+        path = folder / name
+        if not is_present(path, START_ANEW):
+            continue
+        if _is_training_state(path):
+            for other in damaged:
+                logger.warning("%s is damaged: going on from %s", other, path)
+            return path
+        damaged.append(path)
+    if damaged:
+        raise RunError(f"{' and '.join(map(str, damaged))} cannot be read: {START_ANEW}")
+    return None
+
+
+def _is_training_state(path: Path) -> bool:
+    if not holds_tensors(path):
+        return False
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # a damaged file makes the unpickler fail in any way
+        return False
+    return isinstance(state, dict) and state.keys() >= {"state_dict", "optimizer_states", "global_step", "loops"}
 
 
 class EndOnSignal(Callback):

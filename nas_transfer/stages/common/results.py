@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from nas_transfer.data.drawing import TILE, contact_sheet
+from nas_transfer.data.images import write_image
 from nas_transfer.data.module import DownstreamData
 from nas_transfer.data.sampler import SampleKey
 from nas_transfer.runs import SECONDS_PER_HOUR, Ancestor, Costs, Result, files
@@ -101,4 +102,4 @@ def _draw_samples(count: int, folder: Path, task: Task, data: DownstreamData) ->
             for picture, origin in zip(shown, ("annotated", "predicted"), strict=True)
         ]
         folder.mkdir(exist_ok=True)
-        contact_sheet(pictures).save(folder / f"{index:06d}.jpg", quality=85)
+        write_image(contact_sheet(pictures), folder / f"{index:06d}.jpg", quality=85)

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from nas_transfer.errors import RunError
 from nas_transfer.runs import Manifest, Result, files, next_aside, read_manifest, read_result, require_same_files
+from nas_transfer.runs.atomic import write_text
 from nas_transfer.runs.lock import run_lock
+from nas_transfer.runs.reading import START_ANEW, holds_tensors, is_present
 from nas_transfer.stages.config.base import RunConfig
 
 logger = logging.getLogger(__name__)
@@ -27,8 +29,19 @@ class RunDirectory:
     folder: Path
 
     def result(self) -> Result | None:
-        """The result of a finished run; None if it is unfinished."""
-        return read_result(self.folder)
+        """The result of a finished run; None if it is unfinished.
+
+        Raises:
+            RunError: the result cannot be read, or the weights of a finished training are missing or damaged.
+        """
+        result = read_result(self.folder)
+        weights = self.folder / files.WEIGHTS
+        if result is not None and result.samples_digest and not holds_tensors(weights):
+            raise RunError(
+                f"{weights} is missing or damaged, although the run is finished: delete {self.folder / files.RESULT} "
+                "to go on from the last checkpoint, or use another name=..."
+            )
+        return result
 
 
 def open_run(config: RunConfig, texts: Mapping[str, str]) -> RunDirectory:
@@ -46,19 +59,27 @@ def open_run(config: RunConfig, texts: Mapping[str, str]) -> RunDirectory:
     if manifest is not None:
         _check_same(folder, manifest.config, config.identity)
         require_same_files(folder)
+        if is_main_process():
+            _write_texts(folder, {path: text for path, text in texts.items() if _is_lost(folder / path)})
         return RunDirectory(folder)
     if not is_main_process():
         return RunDirectory(folder)
-    if (folder / files.RESULT).exists():
-        raise RunError(
-            f"{folder} must be the folder of a run, got {files.RESULT} without {files.RUN}: use another name=..."
-        )
-    for path, text in texts.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_text(text)
+    if (work := files.work_in(folder)) is not None:
+        raise RunError(f"{folder} must be the folder of a run, got {work} without {files.RUN}: {START_ANEW}")
+    _write_texts(folder, texts)
     started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     Manifest(config.config_sha256, started, tuple(sys.argv[1:]), config.identity).write(folder)
     return RunDirectory(folder)
+
+
+def _write_texts(folder: Path, texts: Mapping[str, str]) -> None:
+    for path, text in texts.items():
+        write_text(folder / path, text)
+
+
+def _is_lost(path: Path) -> bool:
+    """Whether one of a run's configuration files is missing or empty, as a crash may leave it."""
+    return not is_present(path) or path.stat().st_size == 0
 
 
 def set_aside(folder: Path) -> None:
@@ -67,7 +88,7 @@ def set_aside(folder: Path) -> None:
     Raises:
         RunError: another process runs in it.
     """
-    if not (folder / files.RUN).is_file():
+    if not (folder / files.RUN).exists() and files.work_in(folder) is None:
         return
     with run_lock(folder):
         aside = next_aside(folder)

@@ -26,6 +26,7 @@ from nas_transfer.stages.common.build import (
     build_training_settings,
     build_weights,
     hold_run_inputs,
+    last_checkpoint,
     set_threads,
 )
 from nas_transfer.stages.common.evaluation import evaluate_task
@@ -59,8 +60,8 @@ def train(config: TrainConfig, folder: Path) -> Result | None:
     total_batch = data.batch_size * trainer.world_size * recipe.accumulate
     _log_effect_of_batch(recipe, config.trainer.max_steps, total_batch)
     task = build_task(config, table, arch, data)
-    last = folder / files.LAST_CHECKPOINT
-    teacher = None if parent is None else _inherit(config, task, parent, data, resumed=last.exists())
+    last = last_checkpoint(folder)
+    teacher = None if parent is None else _inherit(config, task, parent, data, resumed=last is not None)
     settings = build_training_settings(config, total_steps, total_batch)
     keep = parent is not None and _is_part(task, parent)
     module = TaskModule(task, replace(settings, keep_statistics=keep), teacher)
@@ -75,9 +76,9 @@ def train(config: TrainConfig, folder: Path) -> Result | None:
         "the supernet" if arch is SUPERNET else f"arch {arch.short_id()}",
         table.name, data.num_train_images, total_steps, total_steps / steps_per_epoch, steps_per_epoch,
     )  # fmt: skip
-    if last.exists():
+    if last is not None:
         logger.info("resuming from %s", last)
-    trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+    trainer.fit(module, datamodule=data, ckpt_path=None if last is None else str(last), weights_only=True)
     seconds = module.seconds
     metrics = evaluate_task(config, module, data, trainer)
     if not trainer.is_global_zero:

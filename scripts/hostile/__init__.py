@@ -1,0 +1,1 @@
+"""The attempts of scripts/campaign.py to break the program."""
