@@ -96,14 +96,14 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
             keep them.
     """
 
-    kind: ClassVar[TaskKind]
+    kind: TaskKind
     uses_classifier_genes: ClassVar[bool] = False
     takes_boxes: ClassVar[bool] = False
     pretrains: ClassVar[bool] = False
     input_gene: ClassVar[str | None] = None
-    untrained_genes: ClassVar[tuple[str, ...]] = ()
-    weightless_genes: ClassVar[tuple[str, ...]] = ()
-    head_repair: ClassVar[type[HeadRepair]] = HeadRepair
+    untrained_genes: tuple[str, ...] = ()
+    weightless_genes: tuple[str, ...] = ()
+    head_repair: type[HeadRepair] = HeadRepair
 
     def __init__(self, settings: TaskSettings, network: nn.Module, genes: Sequence[Gene] = ()) -> None:
         super().__init__()
