@@ -177,6 +177,17 @@ class ElasticBatchNorm2d(nn.BatchNorm2d):
         return {}
 
 
+class ElasticGroupNorm(nn.GroupNorm):
+    """GroupNorm over the leading groups, each of which keeps its channels."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Normalise (B, C, H, W) per image and group; C is a multiple of the channels in a group."""
+        channels = features.shape[1]
+        groups = channels * self.num_groups // self.num_channels
+        weight, bias = shared_slice(self.weight, (channels,)), shared_slice(self.bias, (channels,))
+        return F.group_norm(features, groups, weight, bias, self.eps)
+
+
 def _synchronised_batch_norm(features: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """Normalise with the moments over all ranks, E[x] and E[(x - E[x])^2], one differentiable all-reduce for each."""
     from torch.distributed.nn.functional import all_reduce

@@ -78,6 +78,7 @@ def test_torchvisions_lraspp_with_the_same_weights_computes_the_same(levels: int
         torch.testing.assert_close(enlarged, expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 def test_ten_archs_are_extracted_exactly_in_outputs_and_gradients(training: bool) -> None:
     task = with_random_statistics(make_task()).double().train(training)
