@@ -101,6 +101,7 @@ class DetectionTask(Task[DetectionBatch, dict[str, Tensor]]):
         self, batch: DetectionBatch, *, regularise: bool, teacher: Teacher[dict[str, Tensor]] | None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The losses of the detector and, with a teacher, the distance to its pyramid. The detector has no dropout."""
+        self.require_images(len(batch["images"]), self.detector.smallest_batch)
         with _outputs_of(self.network.backbone) as outputs:
             losses = self.network(self.as_floats(batch["images"]), batch["targets"])
         maps = outputs[0]

@@ -21,12 +21,14 @@ class DetectionHead(Protocol):
 
     Attributes:
         model: name of the detector in reports; weights of one detector do not fit another.
+        smallest_batch: the fewest images of a training step on one device.
         untrained_genes: genes whose smaller choices can do with the weights of the largest.
         weightless_genes: genes that change no weight: one network runs at all choices.
         head_repair: repairs neck and head of a subnet of one trained network.
     """
 
     model: ClassVar[str]
+    smallest_batch: ClassVar[int]
     untrained_genes: ClassVar[tuple[str, ...]]
     weightless_genes: ClassVar[tuple[str, ...]]
     head_repair: ClassVar[type[HeadRepair]]

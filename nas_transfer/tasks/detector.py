@@ -66,6 +66,7 @@ class DetectorSize:
     """
 
     model: ClassVar[str] = "faster_rcnn"
+    smallest_batch: ClassVar[int] = 1
     untrained_genes: ClassVar[tuple[str, ...]] = (
         "min_size", "fpn_levels", "fpn_channels", "box_head_channels", "proposals_test"
     )  # fmt: skip

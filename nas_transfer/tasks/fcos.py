@@ -59,6 +59,7 @@ class FcosSize:
     """
 
     model: ClassVar[str] = "fcos"
+    smallest_batch: ClassVar[int] = 1
     untrained_genes: ClassVar[tuple[str, ...]] = ("min_size",)
     weightless_genes: ClassVar[tuple[str, ...]] = ("min_size",)
     head_repair: ClassVar[type[HeadRepair]] = HeadRepair

@@ -9,7 +9,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.distributed as distributed
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
@@ -152,11 +151,7 @@ class SegmentationTask(Task[SegmentationBatch, Tensor]):
         Raises:
             ConfigError: fewer images on one device than the head can normalise by.
         """
-        if len(batch["images"]) < self.head.smallest_batch and _world_size() == 1:
-            raise ConfigError(
-                "the BatchNorm of the pooled branch needs at least two images per training step, got one: "
-                "set data.batch_size=2, or use several devices with trainer.sync_batchnorm=true"
-            )
+        self.require_images(len(batch["images"]), self.head.smallest_batch)
         images = torch.stack(batch["images"])
         labels = torch.stack(batch["labels"]).long()
         self.network.set_dropout(self.head.dropout if regularise else 0.0)
@@ -312,11 +307,6 @@ def scores_of(confusion: Tensor, class_names: Sequence[str]) -> dict[str, float]
         "pixel_accuracy": (hits.sum() / truth.sum()).item(),
         "mean_accuracy": (hits[labelled] / truth[labelled]).mean().item(),
     } | ious
-
-
-def _world_size() -> int:
-    """How many ranks train together."""
-    return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def _enlarge_to(logits: Tensor, images: Tensor) -> Tensor:
