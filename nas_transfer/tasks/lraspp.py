@@ -53,9 +53,7 @@ class LrasppSize:
 
     def __post_init__(self) -> None:
         if not FEWEST_LEVELS <= self.levels <= LEVELS:
-            raise ConfigError(
-                f"task.build.head.levels must be from {FEWEST_LEVELS} to {LEVELS}, got {self.levels}"
-            )
+            raise ConfigError(f"task.build.head.levels must be from {FEWEST_LEVELS} to {LEVELS}, got {self.levels}")
 
     @property
     def genes(self) -> dict[str, int]:

@@ -43,8 +43,8 @@ class PoseTask(Task[PoseBatch, Tensor]):
         flip_pairs: indices of left and right keypoints.
         sigmas: (K,) of the object keypoint similarity. A task without data, which only states costs, needs neither
             this nor the two before.
-        genes: smaller choices of ``input_height`` and of the genes of the head (`PoseSizes`); None if all archs have the
-            same ones.
+        genes: smaller choices of ``input_height`` and of the genes of the head (`PoseSizes`); None if everything is
+            fixed.
 
     Raises:
         ConfigError: an input size that is no multiple of 32, or choices that cannot be.

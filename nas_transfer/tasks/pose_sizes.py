@@ -31,8 +31,8 @@ class PoseSizes:
         largest_head: the head of the largest arch.
 
     Raises:
-        ConfigError: a side of a crop that is no multiple of 32, choices that the head cannot have, or other choices that
-            `task_genes` refuses.
+        ConfigError: a side of a crop that is no multiple of 32, choices that the head cannot have, or other choices
+            that `task_genes` refuses.
     """
 
     def __init__(

@@ -39,7 +39,6 @@ from nas_transfer.tasks.prediction import Prediction
 from nas_transfer.tasks.segmentation_head import SegmentationHead
 from nas_transfer.tasks.task import Task, TaskSettings, Teacher
 
-
 SCALE = "scale_percent"
 """The gene of the input size."""
 

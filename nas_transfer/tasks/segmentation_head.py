@@ -62,7 +62,9 @@ class SegmentationHead(Protocol):
     def with_genes(self, values: Mapping[str, int]) -> Self:
         """The head with other values of `genes`; further names are left alone."""
 
-    def build(self, body: nn.Module, in_channels: Sequence[int], num_classes: int, layers: Layers) -> SegmentationNetwork:
+    def build(
+        self, body: nn.Module, in_channels: Sequence[int], num_classes: int, layers: Layers
+    ) -> SegmentationNetwork:
         """The network around a body, whose maps have at most `in_channels` channels."""
 
     def follow(self, network: SegmentationNetwork) -> None:

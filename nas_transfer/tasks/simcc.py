@@ -221,9 +221,7 @@ class SimccNetwork(nn.Module):
         layers: makes the layers.
     """
 
-    def __init__(
-        self, body: nn.Module, in_channels: int, num_keypoints: int, sizes: SimccSize, layers: Layers
-    ) -> None:
+    def __init__(self, body: nn.Module, in_channels: int, num_keypoints: int, sizes: SimccSize, layers: Layers) -> None:
         super().__init__()
         linear = BinLinear if layers.elastic else nn.Linear
         columns, rows = sizes.bins

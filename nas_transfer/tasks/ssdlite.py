@@ -2,8 +2,8 @@
 
 Losses, anchors, box coding and non-maximum suppression are those of `torchvision.models.detection.SSD`, and the layers
 those of its SSDLite. Two things differ: the maps of the body are its own outputs, not those of an expansion layer, and
-images keep their aspect, as in the other detectors. A supernet holds the largest detector; a smaller one uses fewer maps
-of the body, fewer or narrower extra layers, or a smaller image. Anchors of any arch are spread over all of its maps.
+images keep their aspect, as in the other detectors. A supernet holds the largest detector. A smaller one uses fewer
+maps of the body, fewer or narrower extra layers, or a smaller image. The anchors of an arch are spread over its maps.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class SsdliteSize:
         extra_layers: layers behind the body, each of which halves height and width; 4 in the paper.
         extra_channels: width of the second and third of them, in multiples of 4; the first is twice and the fourth half
             as wide. 256 in torchvision.
-        smallest_anchor: side of the anchors of the finest map, as a share of the sides of the image; 0.2 in torchvision.
-        largest_anchor: the same of the coarsest map; 0.95 in torchvision.
+        smallest_anchor: side of the anchors of the finest map, as a share of the image; 0.2 in torchvision.
+        largest_anchor: side of the anchors of the coarsest map, as a share of the image; 0.95 in torchvision.
         min_size: the short side of the image in pixels after resizing.
         max_size: upper bound of the long side; it takes precedence over `min_size`.
         score_threshold: boxes with a lower score are left out.
@@ -77,11 +77,11 @@ class SsdliteSize:
         if self.taps not in TAPS:
             raise ConfigError(f"task.build.detector.taps must be 2 or 3, got {self.taps}")
         if self.extra_layers > len(WIDTHS):
-            raise ConfigError(f"task.build.detector.extra_layers must be at most {len(WIDTHS)}, got {self.extra_layers}")
-        if self.extra_channels % 4:
             raise ConfigError(
-                f"task.build.detector.extra_channels must be a multiple of 4, got {self.extra_channels}"
+                f"task.build.detector.extra_layers must be at most {len(WIDTHS)}, got {self.extra_layers}"
             )
+        if self.extra_channels % 4:
+            raise ConfigError(f"task.build.detector.extra_channels must be a multiple of 4, got {self.extra_channels}")
         if not self.smallest_anchor < self.largest_anchor:
             raise ConfigError(
                 f"task.build.detector.smallest_anchor must be below task.build.detector.largest_anchor, got "
@@ -162,7 +162,9 @@ class SsdliteSize:
             middle = width // 2
             neck += [
                 convolution_cost(f"extra_{stride}_in", inputs, middle, 1, sizes[stride // 2], batch_norm=True),
-                convolution_cost(f"extra_{stride}_dw", middle, middle, 3, sizes[stride], groups=middle, batch_norm=True),
+                convolution_cost(
+                    f"extra_{stride}_dw", middle, middle, 3, sizes[stride], groups=middle, batch_norm=True
+                ),
                 convolution_cost(f"extra_{stride}_out", middle, width, 1, sizes[stride], batch_norm=True),
             ]
             inputs = width

@@ -120,7 +120,7 @@ def test_one_image_is_enough_for_a_step_and_one_level_is_not_for_a_head() -> Non
     named, logits = make_task().train().losses(alone, regularise=True, teacher=None)  # type: ignore[arg-type]
     assert logits.shape == (1, 4, 16, 24)
     assert set(named) == {"cross_entropy"}
-    with pytest.raises(ConfigError, match="task.build.head.levels must be from 2 to 4, got 1"):
+    with pytest.raises(ConfigError, match=r"task\.build\.head\.levels must be from 2 to 4, got 1"):
         LrasppSize(channels=8, levels=1)
 
 

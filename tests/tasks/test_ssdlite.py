@@ -26,10 +26,8 @@ SIZES = SsdliteSize(
 )  # fmt: skip
 GENES = {"min_size": [32, 48], "taps": [2], "extra_layers": [1, 2], "extra_channels": [8, 16]}
 TABLE = load_supernet("bignas_nano")
-PAIR = {
-    "images": [*BATCH["images"], BATCH["images"][0].flip(2)],
-    "targets": [BATCH["targets"][0], {"boxes": torch.tensor([[30.0, 20.0, 75.0, 60.0]]).double(), "labels": torch.tensor([1])}],
-}  # fmt: skip
+OTHER = {"boxes": torch.tensor([[30.0, 20.0, 75.0, 60.0]]).double(), "labels": torch.tensor([1])}
+PAIR = {"images": [*BATCH["images"], BATCH["images"][0].flip(2)], "targets": [BATCH["targets"][0], OTHER]}
 
 
 def detector(arch: ArchOrSupernet = SUPERNET, sizes: SsdliteSize = SIZES, genes: bool = True) -> DetectionTask:
@@ -63,7 +61,11 @@ def stock_ssdlite(task: DetectionTask, sizes: SsdliteSize) -> SSD:
     head = SSDLiteHead(outputs, anchors.num_anchors_per_location(), 4, nn.BatchNorm2d)
     own = task.network
     for ours, theirs in (
-        *((layer[index], extra[number][index]) for number, layer in enumerate(own.backbone.extra) for index in range(3)),
+        *(
+            (layer[index], extra[number][index])
+            for number, layer in enumerate(own.backbone.extra)
+            for index in range(3)
+        ),
         *((ours[0], head.classification_head.module_list[k][0]) for k, ours in enumerate(own.head.classes.values())),
         *((ours[0], head.regression_head.module_list[k][0]) for k, ours in enumerate(own.head.boxes.values())),
     ):
