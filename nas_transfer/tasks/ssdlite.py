@@ -16,6 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
+from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
@@ -135,10 +136,10 @@ class SsdliteSize:
         network.transform = GeneralizedRCNNTransform(self.min_size, self.max_size, mean, std)
         return network
 
-    def anchors(self) -> DefaultBoxGenerator:
+    def anchors(self) -> SsdliteAnchors:
         """The anchors of all maps."""
         ratios = [ASPECT_RATIOS] * len(self.strides)
-        return DefaultBoxGenerator(ratios, min_ratio=self.smallest_anchor, max_ratio=self.largest_anchor)
+        return SsdliteAnchors(ratios, min_ratio=self.smallest_anchor, max_ratio=self.largest_anchor)
 
     def follow(self, network: nn.Module) -> None:
         """Make the detector of a supernet that of these sizes."""
@@ -177,6 +178,22 @@ class SsdliteSize:
                     convolution_cost(f"{name}_{stride}", width, outputs, 1, at, bias=True),
                 ]
         return {"neck": Cost(tuple(neck)), "head": Cost(tuple(head))}
+
+
+class SsdliteAnchors(DefaultBoxGenerator):
+    """torchvision's anchors, which an exported graph makes for images of any size."""
+
+    def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
+        """The anchors (N, 4) xyxy of each image, in pixels."""
+        like = feature_maps[0]
+        height, width = image_list.tensors.shape[-2:]
+        grids = [list(features.shape[-2:]) for features in feature_maps]
+        anchors = self._grid_default_boxes(grids, [height, width], dtype=like.dtype).to(like.device)
+        # Tracing would make a constant of torch.tensor([width, height]).
+        sides = torch.stack([torch.empty((), device=like.device, dtype=like.dtype).fill_(side) for side in (width, height)])
+        centres, halves = anchors[:, :2], 0.5 * anchors[:, 2:]
+        boxes = torch.cat([(centres - halves) * sides, (centres + halves) * sides], -1)
+        return [boxes for _ in image_list.image_sizes]
 
 
 class SsdliteBackbone(nn.Module):
