@@ -62,6 +62,7 @@ class SsdliteSize:
     model: ClassVar[str] = "ssdlite"
     smallest_batch: ClassVar[int] = 2  # the last maps may have one pixel, which one image cannot be normalised by
     untrained_genes: ClassVar[tuple[str, ...]] = ("min_size",)
+    weightless_genes: ClassVar[tuple[str, ...]] = ("min_size",)
     head_repair: ClassVar[type[HeadRepair]] = HeadRepair
 
     taps: Positive
