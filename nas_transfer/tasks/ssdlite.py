@@ -191,7 +191,7 @@ class SsdliteAnchors(DefaultBoxGenerator):
         grids = [list(features.shape[-2:]) for features in feature_maps]
         anchors = self._grid_default_boxes(grids, [height, width], dtype=like.dtype).to(like.device)
         # Tracing would make a constant of torch.tensor([width, height]).
-        sides = torch.stack([torch.empty((), device=like.device, dtype=like.dtype).fill_(side) for side in (width, height)])
+        sides = torch.stack([like.new_empty(()).fill_(side) for side in (width, height)])
         centres, halves = anchors[:, :2], 0.5 * anchors[:, 2:]
         boxes = torch.cat([(centres - halves) * sides, (centres + halves) * sides], -1)
         return [boxes for _ in image_list.image_sizes]
