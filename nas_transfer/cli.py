@@ -200,6 +200,8 @@ def _composition_sentence(error: Exception, arguments: Sequence[str] | None = No
         nested = error.__cause__
         return f"{text} {nested}" if nested is not None and str(nested) not in text else text
     key = unknown.group(1).lstrip("+~")
+    if (conf_dir() / key).is_dir():
+        return f"this task has no {key} to choose: remove {key} from the command, or choose another task"
     near = _nearest(key, _known_keys(sys.argv[1:] if arguments is None else arguments))
     return f"'{key}' is not a key of the configuration: did you mean '{near}'? (--cfg job shows all keys)"
 

@@ -5,12 +5,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 import nas_transfer.cli  # noqa: F401  registers the resolvers
 from nas_transfer.paths import conf_dir
+from nas_transfer.space import SUPERNET
+from nas_transfer.stages.common.build import build_task
 from nas_transfer.stages.config.entry import config_sha256, read_config, record_of
 
 CONF = conf_dir()
@@ -20,6 +23,19 @@ GROUPS = {
     if folder.is_dir() and folder.name != "archs"  # arch files are data, named by arch=
 }
 CHOICES = [(group, choice) for group, choices in GROUPS.items() for choice in choices]
+
+
+def tasks_with(group: str) -> list[str]:
+    """The tasks that choose from a group."""
+    return [task for task in GROUPS["task"] if f"  - /{group}: " in (CONF / f"task/{task}.yaml").read_text()]
+
+
+NEW_HEADS = {
+    "lraspp": ("head", "_seg"), "simcc": ("head", "_pose"),
+    "fcos": ("detector", "_det"), "ssdlite": ("detector", "_det"),
+}  # fmt: skip
+HEADS = [(task, choice) for choice, (group, kind) in NEW_HEADS.items() for task in tasks_with(group) if kind in task]
+"""Every task with every head that it does not choose itself."""
 
 
 def targets(node: Any) -> Iterator[dict[str, Any]]:
@@ -44,6 +60,16 @@ def bind(node: dict[str, Any]) -> None:
         signature.bind(**arguments)
 
 
+def binds(content: dict[str, Any]) -> bool:
+    """Whether all targets of a configuration take their arguments."""
+    try:
+        for node in targets(content):
+            bind(node)
+    except TypeError:
+        return False
+    return True
+
+
 def composed(*overrides: str) -> dict[str, Any]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", [*overrides])
@@ -55,6 +81,9 @@ def composed(*overrides: str) -> dict[str, Any]:
 @pytest.mark.parametrize(("group", "choice"), CHOICES, ids=["=".join(choice) for choice in CHOICES])
 def test_every_choice_composes_and_its_targets_take_its_arguments(group: str, choice: str) -> None:
     stage = ["stage=search"] if group in ("objective", "sampler", "search") else []
+    if group == "head":  # of some kinds of task, one of which takes it
+        assert any(binds(composed(f"task={task}", f"{group}={choice}")) for task in tasks_with(group))
+        return
     found = list(targets(composed(*stage, f"{group}={choice}")))
     assert found
     for node in found:
@@ -79,6 +108,20 @@ def test_every_stage_and_every_task_is_read_into_its_record(stage: str, task: st
     assert cfg.task.name == task
     assert callable(get_object(cfg.stage.run))
     assert config.config_sha256 == config_sha256(cfg)
+
+
+@pytest.mark.parametrize(("task", "choice"), HEADS)
+def test_every_task_takes_every_head_of_its_kind_with_its_genes(task: str, choice: str) -> None:
+    classes = ["data.class_names=[a]"] if task == "small_seg" else []
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", [f"task={task}", f"{NEW_HEADS[choice][0]}={choice}", "data.root=somewhere", *classes])
+    config = read_config(cfg, record_of(cfg))
+    with torch.device("meta"):
+        built = build_task(config, config.supernet.build(), SUPERNET, None)
+    assert built.kind.name.endswith(choice)
+    assert set(built.space.names) - set(built.table.space.names) == set(cfg.task.build.genes)
+    smallest, largest = built.cost_totals([built.space.smallest(), built.space.largest()]).macs
+    assert largest > 4 * smallest
 
 
 def test_the_command_line_wins_over_what_a_task_chooses() -> None:

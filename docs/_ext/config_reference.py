@@ -34,7 +34,8 @@ TITLES = {
 }
 INTRODUCTIONS = {
     "arch_sampling": "Which archs a step of supernet training runs: `arch_sampling=NAME`.",
-    "detector": "The sizes of a detector: `detector=NAME`. Each detection task chooses one by itself.",
+    "detector": "A detector and its genes: `detector=NAME`. Each detection task chooses one by itself.",
+    "head": "A head of pose or semantic segmentation: `head=NAME`. Each such task chooses one by itself.",
     "recipe": "Choose optimiser and schedule with `recipe=NAME`. Each task chooses one by itself.",
     "search": "The keys that `stage=search` and `stage=proxy` share.",
     ROOT: "These keys exist in every command.",

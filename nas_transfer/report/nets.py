@@ -68,9 +68,12 @@ def nets_of(runs: Sequence[Run]) -> list[Net]:
 
 
 def nets_by_kind(nets: Sequence[Net]) -> list[tuple[TaskKind, list[Net]]]:
-    """The nets of each kind of task, sorted by title."""
-    kinds = sorted({net.kind for net in nets}, key=lambda kind: (kind.title, kind.score_key))
-    return [(kind, [net for net in nets if net.kind == kind]) for kind in kinds]
+    """The nets of each kind of task, whatever their heads, sorted by title."""
+    families: dict[TaskKind, list[Net]] = {}
+    for net in nets:
+        families.setdefault(net.kind.family, []).append(net)
+    groups = [(of_family[0].kind, of_family) for of_family in families.values()]
+    return sorted(groups, key=lambda group: (group[0].title, group[0].score_key))
 
 
 def nets_by_data(nets: Sequence[Net]) -> list[list[Net]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -34,3 +34,12 @@ class TaskKind:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "score_label", self.score_label or self.score_key)
+
+    def with_model(self, model: str) -> TaskKind:
+        """The same kind of task with another network around the body, whose weights of neck and head are its own."""
+        return self if model == self.model else replace(self, name=f"{self.name}_{model}", model=model)
+
+    @property
+    def family(self) -> TaskKind:
+        """What the kinds of a task with several models share, so that their networks stand in one table."""
+        return replace(self, name="", model="")

@@ -13,6 +13,7 @@ from nas_transfer.supernet.ops import (
     ElasticBatchNorm2d,
     ElasticConv2d,
     ElasticConvTranspose2d,
+    ElasticGroupNorm,
     ElasticLinear,
     SamePaddingConv2d,
 )
@@ -114,6 +115,8 @@ def make_elastic(module: nn.Module) -> None:
             )  # fmt: skip
         elif type(child) is nn.Linear:
             elastic = ElasticLinear(child.in_features, child.out_features)
+        elif type(child) is nn.GroupNorm:
+            elastic = ElasticGroupNorm(child.num_groups, child.num_channels, child.eps)
         else:
             make_elastic(child)
             continue

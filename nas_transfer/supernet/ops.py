@@ -135,9 +135,13 @@ class ElasticLinear(nn.Linear):
         self.active_out_features = out_features
 
     def forward(self, features: Tensor) -> Tensor:
-        """Map (B, in) to (B, active out) with the leading rows and columns of the weight."""
-        weight = shared_slice(self.weight, (self.active_out_features, features.shape[1]))
+        """Map (..., in) to (..., active out) with the leading rows and columns of the weight."""
+        weight = shared_slice(self.weight, (self.active_out_features, features.shape[-1]))
         return F.linear(features, weight, shared_slice(self.bias, (self.active_out_features,)))
+
+    def cuts(self) -> dict[str, Callable[[tuple[int, ...]], Tensor]]:
+        """How `copy_slices` cuts tensors, by name, that are more than a leading slice."""
+        return {}
 
 
 class ElasticBatchNorm2d(nn.BatchNorm2d):
@@ -175,6 +179,17 @@ class ElasticBatchNorm2d(nn.BatchNorm2d):
     def cuts(self) -> dict[str, Callable[[tuple[int, ...]], Tensor]]:
         """How `copy_slices` cuts tensors, by name, that are more than a leading slice."""
         return {}
+
+
+class ElasticGroupNorm(nn.GroupNorm):
+    """GroupNorm over the leading groups, each of which keeps its channels."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Normalise (B, C, H, W) per image and group; C is a multiple of the channels in a group."""
+        channels = features.shape[1]
+        groups = channels * self.num_groups // self.num_channels
+        weight, bias = shared_slice(self.weight, (channels,)), shared_slice(self.bias, (channels,))
+        return F.group_norm(features, groups, weight, bias, self.eps)
 
 
 def _synchronised_batch_norm(features: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
@@ -222,7 +237,7 @@ def copy_slices(source: nn.Module, target: nn.Module) -> None:
     cuts = {
         f"{name}.{key}": cut
         for name, module in source.named_modules()
-        if isinstance(module, ElasticConv2d | ElasticBatchNorm2d)
+        if isinstance(module, ElasticConv2d | ElasticBatchNorm2d | ElasticLinear)
         for key, cut in module.cuts().items()
     }
     with torch.no_grad():

@@ -8,19 +8,22 @@ same sizes, module by module.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from nas_transfer.errors import ConfigError
 from nas_transfer.ranges import Amount, Count, Positive, ShareBelowOne
 from nas_transfer.supernet.cost import Cost, Size, convolution_cost, strided_size
 from nas_transfer.supernet.joined import Joined, JoinedBatchNorm2d, JoinedConv2d
 from nas_transfer.supernet.layers import ConvNormActivation, Layers
+from nas_transfer.tasks.segmentation_head import SegmentationNetwork
 
 LOW, MIDDLE, TOP = 0, 2, 3  # maps of the body at strides 4, 16 and 32
 
@@ -41,6 +44,10 @@ class DeepLabSize:
         ConfigError: naming the value.
     """
 
+    model: ClassVar[str] = "deeplabv3plus"
+    smallest_batch: ClassVar[int] = 2  # the globally pooled branch of one image has no variance to normalise by
+    untrained_genes: ClassVar[tuple[str, ...]] = ("num_dilations",)
+
     channels: Positive
     low_level_channels: Positive
     dilations: tuple[Positive, ...]
@@ -55,8 +62,35 @@ class DeepLabSize:
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"task.build.head.dropout must be from 0 to below 1, got {self.dropout}")
 
+    @property
+    def taps(self) -> tuple[int, ...]:
+        """The maps at strides 4 and 32."""
+        return LOW, TOP
 
-class DeepLab(nn.Module):
+    @property
+    def genes(self) -> dict[str, int]:
+        """The width, and the number of leading dilations that are kept."""
+        return {"channels": self.channels, "num_dilations": len(self.dilations)}
+
+    def with_genes(self, values: Mapping[str, int]) -> Self:
+        """The head with another width and fewer dilations."""
+        return replace(self, channels=values["channels"], dilations=self.dilations[: values["num_dilations"]])
+
+    def build(self, body: nn.Module, in_channels: Sequence[int], num_classes: int, layers: Layers) -> DeepLab:
+        """The network around a body."""
+        return DeepLab(body, in_channels, num_classes, self, layers)
+
+    def follow(self, network: SegmentationNetwork) -> None:
+        """Make an elastic network use these sizes."""
+        assert isinstance(network, DeepLab)  # that `build` made
+        network.set_sizes(self.channels, len(self.dilations))
+
+    def cost(self, in_channels: tuple[int, ...], input_size: Size, num_classes: int) -> Cost:
+        """The cost of the head for one image of `input_size` (H, W)."""
+        return deeplab_cost(in_channels, input_size, num_classes, self)
+
+
+class DeepLab(SegmentationNetwork):
     """A body and the DeepLabV3+ head: normalised images (B, 3, H, W) to logits (B, C, ceil(H / 4), ceil(W / 4)).
 
     Args:
@@ -106,12 +140,6 @@ class DeepLab(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images (B, 3, H, W) to logits (B, C, ceil(H / 4), ceil(W / 4))."""
         return self.with_auxiliary(images)[0]
-
-    def set_dropout(self, rate: float) -> None:
-        """Set the dropout of the head and of the auxiliary head."""
-        for module in self.modules():
-            if isinstance(module, nn.Dropout2d):
-                module.p = rate
 
     def set_sizes(self, channels: int, num_branches: int) -> None:
         """Set the width of an elastic head and how many of its dilated branches, the leading ones, are kept."""

@@ -1,7 +1,7 @@
-"""Object detection: torchvision's Faster R-CNN (Ren et al. 2015) behind an FPN (Lin et al. 2017) on the elastic body.
+"""Object detection: one of torchvision's detectors around the elastic body.
 
 The largest arch of a sandwich may teach the smaller ones its pyramid (feature distillation as in FitNets, Romero et al.
-2015), whose leading channels and coarser levels they share.
+2015), whose leading channels and levels they share.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection import FasterRCNN
 from typing_extensions import Self
 
 from nas_transfer.data.drawing import Picture, draw_instances
@@ -26,15 +25,8 @@ from nas_transfer.supernet.cost import Cost
 from nas_transfer.supernet.preprocessing import Preprocessing
 from nas_transfer.tasks.coco_metrics import paste_mask, to_coco_results
 from nas_transfer.tasks.deployed import Deployed
-from nas_transfer.tasks.detector import (
-    DetectorSize,
-    detector_arguments,
-    detector_costs,
-    elastic_where_shared,
-    follow_sizes,
-    pyramid_distance,
-)
-from nas_transfer.tasks.detector_repair import DetectorRepair
+from nas_transfer.tasks.detection_head import DetectionHead
+from nas_transfer.tasks.detector import pyramid_distance
 from nas_transfer.tasks.genes import Choices, task_genes, values_of
 from nas_transfer.tasks.metrics import CocoMetric
 from nas_transfer.tasks.normalise import in_order
@@ -44,39 +36,45 @@ from nas_transfer.tasks.task import Task, TaskSettings, Teacher
 RESULT_FILES = {"bbox": "predictions", "segm": "predictions_segm"}
 """Names of the files of predicted boxes and masks."""
 
-Sizes = TypeVar("Sizes", bound=DetectorSize)
+Sizes = TypeVar("Sizes", bound=DetectionHead)
 
 
-class DetectionTask(Task[DetectionBatch, list[Tensor]]):
-    """Faster R-CNN on boxes in COCO's format, scored by COCO's mAP. `ground_truth` must be set before an evaluation.
+class DetectionTask(Task[DetectionBatch, dict[str, Tensor]]):
+    """A detector on boxes in COCO's format, scored by COCO's mAP. `ground_truth` must be set before an evaluation.
 
     Args:
         settings: `num_classes` does not count the background.
         detector: the sizes of the detector, the largest ones for a supernet.
-        genes: smaller choices of `DetectorSize.genes`. The long side of an image follows ``min_size``.
+        genes: smaller choices of the genes of the detector. The long side of an image follows ``min_size``.
         category_ids: the COCO category ids of the data in the order of the labels; empty for a task without data, which
             only states costs.
+
+    Raises:
+        ConfigError: an unknown gene, or a choice that the detector cannot have.
     """
 
     kind = TaskKind("detection", "Object detection", "map", model="faster_rcnn", score_label="mAP", size_label=None)
     input_gene = "min_size"
-    untrained_genes = ("min_size", "fpn_levels", "fpn_channels", "box_head_channels", "proposals_test")
-    weightless_genes = ("min_size", "proposals_test")
-    head_repair = DetectorRepair
     outputs: ClassVar[tuple[str, ...]] = ("boxes", "labels", "scores")
-    detector: DetectorSize
+    detector: DetectionHead
 
     def __init__(
         self,
         settings: TaskSettings,
         *,
-        detector: DetectorSize,
+        detector: DetectionHead,
         genes: Choices | None = None,
         category_ids: Sequence[int] = (),
     ) -> None:
         arch = None if settings.arch is SUPERNET else settings.arch
-        network = elastic_where_shared(self.build_network(settings, sizes_of(detector, arch)), settings)
-        super().__init__(settings, network, task_genes(detector.genes, genes))
+        own_genes = task_genes(detector.genes, genes)
+        for gene in own_genes:
+            for choice in gene.choices:
+                _with_values(detector, {gene.name: choice})
+        super().__init__(settings, sizes_of(detector, arch).build(settings), own_genes)
+        self.kind = type(self).kind.with_model(detector.model)
+        self.untrained_genes, self.head_repair = detector.untrained_genes, detector.head_repair
+        self.weightless_genes = detector.weightless_genes
         self.category_ids = list(category_ids)
         self.detector = detector
         self.choices = genes
@@ -86,18 +84,13 @@ class DetectionTask(Task[DetectionBatch, list[Tensor]]):
         """The same task with new weights for other settings."""
         return type(self)(settings, category_ids=self.category_ids, detector=self.detector, genes=self.choices)
 
-    def sizes(self, arch: Arch) -> DetectorSize:
+    def sizes(self, arch: Arch) -> DetectionHead:
         """The sizes of the detector of an arch."""
         return sizes_of(self.detector, arch)
 
     def set_genes(self, arch: Arch) -> None:
-        """Make image size, pyramid and heads of a supernet those of an arch."""
-        follow_sizes(self.network, self.sizes(arch))
-
-    @staticmethod
-    def build_network(settings: TaskSettings, detector: DetectorSize) -> FasterRCNN:
-        """Build torchvision's detector around the body of the supernet, or of one arch as plain static modules."""
-        return FasterRCNN(**detector_arguments(settings, detector))
+        """Make image size, neck and heads of a supernet those of an arch."""
+        self.sizes(arch).follow(self.network)
 
     @property
     def body(self) -> nn.Module:
@@ -105,16 +98,18 @@ class DetectionTask(Task[DetectionBatch, list[Tensor]]):
         return self.network.backbone.body
 
     def losses(
-        self, batch: DetectionBatch, *, regularise: bool, teacher: Teacher[list[Tensor]] | None
-    ) -> tuple[dict[str, Tensor], list[Tensor]]:
+        self, batch: DetectionBatch, *, regularise: bool, teacher: Teacher[dict[str, Tensor]] | None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The losses of the detector and, with a teacher, the distance to its pyramid. The detector has no dropout."""
+        self.require_images(len(batch["images"]), self.detector.smallest_batch)
         with _outputs_of(self.network.backbone) as outputs:
             losses = self.network(self.as_floats(batch["images"]), batch["targets"])
-        maps = list(outputs[0].values())
+        maps = outputs[0]
         if teacher is not None:
             losses = {name: (1 - teacher.share) * loss for name, loss in losses.items()}
-            losses["distillation"] = teacher.share * pyramid_distance(maps, teacher.outputs)
-        return losses, [level.detach() for level in maps]
+            targets = [teacher.outputs[name] for name in maps]
+            losses["distillation"] = teacher.share * pyramid_distance(list(maps.values()), targets)
+        return losses, {name: level.detach() for name, level in maps.items()}
 
     def as_floats(self, images: Sequence[Tensor]) -> list[Tensor]:
         """uint8 images as torchvision's detectors take them, which normalise by themselves."""
@@ -169,16 +164,20 @@ class DetectionTask(Task[DetectionBatch, list[Tensor]]):
         return min(sizes.min_size / min(height, width), sizes.max_size / max(height, width))
 
     def head_costs(self, arch: Arch) -> dict[str, Cost]:
-        """``neck`` (FPN) and ``head`` (RPN on five levels, box head on `proposals_test` proposals)."""
+        """The parts of the detector behind the body, ``neck`` and ``head``."""
         channels = self.table.feature_channels(self.body_arch(arch))
-        return detector_costs(channels, self.settings.num_classes, self.sizes(arch))
+        return self.sizes(arch).costs(channels, self.settings.num_classes)
 
 
 def sizes_of(detector: Sizes, arch: Arch | None) -> Sizes:
     """The sizes of the detector of an arch, the largest ones without an arch; the long side follows the short one."""
     values = values_of(detector.genes, arch)
     longest = round(detector.max_size * values["min_size"] / detector.min_size)
-    return replace(detector, max_size=longest, **values)  # type: ignore[arg-type]  # all genes are integers
+    return _with_values(detector, {**values, "max_size": longest})
+
+
+def _with_values(detector: Sizes, values: Mapping[str, int]) -> Sizes:
+    return replace(detector, **values)  # type: ignore[type-var]  # a dataclass, whose genes are integers
 
 
 class _DeployedDetector(nn.Module):

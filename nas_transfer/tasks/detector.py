@@ -11,7 +11,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import ClassVar, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
-from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool
 from torchvision.ops.poolers import initLevelMapper
 
 from nas_transfer.errors import ConfigError
@@ -30,6 +30,8 @@ from nas_transfer.supernet.layers import make_elastic
 from nas_transfer.supernet.networks import build_body
 from nas_transfer.supernet.ops import ElasticConv2d, ElasticLinear
 from nas_transfer.supernet.protocol import TAP_STRIDES
+from nas_transfer.tasks.detector_repair import DetectorRepair
+from nas_transfer.tasks.head_repair import HeadRepair
 from nas_transfer.tasks.task import TaskSettings
 
 ANCHOR_RATIOS = (0.5, 1.0, 2.0)
@@ -62,6 +64,14 @@ class DetectorSize:
     Raises:
         ConfigError: a value out of range, by name.
     """
+
+    model: ClassVar[str] = "faster_rcnn"
+    smallest_batch: ClassVar[int] = 1
+    untrained_genes: ClassVar[tuple[str, ...]] = (
+        "min_size", "fpn_levels", "fpn_channels", "box_head_channels", "proposals_test"
+    )  # fmt: skip
+    weightless_genes: ClassVar[tuple[str, ...]] = ("min_size", "proposals_test")
+    head_repair: ClassVar[type[HeadRepair]] = DetectorRepair
 
     fpn_levels: Positive
     fpn_channels: Positive
@@ -103,6 +113,19 @@ class DetectorSize:
             "proposals_test": self.proposals_test,
         }
 
+    def build(self, settings: TaskSettings) -> FasterRCNN:
+        """Build torchvision's detector around the body of the supernet, or of one arch as plain static modules."""
+        return elastic_where_shared(FasterRCNN(**detector_arguments(settings, self)), settings)
+
+    def follow(self, network: nn.Module) -> None:
+        """Make the detector of a supernet that of these sizes."""
+        assert isinstance(network, FasterRCNN)  # that `build` made
+        follow_sizes(network, self)
+
+    def costs(self, in_channels: Sequence[int], num_classes: int) -> dict[str, Cost]:
+        """``neck`` (FPN) and ``head`` (RPN on all levels, box head on `proposals_test` proposals)."""
+        return detector_costs(in_channels, num_classes, self)
+
     @property
     def finest(self) -> int:
         """The index of the finest map that enters the pyramid among the maps of the body: 0 is stride 4."""
@@ -115,23 +138,30 @@ class DetectorSize:
 
 
 class Pyramid(FeaturePyramidNetwork):
-    """torchvision's FPN, which can leave out the finest map.
+    """torchvision's FPN, which can leave out the finest map and the levels behind the coarsest one.
 
     Args:
         in_channels: widths of the maps of the body at strides 4, 8, 16, 32.
         out_channels: channels of every level.
         finest: index of the finest map that is used.
+        extra_blocks: makes the levels behind the coarsest map; None for no such levels.
+
+    Attributes:
+        extended: whether the extra levels are used.
     """
 
-    def __init__(self, in_channels: Sequence[int], out_channels: int, finest: int) -> None:
-        super().__init__(list(in_channels), out_channels, extra_blocks=LastLevelMaxPool())
+    def __init__(
+        self, in_channels: Sequence[int], out_channels: int, finest: int, extra_blocks: ExtraFPNBlock | None
+    ) -> None:
+        super().__init__(list(in_channels), out_channels, extra_blocks=extra_blocks)
         self.finest = finest
+        self.extended = extra_blocks is not None
         for unused in range(finest):
             self.inner_blocks[unused] = nn.Identity()
             self.layer_blocks[unused] = nn.Identity()
 
     def forward(self, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Map the four maps of the body to the levels of the pyramid, under the names of the maps, and ``pool``."""
+        """Map the four maps of the body to the levels of the pyramid, by name, finest first."""
         names, maps = list(x)[self.finest :], list(x.values())
         merged = self.inner_blocks[-1](maps[-1])
         levels = [self.layer_blocks[-1](merged)]
@@ -139,8 +169,8 @@ class Pyramid(FeaturePyramidNetwork):
             lateral = self.inner_blocks[index](maps[index])
             merged = lateral + nn.functional.interpolate(merged, size=lateral.shape[-2:], mode="nearest")
             levels.insert(0, self.layer_blocks[index](merged))
-        assert self.extra_blocks is not None  # set by the constructor
-        levels, names = self.extra_blocks(levels, maps, names)
+        if self.extra_blocks is not None and self.extended:
+            levels, names = self.extra_blocks(levels, maps, names)
         return OrderedDict(zip(names, levels, strict=True))
 
 
@@ -149,16 +179,15 @@ class PyramidBackbone(nn.Module):
 
     Args:
         body: gives maps at strides 4, 8, 16, 32.
-        in_channels: widths of these maps; the largest ones for an elastic body.
-        sizes: sizes of the detector.
+        neck: maps these to the levels of the pyramid.
         elastic: whether the lateral convolutions follow the width of their input.
     """
 
-    def __init__(self, body: nn.Module, in_channels: Sequence[int], sizes: DetectorSize, elastic: bool) -> None:
+    def __init__(self, body: nn.Module, neck: Pyramid, elastic: bool) -> None:
         super().__init__()
         self.body = body
-        self.out_channels = sizes.fpn_channels
-        self.neck = Pyramid(in_channels, sizes.fpn_channels, sizes.finest)
+        self.out_channels: int = neck.layer_blocks[-1][0].out_channels
+        self.neck = neck
         if elastic:
             make_elastic(self.neck.inner_blocks)
 
@@ -201,8 +230,10 @@ def detector_arguments(settings: TaskSettings, sizes: DetectorSize) -> DetectorA
     """Build the parts of a detector around the body of the table."""
     table, arch = settings.table, settings.arch
     channels = table.feature_channels(table.space.arch_or_largest(arch))
+    body = build_body(table, arch)
+    neck = Pyramid(channels, sizes.fpn_channels, sizes.finest, LastLevelMaxPool())
     return {
-        "backbone": PyramidBackbone(build_body(table, arch), channels, sizes, elastic=arch is SUPERNET),
+        "backbone": PyramidBackbone(body, neck, elastic=arch is SUPERNET),
         "min_size": sizes.min_size,
         "max_size": sizes.max_size,
         "image_mean": list(table.preprocessing.mean),
@@ -240,7 +271,7 @@ def follow_sizes(network: FasterRCNN, sizes: DetectorSize) -> None:
     network.transform.min_size, network.transform.max_size = (sizes.min_size,), sizes.max_size
     pyramid = network.backbone.neck
     pyramid.finest = sizes.finest
-    for convolution in (*_convolutions(pyramid), *_convolutions(network.rpn.head.conv)):
+    for convolution in (*convolutions(pyramid), *convolutions(network.rpn.head.conv)):
         convolution.active_out_channels = sizes.fpn_channels
     network.rpn.anchor_generator = anchor_generator(sizes)
     network.rpn._post_nms_top_n["testing"] = sizes.proposals_test
@@ -270,7 +301,8 @@ def follow_levels(pool: MultiScaleRoIAlign, sizes: DetectorSize) -> None:
     pool.map_levels = initLevelMapper(finest, coarsest, pool.canonical_scale, pool.canonical_level)
 
 
-def _convolutions(module: nn.Module) -> list[ElasticConv2d]:
+def convolutions(module: nn.Module) -> list[ElasticConv2d]:
+    """The elastic convolutions inside a module."""
     return [layer for layer in module.modules() if isinstance(layer, ElasticConv2d)]
 
 
@@ -305,9 +337,9 @@ def detector_costs(channels: Sequence[int], num_classes: int, sizes: DetectorSiz
     level_sizes = level_sizes[sizes.finest :]
     anchors = len(ANCHOR_RATIOS)
     head = [
-        _over_levels("rpn_conv", width, width, 3, level_sizes),
-        _over_levels("rpn_objectness", width, anchors, 1, level_sizes),
-        _over_levels("rpn_box", width, 4 * anchors, 1, level_sizes),
+        over_levels("rpn_conv", width, width, 3, level_sizes),
+        over_levels("rpn_objectness", width, anchors, 1, level_sizes),
+        over_levels("rpn_box", width, 4 * anchors, 1, level_sizes),
     ]
     layers = {
         "box_head_1": (width * ROI_SIZE**2, sizes.box_head_channels),
@@ -319,9 +351,13 @@ def detector_costs(channels: Sequence[int], num_classes: int, sizes: DetectorSiz
     return {"neck": Cost(tuple(neck)), "head": Cost(tuple(head))}
 
 
-def _over_levels(
-    name: str, in_channels: int, out_channels: int, kernel_size: int, level_sizes: Sequence[tuple[int, int]]
-) -> ModuleCost:
-    """One convolution that all pyramid levels share: its parameters count once."""
-    costs = [convolution_cost(name, in_channels, out_channels, kernel_size, size, bias=True) for size in level_sizes]
+def over_levels(
+    name: str, in_channels: int, out_channels: int, kernel_size: int, level_sizes: Sequence[tuple[int, int]],
+    *, norm: bool = False,
+) -> ModuleCost:  # fmt: skip
+    """One convolution that all pyramid levels share, with a norm or none: its parameters count once."""
+    costs = [
+        convolution_cost(name, in_channels, out_channels, kernel_size, size, bias=True, batch_norm=norm)
+        for size in level_sizes
+    ]
     return ModuleCost(name, sum(cost.macs for cost in costs), costs[0].params)

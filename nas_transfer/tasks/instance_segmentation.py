@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, MaskRCNN
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
@@ -16,12 +17,17 @@ from nas_transfer.data.samples import DetectionBatch
 from nas_transfer.errors import ConfigError
 from nas_transfer.ranges import Positive
 from nas_transfer.runs import TaskKind
-from nas_transfer.space import Arch
 from nas_transfer.supernet.cost import Cost, ModuleCost, convolution_cost
 from nas_transfer.supernet.ops import ElasticConv2d
 from nas_transfer.tasks.coco_metrics import encode_masks, to_coco_masks, to_coco_results
-from nas_transfer.tasks.detection import DetectionTask, draw_detections, sizes_of
-from nas_transfer.tasks.detector import DetectorSize, detector_arguments, follow_levels, roi_pool
+from nas_transfer.tasks.detection import DetectionTask, draw_detections
+from nas_transfer.tasks.detector import (
+    DetectorSize,
+    detector_arguments,
+    elastic_where_shared,
+    follow_levels,
+    roi_pool,
+)
 from nas_transfer.tasks.genes import Choices
 from nas_transfer.tasks.prediction import Prediction
 from nas_transfer.tasks.task import TaskSettings, Teacher
@@ -38,6 +44,8 @@ class MaskDetectorSize(DetectorSize):
         mask_convolutions: number of convolutions before the deconvolution; 4 in the paper.
     """
 
+    model: ClassVar[str] = "mask_rcnn"
+
     mask_channels: Positive
     mask_convolutions: Positive
 
@@ -46,6 +54,33 @@ class MaskDetectorSize(DetectorSize):
         """The sizes that a gene may choose, each the larger the costlier."""
         own = {"mask_channels": self.mask_channels, "mask_convolutions": self.mask_convolutions}
         return super().genes | own
+
+    def build(self, settings: TaskSettings) -> FasterRCNN:
+        """Build torchvision's detector around the body of the supernet, or of one arch as plain static modules."""
+        network = MaskRCNN(
+            **detector_arguments(settings, self),
+            mask_roi_pool=roi_pool(self, MASK_ROI_SIZE),
+            mask_head=MaskHead(self.fpn_channels, self.mask_channels, self.mask_convolutions),
+            mask_predictor=MaskRCNNPredictor(self.mask_channels, self.mask_channels, settings.num_classes + 1),
+        )
+        stock = network.transform
+        network.transform = _UnpastedMasks(stock.min_size, stock.max_size, stock.image_mean, stock.image_std)
+        return elastic_where_shared(network, settings)
+
+    def follow(self, network: nn.Module) -> None:
+        """Make the detector of a supernet that of these sizes."""
+        super().follow(network)
+        heads = network.roi_heads
+        follow_levels(heads.mask_roi_pool, self)
+        heads.mask_head.active_depth = self.mask_convolutions
+        for convolution in heads.mask_head.modules():
+            if isinstance(convolution, ElasticConv2d):
+                convolution.active_out_channels = self.mask_channels
+        heads.mask_predictor.conv5_mask.active_out_channels = self.mask_channels
+
+    def costs(self, in_channels: Sequence[int], num_classes: int) -> dict[str, Cost]:
+        """``neck``, ``head`` and ``mask_head``, which runs on `detections` boxes."""
+        return super().costs(in_channels, num_classes) | {"mask_head": mask_head_cost(self, num_classes)}
 
 
 class MaskHead(MaskRCNNHeads):
@@ -89,45 +124,16 @@ class InstanceSegmentationTask(DetectionTask):
         genes: Choices | None = None,
         category_ids: Sequence[int] = (),
     ) -> None:
-        super().__init__(settings, detector=detector, genes=genes, category_ids=category_ids)
-
-    def sizes(self, arch: Arch) -> MaskDetectorSize:
-        """The sizes of the detector of an arch."""
-        return sizes_of(self.detector, arch)
-
-    def set_genes(self, arch: Arch) -> None:
-        """Make image size, pyramid and heads of a supernet those of an arch."""
-        super().set_genes(arch)
-        sizes, heads = self.sizes(arch), self.network.roi_heads
-        follow_levels(heads.mask_roi_pool, sizes)
-        heads.mask_head.active_depth = sizes.mask_convolutions
-        for convolution in heads.mask_head.modules():
-            if isinstance(convolution, ElasticConv2d):
-                convolution.active_out_channels = sizes.mask_channels
-        heads.mask_predictor.conv5_mask.active_out_channels = sizes.mask_channels
-
-    @staticmethod
-    def build_network(settings: TaskSettings, detector: DetectorSize) -> FasterRCNN:
-        """Build torchvision's detector around the body of the supernet, or of one arch as plain static modules."""
         if not isinstance(detector, MaskDetectorSize):
             raise ConfigError(
                 f"task.build.detector must be a MaskDetectorSize, got {type(detector).__name__}: set its _target_ and "
                 "mask_channels"
             )
-        width = detector.mask_channels
-        network = MaskRCNN(
-            **detector_arguments(settings, detector),
-            mask_roi_pool=roi_pool(detector, MASK_ROI_SIZE),
-            mask_head=MaskHead(detector.fpn_channels, width, detector.mask_convolutions),
-            mask_predictor=MaskRCNNPredictor(width, width, settings.num_classes + 1),
-        )
-        stock = network.transform
-        network.transform = _UnpastedMasks(stock.min_size, stock.max_size, stock.image_mean, stock.image_std)
-        return network
+        super().__init__(settings, detector=detector, genes=genes, category_ids=category_ids)
 
     def losses(
-        self, batch: DetectionBatch, *, regularise: bool, teacher: Teacher[list[Tensor]] | None
-    ) -> tuple[dict[str, Tensor], list[Tensor]]:
+        self, batch: DetectionBatch, *, regularise: bool, teacher: Teacher[dict[str, Tensor]] | None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The losses of the detector, with ``loss_mask``, and with a teacher the distance to its pyramid."""
         if any("masks" not in target for target in batch["targets"]):
             raise ConfigError("instance segmentation needs masks, got none in the data: set data.with_masks=true")
@@ -142,10 +148,6 @@ class InstanceSegmentationTask(DetectionTask):
         masks = to_coco_masks([image_id], [output], [encoded], vocabulary.ids)
         rows = {"predictions.json": boxes, "predictions_segm.json": masks}
         return Prediction(rows, partial(draw_detections, output, vocabulary.names))
-
-    def head_costs(self, arch: Arch) -> dict[str, Cost]:
-        """``neck``, ``head`` and ``mask_head``, which runs on `detections` boxes."""
-        return super().head_costs(arch) | {"mask_head": mask_head_cost(self.sizes(arch), self.settings.num_classes)}
 
 
 class _UnpastedMasks(GeneralizedRCNNTransform):

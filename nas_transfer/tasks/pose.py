@@ -1,4 +1,4 @@
-"""Top-down pose estimation: one heatmap for each keypoint of a crop (Xiao et al. 2018), scored by COCO's AP."""
+"""Top-down pose estimation: the keypoints of the person in a crop, scored by COCO's AP."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from nas_transfer.supernet.networks import build_body
 from nas_transfer.tasks.coco_metrics import Persons, to_coco_keypoints
 from nas_transfer.tasks.deployed import Deployed, DeployedNetwork
 from nas_transfer.tasks.genes import Choices
-from nas_transfer.tasks.heatmaps import decode_heatmaps, encode_heatmaps, mirror_heatmaps
+from nas_transfer.tasks.keypoint_head import KeypointHead
 from nas_transfer.tasks.metrics import KeypointMetric
-from nas_transfer.tasks.pose_head import PoseHeadSize, PoseNetwork, pose_head_cost
-from nas_transfer.tasks.pose_sizes import PoseSizes, resized, resized_crops
+from nas_transfer.tasks.pose_crops import resized, resized_crops
+from nas_transfer.tasks.pose_sizes import INPUT_HEIGHT, PoseSizes
 from nas_transfer.tasks.prediction import Prediction
 from nas_transfer.tasks.task import Task, TaskSettings, Teacher
 
 
 class PoseTask(Task[PoseBatch, Tensor]):
-    """Heatmap regression. In a sandwich, the smaller archs imitate the maps of the largest one.
+    """A head behind the last map of the body. In a sandwich, the smaller archs imitate the outputs of the largest one.
 
     Crops are loaded at the largest size, and resized on the device for archs with a smaller one. `ground_truth` must be
     set before an evaluation.
@@ -43,8 +43,8 @@ class PoseTask(Task[PoseBatch, Tensor]):
         flip_pairs: indices of left and right keypoints.
         sigmas: (K,) of the object keypoint similarity. A task without data, which only states costs, needs neither
             this nor the two before.
-        genes: smaller choices of ``input_height``, ``deconvolutions`` and ``deconvolution_channels`` (`PoseSizes`);
-            None if all archs have the same ones.
+        genes: smaller choices of ``input_height`` and of the genes of the head (`PoseSizes`); None if everything is
+            fixed.
 
     Raises:
         ConfigError: an input size that is no multiple of 32, or choices that cannot be.
@@ -55,16 +55,15 @@ class PoseTask(Task[PoseBatch, Tensor]):
         macs_part="body", shows_schedule=False,
     )  # fmt: skip
     takes_boxes = True
-    input_gene = "input_height"
-    untrained_genes = ("input_height",)
-    weightless_genes = ("input_height",)
+    input_gene = INPUT_HEIGHT
+    weightless_genes = (INPUT_HEIGHT,)
     taps = (3,)
 
     def __init__(
         self,
         settings: TaskSettings,
         *,
-        head: PoseHeadSize,
+        head: KeypointHead,
         input_size: Sequence[Positive],
         category_id: int = 1,
         flip_pairs: Sequence[Sequence[int]] = (),
@@ -77,9 +76,10 @@ class PoseTask(Task[PoseBatch, Tensor]):
         own = head if arch is SUPERNET else sizes.head(arch)
         channels = table.feature_channels(table.space.arch_or_largest(arch))[-1]
         layers = Layers(elastic=arch is SUPERNET, eps=table.batch_norm_eps)
-        widest = sizes.map_channels if arch is SUPERNET else None
-        network = PoseNetwork(build_body(table, arch), channels, settings.num_classes, own, layers, widest)
+        network = own.build(build_body(table, arch), channels, settings.num_classes, layers, sizes.choices)
         super().__init__(settings, network, sizes.genes)
+        self.kind = type(self).kind.with_model(head.model)
+        self.untrained_genes = (INPUT_HEIGHT, *head.untrained_genes)
         self.sizes = sizes
         self.choices = genes
         self.head = head
@@ -97,11 +97,11 @@ class PoseTask(Task[PoseBatch, Tensor]):
         )  # fmt: skip
 
     def set_genes(self, arch: Arch) -> None:
-        """Make the head of a supernet follow the deconvolutions of the arch."""
-        self.network.set_size(self.sizes.head(arch))
+        """Make the head of a supernet that of the arch."""
+        self.sizes.head(arch).follow(self.network)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map uint8 crops, or those of `prepared`, to heatmaps (B, K, H / stride, W / stride) of the active arch."""
+        """Map uint8 crops, or those of `prepared`, to the outputs (B, K, ...) of the active arch."""
         return self.network(self._inputs(images, self.active_arch) if images.dtype == torch.uint8 else images)
 
     def prepared(self, batch: PoseBatch, arch: Arch) -> PoseBatch:
@@ -121,44 +121,38 @@ class PoseTask(Task[PoseBatch, Tensor]):
     def losses(
         self, batch: PoseBatch, *, regularise: bool, teacher: Teacher[Tensor] | None
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Mean squared error of the maps of labelled keypoints, and of a teacher, whose maps are resized to these.
-
-        A Gaussian covers a larger share of a smaller map. The errors of smaller maps are scaled down by as much, so
-        that all archs of a supernet count alike. The network has no dropout.
-        """
+        """The loss of the head against labelled keypoints, and against a teacher. The network has no dropout."""
         batch, head = self.prepared(batch, self.active_arch), self.sizes.head(self.active_arch)
-        maps = self(batch["images"])
-        size = (maps.shape[2], maps.shape[3])
-        targets, weights = encode_heatmaps(batch["keypoints"], batch["visible"], size, head.stride, head.sigma)
+        outputs = self(batch["images"])
         share = 0.0 if teacher is None else teacher.share
-        factor = self.sizes.loss_factor(size, head)
+        factor = self.sizes.loss_factor(tuple(outputs.shape[2:]), head)
         losses = {}
         if share < 1:
-            squares = (maps - targets.to(maps.dtype)).square().mean((2, 3))
-            losses["heatmaps"] = factor * (1 - share) * (squares * weights).mean()
+            losses[head.output] = factor * (1 - share) * head.loss(outputs, batch)
         if teacher is not None and share > 0:
-            losses["distillation"] = factor * share * (maps - resized(teacher.outputs, size)).square().mean()
-        return losses, maps.detach()
+            losses["distillation"] = factor * share * head.imitation(outputs, teacher.outputs)
+        return losses, outputs.detach()
 
     def deployed(self) -> Deployed:
-        """``heatmaps`` (B, K, H / stride, W / stride) of crops around persons, at the input size of the arch.
+        """The outputs of the head, ``heatmaps`` for instance, of crops around persons at the input size of the arch.
 
         If all archs have the same input size, sides may be any multiples of 32.
         """
         size = self.input_size(self.active_arch) if self.sizes.resizes else None
-        return Deployed(DeployedNetwork(self.normalise, self.network), ("heatmaps",), size)
+        return Deployed(DeployedNetwork(self.normalise, self.network), (self.head.output,), size)
 
     def forward_batch(self, batch: PoseBatch) -> Tensor:
-        """Heatmaps of an evaluation batch."""
+        """The outputs of an evaluation batch."""
         return self(batch["images"])
 
     def predict(self, batch: PoseBatch) -> tuple[np.ndarray, np.ndarray]:
         """Keypoints (B, K, 2) in the pixel-index frame of the image and their scores (B, K), float64."""
         batch, head = self.prepared(batch, self.active_arch), self.sizes.head(self.active_arch)
-        maps = self(batch["images"])
+        outputs = self(batch["images"])
         if head.flip_test:
-            maps = (maps + mirror_heatmaps(self(batch["images"].flip(3)), self.flip_pairs)) / 2
-        points, scores = decode_heatmaps(maps.float(), head.stride, head.sigma)
+            outputs = (outputs + head.mirrored(self(batch["images"].flip(3)), self.flip_pairs)) / 2
+        size = self.input_size(self.active_arch) if self.sizes.resizes else batch["images"].shape[2:]
+        points, scores = head.decode(outputs.float(), (size[0], size[1]))
         to_image = batch["to_image"].double()
         moved = torch.einsum("bij,bkj->bki", to_image[:, :, :2], points.double()) + to_image[:, None, :, 2]
         return moved.cpu().numpy(), scores.double().cpu().numpy()
@@ -215,7 +209,6 @@ class PoseTask(Task[PoseBatch, Tensor]):
         return self.sizes.input_size(arch)
 
     def head_costs(self, arch: Arch) -> dict[str, Cost]:
-        """``head``: the deconvolutions and the last convolution."""
+        """``head``."""
         channels = self.table.feature_channels(self.body_arch(arch))[-1]
-        size, head = self.input_size(arch), self.sizes.head(arch)
-        return {"head": pose_head_cost(channels, size, self.settings.num_classes, head)}
+        return {"head": self.sizes.head(arch).cost(channels, self.input_size(arch), self.settings.num_classes)}

@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
+from nas_transfer.data.samples import PoseBatch
 from nas_transfer.errors import ConfigError
 from nas_transfer.ranges import Positive, PositiveNumber, Share
-from nas_transfer.supernet.cost import Cost, ModuleCost, convolution_cost, strided_size
+from nas_transfer.supernet.cost import Cost, ModuleCost, Size, convolution_cost, strided_size
 from nas_transfer.supernet.layers import Layers
 from nas_transfer.supernet.ops import ElasticConvTranspose2d
 from nas_transfer.tasks.deployed import TOP_STRIDE
+from nas_transfer.tasks.heatmaps import decode_heatmaps, encode_heatmaps, mirror_heatmaps
+from nas_transfer.tasks.pose_crops import resized
 
 DECONVOLUTION_KERNEL = 4
 LAYERS_PER_DECONVOLUTION = 3
+DECONVOLUTIONS = "deconvolutions"
+WIDTH = "deconvolution_channels"
+
+LEAST_SIGMA = 1.0  # cells: a narrower Gaussian may fall between the cells
+LEAST_SIDE = 3  # cells: a maximum is refined from its neighbours
 
 
 @dataclass(frozen=True)
 class PoseHeadSize:
     """The sizes of the heatmap head.
+
+    Its genes are ``deconvolutions``, their number, and ``deconvolution_channels``, the one width of all. Sigma follows
+    the height of the map, as in the code of Xiao et al., who take 2 cells for maps of 64x48 and 3 for 96x72. It stays
+    at 1 cell or more, unless the stated one is smaller.
 
     Args:
         channels: channels of each deconvolution, which doubles height and width. Three of 256 in the paper give maps at
@@ -35,6 +50,10 @@ class PoseHeadSize:
     Raises:
         ConfigError: a value out of range, by name.
     """
+
+    model: ClassVar[str] = "topdown"
+    output: ClassVar[str] = "heatmaps"
+    untrained_genes: ClassVar[tuple[str, ...]] = ()
 
     channels: tuple[Positive, ...]
     sigma: PositiveNumber
@@ -53,6 +72,74 @@ class PoseHeadSize:
     def stride(self) -> int:
         """Image pixels per heatmap cell."""
         return TOP_STRIDE >> len(self.channels)
+
+    @property
+    def genes(self) -> dict[str, int]:
+        """The number of deconvolutions and their width."""
+        return {DECONVOLUTIONS: len(self.channels), WIDTH: max(self.channels)}
+
+    def check(self, choices: Mapping[str, Sequence[int]], listed: Sequence[str], crops: Sequence[Size]) -> None:
+        """Raise ConfigError for a width of deconvolutions of several widths, and for maps of less than 3x3 cells."""
+        if WIDTH in listed and len(set(self.channels)) > 1:
+            raise ConfigError(
+                f"task.build.genes.{WIDTH} must be null where the deconvolutions differ in width, got "
+                f"task.build.head.channels={list(self.channels)}: make these equal, or set the gene to null"
+            )
+        size, fewest = crops[0], choices[DECONVOLUTIONS][0]
+        if (min(size) << fewest) // TOP_STRIDE < LEAST_SIDE:
+            raise ConfigError(
+                f"the smallest heatmaps must have {LEAST_SIDE}x{LEAST_SIDE} cells or more, got crops of "
+                f"{size[0]}x{size[1]} pixels with {fewest} deconvolutions: leave the smallest of them out of "
+                f"task.build.genes"
+            )
+
+    def with_genes(self, values: Mapping[str, int], share: float) -> Self:
+        """The head of an arch, with sigma in cells of its own maps."""
+        number = values[DECONVOLUTIONS]
+        channels = tuple(min(width, values[WIDTH]) for width in self.channels[:number])
+        sigma = max(min(self.sigma, LEAST_SIGMA), self.sigma * (share / 2 ** (len(self.channels) - number)))
+        return replace(self, channels=channels, sigma=sigma)
+
+    def build(
+        self, body: nn.Module, in_channels: int, num_keypoints: int, layers: Layers,
+        choices: Mapping[str, Sequence[int]],
+    ) -> PoseNetwork:  # fmt: skip
+        """The network around a body."""
+        widest = max(self.channels[number - 1] for number in choices[DECONVOLUTIONS]) if layers.elastic else None
+        return PoseNetwork(body, in_channels, num_keypoints, self, layers, widest)
+
+    def follow(self, network: nn.Module) -> None:
+        """Make an elastic network use these sizes."""
+        assert isinstance(network, PoseNetwork)  # that `build` made
+        network.set_size(self)
+
+    def cost(self, in_channels: int, input_size: Size, num_keypoints: int) -> Cost:
+        """The deconvolutions and the last convolution."""
+        return pose_head_cost(in_channels, input_size, num_keypoints, self)
+
+    def loss(self, outputs: Tensor, batch: PoseBatch) -> Tensor:
+        """The mean squared error of the maps of labelled keypoints."""
+        size = (outputs.shape[2], outputs.shape[3])
+        targets, weights = encode_heatmaps(batch["keypoints"], batch["visible"], size, self.stride, self.sigma)
+        squares = (outputs - targets.to(outputs.dtype)).square().mean((2, 3))
+        return (squares * weights).mean()
+
+    def imitation(self, outputs: Tensor, teacher: Tensor) -> Tensor:
+        """The mean squared error against a teacher, whose maps are resized to these."""
+        return (outputs - resized(teacher, (outputs.shape[2], outputs.shape[3]))).square().mean()
+
+    def loss_factor(self, largest_input: Size, size: Sequence[int], head: Self) -> float:
+        """The share of the largest map that a Gaussian covers, relative to that of a map of this size: 1 or less."""
+        tallest, widest = (side // self.stride for side in largest_input)
+        return (size[0] * size[1] / head.sigma**2) / (tallest * widest / self.sigma**2)
+
+    def mirrored(self, outputs: Tensor, flip_pairs: Sequence[Sequence[int]]) -> Tensor:
+        """The maps that a mirrored crop should give."""
+        return mirror_heatmaps(outputs, flip_pairs)
+
+    def decode(self, outputs: Tensor, crop: Size) -> tuple[Tensor, Tensor]:
+        """The maxima of the maps, refined between cells."""
+        return decode_heatmaps(outputs, self.stride, self.sigma)
 
 
 class PoseNetwork(nn.Module):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
-import torch.distributed as distributed
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
@@ -26,7 +25,6 @@ from nas_transfer.space import SUPERNET, Arch
 from nas_transfer.supernet.cost import Cost, Size
 from nas_transfer.supernet.layers import Layers
 from nas_transfer.supernet.networks import build_body
-from nas_transfer.tasks.deeplab import LOW, TOP, DeepLab, DeepLabSize, deeplab_cost
 from nas_transfer.tasks.deployed import TOP_STRIDE, Deployed, DeployedNetwork
 from nas_transfer.tasks.genes import Choices, task_genes, values_of
 from nas_transfer.tasks.metrics import SegmentResults
@@ -38,7 +36,11 @@ from nas_transfer.tasks.pixel_losses import (
     pixel_cross_entropy,
 )
 from nas_transfer.tasks.prediction import Prediction
+from nas_transfer.tasks.segmentation_head import SegmentationHead
 from nas_transfer.tasks.task import Task, TaskSettings, Teacher
+
+SCALE = "scale_percent"
+"""The gene of the input size."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class SegmentationEvaluation:
 
 
 class SegmentationTask(Task[SegmentationBatch, Tensor]):
-    """DeepLabV3+ with a loss per pixel. In a sandwich, the smaller archs imitate the largest one's soft labels.
+    """A head with a loss per pixel. In a sandwich, the smaller archs imitate the largest one's soft labels.
 
     Args:
         settings: `num_classes` counts no background: label 0 is a class like the others.
@@ -82,8 +84,8 @@ class SegmentationTask(Task[SegmentationBatch, Tensor]):
         evaluation: whole images or windows.
         input_size: (H, W) of the training crop. Costs are stated at its scaled size.
         class_names: for the scores of each class; empty for a task without data, which only states costs.
-        genes: smaller choices of ``scale_percent`` (the size of the image in the network, in percent of its own),
-            ``channels`` (of the head) and ``num_dilations`` (the leading `DeepLabSize.dilations` that are kept).
+        genes: smaller choices of ``scale_percent`` (the size of the image in the network, in percent of its own) and of
+            the genes of the head.
         loss: how much rare classes count in the loss of the labels.
 
     Raises:
@@ -94,16 +96,14 @@ class SegmentationTask(Task[SegmentationBatch, Tensor]):
         "segmentation", "Semantic segmentation", "miou", model="deeplabv3plus", score_label="mIoU",
         size_label="Crop Size",
     )  # fmt: skip
-    input_gene = "scale_percent"
-    untrained_genes = ("scale_percent", "num_dilations")
-    weightless_genes = ("scale_percent",)
-    taps = (LOW, TOP)
+    input_gene = SCALE
+    weightless_genes = (SCALE,)
 
     def __init__(
         self,
         settings: TaskSettings,
         *,
-        head: DeepLabSize,
+        head: SegmentationHead,
         evaluation: SegmentationEvaluation,
         input_size: Sequence[Positive],
         class_names: Sequence[str] = (),
@@ -111,13 +111,15 @@ class SegmentationTask(Task[SegmentationBatch, Tensor]):
         loss: PixelLossSettings = CROSS_ENTROPY,
     ) -> None:
         table, arch, num_classes = settings.table, settings.arch, settings.num_classes
-        largest = {"scale_percent": 100, "channels": head.channels, "num_dilations": len(head.dilations)}
+        largest = {SCALE: 100, **head.genes}
         channels = table.feature_channels(table.space.arch_or_largest(arch))
         layers = Layers(elastic=arch is SUPERNET, eps=table.batch_norm_eps)
         values = values_of(largest, None if arch is SUPERNET else arch)
-        network = DeepLab(build_body(table, arch), channels, num_classes, _head_of(head, values), layers)
+        network = head.with_genes(values).build(build_body(table, arch), channels, num_classes, layers)
         super().__init__(settings, network, task_genes(largest, genes))
-        self.normalise = Scaled(self.normalise, values["scale_percent"])
+        self.kind = type(self).kind.with_model(head.model)
+        self.untrained_genes, self.taps = (SCALE, *head.untrained_genes), head.taps
+        self.normalise = Scaled(self.normalise, values[SCALE])
         self.largest, self.choices = largest, genes
         self.head = head
         self.loss = loss
@@ -135,10 +137,10 @@ class SegmentationTask(Task[SegmentationBatch, Tensor]):
         )  # fmt: skip
 
     def set_genes(self, arch: Arch) -> None:
-        """Set the scale of the images, the width of the head and the number of its dilated branches."""
+        """Set the scale of the images and the sizes of the head."""
         values = values_of(self.largest, arch)
-        self.normalise.percent = values["scale_percent"]
-        self.network.set_sizes(values["channels"], values["num_dilations"])
+        self.normalise.percent = values[SCALE]
+        self.head.with_genes(values).follow(self.network)
 
     def losses(
         self, batch: SegmentationBatch, *, regularise: bool, teacher: Teacher[Tensor] | None
@@ -146,13 +148,9 @@ class SegmentationTask(Task[SegmentationBatch, Tensor]):
         """The losses of the labels, also of the auxiliary head, and cross entropy against the teacher's soft labels.
 
         Raises:
-            ConfigError: a batch of one image on one device: the globally pooled branch has no variance to normalise by.
+            ConfigError: fewer images on one device than the head can normalise by.
         """
-        if len(batch["images"]) == 1 and _world_size() == 1:
-            raise ConfigError(
-                "the BatchNorm of the pooled branch needs at least two images per training step, got one: "
-                "set data.batch_size=2, or use several devices with trainer.sync_batchnorm=true"
-            )
+        self.require_images(len(batch["images"]), self.head.smallest_batch)
         images = torch.stack(batch["images"])
         labels = torch.stack(batch["labels"]).long()
         self.network.set_dropout(self.head.dropout if regularise else 0.0)
@@ -173,7 +171,7 @@ class SegmentationTask(Task[SegmentationBatch, Tensor]):
 
     def deployed(self) -> Deployed:
         """``logits`` (B, C, H, W) of images whose scaled sides are multiples of 32."""
-        stride = TOP_STRIDE * 100 // math.gcd(100, values_of(self.largest, self.active_arch)["scale_percent"])
+        stride = TOP_STRIDE * 100 // math.gcd(100, values_of(self.largest, self.active_arch)[SCALE])
         module = DeployedNetwork(self.normalise, self.network, _enlarge_to)
         return Deployed(module, ("logits",), stride=stride, usual_size=self.crop_size)
 
@@ -223,18 +221,18 @@ class SegmentationTask(Task[SegmentationBatch, Tensor]):
 
     def input_size(self, arch: Arch) -> tuple[int, int]:
         """The scaled size of the training crop."""
-        return scaled_size(self.crop_size, values_of(self.largest, arch)["scale_percent"])
+        return scaled_size(self.crop_size, values_of(self.largest, arch)[SCALE])
 
     def resize_factor(self, height: int, width: int) -> float:
         """The scale of the images of the active arch."""
-        return values_of(self.largest, self.active_arch)["scale_percent"] / 100
+        return values_of(self.largest, self.active_arch)[SCALE] / 100
 
     def head_costs(self, arch: Arch) -> dict[str, Cost]:
-        """``head``: the ASPP and the decoder, without the auxiliary head."""
+        """``head``, without an auxiliary head, which only trains."""
         values = values_of(self.largest, arch)
         channels = self.table.feature_channels(self.body_arch(arch))
-        size = scaled_size(self.crop_size, values["scale_percent"])
-        return {"head": deeplab_cost(channels, size, self.settings.num_classes, _head_of(self.head, values))}
+        size = scaled_size(self.crop_size, values[SCALE])
+        return {"head": self.head.with_genes(values).cost(channels, size, self.settings.num_classes)}
 
 
 class Scaled(nn.Module):
@@ -266,11 +264,6 @@ def resized(maps: Tensor, size: Size) -> Tensor:
         return maps
     whole = maps.to(torch.promote_types(maps.dtype, torch.float32))  # a CPU smooths no shorter format
     return F.interpolate(whole, size, mode="bilinear", align_corners=False, antialias=True).to(maps.dtype)
-
-
-def _head_of(head: DeepLabSize, values: Mapping[str, int]) -> DeepLabSize:
-    """The sizes of the head of one arch."""
-    return replace(head, channels=values["channels"], dilations=head.dilations[: values["num_dilations"]])
 
 
 def slide(network: Callable[[Tensor], Tensor], image: Tensor, evaluation: SegmentationEvaluation) -> Tensor:
@@ -313,11 +306,6 @@ def scores_of(confusion: Tensor, class_names: Sequence[str]) -> dict[str, float]
         "pixel_accuracy": (hits.sum() / truth.sum()).item(),
         "mean_accuracy": (hits[labelled] / truth[labelled]).mean().item(),
     } | ious
-
-
-def _world_size() -> int:
-    """How many ranks train together."""
-    return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def _enlarge_to(logits: Tensor, images: Tensor) -> Tensor:

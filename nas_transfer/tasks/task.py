@@ -14,12 +14,13 @@ from typing import ClassVar, Generic, TypeVar
 
 import numpy as np
 import torch
+import torch.distributed as distributed
 from pycocotools.coco import COCO
 from torch import Tensor, nn
 from typing_extensions import Self
 
 from nas_transfer.data.parts import Vocabulary
-from nas_transfer.errors import ArchError
+from nas_transfer.errors import ArchError, ConfigError
 from nas_transfer.runs import TaskKind
 from nas_transfer.space import SUPERNET, Arch, ArchOrSupernet, Gene
 from nas_transfer.supernet.calibrate import recalibrate_batch_norm
@@ -97,15 +98,15 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
             keep them.
     """
 
-    kind: ClassVar[TaskKind]
+    kind: TaskKind
     uses_classifier_genes: ClassVar[bool] = False
     takes_boxes: ClassVar[bool] = False
     pretrains: ClassVar[bool] = False
     input_gene: ClassVar[str | None] = None
-    untrained_genes: ClassVar[tuple[str, ...]] = ()
-    weightless_genes: ClassVar[tuple[str, ...]] = ()
-    taps: ClassVar[tuple[int, ...]] = (0, 1, 2, 3)
-    head_repair: ClassVar[type[HeadRepair]] = HeadRepair
+    untrained_genes: tuple[str, ...] = ()
+    weightless_genes: tuple[str, ...] = ()
+    taps: tuple[int, ...] = (0, 1, 2, 3)
+    head_repair: type[HeadRepair] = HeadRepair
 
     def __init__(self, settings: TaskSettings, network: nn.Module, genes: Sequence[Gene] = ()) -> None:
         super().__init__()
@@ -161,6 +162,15 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
     @abstractmethod
     def predict_image(self, batch: BatchT, image_id: int, vocabulary: Vocabulary) -> Prediction:
         """Predict one image, given as a batch by `prediction_batch` of the data."""
+
+    def require_images(self, count: int, smallest: int) -> None:
+        """Raise ConfigError if a training step has fewer images on its only device than the head can normalise by."""
+        ranks = distributed.get_world_size() if distributed.is_initialized() else 1
+        if count < smallest and ranks == 1:
+            raise ConfigError(
+                f"the BatchNorm of the head needs at least {smallest} images per training step, got {count}: set "
+                f"data.batch_size={smallest}, or use several devices with trainer.sync_batchnorm=true"
+            )
 
     def prepared(self, batch: BatchT, arch: Arch) -> BatchT:
         """An evaluation batch as `arch` sees it. Archs of one input size see the same batch."""

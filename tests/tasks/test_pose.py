@@ -16,7 +16,8 @@ from nas_transfer.errors import ConfigError
 from nas_transfer.space import SUPERNET, ArchOrSupernet
 from nas_transfer.tasks.coco_metrics import Persons
 from nas_transfer.tasks.heatmaps import encode_heatmaps
-from nas_transfer.tasks.pose import PoseHeadSize, PoseTask
+from nas_transfer.tasks.pose import PoseTask
+from nas_transfer.tasks.pose_head import PoseHeadSize
 from nas_transfer.tasks.task import TaskSettings, Teacher
 from tests.conftest import load_supernet
 

@@ -23,8 +23,9 @@ from nas_transfer.supernet.ops import leading_slice
 from nas_transfer.tasks.genes import Choices
 from nas_transfer.tasks.heatmaps import encode_heatmaps
 from nas_transfer.tasks.pose import PoseTask
+from nas_transfer.tasks.pose_crops import resized_crops
 from nas_transfer.tasks.pose_head import PoseHeadSize
-from nas_transfer.tasks.pose_sizes import PoseSizes, resized_crops
+from nas_transfer.tasks.pose_sizes import PoseSizes
 from nas_transfer.tasks.task import TaskSettings, Teacher
 from tests.conftest import load_supernet
 
