@@ -100,7 +100,7 @@ STAGES_OF_TASKS = sorted(
 @pytest.mark.parametrize(("stage", "task"), STAGES_OF_TASKS)
 def test_every_stage_and_every_task_is_read_into_its_record(stage: str, task: str) -> None:
     given = ["data.root=somewhere", "weights=a_run", *(["images=pictures"] if stage == "predict" else [])]
-    classes = ["data.class_names=[a]"] if task == "small_seg" else []
+    classes = ["data.class_names=[a,b]"] if task == "small_seg" else []
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", [f"stage={stage}", f"task={task}", *given, *classes])
     config = read_config(cfg, record_of(cfg))
@@ -112,7 +112,7 @@ def test_every_stage_and_every_task_is_read_into_its_record(stage: str, task: st
 
 @pytest.mark.parametrize(("task", "choice"), HEADS)
 def test_every_task_takes_every_head_of_its_kind_with_its_genes(task: str, choice: str) -> None:
-    classes = ["data.class_names=[a]"] if task == "small_seg" else []
+    classes = ["data.class_names=[a,b]"] if task == "small_seg" else []
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", [f"task={task}", f"{NEW_HEADS[choice][0]}={choice}", "data.root=somewhere", *classes])
     config = read_config(cfg, record_of(cfg))
