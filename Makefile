@@ -55,7 +55,10 @@ bench: $(READY)  ## time supernet training, the evaluation of trials and the com
 	$(BIN)/python scripts/bench_evaluate.py
 	$(BIN)/python scripts/bench_costs.py
 
+campaign: $(READY)  ## try to break the program by kills, wrong configurations, malformed datasets and damaged files
+	$(BIN)/python scripts/campaign.py
+
 wheel: $(READY)  ## build dist/*.whl, with conf/ in it
 	$(BIN)/python -m build --wheel --no-isolation
 
-.PHONY: help demo demo-a demo-bc test fast lint docs bench wheel
+.PHONY: help demo demo-a demo-bc test fast lint docs bench campaign wheel

@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if time.monotonic() > deadline:
                     break
                 row.add(f"{name} {number}", _made(attempt, random.Random(f"{options.seed} {name} {number}"), ground))
-    text = table_text(rows, options.seed)
+    text = ascii_text(table_text(rows, options.seed))
     print(text)
     if options.table is not None:
         options.table.write_text(text + "\n")
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _made(attempt: Attempt, draw: random.Random, ground: Ground) -> str:
     name, wrong = attempt(draw, ground)
     if wrong:
-        print(f"DEFECT {name}: {wrong}", file=sys.stderr, flush=True)
+        print(ascii_text(f"DEFECT {name}: {wrong}"), file=sys.stderr, flush=True)
     return f"{name}: {wrong}" if wrong else ""
 
 
@@ -81,6 +81,11 @@ def table_text(rows: Sequence[Row], seed: int) -> str:
     lines += [f"| {row.kind} | {row.tried} | {row.tried - len(row.defects)} | {len(row.defects)} |" for row in rows]
     defects = [defect for row in rows for defect in row.defects]
     return "\n".join([*lines, "", f"seed {seed}, {len(defects)} defects", *(f"- {defect}" for defect in defects)])
+
+
+def ascii_text(text: str) -> str:
+    """A text that can be printed anywhere: values that were tried may hold halves of characters."""
+    return text.encode("ascii", errors="backslashreplace").decode()
 
 
 def _import_everything() -> None:

@@ -49,6 +49,7 @@ def test_the_table_counts_attempts_and_names_defects() -> None:
     text = campaign.table_text([row], 3)
     assert "| kills | 3 | 2 | 1 |" in text
     assert "seed 3, 1 defects\n- kill 1: hang" in text
+    assert campaign.ascii_text("a\ud800") == "a\\ud800"
 
 
 def test_values_are_written_as_the_command_line_reads_them() -> None:

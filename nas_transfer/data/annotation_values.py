@@ -13,6 +13,8 @@ from typing import TypeGuard
 import numpy as np
 
 LARGEST_ID = 2**63 - 1
+LARGEST_COORDINATE = 1e6
+"""In pixels, of boxes in images of unknown size."""
 MARGIN = 10
 """How far coordinates may lie outside of an image, in multiples of its longer side."""
 LONGEST_OUTLINE = 4_000_000

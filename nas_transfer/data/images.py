@@ -19,7 +19,7 @@ from nas_transfer.errors import DataError, storage_error
 
 logger = logging.getLogger(__name__)
 
-MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 1 << 30)
 """Pixels of the largest image that PIL decodes."""
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 

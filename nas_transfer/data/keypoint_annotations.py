@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nas_transfer.data.annotation_values import is_number, is_text
+from nas_transfer.data.annotation_values import LARGEST_COORDINATE, is_number, is_text
 from nas_transfer.data.coco_annotations import (
     CocoFile,
     Record,
@@ -254,7 +254,7 @@ def read_boxes(path: Path, file: CocoFile, category_id: int, threshold: float, k
     boxes: list[DetectedBox] = []
     for record in content:
         scored = isinstance(record, dict) and is_number(record.get("score"))
-        if not scored or not is_box(record.get("bbox")):
+        if not scored or not is_box(record.get("bbox")) or max(map(abs, record["bbox"])) > LARGEST_COORDINATE:
             raise DataError(f"each box of {path} needs image_id, category_id, bbox and score, got {shown(record)}")
         if type(record.get("image_id")) is not int or record["image_id"] not in images:
             raise DataError(

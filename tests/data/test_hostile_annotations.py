@@ -15,10 +15,10 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from nas_transfer.data.annotation_values import LONGEST_OUTLINE, mask_problem
-from nas_transfer.data.coco_annotations import decode_mask
+from nas_transfer.data.coco_annotations import CocoFile, ImageEntry, decode_mask
 from nas_transfer.data.duplicates import identical_files
 from nas_transfer.data.images import image_files, read_image
-from nas_transfer.data.keypoint_annotations import read_keypoints
+from nas_transfer.data.keypoint_annotations import read_boxes, read_keypoints
 from nas_transfer.errors import DataError
 
 Builder = Callable[..., Any]
@@ -268,3 +268,20 @@ def test_a_class_folder_whose_name_is_no_text_is_refused(folder_root: Path, fold
     os.mkdir(os.fsencode(folder_root) + b"/train/\xff")
     with pytest.raises(DataError, match="a name in UTF-8"):
         folder_data(folder_root).setup()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"bbox": [0, 0, 1e7, 5]}, {"bbox": [0, 0, HUGE, 5]}, {"bbox": [0, 0, "1", 5]}, {"score": math.nan},
+        {"score": "1"}, {"image_id": [1]}, {"image_id": 2**70}, {"image_id": True},
+    ],
+)  # fmt: skip
+def test_hostile_boxes_of_a_detector_are_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    box: dict[str, Any] = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 5, 5], "score": 0.5}
+    listed = CocoFile(tmp_path, (), (ImageEntry(1, "a.png", 9, 9),), (), 0)
+    (tmp_path / "boxes.json").write_text(json.dumps([box]))
+    assert len(read_boxes(tmp_path / "boxes.json", listed, 1, 0.1, "boxes")) == 1
+    (tmp_path / "boxes.json").write_text(json.dumps([box, box | change]))
+    with pytest.raises(DataError, match=r"boxes\.json"):
+        read_boxes(tmp_path / "boxes.json", listed, 1, 0.1, "boxes")
