@@ -1,5 +1,6 @@
 """Every downstream task from files to scores: one arch and the supernet, embedded data and real data."""
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -118,6 +119,26 @@ def test_a_supernet_of_every_task_is_trained_scored_and_hands_its_weights_on(tmp
     tuned = tiny(tmp_path / "tuned", task, *weights)
     assert tuned.score_key == key
     assert 0 <= tuned.metrics[key] <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("task", "head"),
+    [
+        ("shapes_seg", "head=lraspp"), ("shapes_pose", "head=simcc"),
+        ("shapes_det", "detector=fcos"), ("shapes_det", "detector=ssdlite"),
+    ],
+)  # fmt: skip
+def test_a_light_head_learns_from_drawn_images_and_is_scored(tmp_path: Path, task: str, head: str) -> None:
+    sizes = ["data.draw.num_train=24", "data.draw.num_val=4", "data.batch_size=8", "calibration_images=8"]
+    result = run(
+        tmp_path, f"task={task}", head, *sizes, "arch=max", "trainer.max_epochs=10", "trainer.log_every_n_steps=1",
+        "task.recipe.lr=0.003", "sample_predictions=0",
+    )  # fmt: skip
+    assert 0 <= result.metrics[result.score_key] <= 1
+    with next(tmp_path.rglob("metrics.csv")).open() as file:
+        losses = [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
+    assert np.mean(losses[-5:]) < 0.8 * losses[0]
 
 
 @pytest.mark.parametrize("task", ["shapes_cls", "shapes_det", *TINY])

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from nas_transfer.tasks.fcos import FcosSize
 from nas_transfer.tasks.task import TaskSettings, Teacher
 from tests.conftest import load_supernet
 from tests.tasks.test_detector_genes import BATCH, counted, own_gradients, random_archs, replace_gene, with_statistics
+from tests.tasks.test_ssdlite import export_gives_the_same_boxes
 
 SIZES = FcosSize(
     fpn_levels=5, fpn_channels=32, tower_convolutions=4, group_channels=8, min_size=64, max_size=96,
@@ -147,7 +149,7 @@ def test_an_image_without_objects_has_finite_losses() -> None:
 
 
 @pytest.mark.slow
-def test_a_few_steps_on_one_image_find_its_object() -> None:
+def test_a_few_steps_on_one_image_find_its_object_and_are_exported(tmp_path: Path) -> None:
     task = detector(TABLE.space.smallest(), replace(SIZES, tower_convolutions=1), genes=False).double().train()
     optimizer = torch.optim.AdamW(task.parameters(), lr=3e-3)
     first = None
@@ -158,3 +160,4 @@ def test_a_few_steps_on_one_image_find_its_object() -> None:
         optimizer.step()
         first = loss.item() if first is None else first
     assert loss.item() < first / 2
+    export_gives_the_same_boxes(task, tmp_path)

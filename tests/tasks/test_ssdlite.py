@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +12,10 @@ from torchvision.models.detection.ssd import SSD
 from torchvision.models.detection.ssdlite import SSDLiteHead, _extra_block
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+from nas_transfer.deploy.engines import run_onnx, run_torch, unmatched_share, write_engines
 from nas_transfer.errors import ConfigError
 from nas_transfer.space import SUPERNET, ArchOrSupernet
+from nas_transfer.supernet.layers import fold_batch_norms
 from nas_transfer.supernet.ops import leading_slice
 from nas_transfer.tasks.detection import DetectionTask
 from nas_transfer.tasks.ssdlite import SsdliteSize
@@ -161,7 +164,7 @@ def test_sizes_that_cannot_be_are_refused_when_the_task_is_built() -> None:
 
 
 @pytest.mark.slow
-def test_a_few_steps_on_two_images_learn_their_objects() -> None:
+def test_a_few_steps_on_two_images_learn_their_objects_and_are_exported(tmp_path: Path) -> None:
     task = detector(TABLE.space.smallest(), genes=False).double().train()
     optimizer = torch.optim.AdamW(task.parameters(), lr=3e-3)
     first = None
@@ -172,3 +175,17 @@ def test_a_few_steps_on_two_images_learn_their_objects() -> None:
         optimizer.step()
         first = loss.item() if first is None else first
     assert loss.item() < first / 3
+    export_gives_the_same_boxes(task, tmp_path)
+
+
+def export_gives_the_same_boxes(task: DetectionTask, folder: Path) -> None:
+    """Compare a trained detector with its ONNX file on images of other sizes than that it was traced with."""
+    task.calibrate([PAIR])
+    task.float().eval()
+    fold_batch_norms(task.network)
+    write_engines(task.deployed(), folder / "model")
+    image = PAIR["images"][0][None].float()
+    images = [nn.functional.interpolate(image, size, mode="bilinear") for size in ((64, 80), (90, 60), (120, 200))]
+    engines = run_torch(task.deployed().module), run_onnx(folder / "model.onnx", 1)
+    assert all(len(engines[0](each)[0]) > 0 for each in images)
+    assert unmatched_share(*engines, images) == 0
