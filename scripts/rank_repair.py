@@ -5,7 +5,8 @@
 
 The search must have measured the damages of its choices (sampler=predicted_front or objective=[damage,macs]). The table
 has Kendall's tau of the damage, of the untrained repaired score and of the MACs against the score after the training,
-each with a bootstrap interval, over all archs and over those at the largest input size alone.
+each with a bootstrap interval, over all archs and over those at the largest input size alone. MACs are those of the
+number of classes that stage=profile assumes.
 """
 
 from __future__ import annotations

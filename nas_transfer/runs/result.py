@@ -80,8 +80,6 @@ class Result:
         gpu_hours: seconds x devices on an accelerator, 0 on CPUs.
         images_seen: images loaded for training; a sandwich runs each through several archs (`passes_per_image`).
         passes_per_image: archs that each image was run through.
-        training_macs: multiply-accumulates of all forward and backward passes of the training, a backward pass as two
-            forward passes; of a search, those of its preparation and its trials. 0 for runs that did not count them.
         samples_digest: hash over the ids of the training samples in their order, empty without training.
         seed, config_sha256, versions, git: to reproduce the run.
         provenance: files that its weights descend from, oldest first.
@@ -89,6 +87,8 @@ class Result:
         export: summary of an export; None for other stages.
         kind: how a report tabulates the task's networks, None if unknown.
         status: ``finished``; an unfinished run has no result.
+        training_macs: multiply-accumulates of all forward and backward passes of the training, a backward pass as two
+            forward passes; of a search, those of its preparation and its trials. 0 for runs that did not count them.
     """
 
     stage: str
@@ -106,7 +106,6 @@ class Result:
     samples_digest: str
     seed: int
     config_sha256: str
-    training_macs: int = 0
     provenance: tuple[Ancestor, ...] = ()
     search: SearchSummary | None = None
     export: ExportSummary | None = None
@@ -114,6 +113,7 @@ class Result:
     versions: Mapping[str, str] = field(default_factory=versions)
     git: str | None = field(default_factory=lambda: git_revision(Path(__file__).parent))
     status: Literal["finished"] = "finished"
+    training_macs: int = 0
 
     def write(self, folder: Path) -> None:
         """Write ``result.json`` into a run folder."""

@@ -165,18 +165,18 @@ class Spent:
         seconds: wall time.
         device: kind of device.
         images: trained on.
-        training_macs: multiply-accumulates of that training.
         step_seconds, scoring_seconds: durations for the two archs, of one training step, and of statistics and score.
         provenance: files that the prepared weights descend from, oldest first.
+        training_macs: multiply-accumulates of the training.
     """
 
     seconds: float = 0.0
     device: str = "cpu"
     images: int = 0
-    training_macs: int = 0
     step_seconds: tuple[float, ...] = ()
     scoring_seconds: tuple[float, ...] = ()
     provenance: tuple[Ancestor, ...] = ()
+    training_macs: int = 0
 
     @property
     def usage(self) -> Usage:

@@ -189,7 +189,7 @@ def _make_warm_start(
         steps = config.proxy.warmup_steps
         usage = training.train(TaskModule(task, training.settings(steps)), steps)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        spent = Spent(time.monotonic() - start, device, usage.images, usage.training_macs)
+        spent = Spent(time.monotonic() - start, device, usage.images, training_macs=usage.training_macs)
         logger.info("warm-up: %d images in %.0f s", usage.images, spent.seconds)
     save_checkpoint(
         file, task, parent=checkpoint, metrics={}, versions={}, stage=config.stage.name,

@@ -47,7 +47,7 @@ class Damages:
 
     Attributes:
         features: error of the feature maps that neck and head read; 0 for a choice that changes none.
-        outputs: error of the outputs of the network.
+        outputs: error of the outputs of the network; that of the features where outputs cannot be compared.
     """
 
     features: float
@@ -116,7 +116,8 @@ class DamageMeter:
         features = probes.damage([subnet.body(batch) for batch in images], self._task.taps)
         if not resized:
             whole.head.repair(subnet)
-        return Damages(features, whole.head.error(whole.task, subnet, self._held))
+        outputs = whole.head.error(whole.task, subnet, self._held)
+        return Damages(features, features if outputs is None else outputs)
 
     def _first_block(self, choice: Choice) -> int:
         """The first block that a choice changes; -1 if it changes none."""

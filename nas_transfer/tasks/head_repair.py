@@ -76,27 +76,26 @@ class HeadRepair:
         The largest arch computes the same up to rounding. Nothing is reordered here.
         """
 
-    def error(self, whole: RepairedTask, subnet: RepairedTask, batches: Sequence[Batch]) -> float:
+    def error(self, whole: RepairedTask, subnet: RepairedTask, batches: Sequence[Batch]) -> float | None:
         """The squared error of a repaired subnet's outputs, relative to their variance in the whole network.
 
-        Outputs of another size are resized bilinearly.
+        Outputs of another size are resized linearly. There is none where the outputs are no single tensor, such as the
+        boxes of a detector.
 
         Args:
             whole, subnet: both tasks, at input sizes of their own.
             batches: training batches of images on which nothing was fitted.
-
-        Raises:
-            TypeError: the task returns something else than a tensor of outputs.
         """
         wrong, moments = 0.0, Moments()
         for batch in batches:
             wanted, found = (task.forward_batch(task.on_device(batch)) for task in (whole, subnet))
             if not isinstance(wanted, Tensor) or not isinstance(found, Tensor):
-                raise TypeError(f"outputs must be a tensor, got {type(wanted).__name__}: override HeadRepair.error")
+                return None
             if found.shape[2:] != wanted.shape[2:]:
-                found = F.interpolate(found, wanted.shape[2:], mode="bilinear", align_corners=False)
+                mode = "linear" if wanted.dim() == 3 else "bilinear"
+                found = F.interpolate(found, wanted.shape[2:], mode=mode, align_corners=False)
             wrong += float((found - wanted).square().sum())
-            add_moments(moments, wanted if wanted.dim() == 4 else wanted[..., None, None])
+            add_moments(moments, wanted.reshape(*wanted.shape[:2], -1, 1))
         variance = moments.deviation
         return wrong / max(0.0 if variance is None else float(variance.sum()), 1e-30)
 

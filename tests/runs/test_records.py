@@ -13,7 +13,9 @@ from nas_transfer.errors import RunError
 from nas_transfer.runs import (
     Ancestor,
     Check,
+    ChoiceDamage,
     Costs,
+    DamageTable,
     Evaluation,
     ExportSummary,
     Finding,
@@ -34,6 +36,7 @@ from nas_transfer.runs import (
     Validation,
     files,
     read_check,
+    read_damage,
     read_front,
     read_job,
     read_manifest,
@@ -63,7 +66,7 @@ ANCESTOR = Ancestor("a.pth", "f" * 64, "efficientnet_lite", "Apache-2.0", "finet
 KIND = TaskKind("pose", "Pose estimation", "ap", "keypoints", "topdown", "AP", "body", None, False)
 RESULT = Result(
     "export", "shapes_pose", ARCH, "ap", 0.5, {"ap": 0.5}, COSTS, 2.5, 2, 0.5, 80, 4, "abc", 3, "e" * 64, (ANCESTOR,),
-    SEARCH, EXPORT, KIND, {"torch": "2"}, "abc123",
+    SEARCH, EXPORT, KIND, {"torch": "2"}, "abc123", training_macs=12,
 )  # fmt: skip
 FINDING = Finding("tiny", "train", "a.jpg", "a.jpg: a box of 2 pixels")
 TRAINING = TrainingEstimate("CPU", "max", 8, 0.5, 3, 100, 2.5, 1.5, 4.5)
@@ -71,6 +74,7 @@ PARTS: dict[str, PartSummary] = {
     "train": {"images": 3, "broken": 1, "width": [1.0, 2.0, 3.0], "classes": {"cat": {"images": 1, "count": 2}}},
     "val": {"images": 0, "broken": 0},
 }
+DAMAGES = DamageTable("tiny", (ChoiceDamage("depth.a", 1, 0.5, 0.25, 2.0),), "f" * 64, 100, 1, 9.0, "cuda")
 CHECK = Check("shapes_det", "data", PARTS, {"tiny": 1}, 0, (FINDING,), 1.5, TRAINING, "")
 
 
@@ -95,6 +99,7 @@ CASES = [
     Case(VALIDATION, files.VALIDATION, read_validation),
     Case(CHECK, files.CHECK, read_check),
     Case(replace(CHECK, training=None, not_timed="out of memory"), files.CHECK, read_check),
+    Case(DAMAGES, files.DAMAGE, read_damage),
     Case(Spent(12.5, "cuda", 80, (0.1, 0.3), (1.0, 2.0), (ANCESTOR,)), files.PREPARATION, read_spent),
     Case(Outcome(3, ARCH, {"score": 0.5}, None, False, {"map": 0.5}, 2.5, 1.5, "cuda", 80), OUTCOME_FILE,
          lambda folder: read_outcome(folder / OUTCOME_FILE)),

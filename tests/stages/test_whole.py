@@ -263,9 +263,9 @@ def test_ranks_are_those_of_the_files(folder: Path) -> None:
         untrained = json.loads((folder / run / files.rung_file(trained["trial"], 0)).read_text())
         damage = sum(damages.get(choice, 0.0) for choice in genes_of(trained["arch"]).items())
         rows.append((trained["metrics"]["top1"], -damage, untrained["metrics"]["top1"]))
-    found = [line.split(" | ") for line in script(folder, "rank_repair.py", run) if line.startswith("| all |")]
+    cells = [line.split(" | ") for line in script(folder, "rank_repair.py", run) if line.startswith("| all |")]
+    found = {row[1]: (float(row[2]), row[-1]) for row in cells}
     trained_scores, *estimates = zip(*rows, strict=True)
-    for cells, values in zip(found, estimates, strict=False):
+    for name, values in zip(("damage", "untrained score"), estimates, strict=True):
         tau = kendalltau(trained_scores, values).statistic
-        assert float(cells[2]) == pytest.approx(0.0 if np.isnan(tau) else tau, abs=0.006)
-        assert cells[-1].startswith("8")
+        assert found[name] == (pytest.approx(0.0 if np.isnan(tau) else tau, abs=0.006), "8 |")

@@ -1,5 +1,7 @@
 """The damage of single choices of one trained network, and its sums."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,7 +13,8 @@ from nas_transfer.tasks.head_repair import body_inputs
 from nas_transfer.tasks.repair import SubnetRepairer
 from nas_transfer.tasks.task import Task
 from tests.tasks.test_detector_genes import detector
-from tests.tasks.test_repair import batches_for, classifier, trained
+from tests.tasks.test_fcos import detector as fcos
+from tests.tasks.test_repair import batches_for, classifier, segmenter, trained
 
 HELD_OUT = 16
 """One image in so many is held out, as the repair says."""
@@ -121,6 +124,21 @@ def test_all_choices_are_measured_once_in_the_order_of_their_blocks(meter: Damag
     assert set(choices) == {Choice(name, value) for name, gene in genes.items() for value in gene.choices[:-1]}
     stages = [choice.gene.rsplit(".", 1)[1] for choice in choices if "." in choice.gene and "conv" not in choice.gene]
     assert stages == sorted(stages)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [fcos, segmenter])
+def test_other_heads_have_damages(make: Callable[[], Task]) -> None:
+    task = trained(make)
+    meter = DamageMeter(SubnetRepairer(task, batches_for(task)))
+    body = meter.damages(Choice("depth.mb5", 1))
+    assert 0 < body.features < 1
+    assert body.outputs > 0
+    assert task.input_gene in task.space.names
+    size = meter.damages(Choice(task.input_gene, task.space.smallest()[task.input_gene]))
+    assert size.features > 0
+    assert size.outputs > 0
+    assert (body.outputs == body.features) == (make is fcos)
 
 
 @pytest.mark.slow
