@@ -265,6 +265,7 @@ def test_an_error_from_a_data_loading_process_is_its_sentence_alone() -> None:
     assert _composition_sentence(DataError("expected: a")) == "expected: a"
 
 
+@pytest.mark.slow
 def test_one_failed_job_of_a_sweep_does_not_end_the_others(tmp_path: Path) -> None:
     done = forked(tmp_path, "-m", *PROFILE, "arch=attentivenas_a9,min", code=2)
     assert "error: " in done.stderr

@@ -199,6 +199,7 @@ def test_a_run_without_a_length_is_refused_before_anything_is_read(
         run(cfg, tmp_path)
 
 
+@pytest.mark.slow
 def test_pixel_shares_are_a_count_over_the_label_images(tmp_path: Path) -> None:
     cfg = config(tmp_path, "shapes_seg")
     content = checked(cfg, tmp_path)

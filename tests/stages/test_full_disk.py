@@ -81,6 +81,7 @@ class Filling:
         return float(self.calls)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
 def test_a_full_disk_makes_no_failed_trial_and_the_search_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int

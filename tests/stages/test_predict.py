@@ -154,6 +154,7 @@ def test_detections_are_those_of_the_evaluation(tmp_path: Path, task: str) -> No
         np.testing.assert_allclose(*areas, atol=1)
 
 
+@pytest.mark.slow
 def test_the_threshold_decides_what_is_drawn_but_not_what_is_written(tmp_path: Path) -> None:
     trained(tmp_path, "shapes_det")
     images = val_images(tmp_path)
@@ -246,6 +247,7 @@ def test_a_supernets_run_predicts_with_a_chosen_arch_and_leaves_broken_images_ou
         predicted(tmp_path, images, "arch=supernet")
 
 
+@pytest.mark.slow
 def test_predictions_are_never_predicted_again(tmp_path: Path) -> None:
     trained(tmp_path, "shapes_cls")
     (tmp_path / "run/run.json").touch()
@@ -258,6 +260,7 @@ def test_predictions_are_never_predicted_again(tmp_path: Path) -> None:
         predicted(tmp_path, target / "overlays")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", ["", "nowhere"])
 def test_no_images_are_refused(tmp_path: Path, given: str) -> None:
     done = forked(tmp_path, "stage=predict", "weights=x", f"images={given}", code=2)

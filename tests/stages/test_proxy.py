@@ -188,11 +188,11 @@ def test_survivors_go_on_from_their_own_state_as_if_they_had_never_stopped(tmp_p
     evaluator = proxy.build_proxy_evaluator(read_config(cfg, ProxyConfig))
     arch = evaluator.supernet.table.space.sample(np.random.default_rng(3), {"resolution": 48})
     straight = evaluator.extract(Evaluation(5, arch.to_dict(), steps=7)).network.state_dict()
-    evaluator.images = 0
+    before = evaluator.trained.images
     evaluator.extract(Evaluation(5, arch.to_dict(), steps=3, keep=True))
-    assert evaluator.images == 3 * cfg.data.batch_size
+    assert evaluator.trained.images - before == 3 * cfg.data.batch_size
     stopped = evaluator.extract(Evaluation(5, arch.to_dict(), steps=7, after=3)).network.state_dict()
-    assert evaluator.images == 7 * cfg.data.batch_size  # four more steps, not seven
+    assert evaluator.trained.images - before == 7 * cfg.data.batch_size  # four more steps, not seven
     for name, tensor in straight.items():
         assert torch.equal(tensor, stopped[name]), name
 

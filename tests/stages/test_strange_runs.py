@@ -134,6 +134,7 @@ def test_every_stage_leaves_a_strangers_code_alone(inside: Path, stage: str) -> 
         )
 
 
+@pytest.mark.slow
 def test_a_trusted_module_vouches_for_what_it_defines_and_for_nothing_else(inside: Path) -> None:
     (inside / "mine.py").write_text("import os\nfrom torch import nn\n\n\nclass Mine:\n    inner = os\n")
     for name, sound in (("Mine", True), ("os.system", False), ("nn.Linear", False), ("Mine.inner.system", False)):

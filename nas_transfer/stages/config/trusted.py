@@ -20,7 +20,7 @@ from nas_transfer.errors import ConfigError
 from nas_transfer.paths import conf_dir
 from nas_transfer.stages.config.factory import TARGET
 
-FOLDERS = ("task", "supernet", "data", "recipe", "arch_sampling", "detector")
+FOLDERS = ("task", "supernet", "data", "recipe", "arch_sampling", "detector", "head")
 """Folders of ``conf/`` whose files make up the groups that are read back."""
 ARGUMENTS, PARTIAL = "_args_", "_partial_"
 DRAWING = "nas_transfer.data.synthetic.shapes.draw_shapes"

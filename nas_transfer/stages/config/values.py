@@ -90,8 +90,8 @@ def faults_of(hint: object, value: object, path: str) -> Iterator[str]:
         for name, child in value.items():
             if name in fields:
                 yield from faults_of(fields[str(name)], child, f"{path}.{name}")
-    elif origin is Callable and not isinstance(value, Mapping):
-        yield _wrong(path, kind, value)
+    elif (origin is Callable or getattr(kind, "_is_protocol", False)) and not isinstance(value, Mapping):
+        yield _wrong(path, kind, value)  # only a `_target_` builds one
 
 
 def hints_of(target: object) -> dict[str, object]:
