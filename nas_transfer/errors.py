@@ -60,7 +60,8 @@ def storage_error(error: BaseException) -> StorageError | None:
         if isinstance(cause, StorageError):
             return cause
         if isinstance(cause, OSError) and cause.errno in STORAGE_FAILURES:
-            where = f"{cause.filename} cannot be read or written" if cause.filename else "a file cannot be written"
+            file = cause.filename2 or cause.filename  # of a copy, the target
+            where = f"{file} cannot be read or written" if file else "a file cannot be written"
             return StorageError(
                 f"{where} ({cause.strerror}): make space or bring the file system back; the same command then continues"
             )

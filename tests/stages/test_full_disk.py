@@ -42,6 +42,8 @@ def test_failures_of_a_file_system_are_one_sentence_however_deep_they_are(number
     assert isinstance(failure, StorageError)
     assert str(failure).startswith(f"there/file cannot be read or written ({os.strerror(number)}): make space")
     assert storage_error(OSError(errno.ENOENT, "no such file", "x")) is None
+    copied = storage_error(OSError(errno.ENOSPC, "No space left on device", "temporary", None, "target"))
+    assert str(copied).startswith("target cannot be read or written")
     assert file_fault(ValueError("x")) is None
     assert "move it away" in str(file_fault(IsADirectoryError(errno.EISDIR, "Is a directory", "x")))
 
