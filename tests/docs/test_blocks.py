@@ -23,15 +23,24 @@ from tests.test_cli import forked
 
 SHELLS = ("bash", "console", "sh")
 FLAGS = ("-m", "--multirun", "--help")
+QUICK = (Path("README.md"), Path("docs/guide/your_data.md"))
+"""Pages whose commands compose in the fast suite too; all others take half a minute."""
+
+
+def marks_of(page: Path) -> list[pytest.MarkDecorator]:
+    """The marks of the commands on a page."""
+    return [] if page in QUICK else [pytest.mark.slow]
+
+
 BLOCKS = [block for page in pages() for block in blocks(page)]
 IN_BLOCKS = [
-    pytest.param(arguments, id=f"{block}-{number}")
+    pytest.param(arguments, id=f"{block}-{number}", marks=marks_of(block.page))
     for block in BLOCKS
     if block.language in SHELLS
     for number, arguments in enumerate(commands(block.text))
 ]
 INLINE = [
-    pytest.param(arguments, id=f"{page}-{code}")
+    pytest.param(arguments, id=f"{page}-{code}", marks=marks_of(page))
     for page in pages()
     for code in dict.fromkeys(inline_code(page))
     for arguments in commands(code)

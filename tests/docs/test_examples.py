@@ -82,6 +82,7 @@ def test_an_objective_of_ones_own_is_searched_and_limited(folder: Path, supernet
         assert member["values"]["blocks"] == sum(member["arch"]["depth"]) <= 9
 
 
+@pytest.mark.slow
 def test_a_supernet_of_ones_own_is_profiled(folder: Path) -> None:
     done = forked(folder, "--config-dir", "mine", "stage=profile", "task=shapes_cls", "supernet=tiny", "arch=max")
     assert "s4.1" in done.stdout

@@ -155,6 +155,7 @@ def scale(path: Path) -> float:
     return min(96 / min(size), 120 / max(size))
 
 
+@pytest.mark.slow
 def test_mended_data_is_looked_at_anew(tmp_path: Path) -> None:
     cfg = config(tmp_path, "shapes_cls")
     image = next(tmp_path.glob("data/train/*/*"))

@@ -197,6 +197,7 @@ def test_a_class_table_has_the_likeliest_five(tmp_path: Path) -> None:
         assert len({row[f"class_{place}"] for place in range(1, 6)} & names) == 5
 
 
+@pytest.mark.slow
 def test_poses_in_given_boxes_are_those_of_the_evaluation(tmp_path: Path) -> None:
     run = trained(tmp_path, "shapes_pose")
     names = image_names(tmp_path, "person_keypoints")

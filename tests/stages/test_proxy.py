@@ -166,6 +166,7 @@ def test_a_search_that_goes_on_trains_nothing_twice_and_keeps_its_warm_start(tmp
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+@pytest.mark.slow
 def test_the_warm_start_holds_the_inherited_body_and_a_trained_head(tmp_path: Path, parent: Path) -> None:
     (tmp_path / "run").mkdir()
     proxy.build_proxy_evaluator(read_config(composed(tmp_path, parent, "shapes_det"), ProxyConfig))
@@ -274,6 +275,7 @@ def test_the_front_is_scored_again_and_held_against_longer_trainings(tmp_path: P
     assert result["gpu_hours"] == pytest.approx(sum(use["gpu_seconds"] for use in spent.values()) / 3600)
 
 
+@pytest.mark.slow
 def test_repeats_see_other_batches_and_the_same_repeat_the_same(tmp_path: Path, parent: Path) -> None:
     (tmp_path / "run").mkdir()
     evaluator = proxy.build_proxy_evaluator(read_config(composed(tmp_path, parent, "shapes_cls"), ProxyConfig))

@@ -174,6 +174,7 @@ def test_neither_jobs_nor_going_on_for_longer_change_what_is_asked_or_scored(tmp
         assert asked(other) == asked(folders[0])
 
 
+@pytest.mark.slow
 def test_the_same_arch_always_has_the_same_score_and_the_evaluate_stage_has_it_too(
     tmp_path: Path, supernet: Path
 ) -> None:

@@ -63,6 +63,7 @@ def train(name: str, *overrides: str) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", list(SIGNALS))
 @pytest.mark.parametrize(
     ("overrides", "saved"), [([], 3), (["task.recipe.accumulate=2"], 3)], ids=["a batch", "two batches"]
@@ -122,6 +123,7 @@ class Ending:
         return float(self.calls)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, EndedBySignal), (signal.SIGINT, KeyboardInterrupt)])
 def test_a_search_ends_without_a_failed_trial_and_goes_on(
     monkeypatch: pytest.MonkeyPatch, number: signal.Signals, error: type[BaseException]

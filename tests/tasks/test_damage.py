@@ -57,6 +57,7 @@ def outputs_error(repairer: SubnetRepairer, subnet: Task) -> float:
     return float((found - wanted).square().sum() / (wanted - wanted.mean(0)).square().sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("gene", "value"),
     [("expand_ratio.mb5", 2), ("kernel_size.mb6", 3), ("depth.mb5", 1), ("width.mb4", 32), ("width.mb7", 96)],

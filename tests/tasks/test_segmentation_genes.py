@@ -191,6 +191,7 @@ def test_every_arch_computes_and_learns_what_a_head_written_out_by_hand_does() -
                 torch.testing.assert_close(*pair, rtol=1e-7, atol=1e-12, msg=name)
 
 
+@pytest.mark.slow
 def test_the_costs_of_random_archs_equal_torchs_counter_and_the_parameters_of_the_extracted_network() -> None:
     task = make_task().eval()
     archs = archs_of(task, 20)

@@ -68,6 +68,7 @@ def agree(first: Tensor, second: Tensor) -> None:
     torch.testing.assert_close(first, second, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_saved_extracted_and_calibrated_networks_compute_what_the_public_file_does(
     table: SupernetTable, public: Path, tmp_path: Path
 ) -> None:
