@@ -11,7 +11,8 @@
 # D from the weights of D, all others from the weights of ImageNet.
 # The last step prints the table of compare_routes.py. All runs are in runs/compare-TASK. If the script is interrupted, the
 # same command resumes it.
-# Environment: ROUTES="A B C C10 D" IMAGES=1600 TRIALS=40 NETS=5 RETRAIN_STEPS=150 PYTHON=python.
+# Environment: ROUTES="A B C C10 D" IMAGES=1600 BATCH=8 TRIALS=40 NETS=5 RETRAIN_STEPS=150 PYTHON=python. BATCH is the batch
+# size of the task, 32 for shapes_pose; with another number, IMAGES is not what the routes see.
 set -euo pipefail
 TASK=${1:?"give a task: shapes_det, shapes_insseg, shapes_pose or shapes_seg"}
 SEEDS=${2:-"0 1 2"}
@@ -23,7 +24,7 @@ RETRAIN_STEPS=${RETRAIN_STEPS:-150}
 PYTHON=${PYTHON:-python}
 RUNS=runs/compare-$TASK
 here=$(dirname "$0")
-batch=8
+batch=${BATCH:-8}
 search=(search.ask_batch=10 search.trials_per_job=10 search.sampler.num_random=10)
 
 run() { "$PYTHON" -m nas_transfer runs="$RUNS" "$@" </dev/null; }

@@ -2,7 +2,8 @@
 
     python scripts/cut_parts.py task=small_det data.root=mine weights=RUN -- max ARCH_FILE ...
 
-The settings of ``stage=evaluate`` stand before ``--``, and archs as for ``arch=`` behind it. "Cut" are the same
+The settings of ``stage=evaluate`` stand before ``--``, and archs as for ``arch=`` behind it. Repaired are they at their
+own input size, and "shared" at the largest one, as with ``search.variants``, if theirs is smaller. "Cut" are the same
 channels in the same order as repaired, and "plain" those that lead in the network as it was trained. Both get BatchNorm
 statistics of 200 training images.
 """
@@ -63,6 +64,7 @@ def main(arguments: Sequence[str]) -> None:
     start = time.perf_counter()
     repairer = build_repairer(config, table, checkpoint, data)
     print(f"order of the channels: {time.perf_counter() - start:.0f} s", flush=True)
+    shared = build_repairer(config, table, checkpoint, data, shared=True)
     for text in arguments[split + 1 :]:
         arch = resolve_arch(text, space, folders)
         start = time.perf_counter()
@@ -70,6 +72,8 @@ def main(arguments: Sequence[str]) -> None:
         seconds = time.perf_counter() - start
         macs = sum(cost.macs for cost in repaired.costs(arch).values()) / 1e6
         scores = f"repaired {score(repaired, data)}"
+        if plain.input_size(arch) != plain.input_size(space.largest()):
+            scores += f"; shared {score(shared.extract(arch), data)}"
         for name, supernet in (("cut", repairer.supernet), ("plain", plain)):
             subnet = supernet.extract(arch).eval()
             subnet.calibrate(data.calibration_dataloader(CALIBRATION_IMAGES, max(2, data.batch_size)))

@@ -1,7 +1,9 @@
 """Every choice of every config group composes, and every `_target_` takes exactly the arguments that its YAML gives."""
 
 import inspect
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from nas_transfer.paths import conf_dir
 from nas_transfer.space import SUPERNET
 from nas_transfer.stages.common.build import build_task
 from nas_transfer.stages.config.entry import config_sha256, read_config, record_of
+from nas_transfer.stages.config.trusted import Trust, require_trusted
 
 CONF = conf_dir()
 GROUPS = {
@@ -142,3 +145,15 @@ def test_every_config_opens_with_what_it_is() -> None:
     for path in sorted(CONF.rglob("*.yaml")):
         lines = [line for line in path.read_text().splitlines() if not line.startswith("# @package")]
         assert lines[0].startswith("# "), f"{path.relative_to(CONF)} has no header"
+
+
+def test_run_folders_may_name_the_class_of_every_head() -> None:
+    named = {
+        target
+        for group in ("head", "detector")
+        for file in (conf_dir() / group).glob("*.yaml")
+        for target in re.findall(r"_target_: *([\w.]+)", file.read_text())
+    }
+    assert len(named) >= 7
+    for target in sorted(named):
+        require_trusted({"task": {"build": {"_target_": target}}}, Path("config.yaml"), Trust((), frozenset()))

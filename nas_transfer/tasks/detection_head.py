@@ -7,9 +7,18 @@ from typing import ClassVar, Protocol
 
 from torch import nn
 
+from nas_transfer.errors import ConfigError
 from nas_transfer.supernet.cost import Cost
 from nas_transfer.tasks.head_repair import HeadRepair
 from nas_transfer.tasks.task import TaskSettings
+
+
+def require_sides(min_size: int, max_size: int) -> None:
+    """Raise ConfigError if the short side of images would be longer than their long side may be."""
+    if min_size > max_size:
+        raise ConfigError(
+            f"task.build.detector.min_size must be at most task.build.detector.max_size, got {min_size} and {max_size}"
+        )
 
 
 class DetectionHead(Protocol):

@@ -30,6 +30,7 @@ from nas_transfer.supernet.layers import make_elastic
 from nas_transfer.supernet.networks import build_body
 from nas_transfer.supernet.ops import ElasticConv2d, ElasticLinear
 from nas_transfer.supernet.protocol import TAP_STRIDES
+from nas_transfer.tasks.detection_head import require_sides
 from nas_transfer.tasks.detector_repair import DetectorRepair
 from nas_transfer.tasks.head_repair import HeadRepair
 from nas_transfer.tasks.task import TaskSettings
@@ -96,11 +97,7 @@ class DetectorSize:
                 f"task.build.detector.anchor_sizes must be {PYRAMID_LEVELS} sizes, one per pyramid level, "
                 f"got {list(self.anchor_sizes)}"
             )
-        if self.min_size > self.max_size:
-            raise ConfigError(
-                f"task.build.detector.min_size must be at most task.build.detector.max_size, got {self.min_size} "
-                f"and {self.max_size}"
-            )
+        require_sides(self.min_size, self.max_size)
 
     @property
     def genes(self) -> dict[str, int]:

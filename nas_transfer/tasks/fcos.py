@@ -27,6 +27,7 @@ from nas_transfer.space import SUPERNET
 from nas_transfer.supernet.cost import Cost, convolution_cost, strided_size
 from nas_transfer.supernet.layers import make_elastic
 from nas_transfer.supernet.networks import build_body
+from nas_transfer.tasks.detection_head import require_sides
 from nas_transfer.tasks.detector import Pyramid, PyramidBackbone, convolutions, over_levels
 from nas_transfer.tasks.head_repair import HeadRepair
 from nas_transfer.tasks.task import TaskSettings
@@ -81,11 +82,7 @@ class FcosSize:
                 f"task.build.detector.fpn_channels must be a multiple of group_channels, which is "
                 f"{self.group_channels}, got {self.fpn_channels}"
             )
-        if self.min_size > self.max_size:
-            raise ConfigError(
-                f"task.build.detector.min_size must be at most task.build.detector.max_size, got {self.min_size} "
-                f"and {self.max_size}"
-            )
+        require_sides(self.min_size, self.max_size)
 
     @property
     def genes(self) -> dict[str, int]:

@@ -27,6 +27,7 @@ from nas_transfer.supernet.cost import Cost, ModuleCost, Size, convolution_cost,
 from nas_transfer.supernet.layers import Layers
 from nas_transfer.supernet.networks import build_body
 from nas_transfer.supernet.protocol import TAP_STRIDES
+from nas_transfer.tasks.detection_head import require_sides
 from nas_transfer.tasks.head_repair import HeadRepair
 from nas_transfer.tasks.task import TaskSettings
 
@@ -89,11 +90,7 @@ class SsdliteSize:
                 f"task.build.detector.smallest_anchor must be below task.build.detector.largest_anchor, got "
                 f"{self.smallest_anchor} and {self.largest_anchor}"
             )
-        if self.min_size > self.max_size:
-            raise ConfigError(
-                f"task.build.detector.min_size must be at most task.build.detector.max_size, got {self.min_size} "
-                f"and {self.max_size}"
-            )
+        require_sides(self.min_size, self.max_size)
 
     @property
     def genes(self) -> dict[str, int]:

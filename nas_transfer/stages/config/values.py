@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hints
 
+from typing_extensions import is_protocol
+
 from nas_transfer.ranges import ANY, Range
 
 TARGET = "_target_"
@@ -90,7 +92,7 @@ def faults_of(hint: object, value: object, path: str) -> Iterator[str]:
         for name, child in value.items():
             if name in fields:
                 yield from faults_of(fields[str(name)], child, f"{path}.{name}")
-    elif (origin is Callable or getattr(kind, "_is_protocol", False)) and not isinstance(value, Mapping):
+    elif (origin is Callable or (isinstance(kind, type) and is_protocol(kind))) and not isinstance(value, Mapping):
         yield _wrong(path, kind, value)  # only a `_target_` builds one
 
 
