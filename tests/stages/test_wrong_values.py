@@ -11,6 +11,7 @@ from nas_transfer import cli
 from nas_transfer.errors import ConfigError
 from nas_transfer.stages.config import reader
 from nas_transfer.stages.config.entry import SHARED_KEYS, record_of
+from nas_transfer.stages.config.factory import Factory
 from tests.stages.test_run_directory import composed
 from tests.stages.wrong_values import Case, wrong_values
 from tests.test_cli import forked, sentence
@@ -88,6 +89,22 @@ def wrongly_taken(
             OmegaConf.select(cfg, parent).pop(last)
     reader.read(cfg, record, SHARED_KEYS)  # and right again
     return found
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _each_class_is_checked_once() -> Iterator[None]:
+    """Keep the verdict on each class and its arguments: a wrong value changes one of the classes of a command."""
+    checked, verdicts = Factory.faults, dict[str, list[str]]()
+
+    def faults(self: Factory[object], builds: bool, fills: Mapping[str, object]) -> list[str]:
+        question = repr((self.path, self.content, builds, fills))
+        if question not in verdicts:
+            verdicts[question] = checked(self, builds, fills)
+        return list(verdicts[question])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Factory, "faults", faults)
+        yield
 
 
 @pytest.fixture(scope="module")
