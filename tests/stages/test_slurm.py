@@ -78,7 +78,7 @@ def test_the_same_archs_and_scores_as_in_one_process(tmp_path: Path, supernet: P
 
 
 def test_candidates_that_are_trained_by_halves_on_two_nodes_end_as_in_one_process(tmp_path: Path, parent: Path) -> None:
-    halving = [*proxy.HALVING, "search.trials=6"]
+    halving = [*proxy.HALVING, "proxy.rungs=[0,2]", "search.trials=6"]
     command = proxy.arguments(tmp_path, parent, "shapes_cls", *halving)
     finish(start(tmp_path, *command, "search.trials_per_job=3", *SLURM, "runs=there", "name=mine"))
     proxy.searched(proxy.composed(tmp_path, parent, "shapes_cls", *halving))

@@ -2,9 +2,9 @@
 
 import itertools
 import json
-import os
-import subprocess
+import runpy
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -232,16 +232,24 @@ def genes_of(arch: dict[str, Any]) -> dict[str, int]:
     }
 
 
-def script(folder: Path, name: str, *arguments: str) -> list[str]:
-    """The lines that a script prints."""
-    command = [sys.executable, str(REPOSITORY / "scripts" / name), *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
-    return done.stdout.splitlines()
+Script = Callable[..., list[str]]
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Script:
+    """Run a script in a folder; the lines that it prints."""
+
+    def run(folder: Path, name: str, *arguments: str) -> list[str]:
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        runpy.run_path(str(REPOSITORY / "scripts" / name), run_name="__main__")
+        return capsys.readouterr().out.splitlines()
+
+    return run
 
 
 @pytest.mark.slow
-def test_route_d_is_the_whole_network_at_each_size(folder: Path) -> None:
+def test_route_d_is_the_whole_network_at_each_size(folder: Path, script: Script) -> None:
     paths = script(folder, "compare_routes.py", "sizes", WHOLE)
     archs = [yaml.safe_load((folder / path).read_text()) for path in paths]
     assert [arch.pop("resolution") for arch in archs] == [48, 32]
@@ -251,7 +259,7 @@ def test_route_d_is_the_whole_network_at_each_size(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ranks_are_those_of_the_files(folder: Path) -> None:
+def test_ranks_are_those_of_the_files(folder: Path, script: Script) -> None:
     run = "runs/proxy/shapes_cls/ranked"
     forked(folder, *SETTINGS, *SEARCH, "stage=proxy", "sampler=predicted_front", "search.sampler.num_random=6",
            "proxy.rungs=[0,2]", "proxy.keep=1", "name=ranked")  # fmt: skip
