@@ -3,6 +3,7 @@
 import itertools
 import json
 import runpy
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -259,8 +260,10 @@ def test_route_d_is_the_whole_network_at_each_size(folder: Path, script: Script)
 
 
 @pytest.mark.slow
-def test_ranks_are_those_of_the_files(folder: Path, script: Script) -> None:
+def test_ranks_are_those_of_the_files(folder: Path, damage_search: Path, script: Script) -> None:
     run = "runs/proxy/shapes_cls/ranked"
+    (folder / run).mkdir(parents=True)
+    shutil.copy(damage_search / files.DAMAGE, folder / run)  # of the same network, views and seed
     forked(folder, *SETTINGS, *SEARCH, "stage=proxy", "sampler=predicted_front", "search.sampler.num_random=6",
            "proxy.rungs=[0,2]", "proxy.keep=1", "name=ranked")  # fmt: skip
     table = json.loads((folder / run / files.DAMAGE).read_text())
