@@ -68,15 +68,6 @@ class Deadly:
         return 1.0
 
 
-def test_the_same_archs_and_scores_as_in_one_process(tmp_path: Path, supernet: Path) -> None:
-    command = arguments(supernet, "search.trials=12", "search.ask_batch=6", "search.sampler.num_random=6")
-    finish(start(tmp_path, *command, "search.trials_per_job=3", *SLURM, "name=slurm"))
-    folder = tmp_path / "runs/search/shapes_cls/slurm"
-    searched(tmp_path / "here", supernet, "search.trials=12", "search.ask_batch=6", "search.sampler.num_random=6")
-    assert without_times(trials(folder)) == without_times(trials(tmp_path / "here"))
-    assert (folder / "front.json").read_text() == (tmp_path / "here" / "front.json").read_text()
-
-
 def test_candidates_that_are_trained_by_halves_on_two_nodes_end_as_in_one_process(tmp_path: Path, parent: Path) -> None:
     halving = [*proxy.HALVING, "proxy.rungs=[0,2]", "search.trials=6"]
     command = proxy.arguments(tmp_path, parent, "shapes_cls", *halving)
@@ -87,12 +78,13 @@ def test_candidates_that_are_trained_by_halves_on_two_nodes_end_as_in_one_proces
     assert (there / "front.json").read_text() == (here / "front.json").read_text()
 
 
-def test_a_job_that_dies_and_one_that_is_cancelled_fail_alone(tmp_path: Path, supernet: Path) -> None:
+def test_a_job_that_dies_and_one_that_is_cancelled_fail_alone_and_the_third_scores_as_in_one_process(
+    tmp_path: Path, supernet: Path
+) -> None:
     deadly = "+search.objectives.deadly={_target_: tests.stages.test_slurm.Deadly, direction: minimize}"
-    process = start(
-        tmp_path, *arguments(supernet, "search.trials=3", "search.ask_batch=3", "search.trials_per_job=1"), *SLURM,
-        deadly, "name=slurm",
-    )  # fmt: skip
+    three = ["search.trials=3", "search.ask_batch=3"]
+    command = [*arguments(supernet, *three, "search.trials_per_job=1"), *SLURM, deadly, "name=slurm"]
+    process = start(tmp_path, *command)
     folder = tmp_path / "runs/search/shapes_cls/slurm"
     started = folder / "jobs/0.started"
     while not started.exists():
@@ -103,6 +95,10 @@ def test_a_job_that_dies_and_one_that_is_cancelled_fail_alone(tmp_path: Path, su
     outcomes = trials(folder)
     assert sorted(outcomes) == [2], output
     assert json.loads((folder / "result.json").read_text())["search"]["failed"] == 2
+    searched(tmp_path / "here", supernet, *three)
+    here = trials(tmp_path / "here")[2]
+    assert outcomes[2]["arch"] == here["arch"]
+    assert outcomes[2]["values"] == here["values"] | {"deadly": 1.0}
 
 
 def test_a_new_start_waits_for_the_jobs_of_an_earlier_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
