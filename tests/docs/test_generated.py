@@ -45,6 +45,7 @@ def written() -> set[str]:
 CHOICES = [f"{group}={choice}" for group in ("stage", "task") for choice in GROUPS[group]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_key_of_a_configuration_is_in_the_reference(choice: str, written: set[str]) -> None:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):

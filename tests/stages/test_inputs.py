@@ -192,6 +192,7 @@ def test_a_search_is_not_continued_on_other_images() -> None:
         run_search(cfg, kill)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_resume_never_starts_anew_and_keeps_the_earlier_run_beside_it() -> None:
     draw("image_folder")
     write_weights(seed=0)

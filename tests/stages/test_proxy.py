@@ -183,6 +183,7 @@ def test_the_warm_start_holds_the_inherited_body_and_a_trained_head(tmp_path: Pa
     assert len(changed) > 10
 
 
+@pytest.mark.slow
 def test_survivors_go_on_from_their_own_state_as_if_they_had_never_stopped(tmp_path: Path, parent: Path) -> None:
     cfg = composed(tmp_path, parent, "shapes_cls", "proxy.rungs=[0,3,7]")
     (tmp_path / "run").mkdir()

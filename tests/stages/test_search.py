@@ -126,6 +126,7 @@ def test_a_front_is_written_with_arch_files_and_picked_again_without_searching(t
         searched(tmp_path, supernet, "search.trials=24", "pick_under={macs: 1}")
 
 
+@pytest.mark.slow
 def test_the_whole_network_at_each_resolution_is_the_baseline_of_the_front(
     tmp_path: Path, supernet: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -31,6 +31,7 @@ def random_statistics(network: nn.Module) -> None:
                 nn.init.uniform_(tensor, low, high)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("supernet", ["efficientnet_lite0", "ofa_mbv3_w10", "mobilenet_v3_large"])
 def test_subnets_with_transformed_kernels_and_same_padding_equal_the_active_ones(supernet: str, training: bool) -> None:

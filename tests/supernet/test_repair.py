@@ -118,6 +118,7 @@ def test_the_largest_arch_stays_as_it_is(family: Family, family_repairer: Repair
     assert {block.choice for block in report.blocks} == {"original"}
 
 
+@pytest.mark.slow
 def test_no_block_is_worse_on_held_out_images_than_the_slice_or_its_recalibration(repairs: list[Repair]) -> None:
     choices = set()
     for repair in repairs:

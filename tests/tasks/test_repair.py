@@ -99,6 +99,7 @@ def test_a_repair_depends_on_nothing_that_came_before_it(kind: str) -> None:
     assert all(torch.equal(state[name], tensor) for name, tensor in first.items())
 
 
+@pytest.mark.slow
 def test_a_shared_repair_gives_one_network_for_all_input_sizes() -> None:
     task = trained(segmenter)
     arch = narrow_body(task)
