@@ -5,6 +5,16 @@ Nothing here imports torch, numpy or Hydra.
 """
 
 from nas_transfer.runs import files
+from nas_transfer.runs.analysis import (
+    BACKGROUND,
+    Analysis,
+    ClassScores,
+    ConfusionMatrix,
+    ImageScore,
+    PrecisionRecall,
+    ThresholdCurve,
+    read_analysis,
+)
 from nas_transfer.runs.check import (
     Check,
     Finding,
@@ -59,13 +69,17 @@ from nas_transfer.runs.trials import (
 )
 
 __all__ = [
+    "BACKGROUND",
     "CONFIDENCE",
     "SECONDS_PER_HOUR",
     "WEIGHTS",
+    "Analysis",
     "Ancestor",
     "ArchContent",
     "Check",
     "ChoiceDamage",
+    "ClassScores",
+    "ConfusionMatrix",
     "Costs",
     "DamageTable",
     "Direction",
@@ -73,6 +87,7 @@ __all__ = [
     "ExportSummary",
     "Finding",
     "Front",
+    "ImageScore",
     "InputFile",
     "Inputs",
     "Job",
@@ -81,6 +96,7 @@ __all__ = [
     "Outcome",
     "PartSummary",
     "PersonSummary",
+    "PrecisionRecall",
     "PredictorQuality",
     "RankQuality",
     "Repeats",
@@ -88,6 +104,7 @@ __all__ = [
     "SearchSummary",
     "Spent",
     "TaskKind",
+    "ThresholdCurve",
     "TrainingEstimate",
     "Trial",
     "Usage",
@@ -98,6 +115,7 @@ __all__ = [
     "input_file",
     "list_images",
     "next_aside",
+    "read_analysis",
     "read_check",
     "read_damage",
     "read_front",

@@ -27,6 +27,9 @@ PREVIOUS_CHECKPOINT = "checkpoints/last.previous.ckpt"
 LOGS_FOLDER = "logs"
 TENSORBOARD_FOLDER = "tensorboard"
 SAMPLES_FOLDER = "sample_predictions"
+ANALYSIS = "analysis.json"
+ANALYSIS_FOLDER = "analysis"
+WORST_PREFIX = "worst_"
 
 # Of a search
 FRONT = "front.json"

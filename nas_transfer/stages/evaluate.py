@@ -8,6 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from nas_transfer.runs import Result
+from nas_transfer.stages.common.analysis import write_analysis
 from nas_transfer.stages.common.build import build_trainer, hold_run_inputs, set_threads
 from nas_transfer.stages.common.evaluation import evaluate_task, load_trained
 from nas_transfer.stages.common.results import make_result, write_predictions
@@ -31,10 +32,13 @@ def run(cfg: DictConfig, folder: Path) -> Result | None:
     for difference in changes_since(cfg):
         logger.warning("%s", difference)
     task, data, checkpoint = load_trained(config)
+    task.keeps_details = True
     hold_run_inputs(config, data)
     trainer = build_trainer(config, folder)
-    metrics = evaluate_task(config, ScoringModule(task), data, trainer)
+    module = ScoringModule(task)
+    metrics = evaluate_task(config, module, data, trainer)
     if not trainer.is_global_zero:
         return None
     write_predictions(config.sample_predictions, folder, task, data)
+    write_analysis(folder, module, data)
     return make_result(config, task, metrics, devices=trainer.world_size, provenance=checkpoint.lineage())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,11 +14,12 @@ from nas_transfer.data.drawing import Picture, draw_texts
 from nas_transfer.data.parts import Vocabulary
 from nas_transfer.data.samples import ClassificationBatch
 from nas_transfer.ranges import ShareBelowOne
-from nas_transfer.runs import TaskKind
+from nas_transfer.runs import Analysis, TaskKind
 from nas_transfer.space import Arch
 from nas_transfer.supernet.cost import Cost
 from nas_transfer.supernet.networks import build_body, build_classifier
 from nas_transfer.tasks.deployed import Deployed, DeployedNetwork
+from nas_transfer.tasks.label_analysis import Answers, analyse_answers
 from nas_transfer.tasks.prediction import Prediction
 from nas_transfer.tasks.task import Task, TaskSettings, Teacher
 
@@ -69,6 +71,8 @@ class ClassificationTask(Task[ClassificationBatch, Tensor]):
                 if k == 1 or num_classes > k
             }
         )
+        self.answers = Answers()
+        self._details: dict[str, np.ndarray] = {}
 
     def rebuild(self, settings: TaskSettings) -> Self:
         """The same task with new weights for other settings."""
@@ -132,13 +136,22 @@ class ClassificationTask(Task[ClassificationBatch, Tensor]):
 
     def update_metrics(self, batch: ClassificationBatch) -> None:
         """Count the correct answers of a batch."""
-        self.accuracy.update(self(batch["images"]), batch["labels"])
+        logits = self(batch["images"])
+        self.accuracy.update(logits, batch["labels"])
+        if self.keeps_details:
+            self.answers.update(batch["sample_ids"], batch["labels"], logits)
 
     def compute_metrics(self) -> dict[str, float]:
         """Return ``top1`` and, with more than five classes, ``top5``; reset them."""
         metrics = {name: value.item() for name, value in self.accuracy.compute().items()}
         self.accuracy.reset()
+        self._details = self.answers.compute() if self.keeps_details else {}
+        self.answers.reset()
         return metrics
+
+    def analyse(self, vocabulary: Vocabulary) -> Analysis | None:
+        """Accuracy by class, confusion matrix and worst images of the last evaluation."""
+        return analyse_answers(self._details, vocabulary.names) if self._details else None
 
     def input_size(self, arch: Arch) -> tuple[int, int]:
         """The resolution of the arch."""

@@ -182,6 +182,20 @@ def evaluate_coco(
 
     A statistic that is undefined (because there is no large object, for example) is left out, where COCO gives -1.
     """
+    evaluation = run_coco(ground_truth, results, image_ids, iou_type, sigmas)
+    statistics = np.asarray(evaluation.stats)
+    indices = KEYPOINT_STATISTICS if iou_type == "keypoints" else BOX_STATISTICS
+    return {name: float(statistics[index]) for name, index in indices.items() if statistics[index] >= 0}
+
+
+def run_coco(
+    ground_truth: COCO,
+    results: Sequence[CocoResult],
+    image_ids: Sequence[int],
+    iou_type: IouType,
+    sigmas: Sequence[float] | None = None,
+) -> COCOeval:
+    """pycocotools' evaluation after all of its steps, for the arguments of `evaluate_coco`."""
     with contextlib.redirect_stdout(io.StringIO()):
         predictions = _load_results(ground_truth, results)
         evaluation = COCOeval(ground_truth, predictions, iou_type)
@@ -191,9 +205,7 @@ def evaluate_coco(
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    statistics = np.asarray(evaluation.stats)
-    indices = KEYPOINT_STATISTICS if iou_type == "keypoints" else BOX_STATISTICS
-    return {name: float(statistics[index]) for name, index in indices.items() if statistics[index] >= 0}
+    return evaluation
 
 
 def _load_results(ground_truth: COCO, results: Sequence[CocoResult]) -> COCO:

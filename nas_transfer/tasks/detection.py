@@ -19,10 +19,11 @@ from typing_extensions import Self
 from nas_transfer.data.drawing import Picture, draw_instances
 from nas_transfer.data.parts import Vocabulary
 from nas_transfer.data.samples import DetectionBatch
-from nas_transfer.runs import TaskKind
+from nas_transfer.runs import Analysis, TaskKind
 from nas_transfer.space import SUPERNET, Arch
 from nas_transfer.supernet.cost import Cost
 from nas_transfer.supernet.preprocessing import Preprocessing
+from nas_transfer.tasks.coco_analysis import analyse_detections
 from nas_transfer.tasks.coco_metrics import paste_mask, to_coco_results
 from nas_transfer.tasks.deployed import Deployed
 from nas_transfer.tasks.detection_head import DetectionHead
@@ -152,6 +153,14 @@ class DetectionTask(Task[DetectionBatch, dict[str, Tensor]]):
         self.metric.reset()
         self.predictions = {RESULT_FILES[kind]: results for kind, results in self.metric.results.items()}
         return metrics
+
+    def analyse(self, vocabulary: Vocabulary) -> Analysis | None:
+        """Average precision by class, curves, confusion matrix and worst images of the last evaluation."""
+        if self.ground_truth is None or not self.metric.image_ids:
+            return None
+        return analyse_detections(
+            self.ground_truth, self.metric.results, self.metric.image_ids, self.category_ids, vocabulary.names
+        )
 
     def input_size(self, arch: Arch) -> tuple[int, int]:
         """min_size x max_size of the arch, as the literature states costs of detectors (800 x 1333)."""

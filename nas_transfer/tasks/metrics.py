@@ -69,6 +69,7 @@ class CocoMetric(RowMetric):
     Attributes:
         ground_truth: the annotations to compare with, set before `compute`.
         results: the predictions of the last `compute` in COCO's result format, ``bbox`` and ``segm``.
+        image_ids: the images of the last `compute`.
     """
 
     higher_is_better = True
@@ -79,6 +80,7 @@ class CocoMetric(RowMetric):
         self.with_masks = with_masks
         self.ground_truth: COCO | None = None
         self.results: dict[str, list[CocoResult]] = {}
+        self.image_ids: list[int] = []
         for name in ("image_ids", "counts", "labels"):
             self.add_rows(name, dtype=torch.int64)
         self.add_rows("boxes", 4, dtype=torch.float32)
@@ -114,10 +116,10 @@ class CocoMetric(RowMetric):
         """
         truth = _required(self.ground_truth)
         counts = self.rows("counts").tolist()
-        images = _first_of_each(self.rows("image_ids").tolist())
+        images = first_of_each(self.rows("image_ids").tolist())
         split = {name: self.rows(name).split(counts) for name in ("boxes", "scores", "labels")}
         outputs = [{name: parts[index] for name, parts in split.items()} for index in images.values()]
-        image_ids = list(images)
+        image_ids = self.image_ids = list(images)
         boxes = to_coco_results(image_ids, outputs, self.category_ids)
         self.results = {"bbox": boxes}
         metrics: dict[str, float] = {}
@@ -203,7 +205,7 @@ class SegmentResults(RowMetric):
         categories, masks = self.rows("category_ids").split(counts), _masks(self, counts)
         return [
             {"image_id": image_id, "category_id": category, "segmentation": mask, "score": 1.0}
-            for image_id, index in _first_of_each(self.rows("image_ids").tolist()).items()
+            for image_id, index in first_of_each(self.rows("image_ids").tolist()).items()
             for category, mask in zip(categories[index].tolist(), masks[index], strict=True)
         ]
 
@@ -214,7 +216,7 @@ def _required(ground_truth: COCO | None) -> COCO:
     return ground_truth
 
 
-def _first_of_each(image_ids: Sequence[int]) -> dict[int, int]:
+def first_of_each(image_ids: Sequence[int]) -> dict[int, int]:
     """The index of the first prediction of each image, in the order of these."""
     first: dict[int, int] = {}
     for index, image_id in enumerate(image_ids):

@@ -13,7 +13,7 @@ from nas_transfer.data.drawing import Picture, draw_persons
 from nas_transfer.data.parts import Vocabulary
 from nas_transfer.data.samples import PoseBatch
 from nas_transfer.ranges import Positive
-from nas_transfer.runs import TaskKind
+from nas_transfer.runs import Analysis, TaskKind
 from nas_transfer.space import SUPERNET, Arch
 from nas_transfer.supernet.cost import Cost
 from nas_transfer.supernet.layers import Layers
@@ -21,6 +21,7 @@ from nas_transfer.supernet.networks import build_body
 from nas_transfer.tasks.coco_metrics import Persons, to_coco_keypoints
 from nas_transfer.tasks.deployed import Deployed, DeployedNetwork
 from nas_transfer.tasks.genes import Choices
+from nas_transfer.tasks.keypoint_analysis import analyse_keypoints
 from nas_transfer.tasks.keypoint_head import KeypointHead
 from nas_transfer.tasks.metrics import KeypointMetric
 from nas_transfer.tasks.pose_crops import resized, resized_crops
@@ -203,6 +204,14 @@ class PoseTask(Task[PoseBatch, Tensor]):
         self.metric.reset()
         self.predictions = {"predictions": self.metric.results}
         return metrics
+
+    def analyse(self, vocabulary: Vocabulary) -> Analysis | None:
+        """Correct keypoints by name, curves and worst images of the last evaluation."""
+        if self.ground_truth is None:
+            return None
+        return analyse_keypoints(
+            self.ground_truth, self.metric.results, self.category_id, vocabulary.names, self.sigmas
+        )
 
     def input_size(self, arch: Arch) -> tuple[int, int]:
         """The size of the crops of an arch."""

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
+from torchmetrics.functional.classification import multiclass_confusion_matrix
 from typing_extensions import Self
 
 from nas_transfer.data.drawing import Picture, draw_label_map
@@ -20,13 +21,14 @@ from nas_transfer.data.samples import SegmentationBatch
 from nas_transfer.data.segmentation_transforms import IGNORE_LABEL
 from nas_transfer.errors import ConfigError
 from nas_transfer.ranges import Positive
-from nas_transfer.runs import TaskKind
+from nas_transfer.runs import Analysis, TaskKind
 from nas_transfer.space import SUPERNET, Arch
 from nas_transfer.supernet.cost import Cost, Size
 from nas_transfer.supernet.layers import Layers
 from nas_transfer.supernet.networks import build_body
 from nas_transfer.tasks.deployed import TOP_STRIDE, Deployed, DeployedNetwork
 from nas_transfer.tasks.genes import Choices, task_genes, values_of
+from nas_transfer.tasks.label_analysis import MapScores, analyse_maps
 from nas_transfer.tasks.metrics import SegmentResults
 from nas_transfer.tasks.pixel_losses import (
     CROSS_ENTROPY,
@@ -128,6 +130,8 @@ class SegmentationTask(Task[SegmentationBatch, Tensor]):
         self.class_names = tuple(class_names)
         self.confusion = MulticlassConfusionMatrix(num_classes, ignore_index=IGNORE_LABEL, validate_args=False)
         self.segments = SegmentResults()
+        self.map_scores = MapScores()
+        self._details: tuple[Tensor, dict[int, tuple[float, float]]] | None = None
 
     def rebuild(self, settings: TaskSettings) -> Self:
         """The same task with new weights for other settings."""
@@ -207,17 +211,35 @@ class SegmentationTask(Task[SegmentationBatch, Tensor]):
             self.confusion.update(predicted.flatten(), labels.long().flatten())
             if self.evaluation.keep_predictions:
                 self.segments.update(sample_id, predicted)
+            if self.keeps_details:
+                self._keep_scores(sample_id, predicted, labels)
+
+    def _keep_scores(self, sample_id: int, predicted: Tensor, labels: Tensor) -> None:
+        counts = multiclass_confusion_matrix(
+            predicted.flatten(), labels.long().flatten(), self.settings.num_classes, ignore_index=IGNORE_LABEL,
+            validate_args=False,
+        )  # fmt: skip
+        scores = scores_of(counts.cpu(), ())
+        if scores:
+            self.map_scores.update(sample_id, scores["miou"], scores["pixel_accuracy"])
 
     def compute_metrics(self) -> dict[str, float]:
         """Return ``miou``, ``pixel_accuracy``, ``mean_accuracy`` and ``iou/<class>``, and reset them.
 
         A class that is neither annotated nor predicted anywhere is left out.
         """
-        metrics = scores_of(self.confusion.compute().cpu(), self.class_names)
+        counts = self.confusion.compute().cpu()
+        metrics = scores_of(counts, self.class_names)
         self.confusion.reset()
+        self._details = (counts, self.map_scores.compute()) if self.keeps_details else None
+        self.map_scores.reset()
         self.predictions = {"predictions": self.segments.compute()} if self.evaluation.keep_predictions else {}
         self.segments.reset()
         return metrics
+
+    def analyse(self, vocabulary: Vocabulary) -> Analysis | None:
+        """IoU by class, confusion matrix and worst images of the last evaluation."""
+        return None if self._details is None else analyse_maps(*self._details, vocabulary.names)
 
     def input_size(self, arch: Arch) -> tuple[int, int]:
         """The scaled size of the training crop."""

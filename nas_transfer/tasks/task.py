@@ -21,7 +21,7 @@ from typing_extensions import Self
 
 from nas_transfer.data.parts import Vocabulary
 from nas_transfer.errors import ArchError, ConfigError
-from nas_transfer.runs import TaskKind
+from nas_transfer.runs import Analysis, TaskKind
 from nas_transfer.space import SUPERNET, Arch, ArchOrSupernet, Gene
 from nas_transfer.supernet.calibrate import recalibrate_batch_norm
 from nas_transfer.supernet.cost import Cost, CostTotals, totals_by_group
@@ -96,6 +96,7 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
         ground_truth: annotations of the split that is evaluated, for metrics that compare with COCO's format.
         predictions: predictions of the last `compute_metrics` in COCO's result format, by file name, for tasks that
             keep them.
+        keeps_details: whether evaluations keep what `analyse` needs of each image; off in the trials of a search.
     """
 
     kind: TaskKind
@@ -119,6 +120,7 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
         self.normalise: nn.Module = Normalise(settings.table.preprocessing)
         self.ground_truth: COCO | None = None
         self.predictions: dict[str, list[CocoResult]] = {}
+        self.keeps_details = False
 
     @property
     def score_key(self) -> str:
@@ -158,6 +160,13 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
     @abstractmethod
     def compute_metrics(self) -> dict[str, float]:
         """Return all metrics since the last call, over all ranks, as fractions in 0-1, and reset them."""
+
+    def analyse(self, vocabulary: Vocabulary) -> Analysis | None:
+        """Say what the network is good at, from the last `compute_metrics` with `keeps_details`.
+
+        None for tasks without an analysis. The files of images are not filled in.
+        """
+        return None
 
     @abstractmethod
     def predict_image(self, batch: BatchT, image_id: int, vocabulary: Vocabulary) -> Prediction:

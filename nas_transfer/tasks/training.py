@@ -54,6 +54,7 @@ class ScoringModule(pl.LightningModule):
     Attributes:
         metrics: metrics of the last validation, as fractions in 0-1.
         metrics_step: the optimiser step of the last validation; -1 before the first.
+        image_ids: the images that this rank validated last, one for each sample, in the order of the samples.
     """
 
     def __init__(self, task: Task) -> None:
@@ -61,10 +62,18 @@ class ScoringModule(pl.LightningModule):
         self.task = task
         self.metrics: dict[str, float] = {}
         self.metrics_step = -1
+        self.image_ids: list[int] = []
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the images of the last validation."""
+        self.image_ids = []
 
     def validation_step(self, batch: Mapping[str, object], batch_index: int) -> None:
         """Add one evaluation batch to the metrics."""
         self.task.update_metrics(batch)
+        ids = batch.get("image_ids", batch.get("sample_ids"))  # a sample of a pose task is a person in an image
+        if isinstance(ids, Tensor):
+            self.image_ids += ids.tolist()
 
     def on_validation_epoch_end(self) -> None:
         """Keep all metrics and log them as ``val/<name>``."""

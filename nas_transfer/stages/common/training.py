@@ -16,6 +16,7 @@ from pytorch_lightning.callbacks import Callback
 from nas_transfer.data.module import DownstreamData
 from nas_transfer.runs import Result, files
 from nas_transfer.space import SUPERNET
+from nas_transfer.stages.common.analysis import write_analysis
 from nas_transfer.stages.common.build import (
     EndOnSignal,
     LastCheckpoint,
@@ -60,6 +61,7 @@ def train(config: TrainConfig, folder: Path) -> Result | None:
     total_batch = data.batch_size * trainer.world_size * recipe.accumulate
     _log_effect_of_batch(recipe, config.trainer.max_steps, total_batch)
     task = build_task(config, table, arch, data)
+    task.keeps_details = True
     last = last_checkpoint(folder)
     teacher = None if parent is None else _inherit(config, task, parent, data, resumed=last is not None)
     settings = build_training_settings(config, total_steps, total_batch)
@@ -95,6 +97,7 @@ def train(config: TrainConfig, folder: Path) -> Result | None:
         stage=result.stage, config_sha256=result.config_sha256,
     )  # fmt: skip
     write_predictions(config.sample_predictions, folder, task, data)
+    write_analysis(folder, module, data)
     return result
 
 
