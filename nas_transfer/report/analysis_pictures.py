@@ -109,14 +109,14 @@ def _draw_threshold(axes: Axes, curve: ThresholdCurve, analysis: Analysis) -> No
 
 def _draw_confusion(axes: Axes, confusion: ConfusionMatrix, analysis: Analysis) -> None:
     """Shares of each row, with the counts in small matrices."""
-    shares = [[count / max(1, sum(row)) for count in row] for row in confusion.counts]
+    shares = confusion.shares
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     places = range(len(confusion.names))
     names = [_text(name) for name in confusion.names]
     axes.set_xticks(places, names, rotation=90, fontsize=8)
     axes.set_yticks(places, names, fontsize=8)
     axes.set(xlabel="predicted", ylabel="annotated")
-    axes.set_title(f"Confusion matrix: share of each row and {analysis.counted}", fontsize=10)
+    axes.set_title(f"Confusion matrix of {analysis.counted}", fontsize=10)
     if len(confusion.names) <= MOST_NUMBERS:
         for row, (counts, row_shares) in enumerate(zip(confusion.counts, shares, strict=True)):
             for column, (count, share) in enumerate(zip(counts, row_shares, strict=True)):

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from nas_transfer.errors import NasTransferError
 from nas_transfer.report.arch_drawing import draw_arch, stage_rows
+from nas_transfer.report.choice import choices
+from nas_transfer.report.choice_view import ChoiceView, choice_view
 from nas_transfer.report.collect import STAGES_WITHOUT_RESULT, Run, read_runs
 from nas_transfer.report.figures import (
     front_figures,
@@ -65,6 +67,7 @@ class Report:
 
     Attributes:
         summary: in one line.
+        choices: an opening for each task and dataset with a trained net.
         problems: unfinished, missing and broken things, None without any.
         nets, routes, studies, runs: a section for each kind of task, comparison, study, run.
         costs: by stage.
@@ -72,6 +75,7 @@ class Report:
     """
 
     summary: str
+    choices: tuple[ChoiceView, ...]
     problems: Table | None
     nets: tuple[Section, ...]
     routes: tuple[Section, ...]
@@ -100,6 +104,7 @@ def make_report(folders: Sequence[Path], without_runs: Sequence[str] = ()) -> tu
     num_finished = sum(run.result is not None or run.stage in STAGES_WITHOUT_RESULT for run in runs)
     report = Report(
         summary=f"Runs: {len(runs)}, finished: {num_finished}, fine-tuned nets: {len(nets)}, studies: {len(studies)}.",
+        choices=tuple(map(choice_view, choices(nets, studies, runs))),
         problems=problem_table(problems) if problems else None,
         nets=tuple(_net_section(kind, of_kind, studies, runs) for kind, of_kind in nets_by_kind(nets)),
         routes=tuple(routes),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +20,7 @@ from nas_transfer.runs.atomic import write_text
 from nas_transfer.runs.texts import markdown_code, markdown_text
 from nas_transfer.runs.versions import git_revision, versions
 
-TEMPLATE = "page.html.j2"
+TEMPLATE, SCRIPT = "page.html.j2", "choice.js"
 
 
 def write_report(folder: Path, report: Report, runs: Sequence[Run]) -> list[Path]:
@@ -43,7 +45,9 @@ def html(report: Report) -> str:
         lstrip_blocks=True,
     )
     environment.filters["markup"] = Markup  # figures escape their own text
-    return environment.get_template(TEMPLATE).render(report=report, made=_made())
+    script = (Path(__file__).parent / SCRIPT).read_text()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()  # the only script that may run
+    return environment.get_template(TEMPLATE).render(report=report, made=_made(), script=script, digest=digest)
 
 
 def _made() -> str:
@@ -55,6 +59,8 @@ def _made() -> str:
 def markdown(report: Report) -> str:
     """Tables and facts; only the page has figures."""
     parts = ["# Report", markdown_text(f"{report.summary} Made {_made()}.")]
+    for choice in report.choices:
+        parts += [_heading(choice.title, "##"), markdown_text(f"{choice.answer} {choice.reach}"), choice.table.markdown()]
     if report.problems is not None:
         parts += _titled(report.problems)
     if report.nets:

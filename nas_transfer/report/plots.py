@@ -1,6 +1,6 @@
 """Small charts as inline SVG.
 
-They are written by hand because the page is one file without scripts that follows the reader's light or dark theme, and
+They are written by hand because the page is one file whose figures need no script, and that follows the reader's light or dark theme, and
 its points show their values on hovering. Checked with matplotlib 3 and pygal 3.1: matplotlib refuses colours such as
 ``var(--s1)`` and writes no hover titles, and would be a dependency for the report alone; pygal takes such colours, but
 embeds a script even without its JavaScript files, and its tooltips need them. Vega, Bokeh and Plotly draw with scripts.
@@ -43,6 +43,7 @@ class Series:
         titles: what hovering each point shows.
         spreads: half the height of each point's error bar.
         names: text beside each point.
+        keys: what a script calls each point, so that it can find it.
     """
 
     label: str
@@ -55,6 +56,7 @@ class Series:
     titles: Sequence[str] = ()
     spreads: Sequence[float] = ()
     names: Sequence[str] = ()
+    keys: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,17 @@ class Figure:
     svg: str
     legend: tuple[tuple[str, str], ...] = ()
     note: str = ""
+
+
+@dataclass(frozen=True)
+class Size:
+    """Width and height of a chart in units."""
+
+    width: int = WIDTH
+    height: int = HEIGHT
+
+
+SMALL = Size()
 
 
 @dataclass(frozen=True)
@@ -133,8 +146,24 @@ def tick_label(value: float, axis: Axis) -> str:
     return "0" if float(text) == 0 else text + suffix
 
 
-def chart(title: str, x_label: str, y_label: str, series: Sequence[Series], note: str = "") -> Figure | None:
-    """A chart of all series on common axes; None if there is no point."""
+def chart(
+    title: str,
+    x_label: str,
+    y_label: str,
+    series: Sequence[Series],
+    note: str = "",
+    *,
+    size: Size = SMALL,
+    from_zero: bool = False,
+) -> Figure | None:
+    """A chart of all series on common axes; None if there is no point.
+
+    Args:
+        title, x_label, y_label, note: texts.
+        series: the points.
+        size: of the chart.
+        from_zero: start both axes at 0, so that small differences look small.
+    """
     drawn = [one for one in series if len(one.xs)]
     if not drawn:
         return None
@@ -145,13 +174,17 @@ def chart(title: str, x_label: str, y_label: str, series: Sequence[Series], note
         for y, spread in zip(one.ys, one.spreads or [0.0] * len(one.ys))
         for sign in (-1, 1)
     ]
-    x_axis = axis_of(xs, LEFT, WIDTH - RIGHT, 5)
-    y_axis = axis_of(ys, HEIGHT - BOTTOM, TOP, 5)
-    parts = [*_frame(x_axis, y_axis, x_label, y_label)]
+    start = [0.0] if from_zero else []
+    x_axis = axis_of([*start, *xs], LEFT, size.width - RIGHT, 5)
+    y_axis = axis_of([*start, *ys], size.height - BOTTOM, TOP, 5)
+    parts = [*_frame(x_axis, y_axis, x_label, y_label, size)]
     for one in sorted(drawn, key=lambda one: not one.faint):
         parts += _draw(one, x_axis, y_axis)
-    parts += _draw_names(drawn, x_axis, y_axis)
-    svg = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">' + "".join(parts) + "</svg>"
+    parts += _draw_names(drawn, x_axis, y_axis, size)
+    head = f'<svg viewBox="0 0 {size.width} {size.height}" role="img" aria-label="{escape(title)}"'
+    if any(one.keys for one in drawn):  # for the script that moves a mark along the axis
+        head += f' data-x="{x_axis.low:.9g} {x_axis.high:.9g} {x_axis.start:g} {x_axis.end:g}"'
+    svg = f"{head}>{''.join(parts)}</svg>"
     legend = tuple(
         (one.label, f"s{one.colour} {'stroke' if one.style != 'points' else one.marker}{' faint' if one.faint else ''}")
         for one in drawn
@@ -160,18 +193,18 @@ def chart(title: str, x_label: str, y_label: str, series: Sequence[Series], note
     return Figure(title, svg, legend, note)
 
 
-def _frame(x_axis: Axis, y_axis: Axis, x_label: str, y_label: str) -> list[str]:
-    bottom = HEIGHT - BOTTOM
+def _frame(x_axis: Axis, y_axis: Axis, x_label: str, y_label: str, size: Size) -> list[str]:
+    bottom = size.height - BOTTOM
     parts = []
     for x, text in x_axis.ticks():
         parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{bottom}"/>')
         parts.append(f'<text class="tick" x="{x:.1f}" y="{bottom + 14}" text-anchor="middle">{text}</text>')
     for y, text in y_axis.ticks():
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{size.width - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text class="tick" x="{LEFT - 5}" y="{y + 3.5:.1f}" text-anchor="end">{text}</text>')
-    parts.append(f'<path class="axis" d="M{LEFT} {TOP}V{bottom}H{WIDTH - RIGHT}"/>')
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(f'<text class="label" x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_label)}</text>')
+    parts.append(f'<path class="axis" d="M{LEFT} {TOP}V{bottom}H{size.width - RIGHT}"/>')
+    middle = (LEFT + size.width - RIGHT) / 2
+    parts.append(f'<text class="label" x="{middle}" y="{size.height - 6}" text-anchor="middle">{escape(x_label)}</text>')
     parts.append(f'<text class="label" x="4" y="13">{escape(y_label)}</text>')
     return parts
 
@@ -193,7 +226,8 @@ def _draw(series: Series, x_axis: Axis, y_axis: Axis) -> list[str]:
             parts.append(f'<path class="line thin {classes}" d="{bar}"/>')
         title = f"<title>{escape(series.titles[index])}</title>" if index < len(series.titles) else ""
         marker = _marker(series.marker, x, y)
-        parts.append(f'<g class="mark {classes} {series.marker}">{marker}{title}</g>')
+        key = f' data-key="{escape(series.keys[index])}"' if index < len(series.keys) else ""
+        parts.append(f'<g class="mark {classes} {series.marker}"{key}>{marker}{title}</g>')
     return parts
 
 
@@ -208,7 +242,7 @@ def _path(points: Sequence[tuple[float, float]], classes: str, *, steps: bool) -
     return f'<path class="line {classes}" d="{path}"/>'
 
 
-def _draw_names(series: Sequence[Series], x_axis: Axis, y_axis: Axis) -> list[str]:
+def _draw_names(series: Sequence[Series], x_axis: Axis, y_axis: Axis, size: Size) -> list[str]:
     """The text beside each named point, at the first position inside the chart that covers no other text."""
     parts: list[str] = []
     named = [
@@ -218,7 +252,7 @@ def _draw_names(series: Sequence[Series], x_axis: Axis, y_axis: Axis) -> list[st
     for x, y, name in named:
         width = NAME_LETTER * len(name)
         boxes = [(left, y + offset) for offset in NAME_OFFSETS for left in (x + 9, x - 9 - width)]
-        inside = [box for box in boxes if LEFT <= box[0] <= WIDTH - width and box[1] <= HEIGHT - BOTTOM - 2]
+        inside = [box for box in boxes if LEFT <= box[0] <= size.width - width and box[1] <= size.height - BOTTOM - 2]
         free = [
             (left, base) for left, base in inside
             if all(left >= x1 or left + width <= x0 or abs(base - y1) >= NAME_HEIGHT for x0, x1, y1 in taken)

@@ -80,6 +80,15 @@ class ConfusionMatrix:
         if {len(self.names)} != {len(self.counts), *map(len, self.counts)}:
             raise ValueError(f"counts must be {len(self.names)} x {len(self.names)}, one for each pair of names")
 
+    @property
+    def shares(self) -> tuple[tuple[float, ...], ...]:
+        """(N, N) shares of what is annotated as a class; in the row of the background, of what is predicted as one."""
+        predicted = [sum(column) for column in zip(*self.counts)]
+        return tuple(
+            tuple(count / max(1, predicted[place] if name == BACKGROUND else sum(row)) for place, count in enumerate(row))
+            for name, row in zip(self.names, self.counts, strict=True)
+        )
+
 
 @dataclass(frozen=True)
 class ImageScore:

@@ -30,6 +30,7 @@ class SearchSummary:
         objectives: whether each is maximised or minimised.
         spent: what preparation, trials, validation and repeats used.
         validation: how well short trainings rank archs; None if that was not measured.
+        attainable: the lowest and the highest value of each cost that the searched archs can have; empty if unknown.
     """
 
     trials: int
@@ -42,6 +43,7 @@ class SearchSummary:
     objectives: Mapping[str, Direction]
     spent: Mapping[str, Usage]
     validation: Validation | None = None
+    attainable: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from nas_transfer.runs import (
     usage_in,
 )
 from nas_transfer.runs.texts import duration
-from nas_transfer.search.attainable import attainable
+from nas_transfer.search.attainable import CostRange, attainable
 from nas_transfer.search.damage import fit_additive
 from nas_transfer.search.front import TradeOff, front_of, pick, points_of, share_of_hypervolume, write_front
 from nas_transfer.search.loop import Launch, SearchLoop
@@ -116,6 +116,7 @@ class _Search:
         self.study = Study(folder, keys.storage, self.task.space, directions, sampler)
         self.loop = SearchLoop(self.study, folder, schedule, launch, self.log_progress, self.problem.resized)
         self.done_before = len(self.study)
+        self.ranges: Mapping[str, CostRange] = {}
 
     def trained_genes(self) -> list[str]:
         """The genes whose smaller choices need training, if the trials are parts of one network and are not trained."""
@@ -138,7 +139,7 @@ class _Search:
             self.task.table.name, self.done_before, self.config.search.trials, f"{self.problem.size:.2g}",
             ", ".join(f"{name} ({objective.direction})" for name, objective in self.objectives.items()),
         )  # fmt: skip
-        ranges = attainable(self.problem, partial(_all_costs, self.task, self.problem))
+        ranges = self.ranges = attainable(self.problem, partial(_all_costs, self.task, self.problem))
         logger.info("costs within reach: %s", ", ".join(f"{name} {reach}" for name, reach in ranges.items()))
         wait_for_jobs(self.folder)
         if self.config.stage.prepares is not None:
@@ -309,6 +310,7 @@ class _Search:
             objectives=self.study.directions,
             spent=spent,
             validation=validation,
+            attainable={name: (reach.low, reach.high) for name, reach in self.ranges.items()},
         )
         result = replace(
             result, arch=picked.arch, costs=self.costs_of(picked), gpu_hours=gpu_seconds / SECONDS_PER_HOUR,

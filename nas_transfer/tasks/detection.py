@@ -156,10 +156,10 @@ class DetectionTask(Task[DetectionBatch, dict[str, Tensor]]):
 
     def analyse(self, vocabulary: Vocabulary) -> Analysis | None:
         """Average precision by class, curves, confusion matrix and worst images of the last evaluation."""
-        if self.ground_truth is None or not self.metric.image_ids:
+        if self.ground_truth is None or not self.metric.evaluated:
             return None
         return analyse_detections(
-            self.ground_truth, self.metric.results, self.metric.image_ids, self.category_ids, vocabulary.names
+            self.ground_truth, self.metric.results, self.metric.evaluated, self.category_ids, vocabulary.names
         )
 
     def input_size(self, arch: Arch) -> tuple[int, int]:

@@ -69,7 +69,7 @@ class CocoMetric(RowMetric):
     Attributes:
         ground_truth: the annotations to compare with, set before `compute`.
         results: the predictions of the last `compute` in COCO's result format, ``bbox`` and ``segm``.
-        image_ids: the images of the last `compute`.
+        evaluated: ids of the images of the last `compute`.
     """
 
     higher_is_better = True
@@ -80,7 +80,7 @@ class CocoMetric(RowMetric):
         self.with_masks = with_masks
         self.ground_truth: COCO | None = None
         self.results: dict[str, list[CocoResult]] = {}
-        self.image_ids: list[int] = []
+        self.evaluated: list[int] = []
         for name in ("image_ids", "counts", "labels"):
             self.add_rows(name, dtype=torch.int64)
         self.add_rows("boxes", 4, dtype=torch.float32)
@@ -119,7 +119,7 @@ class CocoMetric(RowMetric):
         images = first_of_each(self.rows("image_ids").tolist())
         split = {name: self.rows(name).split(counts) for name in ("boxes", "scores", "labels")}
         outputs = [{name: parts[index] for name, parts in split.items()} for index in images.values()]
-        image_ids = self.image_ids = list(images)
+        image_ids = self.evaluated = list(images)
         boxes = to_coco_results(image_ids, outputs, self.category_ids)
         self.results = {"bbox": boxes}
         metrics: dict[str, float] = {}

@@ -1,0 +1,136 @@
+"""A choice in words: what to take, what it saves, and a line for each net."""
+
+from __future__ import annotations
+
+from nas_transfer.report.choice import LATENCY, RESIZED, Candidate, Choice
+from nas_transfer.report.nets import dataset
+from nas_transfer.report.tables import Table
+from nas_transfer.report.texts import NONE, millions, percent
+
+SECOND_LABELS = {
+    "map_50": "mAP50", "map_50_segm": "mask mAP50", "ap_50": "AP50", "top5": "top-5", "pixel_accuracy": "pixel accuracy",
+}  # fmt: skip
+
+
+def title_text(choice: Choice) -> str:
+    """The answer in a title."""
+    run = choice.pick.net.run
+    data = dataset(run)
+    return f"{run.task}{'' if data == NONE else f' on {data}'}: take {choice.pick.name}"
+
+
+def answer_text(choice: Choice) -> str:
+    """What the recommended net scores and costs, and what it saves."""
+    pick = choice.pick
+    parts = [f"{pick.name} ({pick.origin}) is the cheapest net within 1 point of the best score: {measure_text(pick, choice)}."]
+    if len(choice.candidates) == 1:
+        parts = [f"{pick.name} is the only trained net: {measure_text(pick, choice)}."]
+    return " ".join([*parts, *_comparison(choice)])
+
+
+def _comparison(choice: Choice) -> list[str]:
+    pick, whole = choice.pick, choice.whole
+    if whole is None:
+        return ["The whole network was not trained on this dataset: train arch=max to see what the search is worth."]
+    size = whole.net.result.costs.size
+    if pick.is_baseline:
+        sentence = f"Nothing here beats the whole network at {pick.net.result.costs.size}."
+        if pick.origin == RESIZED:
+            sentence = (
+                f"Nothing here beats the whole network on smaller images: at {pick.net.result.costs.size} it "
+                f"{_saving(pick, whole)}, compared with {size}."
+            )
+        return [sentence, *_winners(choice)]
+    return [f"It {_saving(pick, whole)}, compared with the whole network at {size}.", *_against_resizing(choice, pick)]
+
+
+def _saving(one: Candidate, whole: Candidate) -> str:
+    share, points = 1 - one.macs / whole.macs, 100 * (one.net.score - whole.net.score)
+    cost = f"saves {100 * share:.0f} % of the MACs" if share >= 0 else f"costs {-100 * share:.0f} % more MACs"
+    return f"{cost} at {points:+.1f} points"
+
+
+def _against_resizing(choice: Choice, pick: Candidate) -> list[str]:
+    gain = choice.gain(pick)
+    if gain is None or len(choice.baselines) < 2:
+        return []
+    if gain > 0:
+        return [f"The whole network on smaller images would score {100 * gain:.1f} points less at the same MACs."]
+    return [f"But the whole network on smaller images scores {-100 * gain:.1f} points more at the same MACs."]
+
+
+def _winners(choice: Choice) -> list[str]:
+    """Where a search helps although it is not the recommended net."""
+    winners = choice.winners
+    if not winners:
+        return []
+    best = max(winners, key=lambda one: choice.gain(one) or 0.0)
+    gain = choice.gain(best) or 0.0
+    return [
+        f"At a lower budget, {best.name} scores {100 * gain:.1f} points more than the whole network on images that are "
+        f"as cheap ({measure_text(best, choice)})."
+    ]
+
+
+def measure_text(one: Candidate, choice: Choice) -> str:
+    """Scores and costs of a net in one line."""
+    kind, costs = one.net.kind, one.net.result.costs
+    texts = [f"{percent(one.net.score)} % {kind.score_label}"]
+    if one.second is not None:
+        texts.append(f"{percent(one.second[1])} % {second_label(one.second[0])}")
+    texts.append(f"{millions(one.macs)} M MACs")
+    latency = choice.cost(one, LATENCY)
+    texts += [f"{latency:.3g} ms with {choice.engine}"] if latency is not None else []
+    return ", ".join([*texts, f"{millions(costs.params['total'])} M params", f"input {costs.size}"])
+
+
+def second_label(key: str) -> str:
+    """The heading of a second metric."""
+    return SECOND_LABELS.get(key, key)
+
+
+def line_text(one: Candidate, choice: Choice) -> str:
+    """The line of the slider for a net: what it is, what it measures, and how it compares with the whole network."""
+    text = f"{one.name} ({one.origin}): {measure_text(one, choice)}"
+    if choice.whole is None or one == choice.whole:
+        return text
+    return f"{text}; {_saving(one, choice.whole)}, compared with the whole network"
+
+
+def range_text(choice: Choice) -> str:
+    """The MACs that searches could choose from beside those of their fronts; empty without a search."""
+    if choice.front is None:
+        return ""
+    front = " to ".join(map(millions, choice.front))
+    if choice.attainable is None:
+        return f"The front of the search reaches from {front} M MACs."
+    return f"The space reaches from {' to '.join(map(millions, choice.attainable))} M MACs, and the front from {front} M."
+
+
+def choice_table(choice: Choice) -> Table:
+    """A row for each net, the cheapest first."""
+    first = choice.pick.net
+    second = choice.pick.second
+    columns = ["run", "origin", "input", "params (M)", "MACs (M)"]
+    columns += [f"latency (ms), {choice.engine}"] if choice.engine is not None else []
+    columns += [f"{first.kind.score_label} (%)"]
+    columns += [f"{second_label(second[0])} (%)"] if second is not None else []
+    columns += ["recommended"]
+    rows = []
+    for one in choice.candidates:
+        costs = one.net.result.costs
+        row = [one.name, one.origin, costs.size, millions(costs.params["total"]), millions(one.macs)]
+        if choice.engine is not None:
+            latency = choice.cost(one, LATENCY)
+            row.append(NONE if latency is None else f"{latency:.3g}")
+        row.append(percent(one.net.score))
+        if second is not None:
+            row.append(percent(one.net.result.metrics.get(second[0])))
+        rows.append((*row, "yes" if one == choice.pick else ""))
+    note = (
+        "Recommended: the cheapest net within 1 point of the best score. Scores are on the validation split, of one "
+        "training each: with few validation images, differences of some points can be chance."
+    )
+    return Table("Trained nets", tuple(columns), tuple(rows), note)
+
+
