@@ -3,7 +3,6 @@ for (const choice of document.querySelectorAll(".choice")) {
   const nets = JSON.parse(choice.dataset.nets);
   const slider = choice.querySelector("input[type=range]"), chosen = choice.querySelector(".chosen");
   const budget = choice.querySelector(".budget"), views = [...choice.querySelectorAll(".axis-view")];
-  const svg = "http://www.w3.org/2000/svg";
   let view = views[0];
 
   const words = value => {
@@ -15,7 +14,7 @@ for (const choice of document.querySelectorAll(".choice")) {
     const [low, high, start, end] = chart.dataset.x.split(" ").map(Number);
     let mark = chart.querySelector(".budget-line");
     if (!mark) {
-      mark = document.createElementNS(svg, "line");
+      mark = document.createElementNS(chart.namespaceURI, "line");
       mark.setAttribute("class", "budget-line");
       const axis = chart.querySelector(".axis").getBBox();
       mark.setAttribute("y1", axis.y);

@@ -15,7 +15,7 @@ from nas_transfer.report.collect import Run
 from nas_transfer.report.inheritance import runs_by_digest
 from nas_transfer.report.nets import Net, data_root, nets_by_data
 from nas_transfer.report.studies import StudyRecord
-from nas_transfer.runs import ArchContent
+from nas_transfer.runs import Ancestor, ArchContent, files
 from nas_transfer.search.pareto import non_dominated
 from nas_transfer.search.resizing import LEAST_GAIN, advantages
 
@@ -90,6 +90,12 @@ class Choice:
         kept = non_dominated(np.asarray([(one.macs, -one.net.score) for one in whole]))
         distinct = {one.macs: one for one, keep in zip(whole, kept.tolist(), strict=True) if keep}
         return [distinct[macs] for macs in sorted(distinct)]
+
+    @property
+    def below(self) -> list[Candidate]:
+        """The nets that cost less than the whole network at any input size that was trained."""
+        least = min((one.macs for one in self.candidates if one.is_baseline), default=0.0)
+        return [one for one in self.candidates if one.macs < least]
 
     def gain(self, candidate: Candidate) -> float | None:
         """Its score minus that of the whole network resized to the same MACs; None where that is undefined."""
@@ -190,10 +196,16 @@ def _origin(net: Net, studies: Sequence[StudyRecord], runs: Sequence[Run]) -> st
     if study.run.stage == "proxy":
         return ROUTE_C
     provenance = study.run.result.provenance if study.run.result is not None else ()
-    parent = runs_by_digest(runs).get(provenance[-1].config_sha256) if provenance else None
+    parent = _made(provenance[-1], runs) if provenance else None
     if parent is not None and parent.result is not None and parent.result.arch is not None:
         return REPAIRED
     return ROUTE_A if study.run.task == net.run.task else ROUTE_B
+
+
+def _made(ancestor: Ancestor, runs: Sequence[Run]) -> Run | None:
+    """The run that made a file, by the hash of its configuration or by its folder."""
+    by_folder = {(run.folder / files.WEIGHTS).resolve(): run for run in runs}
+    return runs_by_digest(runs).get(ancestor.config_sha256) or by_folder.get(Path(ancestor.file).resolve())
 
 
 def _latencies(runs: Sequence[Run]) -> dict[str, Mapping[str, float]]:

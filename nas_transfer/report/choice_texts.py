@@ -24,7 +24,8 @@ def answer_text(choice: Choice) -> str:
     pick = choice.pick
     parts = [f"{pick.name} ({pick.origin}) is the cheapest net within 1 point of the best score: {measure_text(pick, choice)}."]
     if len(choice.candidates) == 1:
-        parts = [f"{pick.name} is the only trained net: {measure_text(pick, choice)}."]
+        text = f"{pick.name} ({pick.origin}) is the only trained net: {measure_text(pick, choice)}."
+        return " ".join([text, *(_comparison(choice) if not pick.is_baseline else ())])
     return " ".join([*parts, *_comparison(choice)])
 
 
@@ -63,12 +64,26 @@ def _winners(choice: Choice) -> list[str]:
     """Where a search helps although it is not the recommended net."""
     winners = choice.winners
     if not winners:
-        return []
+        return _below(choice)
     best = max(winners, key=lambda one: choice.gain(one) or 0.0)
     gain = choice.gain(best) or 0.0
     return [
         f"At a lower budget, {best.name} scores {100 * gain:.1f} points more than the whole network on images that are "
         f"as cheap ({measure_text(best, choice)})."
+    ]
+
+
+def _below(choice: Choice) -> list[str]:
+    """The nets that are too cheap to be compared with the whole network."""
+    below = choice.below
+    if not below:
+        return []
+    best = max(below, key=lambda one: one.net.score)
+    size = choice.baselines[0].net.result.costs.size
+    subject = f"{len(below)} nets cost" if len(below) > 1 else "1 net costs"
+    return [
+        f"{subject} less than the whole network at {size}, the smallest input that it was trained at; the best of "
+        f"them is {best.name} ({measure_text(best, choice)})."
     ]
 
 

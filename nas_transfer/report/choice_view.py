@@ -11,8 +11,8 @@ from nas_transfer.report.choice_texts import answer_text, choice_table, line_tex
 from nas_transfer.report.plots import MARKERS, SMALL, Figure, Series, Size, chart
 from nas_transfer.report.tables import Table
 
-WIDE, NARROW = Size(780, 400), SMALL
-MOST_NAMED = 8
+WIDE, NARROW = Size(1180, 440), SMALL
+MOST_NAMED = 12
 """Largest number of nets whose names are all on the chart; with more, those of the pick and of the whole network are."""
 AXIS_LABELS = {MACS: "MACs", LATENCY: "latency"}
 BUDGET_UNITS = {MACS: (1e6, "M MACs"), LATENCY: (1.0, "ms")}
@@ -106,9 +106,9 @@ def _figure(choice: Choice, axis: str, size: Size) -> Figure:
     for index, origin in enumerate(origins):
         of_origin = [one for one in shown if one.origin == origin]
         series.append(_points(choice, axis, of_origin, size, origin, colour=index % 5 + 1, marker=index))
-    for origin in (RESIZED, WHOLE):
+    for origin, marker in ((RESIZED, 1), (WHOLE, 3)):
         of_origin = [one for one in shown if one.origin == origin]
-        series.append(_points(choice, axis, of_origin, size, origin, colour=0, marker=1))
+        series.append(_points(choice, axis, of_origin, size, origin, colour=0, marker=marker))
     if choice.pick in shown:
         cost, score = choice.cost(choice.pick, axis) or 0.0, 100 * choice.pick.net.score
         series.append(Series("recommended", [cost], [score], colour=6, marker="ring"))

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from nas_transfer.errors import ConfigError, RunError
 from nas_transfer.report.curves import Curve, read_curves
-from nas_transfer.runs import Manifest, Result, files, read_manifest, read_result
+from nas_transfer.runs import Analysis, Manifest, Result, files, read_analysis, read_manifest, read_result
 
 TRAINING_STAGES = ("pretrain", "finetune")
 STUDY_STAGES = ("search", "proxy")
@@ -33,6 +33,7 @@ class Run:
         manifest: None where it cannot be used.
         curves: curves of a training, by column of its logs.
         problems: what is missing or broken, one sentence each.
+        analysis: what its net is good at, None if unknown.
     """
 
     folder: Path
@@ -42,11 +43,17 @@ class Run:
     manifest: Manifest | None
     curves: Mapping[str, Curve]
     problems: tuple[str, ...]
+    analysis: Analysis | None = None
 
     @property
     def config(self) -> Mapping[str, object]:
         """The keys that change the run's result, flat; empty if unknown."""
         return self.manifest.config if self.manifest is not None else {}
+
+    @property
+    def did_nothing(self) -> bool:
+        """Whether its command ended before any work, such as one with a mistyped path."""
+        return self.result is None and not self.curves and not has_work(self.folder)
 
     @property
     def is_net(self) -> bool:
@@ -137,7 +144,13 @@ def read_run(folder: Path) -> Run:
         reader.problems.append(f"{files.WEIGHTS} is missing")
     if result is not None and stage in STUDY_STAGES and not (folder / files.FRONT).is_file():
         reader.problems.append(f"{files.FRONT} is missing")
-    return Run(folder, stage, task, result, manifest, curves, tuple(reader.problems))
+    analysis = reader.read(read_analysis)
+    return Run(folder, stage, task, result, manifest, curves, tuple(reader.problems), analysis)
+
+
+def has_work(folder: Path) -> bool:
+    """Whether a run folder holds anything but a configuration, a log and notes of what the command read."""
+    return any(path.name not in files.BEFORE_WORK and not path.name.startswith(".") for path in folder.iterdir())
 
 
 def _stage_and_task(folder: Path, result: Result | None, manifest: Manifest | None) -> tuple[str, str]:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from nas_transfer.errors import NasTransferError
 from nas_transfer.report.arch_drawing import draw_arch, stage_rows
-from nas_transfer.report.choice import choices
+from nas_transfer.report.analysis import analysis_figures, analysis_tables
+from nas_transfer.report.choice import Choice, choices
 from nas_transfer.report.choice_view import ChoiceView, choice_view
 from nas_transfer.report.collect import STAGES_WITHOUT_RESULT, Run, read_runs
 from nas_transfer.report.figures import (
@@ -24,7 +25,7 @@ from nas_transfer.report.inheritance import inherited_files
 from nas_transfer.report.net_figures import net_figures
 from nas_transfer.report.nets import Net, data_root, nets_by_data, nets_by_kind, nets_of
 from nas_transfer.report.origins import origin_table
-from nas_transfer.report.pictures import LARGE, prediction_figures
+from nas_transfer.report.pictures import LARGE, SMALL, prediction_figures, worst_figures
 from nas_transfer.report.plots import Figure
 from nas_transfer.report.routes import compare, compared_folders
 from nas_transfer.report.studies import StudyRecord, growth, read_study
@@ -34,6 +35,7 @@ from nas_transfer.report.tables import (
     front_table,
     inherited_table,
     net_table,
+    nothing_table,
     problem_table,
     route_table,
 )
@@ -68,14 +70,17 @@ class Report:
     Attributes:
         summary: in one line.
         choices: an opening for each task and dataset with a trained net.
+        strengths: what the recommended nets are good at.
         problems: unfinished, missing and broken things, None without any.
         nets, routes, studies, runs: a section for each kind of task, comparison, study, run.
         costs: by stage.
         inherited: files that weights descend from, None without any.
+        nothing: commands that ended before any work, None without any.
     """
 
     summary: str
     choices: tuple[ChoiceView, ...]
+    strengths: tuple[Section, ...]
     problems: Table | None
     nets: tuple[Section, ...]
     routes: tuple[Section, ...]
@@ -83,6 +88,7 @@ class Report:
     costs: Table
     inherited: Table | None
     runs: tuple[Section, ...]
+    nothing: Table | None = None
 
 
 def make_report(folders: Sequence[Path], without_runs: Sequence[str] = ()) -> tuple[Report, list[Run]]:
@@ -95,25 +101,59 @@ def make_report(folders: Sequence[Path], without_runs: Sequence[str] = ()) -> tu
     runs = read_runs(folders)
     nets = nets_of(runs)
     problems = [(pattern, "no run folder there") for pattern in without_runs]
-    problems += [(str(run.folder), problem) for run in runs for problem in run.problems]
+    worked = [run for run in runs if not run.did_nothing]
+    problems += [(str(run.folder), problem) for run in worked for problem in run.problems]
     studies = [study for run in runs if (study := read_study(run)) is not None]
     problems += [(str(study.run.folder), problem) for study in studies for problem in study.problems]
+    chosen = choices(nets, studies, runs)
     routes, unfinished_routes = _route_sections(runs)
     problems += unfinished_routes
     inherited = inherited_files(runs)
-    num_finished = sum(run.result is not None or run.stage in STAGES_WITHOUT_RESULT for run in runs)
+    num_finished = sum(run.result is not None or run.stage in STAGES_WITHOUT_RESULT for run in worked)
+    nothing = len(runs) - len(worked)
     report = Report(
-        summary=f"Runs: {len(runs)}, finished: {num_finished}, fine-tuned nets: {len(nets)}, studies: {len(studies)}.",
-        choices=tuple(map(choice_view, choices(nets, studies, runs))),
+        summary=(
+            f"Runs: {len(worked)}, finished: {num_finished}, fine-tuned nets: {len(nets)}, studies: {len(studies)}"
+            f"{f'; commands that ended before any work: {nothing}' if nothing else ''}."
+        ),
+        choices=tuple(map(choice_view, chosen)),
+        strengths=tuple(section for choice in chosen if (section := _strengths(choice, runs)) is not None),
         problems=problem_table(problems) if problems else None,
         nets=tuple(_net_section(kind, of_kind, studies, runs) for kind, of_kind in nets_by_kind(nets)),
         routes=tuple(routes),
         studies=tuple(_study_section(study, nets) for study in studies if study.front.objectives),
         costs=cost_table(runs),
         inherited=inherited_table(inherited) if inherited else None,
-        runs=tuple(_run_section(run) for run in runs),
+        runs=tuple(_run_section(run) for run in worked),
+        nothing=nothing_table([run for run in runs if run.did_nothing]) if nothing else None,
     )
     return report, runs
+
+
+def _strengths(choice: Choice, runs: Sequence[Run]) -> Section | None:
+    """What the recommended net is good at, from its training or from an evaluation of it.
+
+    If that is unknown, what the best of the others is good at; None if it is unknown of all of them.
+    """
+    others = sorted(choice.candidates, key=lambda one: -one.net.score)
+    for candidate in (choice.pick, *others):
+        evaluations = [run for run in runs if run.stage == "evaluate" and _is_evaluation(run, candidate.net)]
+        for run in (candidate.net.run, *evaluations):
+            if run.analysis is not None:
+                figures = [*analysis_figures(run.analysis), *worst_figures(run.folder, run.analysis)]
+                title = f"What {candidate.name} is good at ({run.task})"
+                return Section(title, run.folder, (), tuple(analysis_tables(run.analysis)), tuple(figures))
+    return None
+
+
+def _is_evaluation(run: Run, net: Net) -> bool:
+    """Whether a run scored a net again."""
+    result = run.result
+    if result is None or not result.provenance or result.arch != net.arch:
+        return False
+    parent = result.provenance[-1]
+    weights = (net.folder / files.WEIGHTS).resolve()
+    return net.result.config_sha256 == parent.config_sha256 or weights == Path(parent.file).resolve()
 
 
 def _net_section(kind: TaskKind, nets: Sequence[Net], studies: Sequence[StudyRecord], runs: Sequence[Run]) -> Section:
@@ -201,7 +241,12 @@ def _run_section(run: Run) -> Section:
     figures = training_figures(run)
     if run.result is not None and run.result.arch:
         figures.append(draw_arch(run.result.arch, stage_rows(run.config), "The net"))
-    return Section(run.title, run.folder, tuple(_run_facts(run)), (), (*figures, *prediction_figures(run.folder)))
+    figures += prediction_figures(run.folder)
+    tables: Sequence[Table] = ()
+    if run.analysis is not None:
+        tables = analysis_tables(run.analysis)
+        figures += [*analysis_figures(run.analysis), *worst_figures(run.folder, run.analysis, SMALL)]
+    return Section(run.title, run.folder, tuple(_run_facts(run)), tuple(tables), tuple(figures))
 
 
 def _run_facts(run: Run) -> list[tuple[str, str]]:

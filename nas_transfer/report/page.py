@@ -61,6 +61,8 @@ def markdown(report: Report) -> str:
     parts = ["# Report", markdown_text(f"{report.summary} Made {_made()}.")]
     for choice in report.choices:
         parts += [_heading(choice.title, "##"), markdown_text(f"{choice.answer} {choice.reach}"), choice.table.markdown()]
+    for section in report.strengths:
+        parts += [_heading(section.title, "##"), *(text for table in section.tables for text in _titled(table, "###"))]
     if report.problems is not None:
         parts += _titled(report.problems)
     if report.nets:
@@ -79,6 +81,9 @@ def markdown(report: Report) -> str:
     parts.append("## Runs")
     for section in report.runs:
         parts += [_heading(section.title, "###"), _facts(section)]
+        parts += [text for table in section.tables for text in _titled(table, "####")]
+    if report.nothing is not None:
+        parts += _titled(report.nothing)
     return "\n\n".join(parts) + "\n"
 
 

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 
 from nas_transfer.report.plots import Figure
-from nas_transfer.runs import files
+from nas_transfer.runs import Analysis, files
 
 SMALL, LARGE = 360, 664
 """Width of a picture in pixels: of one of many runs, of the best one."""
@@ -28,6 +28,15 @@ def prediction_figures(folder: Path, width: int = SMALL) -> list[Figure]:
         _figure(path, TITLES[name], width)
         for name, paths in files.picture_files(folder)
         for path in paths[:MOST_PICTURES]
+    ]
+    return [figure for figure in figures if figure is not None]
+
+
+def worst_figures(folder: Path, analysis: Analysis, width: int = LARGE) -> list[Figure]:
+    """The worst images that a run drew: annotated and predicted, each with its file and what is wrong."""
+    figures = [
+        _figure(folder / files.ANALYSIS_FOLDER / f"{files.WORST_PREFIX}{number}.jpg", f"{image.file}: {image.text}", width)
+        for number, image in enumerate(analysis.worst, start=1)
     ]
     return [figure for figure in figures if figure is not None]
 

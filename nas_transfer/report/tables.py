@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,6 +205,15 @@ def route_table(comparison: Comparison, folder: Path) -> Table:
         f"{comparison.reference_macs / 1e6:.1f} M MACs; all nets are trained alike. {folder}"
     )
     return Table(f"Routes on {comparison.task}", columns, tuple(rows), note)
+
+
+def nothing_table(runs: Sequence[Run]) -> Table:
+    """A row for each command that ended before any work."""
+    rows = tuple(
+        (str(run.folder), shlex.join(run.manifest.command) if run.manifest is not None else NONE) for run in runs
+    )
+    note = f"They were refused or stopped at the start, so that they count neither as finished nor as unfinished; see {files.LOG}."
+    return Table("Commands that ended before any work", ("run", "command"), rows, note)
 
 
 def problem_table(problems: Sequence[tuple[str, str]]) -> Table:

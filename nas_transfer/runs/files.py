@@ -68,6 +68,9 @@ RUN_MARKS = (RUN, RESULT, FRONT, WEIGHTS)
 """A folder that holds any of these is a run folder."""
 
 
+BEFORE_WORK = (RUN, LOG, LOCK, INPUTS, IMAGES_FOLDER, HYDRA_FOLDER, LOGS_FOLDER)
+"""What a run folder holds of a command that ended before any work."""
+
 WORK = (RESULT, FRONT, WEIGHTS, INPUTS, LAST_CHECKPOINT, PREVIOUS_CHECKPOINT, STUDY)
 """What a run leaves in its folder after its configuration."""
 

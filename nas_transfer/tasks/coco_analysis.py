@@ -251,11 +251,11 @@ def _ious(ground_truth: COCO, results: Sequence[CocoResult], annotations: Sequen
 
 
 def _image_score(pairs: Sequence[tuple[int, int]], image_id: int, nothing: int) -> ImageScore | None:
-    """F1 of an image over all classes; None where nothing is annotated and nothing predicted."""
+    """F1 of an image over all classes; None where nothing is wrong."""
     annotated = sum(truth != nothing for truth, _ in pairs)
     predicted = sum(label != nothing for _, label in pairs)
     right = sum(truth == label for truth, label in pairs)
-    if not annotated + predicted:
+    if right == annotated == predicted:
         return None
     missed = sum(label == nothing for _, label in pairs)
     wrong = sum(truth == nothing for truth, _ in pairs)
@@ -263,7 +263,7 @@ def _image_score(pairs: Sequence[tuple[int, int]], image_id: int, nothing: int) 
     texts = [f"{missed} of {annotated} missed"] if missed else []
     texts += [f"{confused} of another class"] if confused else []
     texts += [f"{wrong} where nothing is annotated"] if wrong else []
-    return ImageScore(image_id, "", 2 * right / (annotated + predicted), ", ".join(texts) or "nothing")
+    return ImageScore(image_id, "", 2 * right / (annotated + predicted), ", ".join(texts))
 
 
 def worst_of(images: Sequence[ImageScore], *, highest: bool = False) -> tuple[ImageScore, ...]:

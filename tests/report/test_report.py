@@ -1,6 +1,8 @@
 """The report of made-up runs: complete, true to their files, self-contained, and never stopped by a broken one."""
 
+import base64
 import csv
+import hashlib
 import html
 import json
 import re
@@ -114,7 +116,10 @@ def test_tasks_that_are_not_built_in_have_a_table_each_with_their_own_score(tmp_
 
 def test_the_page_needs_nothing_else_and_escapes_what_runs_say(runs: Path) -> None:
     page, _, _ = made(runs)
-    assert not re.search(r"https?://|\bsrc=|<script|url\(|@import|<link", page)
+    assert not re.search(r"https?://|\bsrc=|url\(|@import|<link", page)
+    (script,) = re.findall(r"<script[^>]*>(.*?)</script>", page, re.S)  # the page's own, which its policy names
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in page
     assert "name=&lt;b&gt;&amp;" in page
     parser = Balanced()
     parser.feed(page)
@@ -214,7 +219,7 @@ def test_the_front_stands_beside_the_whole_network(
 ) -> None:
     study = runs / "search/shapes_det/a"
     front = read_front(study)
-    before = made(runs)[0]
+    before = made(runs)[0].partition('id="studies"')[2]
     resized = [Trial(90 + n, {}, {"score": score, "macs": macs}) for n, (macs, score) in enumerate(whole)]
     replace(front, resized=tuple(resized)).write(study)
     page, markdown, _ = made(runs)
@@ -367,12 +372,12 @@ WATCH = """
 """
 
 
-def in_a_browser(page: Path, width: int, folder: Path) -> dict[str, Any]:
-    """What a page looks like in a frame this wide; a window itself is at least 500 wide."""
+def in_a_browser(page: Path, width: int, folder: Path, script: str = WATCH) -> dict[str, Any]:
+    """What a script sees of a page in a frame this wide; a window itself is at least 500 wide."""
     frame = f'<iframe style="border: 0; width: {width}px; height: 900px" srcdoc="{html.escape(page.read_text())}">'
     watched = folder / f"{width}.html"
     watched.write_text(
-        f"<body style='margin: 0'>{frame}</iframe><script>window.onload = () => {{ {WATCH} }}</script></body>"
+        f"<body style='margin: 0'>{frame}</iframe><script>window.onload = () => {{ {script} }}</script></body>"
     )
     shown, console = opened(watched, folder / "browser")
     assert console == []
