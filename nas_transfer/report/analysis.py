@@ -88,7 +88,11 @@ def _threshold(analysis: Analysis) -> Figure | None:
         return None
     series = [
         Series(label, curve.thresholds, values, style="line", colour=colour)
-        for label, values, colour in (("F1", curve.f1, 1), ("precision", curve.precision, 2), ("recall", curve.recall, 3))
+        for label, values, colour in (
+            ("F1", curve.f1, 1),
+            ("precision", curve.precision, 2),
+            ("recall", curve.recall, 3),
+        )
     ]
     best = curve.recommended
     series.append(
@@ -108,7 +112,9 @@ def confusion_figure(confusion: ConfusionMatrix, counted: str) -> Figure:
     for row, (counts, shares) in enumerate(zip(confusion.counts, confusion.shares, strict=True)):
         for column, (number, share) in enumerate(zip(counts, shares, strict=True)):
             x, y = left + column * side, top + row * side
-            title = f"{confusion.names[row]} taken for {confusion.names[column]}: {number} {counted} ({100 * share:.1f} %)"
+            title = (
+                f"{confusion.names[row]} taken for {confusion.names[column]}: {number} {counted} ({100 * share:.1f} %)"
+            )
             parts.append(
                 f'<rect class="cell" x="{x:.1f}" y="{y:.1f}" width="{side:.1f}" height="{side:.1f}" '
                 f'fill-opacity="{share:.3f}"><title>{escape(title)}</title></rect>'

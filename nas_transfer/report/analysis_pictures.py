@@ -98,7 +98,11 @@ def _draw_precision_recall(axes: Axes, curves: PrecisionRecall, analysis: Analys
 
 
 def _draw_threshold(axes: Axes, curve: ThresholdCurve, analysis: Analysis) -> None:
-    for values, label, width in ((curve.f1, "F1", 2.4), (curve.precision, "precision", 1.2), (curve.recall, "recall", 1.2)):
+    for values, label, width in (
+        (curve.f1, "F1", 2.4),
+        (curve.precision, "precision", 1.2),
+        (curve.recall, "recall", 1.2),
+    ):
         axes.plot(curve.thresholds, values, label=label, linewidth=width)
     axes.axvline(curve.recommended, color="0.4", linestyle="--", label=f"recommended: {curve.recommended:.2f}")
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="threshold of the score")

@@ -8,7 +8,8 @@ from nas_transfer.report.tables import Table
 from nas_transfer.report.texts import NONE, millions, percent
 
 SECOND_LABELS = {
-    "map_50": "mAP50", "map_50_segm": "mask mAP50", "ap_50": "AP50", "top5": "top-5", "pixel_accuracy": "pixel accuracy",
+    "map_50": "mAP50", "map_50_segm": "mask mAP50", "ap_50": "AP50", "top5": "top-5",
+    "pixel_accuracy": "pixel accuracy",
 }  # fmt: skip
 
 
@@ -22,9 +23,10 @@ def title_text(choice: Choice) -> str:
 def answer_text(choice: Choice) -> str:
     """What the recommended net scores and costs, and what it saves."""
     pick = choice.pick
-    parts = [f"{pick.name} ({pick.origin}) is the cheapest net within 1 point of the best score: {measure_text(pick, choice)}."]
+    measured = measure_text(pick, choice)
+    parts = [f"{pick.name} ({pick.origin}) is the cheapest net within 1 point of the best score: {measured}."]
     if len(choice.candidates) == 1:
-        text = f"{pick.name} ({pick.origin}) is the only trained net: {measure_text(pick, choice)}."
+        text = f"{pick.name} ({pick.origin}) is the only trained net: {measured}."
         return " ".join([text, *(_comparison(choice) if not pick.is_baseline else ())])
     return " ".join([*parts, *_comparison(choice)])
 
@@ -119,7 +121,9 @@ def range_text(choice: Choice) -> str:
     front = " to ".join(map(millions, choice.front))
     if choice.attainable is None:
         return f"The front of the search reaches from {front} M MACs."
-    return f"The space reaches from {' to '.join(map(millions, choice.attainable))} M MACs, and the front from {front} M."
+    return (
+        f"The space reaches from {' to '.join(map(millions, choice.attainable))} M MACs, and the front from {front} M."
+    )
 
 
 def choice_table(choice: Choice) -> Table:
@@ -147,5 +151,3 @@ def choice_table(choice: Choice) -> Table:
         "training each: with few validation images, differences of some points can be chance."
     )
     return Table("Trained nets", tuple(columns), tuple(rows), note)
-
-

@@ -13,7 +13,7 @@ from nas_transfer.report.tables import Table
 
 WIDE, NARROW = Size(1180, 440), SMALL
 MOST_NAMED = 12
-"""Largest number of nets whose names are all on the chart; with more, those of the pick and of the whole network are."""
+"""Largest number of nets whose names are all on the chart; of more, only the pick and the whole network are named."""
 AXIS_LABELS = {MACS: "MACs", LATENCY: "latency"}
 BUDGET_UNITS = {MACS: (1e6, "M MACs"), LATENCY: (1.0, "ms")}
 """Factor and unit of a budget in words."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nas_transfer.errors import NasTransferError
-from nas_transfer.report.arch_drawing import draw_arch, stage_rows
 from nas_transfer.report.analysis import analysis_figures, analysis_tables
+from nas_transfer.report.arch_drawing import draw_arch, stage_rows
 from nas_transfer.report.choice import Choice, choices
 from nas_transfer.report.choice_view import ChoiceView, choice_view
 from nas_transfer.report.collect import STAGES_WITHOUT_RESULT, Run, read_runs

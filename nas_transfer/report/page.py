@@ -60,7 +60,11 @@ def markdown(report: Report) -> str:
     """Tables and facts; only the page has figures."""
     parts = ["# Report", markdown_text(f"{report.summary} Made {_made()}.")]
     for choice in report.choices:
-        parts += [_heading(choice.title, "##"), markdown_text(f"{choice.answer} {choice.reach}"), choice.table.markdown()]
+        parts += [
+            _heading(choice.title, "##"),
+            markdown_text(f"{choice.answer} {choice.reach}"),
+            choice.table.markdown(),
+        ]
     for section in report.strengths:
         parts += [_heading(section.title, "##"), *(text for table in section.tables for text in _titled(table, "###"))]
     if report.problems is not None:

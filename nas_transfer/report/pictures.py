@@ -35,7 +35,9 @@ def prediction_figures(folder: Path, width: int = SMALL) -> list[Figure]:
 def worst_figures(folder: Path, analysis: Analysis, width: int = LARGE) -> list[Figure]:
     """The worst images that a run drew: annotated and predicted, each with its file and what is wrong."""
     figures = [
-        _figure(folder / files.ANALYSIS_FOLDER / f"{files.WORST_PREFIX}{number}.jpg", f"{image.file}: {image.text}", width)
+        _figure(
+            folder / files.ANALYSIS_FOLDER / f"{files.WORST_PREFIX}{number}.jpg", f"{image.file}: {image.text}", width
+        )
         for number, image in enumerate(analysis.worst, start=1)
     ]
     return [figure for figure in figures if figure is not None]

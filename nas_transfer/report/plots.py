@@ -1,8 +1,8 @@
 """Small charts as inline SVG.
 
-They are written by hand because the page is one file whose figures need no script, and that follows the reader's light or dark theme, and
-its points show their values on hovering. Checked with matplotlib 3 and pygal 3.1: matplotlib refuses colours such as
-``var(--s1)`` and writes no hover titles, and would be a dependency for the report alone; pygal takes such colours, but
+They are written by hand because the page is one file whose figures need no script and follow the reader's light or dark
+theme, and its points show their values on hovering. Checked with matplotlib 3 and pygal 3.1: matplotlib refuses colours
+such as ``var(--s1)`` and writes no hover titles (it draws the pictures of run folders); pygal takes such colours, but
 embeds a script even without its JavaScript files, and its tooltips need them. Vega, Bokeh and Plotly draw with scripts.
 A chart is `WIDTH` units wide, about a phone's width in pixels, so that its text keeps its size there.
 """
@@ -204,7 +204,9 @@ def _frame(x_axis: Axis, y_axis: Axis, x_label: str, y_label: str, size: Size) -
         parts.append(f'<text class="tick" x="{LEFT - 5}" y="{y + 3.5:.1f}" text-anchor="end">{text}</text>')
     parts.append(f'<path class="axis" d="M{LEFT} {TOP}V{bottom}H{size.width - RIGHT}"/>')
     middle = (LEFT + size.width - RIGHT) / 2
-    parts.append(f'<text class="label" x="{middle}" y="{size.height - 6}" text-anchor="middle">{escape(x_label)}</text>')
+    parts.append(
+        f'<text class="label" x="{middle}" y="{size.height - 6}" text-anchor="middle">{escape(x_label)}</text>'
+    )
     parts.append(f'<text class="label" x="4" y="13">{escape(y_label)}</text>')
     return parts
 

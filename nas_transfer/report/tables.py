@@ -212,7 +212,7 @@ def nothing_table(runs: Sequence[Run]) -> Table:
     rows = tuple(
         (str(run.folder), shlex.join(run.manifest.command) if run.manifest is not None else NONE) for run in runs
     )
-    note = f"They were refused or stopped at the start, so that they count neither as finished nor as unfinished; see {files.LOG}."
+    note = f"Refused or stopped at the start: they count neither as finished nor as unfinished. Each has a {files.LOG}."
     return Table("Commands that ended before any work", ("run", "command"), rows, note)
 
 

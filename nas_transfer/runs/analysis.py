@@ -85,7 +85,9 @@ class ConfusionMatrix:
         """(N, N) shares of what is annotated as a class; in the row of the background, of what is predicted as one."""
         predicted = [sum(column) for column in zip(*self.counts)]
         return tuple(
-            tuple(count / max(1, predicted[place] if name == BACKGROUND else sum(row)) for place, count in enumerate(row))
+            tuple(
+                count / max(1, predicted[place] if name == BACKGROUND else sum(row)) for place, count in enumerate(row)
+            )
             for name, row in zip(self.names, self.counts, strict=True)
         )
 

@@ -40,5 +40,5 @@ def run(cfg: DictConfig, folder: Path) -> Result | None:
     if not trainer.is_global_zero:
         return None
     write_predictions(config.sample_predictions, folder, task, data)
-    write_analysis(folder, module, data)
+    write_analysis(config.sample_predictions, folder, module, data)
     return make_result(config, task, metrics, devices=trainer.world_size, provenance=checkpoint.lineage())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +35,7 @@ DECIMALS = 5
 """Of the points of curves."""
 THRESHOLDS = np.linspace(0, 1, 101)
 
-Values = npt.NDArray[np.float64]
+Values: TypeAlias = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ def threshold_curve(scored: Sequence[Scored]) -> ThresholdCurve | None:
     if not annotated or not len(scores):
         return None
     together = Scored(scores, np.concatenate([one.right for one in scored]), annotated)
-    thresholds = THRESHOLDS[THRESHOLDS <= scores.max()]
+    thresholds = THRESHOLDS[scores.max() >= THRESHOLDS]
     values = [scores_at(together, threshold) for threshold in thresholds]
     f1 = np.asarray([one["f1"] for one in values])
     best = np.flatnonzero(f1 == f1.max())

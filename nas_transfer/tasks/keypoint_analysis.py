@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from nas_transfer.tasks.coco_analysis import MATCH_IOU, precision_recall, scored
 from nas_transfer.tasks.coco_metrics import run_coco
 from nas_transfer.tasks.prediction import CocoResult
 
-Values = npt.NDArray[np.float64]
+Values: TypeAlias = npt.NDArray[np.float64]
 
 
 def analyse_keypoints(

@@ -1,4 +1,4 @@
-"""The opening of the report: which net it recommends, what it says about the whole network, and what the slider does."""
+"""The opening of the report: the recommended net, what is said about the whole network, and what the slider does."""
 
 import json
 import re
@@ -202,21 +202,24 @@ SLIDE = """
     const [frame] = document.querySelectorAll('iframe'), page = frame.contentDocument;
     const choice = page.querySelector('.choice'), slider = choice.querySelector('input[type=range]');
     const said = () => choice.querySelector('.chosen').textContent;
-    const at = value => { slider.value = value; slider.dispatchEvent(new frame.contentWindow.Event('input')); return said(); };
-    const seen = {first: said(), shown: choice.querySelector('.axis-view:not([hidden])').dataset.axis};
-    const marks = () => [...choice.querySelectorAll('.axis-view:not([hidden]) .wide .chosen-mark title')].map(one => one.textContent);
+    const fire = (one, name) => one.dispatchEvent(new frame.contentWindow.Event(name));
+    const at = value => { slider.value = value; fire(slider, 'input'); return said(); };
+    const view = choice.querySelector('.axis-view:not([hidden])');
+    const seen = {first: said(), shown: view.dataset.axis};
+    const marks = () => [...view.querySelectorAll('.wide .chosen-mark title')].map(one => one.textContent);
     seen.ms = [at(19.9), marks(), choice.querySelector('.budget').textContent];
     const macs = choice.querySelector('input[value=macs]');
     macs.checked = true;
-    macs.dispatchEvent(new frame.contentWindow.Event('change'));
+    fire(macs, 'change');
     seen.macs = [110e6, 60e6, 150e6].map(at);
     seen.row = choice.querySelector('.chosen-row').textContent;
     seen.hidden = [...choice.querySelectorAll('.axis-view')].filter(one => one.hidden).map(one => one.dataset.axis);
-    seen.classes = [...page.querySelectorAll('.strengths table')][0].innerText;
-    seen.rows = [...page.querySelector('.strengths table').rows].map(row => [...row.cells].map(cell => cell.textContent));
+    const rows = [...page.querySelector('.strengths table').rows];
+    seen.rows = rows.map(row => [...row.cells].map(cell => cell.textContent));
     seen.title = page.querySelector('.choice h2').textContent;
     seen.legend = choice.querySelector('.wide .legend').textContent;
-    seen.head = Math.max(...[...choice.querySelectorAll('.choice th, .strengths th')].map(one => one.getBoundingClientRect().right));
+    const heads = [...page.querySelectorAll('.choice th, .strengths th')];
+    seen.head = Math.max(...heads.map(one => one.getBoundingClientRect().right));
     document.title = JSON.stringify(seen);
 """
 
@@ -259,4 +262,7 @@ def test_the_data_of_the_slider_is_that_of_the_results(runs: Path) -> None:
         result = read_result(runs / TASK / name)
         assert result is not None
         assert nets[name]["score"] == result.score
-        assert nets[name]["costs"] == {"macs": result.costs.macs["total"], "latency_ms": result.costs.macs["total"] / 1e7}
+        assert nets[name]["costs"] == {
+            "macs": result.costs.macs["total"],
+            "latency_ms": result.costs.macs["total"] / 1e7,
+        }

@@ -11,18 +11,24 @@ import pytest
 
 from nas_transfer.errors import RunError
 from nas_transfer.runs import (
+    BACKGROUND,
+    Analysis,
     Ancestor,
     Check,
     ChoiceDamage,
+    ClassScores,
+    ConfusionMatrix,
     Costs,
     DamageTable,
     Evaluation,
     ExportSummary,
     Finding,
     Front,
+    ImageScore,
     Manifest,
     Outcome,
     PartSummary,
+    PrecisionRecall,
     PredictorQuality,
     RankQuality,
     Repeats,
@@ -30,11 +36,13 @@ from nas_transfer.runs import (
     SearchSummary,
     Spent,
     TaskKind,
+    ThresholdCurve,
     TrainingEstimate,
     Trial,
     Usage,
     Validation,
     files,
+    read_analysis,
     read_check,
     read_damage,
     read_front,
@@ -60,7 +68,7 @@ TRIAL = Trial(3, ARCH, {"score": 0.5, "macs": 3.0}, {"map": 0.5}, COSTS, "archs/
 FRONT = Front({"score": "maximize", "macs": "minimize"}, (TRIAL,), 3, PREDICTOR,
               (replace(TRIAL, file="", costs=None), replace(TRIAL, number=4)))  # fmt: skip
 SEARCH = SearchSummary(9, 1, 2, 1, 0.25, {"score": 1.0, "macs": 5.0}, 3, FRONT.objectives,
-                       {"trials": Usage(80, 2.0, 1.0)}, VALIDATION)  # fmt: skip
+                       {"trials": Usage(80, 2.0, 1.0)}, VALIDATION, {"macs": (1.0, 5.0)})  # fmt: skip
 EXPORT = ExportSummary({"model.onnx": 1e-6}, 0.5, {"onnxruntime": 2.5}, (96, 128), 2)
 ANCESTOR = Ancestor("a.pth", "f" * 64, "efficientnet_lite", "Apache-2.0", "finetune", "shapes_det", "e" * 64)
 KIND = TaskKind("pose", "Pose estimation", "ap", "keypoints", "topdown", "AP", "body", None, False)
@@ -75,6 +83,11 @@ PARTS: dict[str, PartSummary] = {
     "val": {"images": 0, "broken": 0},
 }
 DAMAGES = DamageTable("tiny", (ChoiceDamage("depth.a", 1, 0.5, 0.25, 2.0),), "f" * 64, 100, 1, 9.0, "cuda")
+ANALYSIS = Analysis(
+    5, "objects", "class", (ClassScores("cat", 7, {"map": 0.5}),), "box IoU of at least 0.5",
+    PrecisionRecall((0.0, 1.0), ((1.0, 0.5),), (1.0, 0.5)), ThresholdCurve((0.0,), (0.5,), (1.0,), (0.75,), 0.0),
+    ConfusionMatrix(("cat", BACKGROUND), ((6, 1), (3, 0))), (ImageScore(3, "a.jpg", 0.5, "1 of 2 missed"),), "F1",
+)  # fmt: skip
 CHECK = Check("shapes_det", "data", PARTS, {"tiny": 1}, 0, (FINDING,), 1.5, TRAINING, "")
 
 
@@ -97,6 +110,8 @@ CASES = [
     Case(FRONT, files.FRONT, read_front),
     Case(Front({"score": "maximize"}, (Trial(0, ARCH, {"score": 0.1}),)), files.FRONT, read_front),
     Case(VALIDATION, files.VALIDATION, read_validation),
+    Case(ANALYSIS, files.ANALYSIS, read_analysis),
+    Case(Analysis(0, "images", "class", ()), files.ANALYSIS, read_analysis),
     Case(CHECK, files.CHECK, read_check),
     Case(replace(CHECK, training=None, not_timed="out of memory"), files.CHECK, read_check),
     Case(DAMAGES, files.DAMAGE, read_damage),

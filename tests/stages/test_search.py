@@ -113,6 +113,8 @@ def test_a_front_is_written_with_arch_files_and_picked_again_without_searching(t
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["arch"] in [member["arch"] for member in members]
     assert 0 < result["search"]["hypervolume"] < 1
+    low, high = result["search"]["attainable"]["macs"]
+    assert 0 < low <= min(macs) <= max(macs) <= high
     assert result["seconds"] == pytest.approx(sum(outcome["seconds"] for outcome in outcomes.values()))
     assert result["gpu_hours"] == 0
     assert [Path(ancestor["file"]).parent for ancestor in result["provenance"]] == [supernet]

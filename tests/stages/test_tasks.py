@@ -15,7 +15,7 @@ from pycocotools.cocoeval import COCOeval
 
 import nas_transfer.cli  # noqa: F401  registers the resolvers
 from nas_transfer.paths import conf_dir
-from nas_transfer.runs.result import Result
+from nas_transfer.runs import Result, read_analysis
 from nas_transfer.stages.finetune import run as train
 from nas_transfer.stages.profile import run as profile
 from nas_transfer.tasks.pose import PoseTask
@@ -47,11 +47,15 @@ def tiny(folder: Path, task: str, *overrides: str) -> Result:
     return run(folder, f"task={task}", *sizes, *TINY[task], *overrides)
 
 
-def score(truth: COCO, predictions: Path, kind: str, sigmas: list[float] | None = None) -> np.ndarray:
+def score(
+    truth: COCO, predictions: Path, kind: str, sigmas: list[float] | None = None, category: int | None = None
+) -> np.ndarray:
     """pycocotools called directly on a written file."""
     evaluation = COCOeval(truth, truth.loadRes(str(predictions)), kind)
     if sigmas is not None:
         evaluation.params.kpt_oks_sigmas = np.asarray(sigmas)
+    if category is not None:
+        evaluation.params.catIds = [category]
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
@@ -68,6 +72,15 @@ def test_box_and_mask_scores_are_pycocotools_on_the_written_predictions(tmp_path
             assert metrics[f"{name}{suffix}"] == pytest.approx(statistics[place], abs=1e-6)
     assert metrics["mar_100"] > 0
     assert metrics["mar_100_segm"] > 0
+    analysis = read_analysis(tmp_path)
+    assert analysis is not None
+    for file, kind, suffix in (("predictions", "bbox", ""), ("predictions_segm", "segm", "_segm")):
+        for one, category in zip(analysis.classes, sorted(truth.cats), strict=True):
+            assert one.name == truth.cats[category]["name"]
+            alone = score(truth, tmp_path / f"{file}.json", kind, category=category)
+            assert one.scores.get(f"map{suffix}", -1) == pytest.approx(alone[0], abs=1e-6)
+    assert {path.name for path in (tmp_path / "analysis").iterdir()} >= {f"worst_{k}.jpg" for k in range(1, 4)}
+    assert {one.file for one in analysis.worst} <= {image["file_name"] for image in truth.dataset["images"]}
 
 
 @pytest.mark.slow
@@ -82,6 +95,13 @@ def test_keypoint_scores_are_pycocotools_on_the_written_predictions(tmp_path: Pa
     assert result.metrics["ap"] > 0
     assert result.costs.classes_are == "keypoints"
     assert result.kind == PoseTask.kind
+    analysis = read_analysis(tmp_path)
+    assert analysis is not None
+    assert len(analysis.classes) == 13
+    labelled = sum(np.asarray(person["keypoints"]).reshape(-1, 3)[:, 2] > 0 for person in truth.anns.values())
+    assert [one.count for one in analysis.classes] == labelled.tolist()
+    assert analysis.precision_recall is not None
+    assert np.mean(analysis.precision_recall.mean) == pytest.approx(statistics[1], abs=1e-4)
 
 
 @pytest.mark.slow
@@ -103,6 +123,16 @@ def test_region_scores_are_a_count_over_the_written_predictions(tmp_path: Path) 
     assert metrics["miou"] == pytest.approx((intersections / unions).mean(), abs=1e-6)
     for label, name in enumerate(data.class_names):
         assert metrics[f"iou/{name}"] == pytest.approx(intersections[label] / unions[label], abs=1e-6)
+    analysis = read_analysis(tmp_path)
+    assert analysis is not None
+    assert analysis.confusion is not None
+    assert {one.name: one.scores["iou"] for one in analysis.classes if one.scores} == {
+        name.removeprefix("iou/"): value for name, value in metrics.items() if "/" in name
+    }
+    assert np.trace(analysis.confusion.counts) == intersections.sum()
+    assert {tmp_path / "data" / one.file for one in analysis.worst} == set(
+        (tmp_path / "data").glob("leftImg8bit/val/*/*")
+    )
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from nas_transfer.runs import read_analysis
 from tests.conftest import sample_data
 from tests.test_cli import Fork, forked, run, sentence
 
@@ -186,3 +187,10 @@ def test_real_class_folders_are_trained_and_scored(tmp_path: Path) -> None:
     assert found["costs"]["num_classes"] == 5
     assert 0 <= found["metrics"]["top1"] <= 1
     assert "top5" not in found["metrics"]  # of five classes it would always be 1
+    analysis = read_analysis(tmp_path / "runs/pretrain/imagenet/mine")
+    assert analysis is not None
+    assert analysis.confusion is not None
+    assert analysis.images == sum(map(sum, analysis.confusion.counts)) == 20
+    right = sum(row[place] for place, row in enumerate(analysis.confusion.counts))
+    assert right / 20 == pytest.approx(found["metrics"]["top1"])
+    assert all((sample_data("flowers5") / one.file).is_file() for one in analysis.worst)

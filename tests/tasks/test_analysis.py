@@ -126,7 +126,7 @@ def by_hand(truth: COCO, outputs: Sequence[dict[str, torch.Tensor]], threshold: 
         boxes[:, 2:] += boxes[:, :2]
         rows = (output["scores"] >= threshold).nonzero().flatten().tolist()
         ious = box_iou(output["boxes"], boxes)
-        pairs = sorted(((ious[row, column].item(), row, column) for row in rows for column in range(len(notes))))[::-1]
+        pairs = sorted((ious[row, column].item(), row, column) for row in rows for column in range(len(notes)))[::-1]
         taken_rows: dict[int, int] = {}
         for iou, row, column in pairs:
             if iou >= 0.5 and row not in taken_rows and column not in taken_rows.values():
@@ -233,7 +233,9 @@ def test_a_keypoint_counts_as_right_by_its_share_of_the_similarity_and_never_in_
             guess[:, :2] += generator.uniform(-3, 3, (3, 2))
             guess[0, 0] += 20 * (number == 0)
             keypoints = guess.flatten().tolist()
-            results.append({"image_id": image_id, "category_id": 1, "keypoints": keypoints, "score": 0.5 + 0.1 * number})
+            results.append(
+                {"image_id": image_id, "category_id": 1, "keypoints": keypoints, "score": 0.5 + 0.1 * number}
+            )
     truth = COCO()
     truth.dataset = {
         "images": [{"id": image_id} for image_id in (1, 2, 3)],

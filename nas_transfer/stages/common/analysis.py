@@ -20,13 +20,14 @@ from nas_transfer.stages.common.results import LEAST_SCORE_DRAWN
 from nas_transfer.tasks.coco_analysis import with_files
 from nas_transfer.tasks.training import ScoringModule
 
-
 MOST_DRAWN = 6
 """Number of the worst images that are drawn."""
 
 
-def write_analysis(folder: Path, module: ScoringModule, data: DownstreamData) -> Analysis | None:
+def write_analysis(num_samples: int, folder: Path, module: ScoringModule, data: DownstreamData) -> Analysis | None:
     """Write ``analysis.json`` and its pictures, from the last evaluation of a subnet.
+
+    The worst images are drawn where samples of predictions are, that is, unless `num_samples` is 0.
 
     Returns:
         What was written; None for a supernet, and for a task without an analysis.
@@ -39,7 +40,8 @@ def write_analysis(folder: Path, module: ScoringModule, data: DownstreamData) ->
     analysis = with_files(analysis, image_files(data, (one.image_id for one in analysis.worst)))
     analysis.write(folder)
     draw_analysis(analysis, pictures)
-    _draw_worst(analysis, pictures, module, data)
+    if num_samples:
+        _draw_worst(analysis, pictures, module, data)
     return analysis
 
 

@@ -97,7 +97,7 @@ def train(config: TrainConfig, folder: Path) -> Result | None:
         stage=result.stage, config_sha256=result.config_sha256,
     )  # fmt: skip
     write_predictions(config.sample_predictions, folder, task, data)
-    write_analysis(folder, module, data)
+    write_analysis(config.sample_predictions, folder, module, data)
     return result
 
 
