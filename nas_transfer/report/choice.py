@@ -140,7 +140,11 @@ def _choice(nets: Sequence[Net], studies: Sequence[StudyRecord], runs: Sequence[
         origin = _origin(net, studies, runs)
         if net.arch in whole_archs.get(net.supernet, ()):
             origin = WHOLE if net.result.costs.macs["total"] >= largest[net.supernet] else RESIZED
-        measured = {**net.result.costs.latency_ms, **latencies.get(net.result.config_sha256, {})}
+        measured = {
+            **_searched_latency(net, own),
+            **net.result.costs.latency_ms,
+            **latencies.get(net.result.config_sha256, {}),
+        }
         candidates.append(Candidate(net, name, origin, measured))
     candidates.sort(key=lambda one: (one.macs, -one.net.score))
     best = max(one.net.score for one in candidates)
@@ -215,6 +219,15 @@ def _latencies(runs: Sequence[Run]) -> dict[str, Mapping[str, float]]:
         if run.result is not None and run.result.export is not None and run.result.provenance:
             found[run.result.provenance[-1].config_sha256] = run.result.export.latency_ms
     return found
+
+
+def _searched_latency(net: Net, studies: Sequence[StudyRecord]) -> dict[str, float]:
+    """The latency of the net's arch in the first search that measured it."""
+    for study in studies:
+        for trial in (*study.front.trials, *study.front.resized):
+            if trial.arch == net.arch and LATENCY in trial.values:
+                return {"measured in the search": trial.values[LATENCY]}
+    return {}
 
 
 def _engine(candidates: Sequence[Candidate]) -> str | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nas_transfer.errors import NasTransferError
+from nas_transfer.report.advice import Advice, advice_of
 from nas_transfer.report.analysis import analysis_figures, analysis_tables
 from nas_transfer.report.arch_drawing import draw_arch, stage_rows
 from nas_transfer.report.choice import Choice, choices
@@ -70,6 +71,7 @@ class Report:
     Attributes:
         summary: in one line.
         choices: an opening for each task and dataset with a trained net.
+        advice: what to do with searches whose nets are not trained.
         strengths: what the recommended nets are good at.
         problems: unfinished, missing and broken things, None without any.
         nets, routes, studies, runs: a section for each kind of task, comparison, study, run.
@@ -80,6 +82,7 @@ class Report:
 
     summary: str
     choices: tuple[ChoiceView, ...]
+    advice: tuple[Advice, ...]
     strengths: tuple[Section, ...]
     problems: Table | None
     nets: tuple[Section, ...]
@@ -117,6 +120,7 @@ def make_report(folders: Sequence[Path], without_runs: Sequence[str] = ()) -> tu
             f"{f'; commands that ended before any work: {nothing}' if nothing else ''}."
         ),
         choices=tuple(map(choice_view, chosen)),
+        advice=tuple(advice_of(studies, nets)),
         strengths=tuple(section for choice in chosen if (section := _strengths(choice, runs)) is not None),
         problems=problem_table(problems) if problems else None,
         nets=tuple(_net_section(kind, of_kind, studies, runs) for kind, of_kind in nets_by_kind(nets)),

@@ -65,6 +65,8 @@ def markdown(report: Report) -> str:
             markdown_text(f"{choice.answer} {choice.reach}"),
             choice.table.markdown(),
         ]
+    for advice in report.advice:
+        parts += [_heading(advice.title, "##"), markdown_text(advice.text), markdown_code(advice.command)]
     for section in report.strengths:
         parts += [_heading(section.title, "##"), *(text for table in section.tables for text in _titled(table, "###"))]
     if report.problems is not None:

@@ -116,6 +116,34 @@ def test_a_costlier_and_better_net_is_said_to_cost_more(runs: Path) -> None:
     assert "It costs 50 % more MACs at +10.0 points" in answer
 
 
+def test_a_search_without_trained_nets_says_what_to_train(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "search/shapes_det/a")
+    write_net(tmp_path / "elsewhere", "other", WHOLE, 0.5, 1e8)
+    report, _ = make_report(find_runs([str(tmp_path)])[0])
+    assert report.advice == ()
+    shutil.rmtree(tmp_path / "elsewhere")
+    page = page_of(tmp_path).read_text()
+    (advice,) = make_report(find_runs([str(tmp_path)])[0])[0].advice
+    assert advice.title == f"shapes_det on shapes_coco: train trial {read_front(study).picked} of a"
+    assert advice.command == (
+        f"python -m nas_transfer stage=finetune task=shapes_det arch={study}/archs/picked.yaml "
+        "data.root=data/shapes_coco"
+    )
+    assert advice.command in page
+
+
+def test_latencies_of_a_search_count_where_nothing_was_exported(runs: Path) -> None:
+    shutil.rmtree(runs / "export")
+    assert choice_of(runs).engine is None
+    study = runs / "search/shapes_det/a"
+    front = read_front(study)
+    timed = [replace(trial, values={**trial.values, "latency_ms": 3.0}) for trial in front.trials]
+    replace(front, trials=tuple(timed)).write(study)
+    choice = choice_of(runs)
+    assert choice.engine == "measured in the search"
+    assert {one.name: choice.cost(one, "latency_ms") for one in choice.candidates}["whole"] is None
+
+
 def test_three_nets_of_one_arch_and_nets_of_one_name_are_told_apart(runs: Path, tmp_path: Path) -> None:
     for name in ("again", "whole-2"):
         write_net(runs, name, WHOLE, 0.48, 200e6)
