@@ -1,5 +1,5 @@
 // The slider of an opening: names the best net under a budget, and marks it in the charts.
-for (const choice of document.querySelectorAll(".choice")) {
+for (const choice of document.querySelectorAll(".choice:has(.controls)")) {
   const nets = JSON.parse(choice.dataset.nets);
   const slider = choice.querySelector("input[type=range]"), chosen = choice.querySelector(".chosen");
   const budget = choice.querySelector(".budget"), views = [...choice.querySelectorAll(".axis-view")];

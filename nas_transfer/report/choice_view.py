@@ -47,7 +47,7 @@ class ChoiceView:
 
     Attributes:
         title, answer, reach: texts.
-        axes: a chart for each cost; the first is shown.
+        axes: a chart for each cost; the first is shown. There is none for a single net.
         table: all nets.
         nets: JSON for the script: name, score, costs and line of each net.
         pick: what the slider says before it is moved.
@@ -80,7 +80,7 @@ def choice_view(choice: Choice) -> ChoiceView:
         title_text(choice),
         answer_text(choice),
         range_text(choice),
-        tuple(_axis_view(choice, name) for name in names),
+        tuple(_axis_view(choice, name) for name in names) if len(choice.candidates) > 1 else (),
         choice_table(choice),
         json.dumps(nets),
         line_text(choice.pick, choice),

@@ -12,6 +12,7 @@ from typing import TypeVar
 from nas_transfer.errors import ConfigError, RunError
 from nas_transfer.report.curves import Curve, read_curves
 from nas_transfer.runs import Analysis, Manifest, Result, files, read_analysis, read_manifest, read_result
+from nas_transfer.runs.lock import is_running
 
 TRAINING_STAGES = ("pretrain", "finetune")
 STUDY_STAGES = ("search", "proxy")
@@ -53,7 +54,8 @@ class Run:
     @property
     def did_nothing(self) -> bool:
         """Whether its command ended before any work, such as one with a mistyped path."""
-        return self.result is None and not self.curves and not has_work(self.folder)
+        idle = self.result is None and not self.curves
+        return idle and not has_work(self.folder) and not is_running(self.folder)
 
     @property
     def is_net(self) -> bool:
@@ -163,7 +165,7 @@ def _stage_and_task(folder: Path, result: Result | None, manifest: Manifest | No
 
 def _progress(folder: Path, stage: str, manifest: Manifest | None, curves: Mapping[str, Curve]) -> str:
     """That a run is unfinished, and how far it is."""
-    unfinished = f"unfinished: {files.RESULT} is missing"
+    unfinished = "running now" if is_running(folder) else f"unfinished: {files.RESULT} is missing"
     if stage in STUDY_STAGES:
         return f"{unfinished}; {len(files.trial_files(folder))} trials have been evaluated"
     steps = [curve.steps[-1] for curve in curves.values()]

@@ -47,6 +47,21 @@ def run_lock(folder: Path) -> Iterator[None]:
         yield
 
 
+def is_running(folder: Path) -> bool:
+    """Whether another process of this machine runs a stage in a run folder."""
+    path = folder / files.LOCK
+    if not path.is_file():
+        return False
+    try:
+        with path.open("a") as stream:
+            fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return os.access(path, os.W_OK)  # otherwise it is a folder of someone else, whose lock cannot be tried
+    except OSError:  # the file system knows no locks
+        return False
+    return False
+
+
 def _refuse_pipes(folder: Path) -> None:
     """Raise RunError for a pipe, a device or a socket in a run folder: opening one may wait for ever."""
     for path in folder.rglob("*") if folder.is_dir() else ():

@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from html import unescape
@@ -224,6 +226,25 @@ def test_commands_that_ended_before_any_work_are_no_runs(runs: Path) -> None:
     assert (again.problems, len(again.runs)) == (report.problems, len(report.runs))
     assert again.nothing is not None
     assert again.nothing.rows[0][0] == str(typo)
+
+
+def test_a_run_that_has_just_begun_is_not_taken_for_a_mistake(runs: Path) -> None:
+    typo = write_run(runs / TASK / "typo", "finetune", "shapes_det", finished=False)
+    shutil.rmtree(typo / "logs")
+    code = (
+        "import sys, pathlib; from nas_transfer.runs.lock import run_lock\n"
+        "with run_lock(pathlib.Path(sys.argv[1])): print('locked', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code, str(typo)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert other.stdout is not None
+    assert other.stdout.readline() == b"locked\n"
+    report, _ = make_report(find_runs([str(runs)])[0])
+    other.communicate()
+    assert report.nothing is None
+    assert report.problems is not None
+    assert (str(typo), "running now") in report.problems.rows
+    after, _ = make_report(find_runs([str(runs)])[0])
+    assert after.nothing is not None
 
 
 SLIDE = """
