@@ -35,8 +35,10 @@ def class_table(analysis: Analysis) -> Table:
     if analysis.threshold is not None:
         notes.append(
             f"Recommended threshold of the score: {analysis.threshold.recommended:.2f}, which has the highest F1 over "
-            f"all predictions ({analysis.matched}). Precision, recall and F1 are stated there."
+            f"all predictions ({analysis.matched})."
         )
+    if "f1" in names and analysis.threshold is not None:
+        notes.append("Precision, recall and F1 are stated there.")
     return Table(f"By {analysis.classes_are}", tuple(columns), tuple(rows), " ".join(notes))
 
 
@@ -63,17 +65,25 @@ def analysis_figures(analysis: Analysis) -> list[Figure]:
     return [figure for figure in figures if figure is not None]
 
 
+def curve_names(analysis: Analysis) -> Sequence[str]:
+    """The names of the curves of precision over recall: those of the classes, or none for the only one of persons."""
+    curves = analysis.precision_recall
+    if curves is None or len(curves.precision) != len(analysis.classes):
+        return [""] * (0 if curves is None else len(curves.precision))
+    return [one.name for one in analysis.classes]
+
+
 def _precision_recall(analysis: Analysis) -> Figure | None:
     curves = analysis.precision_recall
     if curves is None:
         return None
-    named = len(analysis.classes) <= MOST_NAMED_CURVES
+    named = len(curves.precision) <= MOST_NAMED_CURVES
     series = [
         Series(
-            one.name if named else "", curves.recalls, precision, style="line",
+            name if named else "", curves.recalls, precision, style="line",
             colour=colour_of(index) if named else 0, faint=not named,
         )
-        for index, (one, precision) in enumerate(zip(analysis.classes, curves.precision, strict=False))
+        for index, (name, precision) in enumerate(zip(curve_names(analysis), curves.precision, strict=True))
         if precision
     ]  # fmt: skip
     if len(series) > 1:

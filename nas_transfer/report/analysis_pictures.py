@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nas_transfer.report.analysis import curve_names
 from nas_transfer.runs import Analysis, ClassScores, ConfusionMatrix, PrecisionRecall, ThresholdCurve
 from nas_transfer.runs.atomic import replacing
 
@@ -83,10 +84,10 @@ def _draw_classes(axes: Axes, scored: list[ClassScores], analysis: Analysis) -> 
 
 
 def _draw_precision_recall(axes: Axes, curves: PrecisionRecall, analysis: Analysis) -> None:
-    named = len(analysis.classes) <= MOST_NAMED_CURVES
-    for one, precision in zip(analysis.classes, curves.precision, strict=False):
+    named = len(curves.precision) <= MOST_NAMED_CURVES
+    for name, precision in zip(curve_names(analysis), curves.precision, strict=True):
         if len(precision):
-            colour, width, label = (None, 1.4, _text(one.name)) if named else ("0.75", 0.8, None)
+            colour, width, label = (None, 1.4, _text(name) or None) if named else ("0.75", 0.8, None)
             axes.plot(curves.recalls, precision, color=colour, linewidth=width, label=label)
     if len(curves.precision) > 1:
         axes.plot(curves.recalls, curves.mean, color="black", linewidth=2.4, label="mean of all")

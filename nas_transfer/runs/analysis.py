@@ -35,13 +35,21 @@ class PrecisionRecall:
 
     Attributes:
         recalls: (R,) ascending.
-        precision: (R,) of each class, in the order of `Analysis.classes`; empty for a class without annotations.
+        precision: (R,) of each class, in the order of `Analysis.classes`, or of persons alone for keypoints; empty for
+            a class without annotations.
         mean: (R,) over the classes with annotations.
+
+    Raises:
+        ValueError: a curve has another length.
     """
 
     recalls: tuple[float, ...]
     precision: tuple[tuple[float, ...], ...]
     mean: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if {len(self.mean), *map(len, self.precision)} - {0, len(self.recalls)} or not self.mean:
+            raise ValueError(f"curves of precision must have {len(self.recalls)} values, one for each recall")
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,9 @@ class ThresholdCurve:
         thresholds: (T,) ascending, up to the highest score of a prediction.
         precision, recall, f1: (T,).
         recommended: the threshold with the highest F1.
+
+    Raises:
+        ValueError: no threshold, or a curve has another length.
     """
 
     thresholds: tuple[float, ...]
@@ -59,6 +70,13 @@ class ThresholdCurve:
     recall: tuple[float, ...]
     f1: tuple[float, ...]
     recommended: float
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.precision), len(self.recall), len(self.f1)}
+        if not self.thresholds or lengths != {len(self.thresholds)}:
+            raise ValueError(
+                f"precision, recall and f1 must have {len(self.thresholds)} values, one for each threshold"
+            )
 
 
 @dataclass(frozen=True)

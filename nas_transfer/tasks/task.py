@@ -164,7 +164,7 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
     def analyse(self, vocabulary: Vocabulary) -> Analysis | None:
         """Say what the network is good at, from the last `compute_metrics` with `keeps_details`.
 
-        None for tasks without an analysis. The files of images are not filled in.
+        Tasks without an analysis return None. The files of the worst images are filled in by the stage.
         """
         return None
 

@@ -146,7 +146,16 @@ def test_unfinished_and_broken_runs_are_listed_with_what_is_missing(runs: Path) 
 
 @pytest.mark.parametrize(
     "name",
-    ["result.json", "run.json", "front.json", "trust.json", "warm_start.spent.json", "trials/1.json", "weights.pt"],
+    [
+        "result.json",
+        "run.json",
+        "front.json",
+        "trust.json",
+        "warm_start.spent.json",
+        "trials/1.json",
+        "weights.pt",
+        "analysis.json",
+    ],
 )
 @pytest.mark.parametrize(
     "content",
@@ -158,6 +167,8 @@ def test_unfinished_and_broken_runs_are_listed_with_what_is_missing(runs: Path) 
         '{"format": 1, "config": 3, "trials": [1], "objectives": {"score": "maximize"}}',
         '{"format": 1, "config": {"data.batch_size": 0}, "trials": [1], "short": [null], "long": ["a"], '
         '"quality": {"tau": 0, "rho": 0, "low": 0, "high": 0}}',
+        '{"format": 1, "images": 1, "counted": "a", "classes_are": "b", "classes": [], "threshold": {"thresholds": [], '
+        '"precision": [], "recall": [], "f1": [], "recommended": 0}}',
     ],
 )
 def test_no_file_stops_the_report(tmp_path: Path, name: str, content: str) -> None:

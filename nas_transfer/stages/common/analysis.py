@@ -54,7 +54,7 @@ def image_files(data: DownstreamData, image_ids: Iterable[int]) -> dict[int, str
     if truth is not None:
         return {image_id: str(truth.imgs[image_id].get("file_name", "")) for image_id in image_ids}
     paths = data.read_part("val").image_paths
-    return {image_id: _below(Path(paths[image_id]), Path(data.root)) for image_id in image_ids}
+    return {number: _below(Path(paths[number]), Path(data.root)) for number in image_ids if number < len(paths)}
 
 
 def _below(path: Path, root: Path) -> str:
