@@ -43,7 +43,7 @@ for (const choice of document.querySelectorAll(".choice:has(.controls)")) {
     view = views.find(one => one.dataset.axis === name);
     slider.min = view.dataset.low;
     slider.max = view.dataset.high;
-    slider.value = view.dataset.high;
+    slider.value = view.dataset.start;
     update();
   };
 

@@ -28,6 +28,7 @@ class AxisView:
         label: in words.
         wide, narrow: the chart for screens and for phones.
         low, high: ends of the slider: the cheapest and the costliest net.
+        start: where the slider stands at first: the cost of the recommended net.
         unit, factor: a budget in words is the cost divided by `factor`, in this unit.
     """
 
@@ -37,6 +38,7 @@ class AxisView:
     narrow: Figure
     low: float
     high: float
+    start: float
     unit: str
     factor: float
 
@@ -95,14 +97,16 @@ def _axis_view(choice: Choice, axis: str) -> AxisView:
     factor, unit = BUDGET_UNITS[axis]
     costs = _all_costs(choice, axis)
     wide, narrow = (_figure(choice, axis, size) for size in (WIDE, NARROW))
-    return AxisView(axis, AXIS_LABELS[axis], wide, narrow, min(costs), max(costs), unit, factor)
+    start = choice.cost(choice.pick, axis)
+    low, high = min(costs), max(costs)
+    return AxisView(axis, AXIS_LABELS[axis], wide, narrow, low, high, high if start is None else start, unit, factor)
 
 
 def _figure(choice: Choice, axis: str, size: Size) -> Figure:
     kind = choice.pick.net.kind
     shown = [one for one in choice.candidates if choice.cost(one, axis) is not None]
     series = [*_ranges(choice, axis), *_curve(choice, axis)]
-    origins = list(dict.fromkeys(one.origin for one in shown if not one.is_baseline))
+    origins = sorted({one.origin for one in shown if not one.is_baseline})
     for index, origin in enumerate(origins):
         of_origin = [one for one in shown if one.origin == origin]
         series.append(_points(choice, axis, of_origin, size, origin, colour=index % 5 + 1, marker=index))
