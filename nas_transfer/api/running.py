@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 from nas_transfer import cli
 from nas_transfer.errors import ConfigError, NasTransferError, RunError
 from nas_transfer.paths import PACKAGE, conf_dir
-from nas_transfer.runs import Check, Front, Result, files, read_check, read_front, read_result
+from nas_transfer.runs import Analysis, Check, Front, Result, files, read_analysis, read_check, read_front, read_result
 
 ERROR = "error: "
 MOST_LETTERS = 4000
@@ -51,6 +51,18 @@ class Run:
                 f"{self.folder / files.RESULT} does not exist: the run is unfinished, or its stage writes no result"
             )
         return result
+
+    @property
+    def analysis(self) -> Analysis:
+        """What the net of a training or an evaluation is good at: classes, curves, confusions, worst images.
+
+        Raises:
+            RunError: the run has no analysis: it is unfinished, of a supernet, or of another stage.
+        """
+        analysis = read_analysis(self.folder)
+        if analysis is None:
+            raise RunError(f"{self.folder / files.ANALYSIS} does not exist: finetune or evaluate one arch to get it")
+        return analysis
 
     @property
     def front(self) -> Front:

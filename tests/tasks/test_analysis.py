@@ -10,11 +10,15 @@ from pycocotools.cocoeval import COCOeval
 from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
 from torchvision.ops import box_iou
 
+from nas_transfer.data.parts import Vocabulary
 from nas_transfer.runs import BACKGROUND
+from nas_transfer.tasks.classification import ClassificationTask
 from nas_transfer.tasks.coco_analysis import MOST_WORST, analyse_detections, with_files
 from nas_transfer.tasks.coco_metrics import encode_mask, to_coco_masks, to_coco_results
 from nas_transfer.tasks.keypoint_analysis import analyse_keypoints
 from nas_transfer.tasks.label_analysis import Answers, MapScores, analyse_answers, analyse_maps
+from nas_transfer.tasks.task import TaskSettings
+from tests.conftest import load_supernet
 from tests.tasks.test_coco_metrics import CATEGORY_IDS, ground_truth, random_boxes
 
 NAMES = ("three", "seven", "twenty")
@@ -308,3 +312,21 @@ def test_the_ious_of_classes_are_counted_by_pixels_and_the_worst_image_comes_fir
     assert sky.scores == {}
     assert [(one.image_id, one.value) for one in analysis.worst] == [(6, 0.25), (4, 0.5)]
     assert analysis.worst[0].text == "mIoU 25.0 %, 25.0 % of the pixels wrong"
+
+
+def test_details_of_a_classifier_change_no_metric_and_are_kept_only_on_request() -> None:
+    table = load_supernet("bignas_nano")
+    task = ClassificationTask(TaskSettings(table, table.space.smallest(), 3), label_smoothing=0.0, dropout=0.0).eval()
+    images = torch.randint(256, (4, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    batch = {"images": images, "labels": torch.tensor([0, 1, 2, 0]), "sample_ids": torch.tensor([9, 8, 7, 6])}
+    found = []
+    for details in (False, True):
+        task.keeps_details = details
+        with torch.inference_mode():
+            task.update_metrics(batch)
+        found.append(task.compute_metrics())
+        analysis = task.analyse(Vocabulary(("a", "b", "c"), (0, 1, 2)))
+        assert (analysis is not None) == details
+    assert found[0] == found[1]
+    assert analysis is not None
+    assert sorted(one.image_id for one in analysis.worst) == [6, 7, 8, 9]

@@ -9,6 +9,7 @@ from pycocotools import mask as rle
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from nas_transfer.data.parts import Vocabulary
 from nas_transfer.errors import ConfigError
 from nas_transfer.space import SUPERNET, ArchOrSupernet
 from nas_transfer.tasks.coco_metrics import to_coco_segments
@@ -114,6 +115,25 @@ def test_scores_equal_a_count_over_all_pixels() -> None:
         own = [record for record in task.predictions["predictions"] if record["image_id"] == image_id]
         restored = sum(rle.decode(record["segmentation"]).astype(int) * record["category_id"] for record in own) - 1
         assert torch.equal(torch.from_numpy(restored), found)
+
+
+def test_details_change_no_metric_and_are_kept_only_on_request() -> None:
+    task = make_task(load_supernet("bignas_nano").space.smallest()).eval()
+    vocabulary = Vocabulary(tuple("abcd"), (0, 1, 2, 3))
+    found = []
+    for details in (False, True):
+        task.keeps_details = details
+        with torch.inference_mode():
+            task.update_metrics(make_batch())
+        found.append(task.compute_metrics())
+        analysis = task.analyse(vocabulary)
+        assert (analysis is not None) == details
+    assert found[0] == found[1]
+    assert analysis is not None
+    assert {one.image_id for one in analysis.worst} == {3, 4}
+    assert {one.name: one.scores["iou"] for one in analysis.classes} == {
+        name: found[0][f"iou/{name}"] for name in "abcd"
+    }
 
 
 def test_a_label_map_survives_cocos_format() -> None:
