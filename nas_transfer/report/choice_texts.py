@@ -37,20 +37,32 @@ def _comparison(choice: Choice) -> list[str]:
         return ["The whole network was not trained on this dataset: train arch=max to see what the search is worth."]
     size = whole.net.result.costs.size
     if pick.is_baseline:
-        sentence = f"Nothing here beats the whole network at {pick.net.result.costs.size}."
+        place = pick.net.result.costs.size
+        sentence = f"Nothing here beats the whole network at {place}: no cheaper net comes within 1 point of it."
         if pick.origin == RESIZED:
             sentence = (
-                f"Nothing here beats the whole network on smaller images: at {pick.net.result.costs.size} it "
-                f"{_saving(pick, whole)}, compared with {size}."
+                f"Nothing here beats the whole network on smaller images: at {place} it "
+                f"{_saving(pick, whole, choice)}, compared with {size}."
             )
         return [sentence, *_winners(choice)]
-    return [f"It {_saving(pick, whole)}, compared with the whole network at {size}.", *_against_resizing(choice, pick)]
+    return [
+        f"It {_saving(pick, whole, choice)}, compared with the whole network at {size}.",
+        *_against_resizing(choice, pick),
+    ]
 
 
-def _saving(one: Candidate, whole: Candidate) -> str:
-    share, points = 1 - one.macs / whole.macs, 100 * (one.net.score - whole.net.score)
-    cost = f"saves {100 * share:.0f} % of the MACs" if share >= 0 else f"costs {-100 * share:.0f} % more MACs"
-    return f"{cost} at {points:+.1f} points"
+def _saving(one: Candidate, whole: Candidate, choice: Choice) -> str:
+    """What a net saves of the costs of the whole network, and at how many points."""
+    points = 100 * (one.net.score - whole.net.score)
+    macs = 1 - one.macs / whole.macs
+    text = f"saves {100 * macs:.0f} % of the MACs" if macs >= 0 else f"costs {-100 * macs:.0f} % more MACs"
+    latency, of_whole = choice.cost(one, LATENCY), choice.cost(whole, LATENCY)
+    if latency is not None and of_whole:
+        share = 1 - latency / of_whole
+        text += f" and {abs(100 * share):.0f} % {'of the' if macs >= 0 else 'more'} latency"
+        if (share >= 0) != (macs >= 0):
+            text = f"has {-100 * macs:+.0f} % MACs and {-100 * share:+.0f} % latency"
+    return f"{text} at {points:+.1f} points"
 
 
 def _against_resizing(choice: Choice, pick: Candidate) -> list[str]:
@@ -111,7 +123,7 @@ def line_text(one: Candidate, choice: Choice) -> str:
     text = f"{one.name} ({one.origin}): {measure_text(one, choice)}"
     if choice.whole is None or one == choice.whole:
         return text
-    return f"{text}; {_saving(one, choice.whole)}, compared with the whole network"
+    return f"{text}; {_saving(one, choice.whole, choice)}, compared with the whole network"
 
 
 def range_text(choice: Choice) -> str:

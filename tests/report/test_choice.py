@@ -87,14 +87,21 @@ def test_the_cheapest_net_within_a_point_of_the_best_is_recommended_and_its_savi
     assert choice.gain(choice.pick) == pytest.approx(0.495 - np.interp(120, [100, 200], [0.4, 0.5]))
     answer = answer_text(choice)
     assert "found (route A) is the cheapest net within 1 point of the best score: 49.50 % mAP, 69.50 % mAP50" in answer
-    assert "It saves 40 % of the MACs at -0.5 points, compared with the whole network at 96x128." in answer
+    assert (
+        "It saves 40 % of the MACs and 40 % of the latency at -0.5 points, compared with the whole network at 96x128."
+        in answer
+    )
     assert "The whole network on smaller images would score 7.5 points less at the same MACs." in answer
 
 
 @pytest.mark.parametrize(
     ("score", "sentence"),
     [
-        (0.30, "Nothing here beats the whole network at 96x128. 1 net costs less than the whole network at 64x96"),
+        (
+            0.30,
+            "Nothing here beats the whole network at 96x128: no cheaper net comes within 1 point of it. 1 net "
+            "costs less than the whole network at 64x96",
+        ),
         (0.45, "At a lower budget, found scores 3.0 points more than the whole network on images that are as cheap"),
     ],
 )
@@ -115,7 +122,7 @@ def test_without_the_whole_network_the_answer_asks_for_it(tmp_path: Path) -> Non
 def test_a_costlier_and_better_net_is_said_to_cost_more(runs: Path) -> None:
     write_net(runs, "large", arch(61).to_dict(), 0.6, 300e6)
     answer = answer_text(choice_of(runs))
-    assert "It costs 50 % more MACs at +10.0 points" in answer
+    assert "It costs 50 % more MACs and 50 % more latency at +10.0 points" in answer
 
 
 def test_a_search_without_trained_nets_says_what_to_train(tmp_path: Path) -> None:
@@ -283,7 +290,7 @@ def test_the_slider_names_the_best_net_under_a_budget_in_either_cost(runs: Path,
     assert seen["first"].startswith("found (route A): 49.50 % mAP")
     assert seen["last"].startswith("whole (whole network): 50.00 % mAP")
     assert seen["ms"][0].startswith("found (route A)")
-    assert "saves 40 % of the MACs at -0.5 points" in seen["ms"][0]
+    assert "saves 40 % of the MACs and 40 % of the latency at -0.5 points" in seen["ms"][0]
     assert seen["ms"][1] == [seen["ms"][0]]
     assert seen["ms"][2] == "19.9 ms"
     assert [text.split()[0] for text in seen["macs"]] == ["smaller", "cheap", "found"]

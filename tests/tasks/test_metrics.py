@@ -12,6 +12,7 @@ import torch.multiprocessing as multiprocessing
 from pycocotools.coco import COCO
 
 from nas_transfer.tasks.coco_metrics import Persons
+from nas_transfer.tasks.label_analysis import Answers, MapScores
 from nas_transfer.tasks.metrics import CocoMetric, KeypointMetric, RowMetric, SegmentResults
 from tests.tasks.test_coco_metrics import CATEGORY_IDS, ground_truth, random_boxes
 
@@ -88,8 +89,24 @@ def segments(image_ids: Sequence[int]) -> SegmentResults:
     return metric
 
 
+def answers(image_ids: Sequence[int]) -> Answers:
+    metric = Answers()
+    for image_id in image_ids:
+        logits = torch.randn(1, 3, generator=torch.Generator().manual_seed(image_id))
+        metric.update(torch.tensor([image_id]), torch.tensor([image_id % 3]), logits)
+    return metric
+
+
+def map_scores(image_ids: Sequence[int]) -> MapScores:
+    metric = MapScores()
+    for image_id in image_ids:
+        metric.update(image_id, 1 / image_id, 2 / image_id)
+    return metric
+
+
 METRICS: dict[str, tuple[Callable[[Sequence[int]], RowMetric], Callable[[], COCO]]] = {
     "boxes": (boxes, truth), "masks": (masks, truth), "persons": (persons, person_truth), "segments": (segments, truth),
+    "answers": (answers, truth), "map scores": (map_scores, truth),
 }  # fmt: skip
 
 
@@ -98,7 +115,7 @@ def computed(name: str, image_ids: Sequence[int]) -> str:
     build, annotations = METRICS[name]
     metric = build(image_ids)
     metric.ground_truth = annotations()
-    return json.dumps([metric.compute(), getattr(metric, "results", None)])
+    return json.dumps([metric.compute(), getattr(metric, "results", None)], default=np.ndarray.tolist)
 
 
 def compute_on(rank: int, folder: Path) -> None:
