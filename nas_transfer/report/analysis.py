@@ -130,7 +130,7 @@ def confusion_figure(confusion: ConfusionMatrix, counted: str) -> Figure:
                 f'fill-opacity="{share:.3f}"><title>{escape(title)}</title></rect>'
             )
             if number and count <= MOST_NUMBERS:
-                shade = "cell-text dark" if share > 0.5 else "cell-text"
+                shade = "cell-text dark" if share > 0.65 else "cell-text"
                 parts.append(
                     f'<text class="{shade}" x="{x + side / 2:.1f}" y="{y + side / 2 + 3.5:.1f}" text-anchor="middle">'
                     f"{_short(number)}</text>"
