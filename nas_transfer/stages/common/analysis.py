@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Iterable
@@ -19,6 +20,8 @@ from nas_transfer.runs import Analysis, files
 from nas_transfer.stages.common.results import LEAST_SCORE_DRAWN
 from nas_transfer.tasks.coco_analysis import with_files
 from nas_transfer.tasks.training import ScoringModule
+
+logger = logging.getLogger(__name__)
 
 MOST_DRAWN = 6
 """Number of the worst images that are drawn."""
@@ -42,6 +45,11 @@ def write_analysis(num_samples: int, folder: Path, module: ScoringModule, data: 
     draw_analysis(analysis, pictures)
     if num_samples:
         _draw_worst(analysis, pictures, module, data)
+    threshold = analysis.threshold
+    logger.info(
+        "what the network is good at: %s and %s%s", folder / files.ANALYSIS, pictures,
+        "" if threshold is None else f"; recommended score_threshold={threshold.recommended:.2f}",
+    )  # fmt: skip
     return analysis
 
 
