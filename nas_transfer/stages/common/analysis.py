@@ -48,7 +48,7 @@ def write_analysis(num_samples: int, folder: Path, module: ScoringModule, data: 
     threshold = analysis.threshold
     logger.info(
         "what the network is good at: %s and %s%s", folder / files.ANALYSIS, pictures,
-        "" if threshold is None else f"; recommended score_threshold={threshold.recommended:.2f}",
+        "" if threshold is None else f"; recommended threshold of the score: {threshold.recommended:.2f}",
     )  # fmt: skip
     return analysis
 
