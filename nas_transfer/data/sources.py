@@ -6,17 +6,14 @@ Paths are relative to `data.root` or absolute. Where none is given, the usual na
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
 
+from nas_transfer.data.annotation_sources import AnnotationSource, CocoSource, MissingPartError, PartName
 from nas_transfer.data.label_files import LabelledFiles, list_twins, read_pair_list
+from nas_transfer.data.layouts import recognise
 from nas_transfer.errors import ConfigError, DataError
 from nas_transfer.ranges import Share
 
-PartName = Literal["train", "val"]
-
-
-class MissingPartError(DataError):
-    """A part that is not on disk and whose files nobody named: evaluation needs no train part."""
+__all__ = ["CocoSources", "FolderSources", "LabelMapSources", "MissingPartError", "PartName", "PoseSources"]
 
 
 @dataclass(frozen=True)
@@ -43,32 +40,50 @@ class FolderSources:
         return folder
 
 
-class CocoPaths(NamedTuple):
-    """Where the images and the annotation file of a part are."""
-
-    images: Path
-    annotations: Path
-
-
 @dataclass(frozen=True)
 class CocoSources:
-    """Image folders and annotation files in COCO's layout; None for COCO's own names, with or without the year."""
+    """Image folders and annotation files in COCO's layout.
+
+    None for COCO's own names, with or without the year, else for the forms that `layouts` recognises.
+    """
 
     train_images: str | None
     val_images: str | None
     train_annotations: str | None
     val_annotations: str | None
 
-    def find(self, root: Path, part: PartName, kinds: Sequence[str]) -> CocoPaths:
-        """The image folder and the annotation file of a part.
+    def find(self, root: Path, part: PartName, kinds: Sequence[str]) -> AnnotationSource:
+        """The images and the annotations of a part.
 
         Args:
             kinds: what annotation files are called before the name of the part, e.g. ("instances",).
 
         Raises:
             MissingPartError: a part that is not there.
-            DataError: a part that was named and is not there.
+            DataError: a part that was named and is not there, or files that cannot be used.
         """
+        try:
+            return self._find_coco(root, part, kinds)
+        except MissingPartError as missing:
+            if self._names_any() or self._has_coco(root, "val" if part == "train" else "train", kinds):
+                raise
+            source = recognise(root, part, kinds)
+            if source is None:
+                raise MissingPartError(f"{missing}; nor are there YOLO labels, Pascal VOC or other exports") from None
+            return source
+
+    def _names_any(self) -> bool:
+        return any((self.train_images, self.val_images, self.train_annotations, self.val_annotations))
+
+    def _has_coco(self, root: Path, part: PartName, kinds: Sequence[str]) -> bool:
+        try:
+            self._find_coco(root, part, kinds)
+        except DataError:
+            return False
+        return True
+
+    def _find_coco(self, root: Path, part: PartName, kinds: Sequence[str]) -> CocoSource:
+        """Files with the given names, or with COCO's."""
         images = self.train_images if part == "train" else self.val_images
         annotations = self.train_annotations if part == "train" else self.val_annotations
         folders = [images] if images else [f"{part}2017", part, f"images/{part}2017", f"images/{part}"]
@@ -77,7 +92,7 @@ class CocoSources:
         folder = next((root / name for name in folders if (root / name).is_dir()), None)
         file = next((root / name for name in files if (root / name).is_file()), None)
         if folder is not None and file is not None:
-            return CocoPaths(folder, file)
+            return CocoSource(file, folder)
         tried, key = (folders, "images") if folder is None else (files, "annotations")
         message = f"no {part} {key} in {root}: tried {', '.join(tried)}: set data.root or data.sources.{part}_{key}"
         raise DataError(message) if images or annotations else MissingPartError(message)
