@@ -12,6 +12,7 @@ PROBLEMS = {
     "refused": "annotations that training refuses",
     "empty class": "classes that a part does not have",
     "leak": "images of val or of the search split that are also trained on",
+    "few": "split too small to tell similar networks apart",
 }
 NOTES = {
     "repeated": "images that occur more than once",
@@ -26,6 +27,8 @@ MOST_CLASSES = 40
 def check_text(check: Check) -> str:
     """A check as lines for people: all problems, and the first notes of each kind."""
     lines = [f"{check.task} on {check.root}, read in {check.seconds:.0f} s; ranges: least - median - most"]
+    if check.form:
+        lines.append(f"form: {check.form}")
     for part, summary in check.parts.items():
         lines += _part_lines(part, summary)
     lines += _class_table(check.parts)
@@ -42,7 +45,8 @@ def check_text(check: Check) -> str:
 
 def _part_lines(part: str, summary: PartSummary) -> list[str]:
     broken = f", {summary['broken']} of them broken" if summary["broken"] else ""
-    lines = [f"{part}: {summary['images']} images{broken}"]
+    search = f", {summary['search_images']} of them the search split" if "search_images" in summary else ""
+    lines = [f"{part}: {summary['images']} images{broken}{search}"]
     if "width" in summary:
         lines.append(f"  width {_range(summary['width'])}, height {_range(summary['height'])} pixels")
     objects = summary.get("objects")
@@ -109,7 +113,8 @@ def _leak_lines(check: Check) -> list[str]:
     sizes["search"] = check.parts["train"].get("search_images", 0) if "train" in check.parts else 0
     counts = Counter(finding.part for finding in check.findings if finding.kind == "leak")
     return [
-        f"  in all {count} of the {sizes[part]} images of {part} ({count / sizes[part]:.1%})"
+        f"  in all {count} of the {sizes[part]} images of {part} ({count / sizes[part]:.1%}), "
+        f"whose score may be {100 * count / sizes[part]:.1f} points too high: remove them from one of the two"
         for part, count in counts.items()
         if sizes.get(part)
     ]

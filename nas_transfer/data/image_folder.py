@@ -142,7 +142,9 @@ class ImageFolderData(DownstreamData[FolderPart, ClassificationSample, Classific
             )
         every_class = part == "train" and self.sources.class_list is None and refused is None
         class_list = None if self.sources.class_list is None else self.root / self.sources.class_list
-        return FolderPart(names, *_list_part(folder, names, every_class=every_class), class_list)
+        listed = FolderPart(names, *_list_part(folder, names, every_class=every_class), class_list)
+        whole = folder == self.root
+        return replace(listed, form="class folders without a split", undivided=True) if whole else listed
 
     def _find_classes(self) -> tuple[str, ...]:
         if self.sources.class_list is not None:

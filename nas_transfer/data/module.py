@@ -61,6 +61,7 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
         split: how train is divided.
         draw: draws an embedded dataset into a folder; None for files that are there already.
         annotation_files: the annotation files that `setup` has read, by part.
+        val_cut: share of the images that became val when a part was read; None for a val part on disk.
         image_lists: names and sizes of the images that it has found, by part; see `nas_transfer.runs.list_images`.
 
     Raises:
@@ -85,6 +86,7 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
         self.parts: Parts[SampleT] | None = None
         self.annotation_files: dict[str, Path] = {}
         self.image_lists: dict[str, str] = {}
+        self.val_cut: float | None = None
         self.train_sampler: ResumableBatchSampler
         self._stream_batches: int | None = None
         self._first_epoch = 0
@@ -213,7 +215,8 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
         if not whole:
             return annotation
         groups = identical_images(annotation.image_paths, follow_exif=self.follow_exif).tolist()
-        train, val = val_split(annotation.num_images, fraction or VAL_FRACTION, groups)
+        self.val_cut = fraction or VAL_FRACTION
+        train, val = val_split(annotation.num_images, self.val_cut, groups)
         return annotation.only(train if part == "train" else val)
 
     def _note(self, part: PartName, annotation: Annotation) -> None:
@@ -266,7 +269,9 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
                     raise
                 continue
             search = self._search_split(annotation)[1] if part == "train" else ()
-            inventories[part] = replace(self.inventory(annotation, refused), search=frozenset(map(int, search)))
+            inventory = self.inventory(annotation, refused)
+            form = annotation.form + ("" if self.val_cut is None else f": {self.val_cut:g} of the images are val")
+            inventories[part] = replace(inventory, search=frozenset(map(int, search)), form=form)
         return inventories
 
     def require_parts(self) -> Parts[SampleT]:

@@ -4,14 +4,23 @@ Paths are relative to `data.root` or absolute. Where none is given, the usual na
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nas_transfer.data.annotation_sources import AnnotationSource, CocoSource, MissingPartError, PartName
+from nas_transfer.data.annotation_sources import (
+    PART_FOLDERS,
+    AnnotationSource,
+    CocoSource,
+    MissingPartError,
+    PartName,
+)
+from nas_transfer.data.images import is_image_name
 from nas_transfer.data.label_files import LabelledFiles, list_twins, read_pair_list
 from nas_transfer.data.layouts import recognise
 from nas_transfer.errors import ConfigError, DataError
 from nas_transfer.ranges import Share
+
+LABEL_FOLDERS = ("labels", "annotations", "masks")
 
 __all__ = ["CocoSources", "FolderSources", "LabelMapSources", "MissingPartError", "PartName", "PoseSources"]
 
@@ -30,14 +39,31 @@ class FolderSources:
     class_list: str | None
 
     def find(self, root: Path, part: PartName) -> Path:
-        """The folder of a part; MissingPartError if there is none."""
-        folder = root / (self.train_folder if part == "train" else self.val_folder)
+        """The folder of a part, or the root of a dataset without a split; MissingPartError if there is none.
+
+        Besides the given name, those that tools write are tried.
+        """
+        folder = self._folder(root, part)
         if not folder.is_dir():
+            other = self._folder(root, "val" if part == "train" else "train")
+            if not other.is_dir() and _holds_classes(root):
+                return root
             raise MissingPartError(
                 f"no such folder: {folder}, which must hold one folder per class: "
                 f"set data.root or data.sources.{part}_folder"
             )
         return folder
+
+    def _folder(self, root: Path, part: PartName) -> Path:
+        given = self.train_folder if part == "train" else self.val_folder
+        names = [given, *(PART_FOLDERS[part] if given in PART_FOLDERS[part] else ())]
+        return next((root / name for name in names if (root / name).is_dir()), root / given)
+
+
+def _holds_classes(root: Path) -> bool:
+    """Whether a folder holds two folders at least, and each of them images."""
+    folders = [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
+    return len(folders) > 1 and all(any(is_image_name(path.name) for path in folder.iterdir()) for folder in folders)
 
 
 @dataclass(frozen=True)
@@ -169,6 +195,8 @@ class LabelMapSources:
             twins = root / image_folder, root / label_folder
             if all(folder.is_dir() for folder in twins):
                 return list_twins(*twins, self.image_suffix, self.label_suffix)
+        if not (pair_list or images) and (whole := self._undivided(root, part)) is not None:
+            return whole
         tried = [*lists, *(f"{image_folder} with {label_folder}" for image_folder, label_folder in folders)]
         message = (
             f"no {part} images and labels in {root}: tried {', '.join(tried)}: "
@@ -176,11 +204,24 @@ class LabelMapSources:
         )
         raise DataError(message) if pair_list or images else MissingPartError(message)
 
+    def _undivided(self, root: Path, part: PartName) -> LabelledFiles | None:
+        """The images and label images of a dataset without a split; None if it has one, or other folders."""
+        other = "val" if part == "train" else "train"
+        if any(self._given(other)) or (root / f"{other}.txt").is_file():
+            return None
+        if any((root / images).is_dir() and (root / labels).is_dir() for images, labels in _known_folders(other)):
+            return None
+        for name in LABEL_FOLDERS:
+            if (root / "images").is_dir() and (root / name).is_dir():
+                files = list_twins(root / "images", root / name, self.image_suffix, self.label_suffix)
+                return replace(files, form=f"{files.form} without a split", undivided=True)
+        return None
+
 
 def _known_folders(part: str) -> list[tuple[str, str]]:
     """Image and label folders of Cityscapes, of ADE20K and sets like it, and of CamVid."""
     return [
         (f"leftImg8bit/{part}", f"gtFine/{part}"),
-        *((f"images/{part}", f"{name}/{part}") for name in ("labels", "annotations", "masks")),
+        *((f"images/{part}", f"{name}/{part}") for name in LABEL_FOLDERS),
         (part, f"{part}annot"),
     ]
