@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from nas_transfer.runs import Check, Finding, PartSummary, TrainingEstimate
+from nas_transfer.runs.costs import SECONDS_PER_HOUR
+from nas_transfer.runs.texts import duration
 
 PROBLEMS = {
     "broken": "broken, missing or mismatched files",
@@ -121,8 +123,7 @@ def _leak_lines(check: Check) -> list[str]:
 
 
 def _training_line(training: TrainingEstimate) -> str:
-    hours = training.hours
-    whole = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
+    whole = duration(SECONDS_PER_HOUR * training.hours)
     return (
         f"training arch={training.arch} on one {training.device}: {training.step_seconds:.2f} s per step of "
         f"{training.batch} images, {whole} for {training.steps} steps ({training.epochs:.1f} epochs) without "
