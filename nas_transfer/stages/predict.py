@@ -48,6 +48,7 @@ class Predicted:
         rows: the rows of each file.
         broken: a sentence for each image that cannot be read.
         num_images, num_pictures, num_label_images: numbers of images, and of pictures and label images written.
+        num_empty: pictures of images with no row at all.
         num_guessed: pictures that show best guesses, since nothing reaches the threshold.
     """
 
@@ -57,6 +58,7 @@ class Predicted:
     num_pictures: int = 0
     num_label_images: int = 0
     num_guessed: int = 0
+    num_empty: int = 0
 
 
 def run(cfg: DictConfig, folder: Path) -> None:
@@ -104,6 +106,7 @@ def _lines(predicted: Predicted, threshold: float, folder: Path) -> list[str]:
         ids = f"ids of {folder / run_files.LABEL_NAMES}"
         lines.append(f"  {folder / run_files.LABELS_FOLDER}: {predicted.num_label_images} label images with {ids}")
     pale = f", {predicted.num_guessed} of them paler: best guesses below it" if predicted.num_guessed else ""
+    pale += f", {predicted.num_empty} without any prediction" if predicted.num_empty else ""
     drawn = f"  {folder / run_files.OVERLAYS_FOLDER}: {predicted.num_pictures} pictures with scores from {threshold:g}"
     return [*lines, drawn + pale, *(f"  left out: {sentence}" for sentence in predicted.broken)]
 
@@ -167,6 +170,7 @@ def _predict_all(
             prediction = task.predict_image(batch, number, data.vocabulary)
         for file, records in prediction.rows.items():
             predicted.rows[file] += [{"image_id": number, "file_name": name, **_named(row, names)} for row in records]
+        predicted.num_empty += bool(prediction.rows) and not any(prediction.rows.values())
         target = Path(name) if stems[Path(name).with_suffix("")] > 1 else Path(name).with_suffix("")
         _write_pictures(prediction, image, config.score_threshold, folder, target, predicted)
     return predicted
