@@ -16,8 +16,6 @@ PartName = Literal["train", "val"]
 PART_FOLDERS: dict[PartName, tuple[str, ...]] = {"train": ("train",), "val": ("val", "valid", "validation")}
 """What tools call the folders of a part."""
 ROBOFLOW_FILE = "_annotations.coco.json"
-UNDIVIDED_FILES = ("result.json", "annotations.json", "annotations/annotations.json", "labels.json", ROBOFLOW_FILE)
-"""Files with all images: of Label Studio, others, FiftyOne and Roboflow; CVAT's depend on the kind."""
 UNDIVIDED_IMAGES = ("images/default", "images", "data", ".")
 
 
@@ -95,9 +93,7 @@ def find_exported(root: Path, part: PartName, kinds: Sequence[str]) -> CocoSourc
         return CocoSource(folder / ROBOFLOW_FILE, folder, "COCO as Roboflow writes it")
     if any(_roboflow_folder(root, other) for other in PART_FOLDERS):
         raise missing_part(root, part, [f"{name}/{ROBOFLOW_FILE}" for name in PART_FOLDERS[part]])
-    names = [f"annotations/{kind}_default.json" for kind in kinds]
-    names += [f"annotations/{kind}.json" for kind in kinds]
-    file = next((root / name for name in [*names, *UNDIVIDED_FILES] if (root / name).is_file()), None)
+    file = _undivided_file(root, kinds)
     if file is None:
         return None
     images = load_coco(file).images
@@ -108,6 +104,29 @@ def find_exported(root: Path, part: PartName, kinds: Sequence[str]) -> CocoSourc
             "move them, or set data.sources"
         )
     return CocoSource(file, folder, "COCO without a split", undivided=True)
+
+
+def _undivided_file(root: Path, kinds: Sequence[str]) -> Path | None:
+    """The file with all images: CVAT's by its name; those of others lie in the root under any name."""
+    names = [f"annotations/{kind}{suffix}.json" for kind in kinds for suffix in ("_default", "")]
+    named = next((root / name for name in names if (root / name).is_file()), None)
+    if named is not None:
+        return named
+    found = [path for path in sorted(root.glob("*.json")) if _is_coco(path)]
+    if len(found) > 1:
+        raise DataError(
+            f"{root} must hold one COCO file for all images, got {found[0].name} and {found[1].name}: "
+            "set data.sources, or move one away"
+        )
+    return found[0] if found else None
+
+
+def _is_coco(path: Path) -> bool:
+    try:
+        load_coco(path)
+    except DataError:
+        return False
+    return True
 
 
 def _roboflow_folder(root: Path, part: PartName) -> Path | None:

@@ -474,3 +474,14 @@ def test_images_that_are_stored_turned_are_refused_by_size_in_pascal_voc(
         image.transpose(Image.Transpose.ROTATE_90).save(path)
     with pytest.raises(DataError, match="not to the EXIF orientation"):
         list(coco_data(root).val_dataloader())
+
+
+def test_the_only_coco_file_in_the_root_lists_all_images(tmp_path: Path, dataset: Dataset, coco_data: Builder) -> None:
+    root = write_coco(tmp_path / "coco", joined(dataset), "cvat")
+    (root / "annotations/instances_default.json").rename(root / "export.json")
+    (root / "notes.json").write_text('{"categories": []}')
+    sizes = {part: len(inventory.files) for part, inventory in coco_data(root).inventories().items()}
+    assert sizes == {"train": 8, "val": 2}
+    shutil.copy(root / "export.json", root / "again.json")
+    with pytest.raises(DataError, match=r"one COCO file for all images, got again\.json and export\.json"):
+        coco_data(root).setup()
