@@ -150,7 +150,7 @@ def _size(path: Path, tree: ElementTree.Element, image: Path) -> tuple[int, int]
             raise ValueError
     except ValueError as err:
         raise DataError(f"the size in {path} must be whole numbers, got {shown(texts)}: correct it") from err
-    return (int(width), int(height)) if width and height else sizes_of([image])[0]
+    return (int(width), int(height)) if width and height else sizes_of([image])[0][:2]
 
 
 def _object(element: ElementTree.Element, labels: Mapping[str, int], first: int, where: str) -> Record:

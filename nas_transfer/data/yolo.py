@@ -7,6 +7,7 @@ sorted names from 1, and class k has category id k + 1.
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,9 +15,11 @@ from pathlib import Path, PurePosixPath
 
 from nas_transfer.data.annotation_content import AnnotationContent, Record, shown
 from nas_transfer.data.annotation_sources import PART_FOLDERS, PartName, missing_part
-from nas_transfer.data.images import image_files, is_image_name, named_in, sizes_of
+from nas_transfer.data.images import StoredSize, image_files, is_image_name, named_in, sizes_of
 from nas_transfer.data.yolo_yaml import Names, read_names
 from nas_transfer.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 DIGITS = 6
 """Decimals of a coordinate in pixels: rounding takes the noise away that multiplying by the size adds."""
@@ -60,7 +63,8 @@ class YoloSource:
         origins: list[str] = []
         digests: list[str] = []
         sizes = sizes_of([self.folder / name for name in self.images])
-        for image_id, (name, (width, height)) in enumerate(zip(self.images, sizes, strict=True), start=1):
+        self._warn_of_turned(sizes)
+        for image_id, (name, (width, height, _)) in enumerate(zip(self.images, sizes, strict=True), start=1):
             images.append({"id": image_id, "file_name": name, "width": width, "height": height})
             label = label_name(name)
             if not (self.folder / label).is_file():
@@ -76,6 +80,15 @@ class YoloSource:
                 f"{label_name(self.images[0])}: add the label files"
             )
         return AnnotationContent(self.names.path, images, annotations, self._categories(), origins, digests)
+
+    def _warn_of_turned(self, sizes: Sequence[StoredSize]) -> None:
+        turned = [name for name, size in zip(self.images, sizes, strict=True) if size.turned]
+        if turned:
+            logger.warning(
+                "%d images are turned by their EXIF orientation, first %s: labels are taken to refer to the stored "
+                "pixels; look at them with stage=profile preview=16, and store the images upright if the boxes are displaced",
+                len(turned), turned[0],
+            )  # fmt: skip
 
     def _categories(self) -> list[Record]:
         keypoints = self.names.keypoints

@@ -485,3 +485,20 @@ def test_the_only_coco_file_in_the_root_lists_all_images(tmp_path: Path, dataset
     shutil.copy(root / "export.json", root / "again.json")
     with pytest.raises(DataError, match=r"one COCO file for all images, got again\.json and export\.json"):
         coco_data(root).setup()
+
+
+def test_images_that_are_turned_by_exif_are_counted(
+    tmp_path: Path, dataset: Dataset, coco_data: Builder, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = write_yolo(tmp_path / "yolo", dataset)
+    coco_data(root).setup()
+    assert "EXIF" not in caplog.text
+    path = root / "images/train" / dataset["train"][0].path.name
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(path) as image:
+        image.load()
+    path.unlink()
+    image.save(path, exif=exif)
+    coco_data(root).setup()
+    assert f"1 images are turned by their EXIF orientation, first images/train/{path.name}" in caplog.text
