@@ -93,6 +93,8 @@ class CocoSources:
         except MissingPartError as missing:
             if self._names_any() or self._has_coco(root, "val" if part == "train" else "train", kinds):
                 raise
+            if not root.is_dir():
+                raise DataError(f"data.root must be the folder of a dataset, got {root}, which is none") from None
             source = recognise(root, part, kinds)
             if source is None:
                 raise MissingPartError(f"{missing}; nor are there YOLO labels, Pascal VOC or other exports") from None

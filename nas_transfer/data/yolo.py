@@ -86,7 +86,7 @@ class YoloSource:
         if turned:
             logger.warning(
                 "%d images are turned by their EXIF orientation, first %s: labels are taken to refer to the stored "
-                "pixels; look at them with stage=profile preview=16, and store the images upright if the boxes are displaced",
+                "pixels; look at them with stage=profile preview=16, and store them upright if the boxes are displaced",
                 len(turned), turned[0],
             )  # fmt: skip
 
