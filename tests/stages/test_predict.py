@@ -350,6 +350,14 @@ def test_a_supernets_run_predicts_with_a_chosen_arch_and_leaves_broken_images_ou
         predicted(tmp_path, images, "arch=supernet")
 
 
+def test_a_run_from_before_val_could_be_cut_from_train_predicts(tmp_path: Path) -> None:
+    run = trained(tmp_path, "shapes_cls")
+    cfg = OmegaConf.load(run / ".hydra/config.yaml")
+    del cfg.data.split["val_fraction"]
+    OmegaConf.save(cfg, run / ".hydra/config.yaml")
+    assert (predicted(tmp_path, val_images(tmp_path)) / "predictions.csv").is_file()
+
+
 @pytest.mark.slow
 def test_predictions_are_never_predicted_again(tmp_path: Path) -> None:
     trained(tmp_path, "shapes_cls")
