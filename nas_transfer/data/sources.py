@@ -16,7 +16,7 @@ from nas_transfer.data.annotation_sources import (
 )
 from nas_transfer.data.images import is_image_name
 from nas_transfer.data.label_files import LabelledFiles, list_twins, read_pair_list
-from nas_transfer.data.layouts import recognise
+from nas_transfer.data.layouts import dataset_below, recognise
 from nas_transfer.errors import ConfigError, DataError
 from nas_transfer.ranges import Share
 
@@ -96,9 +96,13 @@ class CocoSources:
             if not root.is_dir():
                 raise DataError(f"data.root must be the folder of a dataset, got {root}, which is none") from None
             source = recognise(root, part, kinds)
-            if source is None:
-                raise MissingPartError(f"{missing}; nor are there YOLO labels, Pascal VOC or other exports") from None
-            return source
+            if source is not None:
+                return source
+            below = dataset_below(root, part, kinds)
+            hint = "nor are there YOLO labels, Pascal VOC or other exports"
+            if below is not None:
+                hint = f"there is a dataset below it: data.root={below}"
+            raise MissingPartError(f"{missing}; {hint}") from None
 
     def _names_any(self) -> bool:
         return any((self.train_images, self.val_images, self.train_annotations, self.val_annotations))

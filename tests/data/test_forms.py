@@ -502,3 +502,9 @@ def test_images_that_are_turned_by_exif_are_counted(
     image.save(path, exif=exif)
     coco_data(root).setup()
     assert f"1 images are turned by their EXIF orientation, first images/train/{path.name}" in caplog.text
+
+
+def test_a_dataset_below_the_root_is_named(tmp_path: Path, dataset: Dataset, coco_data: Builder) -> None:
+    folder = write_voc(tmp_path / "VOCdevkit/VOC2007", dataset)
+    with pytest.raises(DataError, match=f"there is a dataset below it: data.root={folder}"):
+        coco_data(tmp_path).setup()
