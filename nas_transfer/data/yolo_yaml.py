@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,14 +66,17 @@ def read_names(root: Path) -> Names | None:
     Raises:
         DataError: a file that cannot be used, or label files without names of classes.
     """
-    named = [root / name for name in YAML_FILES if (root / name).is_file()]
-    others = sorted([*root.glob("*.yaml"), *root.glob("*.yml")]) if root.is_dir() and not named else []
-    for path in [*named, *others]:
-        content = _load_yaml(path)
-        if isinstance(content, dict) and "names" in content:
+    for path in (root / name for name in YAML_FILES):
+        if path.is_file():
+            content = _load_yaml(path)
+            if not isinstance(content, dict) or "names" not in content:
+                raise DataError(f"{path} must hold the key names with the names of the classes, got none: add it")
             return _names_of(path, content)
-        if path in named:
-            raise DataError(f"{path} must hold the key names with the names of the classes, got none: add it")
+    for path in sorted([*root.glob("*.yaml"), *root.glob("*.yml")]):
+        with contextlib.suppress(DataError):  # it may be about anything
+            content = _load_yaml(path)
+            if isinstance(content, dict) and "names" in content:
+                return _names_of(path, content)
     for path in (root / name for name in LISTS):
         if path.is_file():
             return Names(path, _class_list(path))

@@ -508,3 +508,12 @@ def test_a_dataset_below_the_root_is_named(tmp_path: Path, dataset: Dataset, coc
     folder = write_voc(tmp_path / "VOCdevkit/VOC2007", dataset)
     with pytest.raises(DataError, match=f"there is a dataset below it: data.root={folder}"):
         coco_data(tmp_path).setup()
+
+
+def test_a_file_of_names_may_have_any_name_beside_other_files(
+    tmp_path: Path, dataset: Dataset, coco_data: Builder
+) -> None:
+    root = write_yolo(tmp_path / "yolo", dataset)
+    (root / "data.yaml").rename(root / "insects.yaml")
+    (root / "compose.yaml").write_text("a: &a [1]\nb: *a\n")
+    assert coco_data(root).class_names == ("ant", "bee")
