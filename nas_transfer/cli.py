@@ -29,9 +29,11 @@ from omegaconf.errors import OmegaConfBaseException
 from nas_transfer.errors import ConfigError, NasTransferError, file_fault, storage_error
 from nas_transfer.paths import PACKAGE, conf_dir
 from nas_transfer.runs import ArchContent, Result, files
+from nas_transfer.stages.common.kept import CURRENT
 from nas_transfer.stages.common.run_directory import is_main_process, log_to
 from nas_transfer.stages.common.signals import RECEIVER, WORDS, EndedBySignal
 from nas_transfer.stages.config.entry import begin_run, run_name
+from nas_transfer.stages.config.guesses import choice_hint, refuse_first_guesses
 from nas_transfer.stages.config.trained import trained_task
 from nas_transfer.sweeper import register
 
@@ -115,6 +117,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # names of files may be no text
     RECEIVER.install()
     try:
+        refuse_first_guesses(sys.argv[1:])
         _refuse_folders_of_hydra(sys.argv[1:])
         run_stage()
     except (NasTransferError, HydraException, OmegaConfBaseException) as error:
@@ -171,7 +174,7 @@ def _fail_for_files(error: Exception) -> NoReturn:
 
 def _interrupted(number: signal.Signals) -> NoReturn:
     if is_main_process():
-        print(f"\n{WORDS[number]}: the same command continues from the last checkpoint", file=sys.stderr)
+        print(f"\n{WORDS[number]}: {CURRENT.kept()}", file=sys.stderr)
     sys.exit(EXIT_SIGNAL + number)
 
 
@@ -193,7 +196,10 @@ def _composition_sentence(error: Exception, arguments: Sequence[str] | None = No
     if isinstance(error, MissingConfigException) and error.options:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         similar = difflib.get_close_matches(choice, error.options, n=1)
-        remedy = f"did you mean '{similar[0]}'?" if similar else "name one of these"
+        hint = choice_hint(group, choice)
+        if similar and (hint is None or group == "task"):
+            hint = f"did you mean '{similar[0]}'?"
+        remedy = hint or "name one of these"
         return f"{group} must be one of {', '.join(error.options)}, got '{choice}': {remedy}"
     unknown = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text)
     if unknown is None:

@@ -6,12 +6,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from nas_transfer.runs import Check, Finding, PartSummary, TrainingEstimate
+from nas_transfer.runs.costs import SECONDS_PER_HOUR
+from nas_transfer.runs.texts import duration
 
 PROBLEMS = {
     "broken": "broken, missing or mismatched files",
     "refused": "annotations that training refuses",
     "empty class": "classes that a part does not have",
     "leak": "images of val or of the search split that are also trained on",
+    "few": "split too small to tell similar networks apart",
 }
 NOTES = {
     "repeated": "images that occur more than once",
@@ -26,6 +29,8 @@ MOST_CLASSES = 40
 def check_text(check: Check) -> str:
     """A check as lines for people: all problems, and the first notes of each kind."""
     lines = [f"{check.task} on {check.root}, read in {check.seconds:.0f} s; ranges: least - median - most"]
+    if check.form:
+        lines.append(f"form: {check.form}")
     for part, summary in check.parts.items():
         lines += _part_lines(part, summary)
     lines += _class_table(check.parts)
@@ -42,7 +47,8 @@ def check_text(check: Check) -> str:
 
 def _part_lines(part: str, summary: PartSummary) -> list[str]:
     broken = f", {summary['broken']} of them broken" if summary["broken"] else ""
-    lines = [f"{part}: {summary['images']} images{broken}"]
+    search = f", {summary['search_images']} of them the search split" if "search_images" in summary else ""
+    lines = [f"{part}: {summary['images']} images{broken}{search}"]
     if "width" in summary:
         lines.append(f"  width {_range(summary['width'])}, height {_range(summary['height'])} pixels")
     objects = summary.get("objects")
@@ -109,15 +115,15 @@ def _leak_lines(check: Check) -> list[str]:
     sizes["search"] = check.parts["train"].get("search_images", 0) if "train" in check.parts else 0
     counts = Counter(finding.part for finding in check.findings if finding.kind == "leak")
     return [
-        f"  in all {count} of the {sizes[part]} images of {part} ({count / sizes[part]:.1%})"
+        f"  in all {count} of the {sizes[part]} images of {part} ({count / sizes[part]:.1%}), "
+        f"whose score may be {100 * count / sizes[part]:.1f} points too high: remove them from one of the two"
         for part, count in counts.items()
         if sizes.get(part)
     ]
 
 
 def _training_line(training: TrainingEstimate) -> str:
-    hours = training.hours
-    whole = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
+    whole = duration(SECONDS_PER_HOUR * training.hours)
     return (
         f"training arch={training.arch} on one {training.device}: {training.step_seconds:.2f} s per step of "
         f"{training.batch} images, {whole} for {training.steps} steps ({training.epochs:.1f} epochs) without "

@@ -3,9 +3,8 @@
 import contextlib
 import io
 import itertools
-import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict, TypeGuard
 
@@ -14,14 +13,10 @@ import torch
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
+from nas_transfer.data.annotation_content import AnnotationContent, Record, load_coco, shown
 from nas_transfer.data.annotation_values import MARGIN, is_id, is_near, is_number, is_text, mask_problem
 from nas_transfer.data.images import MOST_PIXELS, named_in, read_image
 from nas_transfer.errors import DataError
-
-Record = dict[str, Any]  # one JSON object of the file, unchecked
-
-MOST_LETTERS = 200
-"""Length of a value of a file in an error message."""
 
 
 class RunLengths(TypedDict):
@@ -80,6 +75,7 @@ class CocoFile:
         annotations: per image, in the order of the file; ids are unique and never 0, which pycocotools takes for
             "unmatched".
         num_skipped: annotations without area that were left out.
+        digests: a line for each other file that annotations were read from; see `AnnotationContent`.
     """
 
     path: Path
@@ -87,6 +83,13 @@ class CocoFile:
     images: tuple[ImageEntry, ...]
     annotations: tuple[tuple[CocoAnnotation, ...], ...]
     num_skipped: int
+    digests: tuple[str, ...] = ()
+
+    def only(self, positions: Iterable[int]) -> "CocoFile":
+        """The file with the images at these positions alone."""
+        chosen = list(positions)
+        images = tuple(self.images[position] for position in chosen)
+        return replace(self, images=images, annotations=tuple(self.annotations[position] for position in chosen))
 
     def ground_truth(self, positions: Iterable[int]) -> COCO:
         """The images at these positions as a pycocotools object, crowds included; prints nothing."""
@@ -119,22 +122,20 @@ def read_coco(path: Path, *, need_masks: bool, skip_empty_boxes: bool, refused: 
         DataError: no JSON, not COCO, an unknown category or image, a box without area, a missing or unusable
             segmentation; one sentence that names the file and the annotation id.
     """
-    content = load_coco(path)
-    return check_coco(path, content, need_masks=need_masks, skip_empty_boxes=skip_empty_boxes, refused=refused)
+    return check_coco(load_coco(path), need_masks=need_masks, skip_empty_boxes=skip_empty_boxes, refused=refused)
 
 
 def check_coco(
-    path: Path, content: Record, *, need_masks: bool, skip_empty_boxes: bool, refused: list[str] | None = None
+    content: AnnotationContent, *, need_masks: bool, skip_empty_boxes: bool, refused: list[str] | None = None
 ) -> CocoFile:
-    """Check the content of the file at `path`; see `read_coco`. Keypoints are kept as they are."""
-    categories = _read_categories(path, content["categories"])
-    images = _read_images(path, content["images"])
+    """Check what was read; see `read_coco`. Keypoints are kept as they are."""
+    categories = _read_categories(content.path, content.categories)
+    images = _read_images(content.path, content.images)
     position_of_image: dict[int | None, int] = {image.image_id: position for position, image in enumerate(images)}
     category_ids = {category.coco_id for category in categories}
     per_image: list[list[CocoAnnotation]] = [[] for _ in images]
     num_skipped = 0
-    for annotation in content["annotations"]:
-        where = where_is(path, annotation)
+    for annotation, where in content.located():
         position = position_of_image.get(_integer(annotation.get("image_id")))
         try:
             if position is None:
@@ -153,7 +154,8 @@ def check_coco(
         else:
             per_image[position].append(complete)
     _number(per_image)
-    return CocoFile(path, categories, images, tuple(tuple(records) for records in per_image), num_skipped)
+    annotations = tuple(tuple(records) for records in per_image)
+    return CocoFile(content.path, categories, images, annotations, num_skipped, tuple(content.digests))
 
 
 def _checked(
@@ -223,41 +225,6 @@ def decode_mask(segmentation: Segmentation, height: int, width: int) -> np.ndarr
     return rle.decode(encoded)
 
 
-def load_coco(path: Path) -> Record:
-    """The file's JSON; DataError if it is no JSON or lacks images, annotations or categories."""
-    content = read_json(path, "give a COCO annotation file")
-    keys = ("images", "annotations", "categories")
-    if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in keys):
-        given = sorted(content) if isinstance(content, dict) else type(content).__name__
-        raise DataError(f"{path} must hold the lists {', '.join(keys)}, got {given}: convert it to COCO's format")
-    for key in keys:
-        for record in content[key]:
-            if not isinstance(record, dict):
-                raise DataError(f"{key!r} of {path} must hold JSON objects, got {shown(record)}: see COCO's format")
-    return content
-
-
-def read_json(path: Path, remedy: str) -> Any:
-    """The content of a JSON file; DataError with the remedy if it is none, or nested too deeply."""
-    if not path.is_file():
-        raise DataError(f"{path} must be a file, got none: {remedy}")
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError) as err:
-        raise DataError(f"{path} cannot be read as JSON ({err}): {remedy}") from err
-    except (RecursionError, MemoryError) as err:
-        raise DataError(f"{path} cannot be read as JSON (it is nested too deeply or too large): {remedy}") from err
-
-
-def shown(value: object) -> str:
-    """A value of a file in an error message."""
-    try:
-        text = ascii(value)
-    except RecursionError:
-        text = "a deeply nested value"
-    return text if len(text) <= MOST_LETTERS else f"{text[:MOST_LETTERS]}..."
-
-
 def _read_categories(path: Path, records: list[Record]) -> tuple[Category, ...]:
     for record in records:
         if not is_id(record.get("id")) or not is_text(record.get("name")):
@@ -301,11 +268,6 @@ def _read_images(path: Path, records: list[Record]) -> tuple[ImageEntry, ...]:
 
 def _is_size(height: object, width: object) -> bool:
     return type(height) is int and type(width) is int and min(height, width) > 0 and height * width <= MOST_PIXELS
-
-
-def where_is(path: Path, annotation: Record) -> str:
-    """The name of an annotation in an error message."""
-    return f"annotation {shown(annotation['id']) if 'id' in annotation else '(without id)'} of {path}"
 
 
 def _integer(value: object) -> int | None:

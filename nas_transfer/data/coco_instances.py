@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -11,15 +11,16 @@ import numpy as np
 import torch
 from pycocotools.coco import COCO
 from torch.utils.data import Dataset
+from typing_extensions import Self
 
 from nas_transfer.data.augmentation import DetectionAugmentation
 from nas_transfer.data.coco_annotations import (
     CocoAnnotation,
     CocoFile,
     ImageEntry,
+    check_coco,
     clip_box,
     decode_mask,
-    read_coco,
     read_listed,
     require_same_categories,
 )
@@ -36,6 +37,7 @@ from nas_transfer.errors import DataError
 
 logger = logging.getLogger(__name__)
 
+KINDS = ("instances",)
 NO_OBJECTS = "no annotations other than crowds"
 
 
@@ -133,10 +135,21 @@ def _has_objects(file: CocoFile, number: int) -> bool:
 
 @dataclass(frozen=True)
 class CocoPart:
-    """The checked annotations of a part, and the folder of its images."""
+    """The checked annotations of a part, the folder of its images, and their form; see `AnnotatedPart`."""
 
     file: CocoFile
     folder: Path
+    form: str = "COCO"
+    undivided: bool = False
+
+    def only(self, positions: np.ndarray) -> Self:
+        """The part with the images at these positions alone."""
+        return replace(self, file=self.file.only(positions.tolist()), undivided=False)
+
+    @property
+    def digests(self) -> Sequence[str]:
+        """A line for each file of annotations that belongs to one image."""
+        return self.file.digests
 
     @property
     def num_images(self) -> int:
@@ -150,8 +163,8 @@ class CocoPart:
 
     @property
     def annotation_paths(self) -> list[Path]:
-        """The annotation file."""
-        return [self.file.path]
+        """The annotation file; files of single images count by their digests."""
+        return [self.file.path] if self.file.path.is_file() else []
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -196,17 +209,17 @@ class CocoInstancesData(DownstreamData[CocoPart, DetectionSample, DetectionBatch
         return {"category_ids": self.category_ids}
 
     def read_part(self, part: PartName, refused: list[str] | None = None) -> CocoPart:
-        """Read and check the annotation file."""
-        paths = self.sources.find(self.root, part, kinds=("instances",))
-        file = read_coco(
-            paths.annotations,
+        """Read and check the annotations, whatever their form."""
+        source = self.sources.find(self.root, part, kinds=KINDS)
+        file = check_coco(
+            source.read(refused),
             need_masks=self.with_masks,
             skip_empty_boxes=self.skip_empty_boxes and refused is None,
             refused=refused,
         )
         if file.num_skipped:
-            logger.warning("left out %d annotations without area of %s", file.num_skipped, paths.annotations)
-        return CocoPart(file, paths.images)
+            logger.warning("left out %d annotations without area of %s", file.num_skipped, file.path)
+        return CocoPart(file, source.folder, source.form, source.undivided)
 
     def describe(self, val: CocoPart) -> Vocabulary:
         """The categories."""

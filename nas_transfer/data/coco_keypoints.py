@@ -2,13 +2,14 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import torch
 from pycocotools.coco import COCO
+from typing_extensions import Self
 
 from nas_transfer.data.augmentation import PoseAugmentation
 from nas_transfer.data.coco_annotations import read_listed
@@ -18,8 +19,8 @@ from nas_transfer.data.keypoint_annotations import (
     Body,
     KeypointFile,
     Skeleton,
+    check_keypoints,
     read_boxes,
-    read_keypoints,
     read_skeleton,
 )
 from nas_transfer.data.module import DownstreamData
@@ -44,6 +45,19 @@ class KeypointPart:
     persons: Persons
     folder: Path
     boxes: Path | None = None
+    form: str = "COCO"
+    undivided: bool = False
+
+    def only(self, positions: np.ndarray) -> Self:
+        """The part with the images at these positions alone."""
+        file = self.keypoints.file.only(positions.tolist())
+        persons = self.persons.renumbered(positions)
+        return replace(self, keypoints=replace(self.keypoints, file=file), persons=persons, undivided=False)
+
+    @property
+    def digests(self) -> Sequence[str]:
+        """A line for each file of annotations that belongs to one image."""
+        return self.keypoints.file.digests
 
     @property
     def num_images(self) -> int:
@@ -58,7 +72,8 @@ class KeypointPart:
     @property
     def annotation_paths(self) -> list[Path]:
         """The annotation file, and that of a detector's boxes."""
-        return [self.keypoints.file.path, *filter(None, [self.boxes])]
+        paths = [self.keypoints.file.path, *filter(None, [self.boxes])]
+        return [path for path in paths if path.is_file()]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -94,6 +109,8 @@ class CocoKeypointsData(DownstreamData[KeypointPart, PoseSample, PoseBatch]):
         super().__post_init__()
         if len(self.input_size) != 2 or min(self.input_size) < 1:
             raise ConfigError(f"data.input_size must be [height, width] in pixels, got {list(self.input_size)}")
+        if self.split.val_fraction is not None and self.sources.val_boxes is not None:
+            raise ConfigError("data.sources.val_boxes need a val part on disk, got data.split.val_fraction: remove one")
         self._size = (int(self.input_size[0]), int(self.input_size[1]))
         self._skeleton: Skeleton | None = None
 
@@ -118,8 +135,8 @@ class CocoKeypointsData(DownstreamData[KeypointPart, PoseSample, PoseBatch]):
 
     def read_part(self, part: PartName, refused: list[str] | None = None) -> KeypointPart:
         """Read and check the annotation file, and in validation the boxes of a detector."""
-        paths = self.sources.find(self.root, part, KINDS)
-        keypoints = read_keypoints(paths.annotations, refused)
+        source = self.sources.find(self.root, part, KINDS)
+        keypoints = check_keypoints(source.read(refused), refused)
         file = keypoints.file
         if refused is None and file.num_skipped:
             logger.info("left out %d persons without box and keypoints of %s", file.num_skipped, file.path)
@@ -128,7 +145,7 @@ class CocoKeypointsData(DownstreamData[KeypointPart, PoseSample, PoseBatch]):
         if part == "val" and self.sources.val_boxes is not None and refused is None:
             boxes = self.root / self.sources.val_boxes
             persons = self._detected(keypoints, boxes)
-        return KeypointPart(keypoints, persons, paths.images, boxes)
+        return KeypointPart(keypoints, persons, source.folder, boxes, source.form, source.undivided)
 
     def _detected(self, keypoints: KeypointFile, val_boxes: Path) -> Persons:
         category_id, threshold = int(keypoints.category["id"]), self.sources.box_threshold

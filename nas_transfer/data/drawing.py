@@ -10,7 +10,7 @@ from __future__ import annotations
 import colorsys
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ GAP = 8
 LEGEND_WIDTH, LEGEND_HEIGHT = 160, 20
 GOLDEN = 0.618033988749895  # hues this far apart stay different, however many there are
 MASK_OPACITY = 0.5
+GUESS_OPACITY = 0.5
 LEFT, RIGHT, MIDDLE = (80, 180, 255), (255, 140, 40), (120, 230, 120)
 """Colours of keypoints by side."""
 
@@ -39,11 +40,20 @@ class Picture:
         image: RGB, the longer side `TILE` or as asked for.
         caption: one line below it.
         legend: what its colours mean.
+        guessed: whether it shows best guesses, paler, since nothing reaches the threshold.
     """
 
     image: Image.Image
     caption: str
     legend: dict[str, Colour] = field(default_factory=dict)
+    guessed: bool = False
+
+
+def as_guess(picture: Picture, image: torch.Tensor, side: int = TILE) -> Picture:
+    """What is drawn on an image, paler, for best guesses below the threshold."""
+    plain, _ = fit(image, side)
+    pale = Image.blend(plain, picture.image, GUESS_OPACITY)
+    return replace(picture, image=pale, caption=f"best guesses: {picture.caption}", guessed=True)
 
 
 def class_colour(label: int) -> Colour:
@@ -133,11 +143,20 @@ def draw_persons(
     flip_pairs: Sequence[tuple[int, int]],
     side: int = TILE,
 ) -> Picture:
-    """The same as `draw_keypoints` for several persons."""
+    """The same as `draw_keypoints` for several persons.
+
+    Of persons without a visible keypoint, all keypoints are drawn, paler.
+    """
     picture, factor = fit(image, side)
+    guessed = [keypoints for keypoints, seen in zip(persons, visible, strict=True) if not any(seen)]
+    if guessed:
+        plain = picture.copy()
+        for keypoints in guessed:
+            _draw_body(ImageDraw.Draw(picture), factor, keypoints, [True] * len(keypoints), edges, flip_pairs)
+        picture = Image.blend(plain, picture, GUESS_OPACITY)
     for keypoints, seen in zip(persons, visible, strict=True):
         _draw_body(ImageDraw.Draw(picture), factor, keypoints, seen, edges, flip_pairs)
-    return Picture(picture, f"{len(persons)} person{'s' * (len(persons) != 1)}")
+    return Picture(picture, f"{len(persons)} person{'s' * (len(persons) != 1)}", guessed=bool(guessed))
 
 
 def _draw_body(

@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
+from typing_extensions import Self
 
 from nas_transfer.data.annotation_values import is_text
 from nas_transfer.data.augmentation import ClassificationAugmentation
@@ -74,6 +75,14 @@ class FolderPart:
     image_paths: Sequence[str]
     labels: np.ndarray
     class_list: Path | None = None
+    form: str = "class folders"
+    undivided: bool = False
+    digests: Sequence[str] = ()
+
+    def only(self, positions: np.ndarray) -> Self:
+        """The part with the images at these positions alone."""
+        paths = [self.image_paths[position] for position in positions]
+        return replace(self, image_paths=paths, labels=self.labels[positions], undivided=False)
 
     @property
     def num_images(self) -> int:
@@ -133,7 +142,9 @@ class ImageFolderData(DownstreamData[FolderPart, ClassificationSample, Classific
             )
         every_class = part == "train" and self.sources.class_list is None and refused is None
         class_list = None if self.sources.class_list is None else self.root / self.sources.class_list
-        return FolderPart(names, *_list_part(folder, names, every_class=every_class), class_list)
+        listed = FolderPart(names, *_list_part(folder, names, every_class=every_class), class_list)
+        whole = folder == self.root
+        return replace(listed, form="class folders without a split", undivided=True) if whole else listed
 
     def _find_classes(self) -> tuple[str, ...]:
         if self.sources.class_list is not None:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +24,8 @@ MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 1 << 30)
 """Pixels of the largest image that PIL decodes."""
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 
+ORIENTATION, TURNING = 0x0112, range(2, 9)
+"""The EXIF tag, and its values that turn or mirror an image."""
 HASH_BYTES = 16
 RUNS_A_PROGRAM = "EPS"
 """The format that PIL decodes by starting another program."""
@@ -68,6 +71,35 @@ def header(path: str | Path) -> tuple[str, int, int]:
     """Format, width and height of an image file, without decoding it; `UNREADABLE` for none."""
     with _opened(path) as image:
         return str(image.format), image.width, image.height
+
+
+class StoredSize(NamedTuple):
+    """The size of an image as it is stored, and whether its EXIF orientation turns or mirrors it for viewers."""
+
+    width: int
+    height: int
+    turned: bool
+
+
+def sizes_of(paths: Sequence[str | Path]) -> list[StoredSize]:
+    """The size of each image, without decoding it; 1x1 for a file that is no image."""
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:  # file systems answer in parallel
+        return list(pool.map(_size_of, paths))
+
+
+def _size_of(path: str | Path) -> StoredSize:
+    try:
+        with _opened(path) as image:
+            return StoredSize(image.width, image.height, _is_turned(image))
+    except UNREADABLE:
+        return StoredSize(1, 1, False)
+
+
+def _is_turned(image: Image.Image) -> bool:
+    try:
+        return image.getexif().get(ORIENTATION, 1) in TURNING
+    except UNREADABLE:  # the tags are damaged, which says nothing of the pixels
+        return False
 
 
 def coarse_pixels(path: str | Path) -> bytes:

@@ -23,6 +23,10 @@ SMALL_BELOW, LARGE_FROM = 32**2, 96**2
 """Bounds of COCO's area classes, in pixels of the stored image."""
 TINY_SIDE = 4
 """Shortest side of a box in pixels at the input size of the network: one cell of the finest feature map."""
+FEW_IMAGES = 50
+"""Images of a search split of which one is two points of a score in percent."""
+LARGER_FRACTIONS = (0.2, 0.3)
+"""Shares of train that are proposed for the search split."""
 OUTSIDE_BY = 1
 """Pixels by which a box may leave its image, since annotation tools round."""
 
@@ -59,6 +63,7 @@ class Inventory:
         look: reads the image at a position, uint8 (3, H, W), and its contents; DataError for a broken one.
         refused: a sentence for each annotation that training would refuse.
         search: positions of the search split; empty for val.
+        form: what people call the form of the files.
     """
 
     class_names: Sequence[str]
@@ -66,6 +71,7 @@ class Inventory:
     look: Callable[[int], tuple[torch.Tensor, Contents]]
     refused: Sequence[str] = ()
     search: Collection[int] = ()
+    form: str = ""
 
 
 @dataclass(frozen=True)
@@ -171,6 +177,27 @@ def part_findings(part: str, inventory: Inventory, seen: Sequence[Seen], factor:
         if len(files) > 1:
             findings.append(Finding("repeated", part, files[0], f"{', '.join(files)}: the same pixels"))
     return findings
+
+
+def search_findings(inventory: Inventory) -> list[Finding]:
+    """A search split that is too small for its scores to tell networks apart, with a larger one; none without one.
+
+    Args:
+        inventory: of train.
+    """
+    count, images = len(inventory.search), len(inventory.files)
+    if not 0 < count < FEW_IMAGES:
+        return []
+    fraction = next((share for share in LARGER_FRACTIONS if share * images >= FEW_IMAGES), LARGER_FRACTIONS[-1])
+    remedy = "annotate more images"
+    if (larger := round(fraction * images)) > count:
+        remedy = f"data.split.search_fraction={fraction} makes it {larger} images, of which one is {_points(larger)}"
+    text = f"{count} of {images} images, of which one is {_points(count)}: {remedy}"
+    return [Finding("few", "search", "search split", text)]
+
+
+def _points(images: int) -> str:
+    return f"{100 / images:.1f} points of the score"
 
 
 def _box_findings(part: str, image: Seen, scale: float) -> Iterator[Finding]:

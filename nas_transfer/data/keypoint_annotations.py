@@ -3,22 +3,14 @@
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from nas_transfer.data.annotation_content import AnnotationContent, Record, load_coco, read_json, shown
 from nas_transfer.data.annotation_values import LARGEST_COORDINATE, is_number, is_text
-from nas_transfer.data.coco_annotations import (
-    CocoFile,
-    Record,
-    check_coco,
-    is_box,
-    load_coco,
-    read_json,
-    shown,
-    where_is,
-)
+from nas_transfer.data.coco_annotations import CocoFile, check_coco, is_box
 from nas_transfer.data.samples import DetectedBox
 from nas_transfer.errors import ConfigError, DataError
 
@@ -100,8 +92,13 @@ def read_keypoints(path: Path, refused: list[str] | None = None) -> KeypointFile
     Raises:
         DataError: what `read_coco` refuses, not one category with keypoints, or a keypoint list of another length.
     """
-    content = load_coco(path)
-    having = [category for category in content["categories"] if category.get("keypoints")]
+    return check_keypoints(load_coco(path), refused)
+
+
+def check_keypoints(content: AnnotationContent, refused: list[str] | None = None) -> KeypointFile:
+    """Check what was read; see `read_keypoints`."""
+    path = content.path
+    having = [category for category in content.categories if category.get("keypoints")]
     if len(having) != 1:
         names = ", ".join(shown(category.get("name")).strip("'") for category in having) or "none"
         raise DataError(
@@ -111,17 +108,19 @@ def read_keypoints(path: Path, refused: list[str] | None = None) -> KeypointFile
     category = having[0]
     _require_sound_category(category, path)
     length = 3 * len(category["keypoints"])
-    annotations = []
-    for annotation in content["annotations"]:
+    annotations, origins = [], []
+    for annotation, where in content.located():
         if annotation.get("category_id") == category.get("id"):
             try:
-                annotations.append(_complete(annotation, length, path))
+                annotations.append(_complete(annotation, length, where))
             except DataError as error:
                 if refused is None:
                     raise
                 refused.append(str(error))
-    chosen = content | {"annotations": annotations, "categories": [category]}
-    file = check_coco(path, chosen, need_masks=False, skip_empty_boxes=True, refused=refused)
+            else:
+                origins.append(where)
+    chosen = replace(content, annotations=annotations, categories=[category], origins=origins)
+    file = check_coco(chosen, need_masks=False, skip_empty_boxes=True, refused=refused)
     return KeypointFile(file, category)
 
 
@@ -140,16 +139,16 @@ def _is_pair(value: object) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(type(index) is int for index in value)
 
 
-def _complete(annotation: Record, length: int, path: Path) -> Record:
+def _complete(annotation: Record, length: int, where: str) -> Record:
     keypoints = annotation.get("keypoints", [0] * length)
     if not isinstance(keypoints, list) or len(keypoints) != length:
         count = len(keypoints) if isinstance(keypoints, list) else shown(keypoints)
         raise DataError(
-            f"the keypoints of {where_is(path, annotation)} must be {length} numbers, x, y and v of {length // 3} "
+            f"the keypoints of {where} must be {length} numbers, x, y and v of {length // 3} "
             f"keypoints, got {count}: correct it, or the keypoint names of the category"
         )
     if not all(map(is_number, keypoints)):
-        raise DataError(f"the keypoints of {where_is(path, annotation)} must be numbers: correct the annotation")
+        raise DataError(f"the keypoints of {where} must be numbers: correct the annotation")
     points = np.asarray(keypoints, dtype=np.float64).reshape(-1, 3)
     labelled = points[points[:, 2] > 0, :2]
     box = annotation.get("bbox")

@@ -1,11 +1,12 @@
 """Label images: what their ids mean, reading one, and listing the images of a part with the label image of each."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from typing_extensions import Self
 
 from nas_transfer.data.images import first_missing, image_files, named_in, opened
 from nas_transfer.data.segmentation_transforms import IGNORE_LABEL
@@ -99,6 +100,14 @@ class LabelledFiles:
     images: list[Path]
     labels: list[Path]
     pair_list: Path | None = None
+    form: str = "images and label images"
+    undivided: bool = False
+    digests: Sequence[str] = ()
+
+    def only(self, positions: np.ndarray) -> Self:
+        """The part with the images at these positions alone."""
+        images, labels = ([paths[position] for position in positions] for paths in (self.images, self.labels))
+        return replace(self, images=images, labels=labels, undivided=False)
 
     @property
     def num_images(self) -> int:

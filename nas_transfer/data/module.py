@@ -23,7 +23,7 @@ from nas_transfer.data.randomness import stable_seed
 from nas_transfer.data.sampler import ResumableBatchSampler, SampleKey, StreamBatchSampler
 from nas_transfer.data.samples import ScoredBox
 from nas_transfer.data.sources import MissingPartError, PartName
-from nas_transfer.data.split import Split, search_split
+from nas_transfer.data.split import VAL_FRACTION, Split, search_split, val_split
 from nas_transfer.errors import ConfigError, DataError
 from nas_transfer.ranges import Count, Positive
 from nas_transfer.runs import list_images
@@ -61,6 +61,7 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
         split: how train is divided.
         draw: draws an embedded dataset into a folder; None for files that are there already.
         annotation_files: the annotation files that `setup` has read, by part.
+        val_cut: share of the images that became val when a part was read; None for a val part on disk.
         image_lists: names and sizes of the images that it has found, by part; see `nas_transfer.runs.list_images`.
 
     Raises:
@@ -85,6 +86,7 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
         self.parts: Parts[SampleT] | None = None
         self.annotation_files: dict[str, Path] = {}
         self.image_lists: dict[str, str] = {}
+        self.val_cut: float | None = None
         self.train_sampler: ResumableBatchSampler
         self._stream_batches: int | None = None
         self._first_epoch = 0
@@ -185,7 +187,7 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
         """
         if self.parts is not None:
             return
-        val = self.read_part("val")
+        val = self._read("val")
         self._note("val", val)
         vocabulary = self.describe(val)
         usable = self.usable(val)
@@ -194,7 +196,7 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
         quoted = self.dataset(val, usable, training=False)
         parts: Parts[SampleT] = Parts(vocabulary, quoted, self.ground_truth(val, usable))
         try:
-            train = self.read_part("train")
+            train = self._read("train")
         except MissingPartError as missing:
             self.parts = replace(parts, train_missing=str(missing))
         else:
@@ -202,11 +204,27 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
             self.require_same_kind(train, val)
             self.parts = self._with_train(parts, train)
 
+    def _read(self, part: PartName, refused: list[str] | None = None) -> Annotation:
+        """The annotations of a part, cut out of those of all images where the dataset has no split."""
+        fraction = self.split.val_fraction
+        sentences: list[str] | None = None if refused is None else []
+        annotation = self.read_part(part if fraction is None else "train", sentences)
+        whole = fraction is not None or annotation.undivided
+        if refused is not None and sentences and not (whole and part == "val"):  # once for both parts
+            refused += sentences
+        if not whole:
+            return annotation
+        groups = identical_images(annotation.image_paths, follow_exif=self.follow_exif).tolist()
+        self.val_cut = fraction or VAL_FRACTION
+        train, val = val_split(annotation.num_images, self.val_cut, groups)
+        return annotation.only(train if part == "train" else val)
+
     def _note(self, part: PartName, annotation: Annotation) -> None:
         """Remember which files the part was read from, for `annotation_files` and `image_lists`."""
         for number, path in enumerate(annotation.annotation_paths):
             self.annotation_files[f"{part} annotations{f' {number + 1}' if number else ''}"] = path
-        self.image_lists[part] = list_images(self.listed(annotation), self.root)
+        digests = "".join(f"{digest}\n" for digest in annotation.digests)
+        self.image_lists[part] = list_images(self.listed(annotation), self.root) + digests
 
     def _with_train(self, parts: Parts[SampleT], train: Annotation) -> Parts[SampleT]:
         usable = self.usable(train)
@@ -245,13 +263,15 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
         for part in PART_NAMES:
             refused: list[str] = []
             try:
-                annotation = self.read_part(part, refused)
+                annotation = self._read(part, refused)
             except MissingPartError:
                 if part == "val":
                     raise
                 continue
             search = self._search_split(annotation)[1] if part == "train" else ()
-            inventories[part] = replace(self.inventory(annotation, refused), search=frozenset(map(int, search)))
+            inventory = self.inventory(annotation, refused)
+            form = annotation.form + ("" if self.val_cut is None else f": {self.val_cut:g} of the images are val")
+            inventories[part] = replace(inventory, search=frozenset(map(int, search)), form=form)
         return inventories
 
     def require_parts(self) -> Parts[SampleT]:

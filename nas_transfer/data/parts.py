@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
+import numpy as np
 from pycocotools.coco import COCO
 from torch.utils.data import Dataset
+from typing_extensions import Self
 
 SampleT = TypeVar("SampleT")
 
@@ -25,6 +27,21 @@ class AnnotatedPart(Protocol):
     @property
     def annotation_paths(self) -> Sequence[Path]:
         """The files that the part was read from, without those of its images."""
+
+    @property
+    def digests(self) -> Sequence[str]:
+        """A line "sha256:<hash> <name>" for each file of annotations that belongs to one image."""
+
+    @property
+    def form(self) -> str:
+        """What people call the form of its files."""
+
+    @property
+    def undivided(self) -> bool:
+        """Whether these are the images of train and val together, since the dataset has no split."""
+
+    def only(self, positions: np.ndarray) -> Self:
+        """The part with the images at these positions alone, int64."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Persons of an annotation or box file, and a dataset of their crops."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +39,11 @@ class Persons:
         """Those in these images."""
         chosen = np.isin(self.entries, entries)
         return Persons(*(getattr(self, name)[chosen] for name in self.__dataclass_fields__))
+
+    def renumbered(self, entries: np.ndarray) -> "Persons":
+        """Those in these images of the file, for a file that holds these images alone, in this order."""
+        chosen = self.of_images(entries)
+        return replace(chosen, entries=np.searchsorted(entries, chosen.entries))
 
 
 def annotated_persons(file: CocoFile, num_keypoints: int) -> Persons:

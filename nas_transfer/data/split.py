@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
 from nas_transfer.data.randomness import stable_seed
 from nas_transfer.errors import ConfigError
-from nas_transfer.ranges import ShareBelowOne
+from nas_transfer.ranges import Range, ShareBelowOne
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,8 @@ class Split:
     Attributes:
         search_fraction: share of the images of train for the search, in [0, 1).
         hold_out_search: train on train minus the search split instead of on all of train.
+        val_fraction: share of the images of train that become val, above 0 and below 1; None for the val part on disk,
+            and for `VAL_FRACTION` of a dataset without a split.
 
     Raises:
         ConfigError: a fraction outside [0, 1).
@@ -24,9 +27,24 @@ class Split:
 
     search_fraction: ShareBelowOne
     hold_out_search: bool
+    val_fraction: Annotated[float, Range(above=0, below=1)] | None
 
     def __post_init__(self) -> None:
         _require_fraction(self.search_fraction)
+        if self.val_fraction is not None and not 0 < self.val_fraction < 1:
+            raise ConfigError(f"data.split.val_fraction must lie above 0 and below 1, got {self.val_fraction}")
+
+
+VAL_FRACTION = 0.2
+"""Share of the images of a dataset without a split that become val."""
+
+
+def val_split(num_images: int, fraction: float, groups: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Divide the images of a dataset without a split into train and val; see `search_split`.
+
+    It does not depend on the seed of a run, so that runs with other seeds are scored on the same images.
+    """
+    return search_split(num_images, fraction, stable_seed(0, "val split"), groups)
 
 
 def search_split(

@@ -111,6 +111,7 @@ class Check:
         seconds: duration of reading.
         training: how long training takes, None if it was not timed.
         not_timed: why training was not timed, empty if it was.
+        form: what people call the form of the files.
     """
 
     task: str
@@ -122,6 +123,7 @@ class Check:
     seconds: float
     training: TrainingEstimate | None = None
     not_timed: str = ""
+    form: str = ""
 
     def write(self, folder: Path) -> None:
         """Write ``check.json`` into a run folder."""

@@ -26,6 +26,7 @@ WEIGHTS = "weights"
 LEAST_FOR_THREADS = 1000
 BEGUN = (files.LAST_CHECKPOINT, files.PREVIOUS_CHECKPOINT, files.STUDY)
 """A run that has left any of these has recorded what it reads."""
+HASHED = "sha256:"
 GONE = "-"
 """Stands for the size of a missing file."""
 
@@ -114,7 +115,7 @@ def hold_inputs(folder: Path, now: Mapping[str, InputFile], images: Mapping[str,
     Args:
         folder: the run folder.
         now: the files by role. A recorded file that is not among them, since it is gone, is not compared.
-        images: lists of `list_images` by the part of the dataset.
+        images: lists of `list_images` by the part of the dataset, with lines "sha256:<hash> <name>" for other files.
         writes: whether this process writes the record.
 
     Raises:
@@ -199,6 +200,8 @@ def _first_difference(folder: Path, part: str, text: str) -> str:
     name = differing[0]
     was, now = before.get(name, GONE), after.get(name, GONE)
     how = "is new" if was == GONE else "is gone" if now == GONE else f"has {now} bytes instead of {was}"
+    if was.startswith(HASHED) and now.startswith(HASHED):
+        how = "has other content"
     others = f", and {len(differing) - 1} other files differ" if len(differing) > 1 else ""
     return f"{name} {how}{others}"
 

@@ -1,4 +1,4 @@
-"""Text for people: durations, and any text as Markdown."""
+"""Text for people: durations, values of objectives, and any text as Markdown."""
 
 from __future__ import annotations
 
@@ -13,6 +13,13 @@ def duration(seconds: float) -> str:
     if seconds < 600:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 2 * SECONDS_PER_HOUR else f"{seconds / SECONDS_PER_HOUR:.1f} h"
+
+
+def value_text(name: str, value: float) -> str:
+    """The value of an objective in the unit of tables: scores in percent, MACs and parameters in millions."""
+    if name in ("macs", "params"):
+        return f"{value / 1e6:.3f} M"
+    return f"{100 * value:.2f} %" if name == "score" else f"{value:.4g}"
 
 
 _MARKS = re.compile(r"[\\`*\[\]|~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")

@@ -20,7 +20,7 @@ from pytorch_lightning.callbacks import Callback
 from rich.progress import track
 
 from nas_transfer.data.check_text import PROBLEMS, check_text
-from nas_transfer.data.inspection import Inventory, Seen, leaks, part_findings, see_all, summarise
+from nas_transfer.data.inspection import Inventory, Seen, leaks, part_findings, search_findings, see_all, summarise
 from nas_transfer.errors import NasTransferError
 from nas_transfer.runs import Check, TrainingEstimate, files
 from nas_transfer.space import ArchOrSupernet
@@ -67,6 +67,8 @@ def run(cfg: DictConfig, folder: Path) -> None:
     inventories = data.inventories()
     seen = {part: _see(config, part, inventory) for part, inventory in inventories.items()}
     findings = [finding for part in seen for finding in part_findings(part, inventories[part], seen[part], factor)]
+    if "train" in inventories:
+        findings += search_findings(inventories["train"])
     findings += leaks(seen, inventories["train"].search if "train" in inventories else ())
     counts = Counter(finding.kind for finding in findings)
     seconds = time.monotonic() - start
@@ -86,6 +88,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
         seconds=seconds,
         training=None if isinstance(training, str) else training,
         not_timed=training if isinstance(training, str) else "",
+        form="; ".join(dict.fromkeys(inventory.form for inventory in inventories.values())),
     )
     check.write(folder)
     print(check_text(check))

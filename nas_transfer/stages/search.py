@@ -33,7 +33,7 @@ from nas_transfer.runs import (
     read_result,
     usage_in,
 )
-from nas_transfer.runs.texts import duration
+from nas_transfer.runs.texts import duration, value_text
 from nas_transfer.search.attainable import CostRange, attainable
 from nas_transfer.search.damage import fit_additive
 from nas_transfer.search.front import TradeOff, front_of, pick, points_of, share_of_hypervolume, write_front
@@ -238,8 +238,8 @@ class _Search:
         told, first = self.study.told(), front.names[0]
         if len(told) >= LEAST_TOLD and len({trial.values[first] for trial in told}) == 1:
             logger.warning(
-                "all %d trials score %g and cannot be ranked: train for longer (%s)",
-                len(told), told[0].values[first],
+                "all %d trials have the %s %s and cannot be ranked: train for longer (%s)",
+                len(told), first, value_text(first, told[0].values[first]),
                 "proxy.warmup_steps, proxy.rungs" if isinstance(self.config, ProxyConfig) else "the supernet",
             )  # fmt: skip
         done, total = len(self.study), self.config.search.trials
@@ -251,8 +251,8 @@ class _Search:
         logger.info(
             "%d of %d trials, %d failed, %d left out; front %d, hypervolume %s; best %s; %.2f s per trial, %s left",
             done, total, len(self.study.failures()), self.study.num_left_out(), len(front.trials),
-            "none" if volume is None else f"{volume:.4f}",
-            "none" if best is None else f"{first} {best.values[first]:.4f} (trial {best.number})",
+            "none" if volume is None else f"{100 * volume:.2f} %",
+            "none" if best is None else f"{first} {value_text(first, best.values[first])} (trial {best.number})",
             rate, duration(rate * (total - done)),
         )  # fmt: skip
 
@@ -330,12 +330,12 @@ class _Search:
             shown = dict(trial.values)
             if unscored:
                 shown[SCORE] = trial.metrics.get(self.task.score_key, math.nan)
-            values = "".join(f"{_shown(name, value):>16}" for name, value in shown.items())
+            values = "".join(f"{value_text(name, value):>16}" for name, value in shown.items())
             again = "" if rescored is None else f"{rescored.shown(trial.number):>15}"
             size = "x".join(map(str, self.costs_of(trial).input_size))
             print(f"{mark} {trial.number:5d}  {values}{again}   {size:<10}  {short_id(trial.arch)}")
         share = self.hypervolume(front)
-        volume = "undefined" if share is None else f"{share:.4f}"
+        volume = "undefined" if share is None else f"{100 * share:.2f} %"
         rule = _rule(self.config.pick, self.trade_off)
         print(
             f"  {len(self.study)} trials, {len(self.study.failures())} failed; hypervolume {volume}; "
@@ -385,9 +385,3 @@ def _all_costs(task: Task, problem: Problem, archs: Sequence[Arch]) -> ArchCosts
     totals = task.cost_totals(archs)
     counts = {"macs": totals.macs.astype(np.float64), "params": totals.params.astype(np.float64)}
     return counts | problem.costs(archs)
-
-
-def _shown(name: str, value: float) -> str:
-    if name in ("macs", "params"):
-        return f"{value / 1e6:.3f} M"
-    return f"{100 * value:.2f} %" if name == "score" else f"{value:.4g}"

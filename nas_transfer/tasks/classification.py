@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -130,7 +132,8 @@ class ClassificationTask(Task[ClassificationBatch, Tensor]):
 
         def draw(image: Tensor, threshold: float, side: int) -> Picture:
             sure = [f"{name} {score:.2f}" for name, score in best if score >= threshold]
-            return draw_texts(image, sure or ["no class at the threshold"], side)
+            guess = [f"perhaps {best[0][0]} {best[0][1]:.2f}"]
+            return replace(draw_texts(image, sure or guess, side), guessed=not sure)
 
         return Prediction({"predictions.csv": [row]}, draw)
 

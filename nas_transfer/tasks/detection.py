@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from nas_transfer.data.drawing import Picture, draw_instances
+from nas_transfer.data.drawing import Picture, as_guess, draw_instances
 from nas_transfer.data.parts import Vocabulary
 from nas_transfer.data.samples import DetectionBatch
 from nas_transfer.runs import Analysis, TaskKind
@@ -202,11 +202,22 @@ class _DeployedDetector(nn.Module):
         return tuple(detections[name] for name in self.outputs)
 
 
+MOST_GUESSES = 5
+"""Detections that are drawn where none reaches the threshold."""
+
+
 def draw_detections(
     output: Mapping[str, Tensor], names: Sequence[str], image: Tensor, threshold: float, side: int
 ) -> Picture:
-    """Draw the boxes, and masks if there are any, of all detections with at least this score on an image."""
+    """Draw the boxes, and masks if there are any, of all detections with at least this score on an image.
+
+    Where no score reaches it, the `MOST_GUESSES` best detections are drawn, paler.
+    """
     sure = output["scores"] >= threshold
+    if not sure.any() and len(sure):
+        best = output["scores"].topk(min(MOST_GUESSES, len(sure))).indices
+        guesses = {name: values[best] for name, values in output.items()}
+        return as_guess(draw_detections(guesses, names, image, 0.0, side), image, side)
     boxes, scores = output["boxes"][sure], output["scores"][sure].tolist()
     labels = [label - 1 for label in output["labels"][sure].tolist()]
     masks = None

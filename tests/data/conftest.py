@@ -51,7 +51,7 @@ def folder_data() -> Builder:
             "train_folder": "train", "val_folder": "val", "class_list": None, "image_size": 16, "batch_size": 4,
             "num_workers": 0, "seed": 0, "skip_broken": False, "min_crop_scale": 0.25, "color_jitter": 0.2,
             "crop_ratio": 0.875, "interpolation": "bicubic", "search_fraction": 0.25,
-            "hold_out_search": False, "draw": None,
+            "hold_out_search": False, "val_fraction": None, "draw": None,
         }  # fmt: skip
         records = {"sources": FolderSources, "augmentation": ClassificationAugmentation}
         return assemble(ImageFolderData, root, arguments | changes, **records)
@@ -66,7 +66,7 @@ def coco_data() -> Builder:
             "train_images": None, "val_images": None, "train_annotations": None, "val_annotations": None,
             "batch_size": 2, "num_workers": 0, "seed": 0, "skip_broken": False, "skip_empty_boxes": False,
             "with_masks": False, "flip": 0.5, "photometric": 0.0, "scale_jitter": None, "aspect_grouping": True,
-            "search_fraction": 0.25, "hold_out_search": False, "draw": None,
+            "search_fraction": 0.25, "hold_out_search": False, "val_fraction": None, "draw": None,
         }  # fmt: skip
         records = {"sources": CocoSources, "augmentation": DetectionAugmentation}
         return assemble(CocoInstancesData, root, arguments | changes, **records)

@@ -33,7 +33,7 @@ def data(root: Path, **changes: Any) -> CocoKeypointsData:
         "lower_body": None, "input_size": [32, 32], "padding": 1.25, "batch_size": 4, "num_workers": 0, "seed": 0,
         "skip_broken": False, "flip": 0.5, "half_body": 0.3, "shift": 0.16, "scale_range": [0.5, 1.5], "rotation": 80,
         "photometric": 0, "erasing": 0,
-        "search_fraction": 0.25, "hold_out_search": False, "draw": None,
+        "search_fraction": 0.25, "hold_out_search": False, "val_fraction": None, "draw": None,
     }  # fmt: skip
     records = {"sources": PoseSources, "body": Body, "augmentation": PoseAugmentation}
     return assemble(CocoKeypointsData, root, arguments | changes, **records)

@@ -27,7 +27,7 @@ def data(root: Path, **changes: Any) -> LabelMapsData:
         "val_labels": None, "image_suffix": "", "label_suffix": "", "class_names": ["a", "b", "c"], "class_ids": IDS,
         "ignore_ids": [7], "batch_size": 2, "num_workers": 0, "seed": 0, "skip_broken": False, "crop_size": [8, 8],
         "scale_range": [0.5, 2.0], "max_class_share": 1.0, "flip": 0.5, "photometric": False, "search_fraction": 0.25,
-        "hold_out_search": False, "draw": None,
+        "hold_out_search": False, "val_fraction": None, "draw": None,
     }  # fmt: skip
     records = {"sources": LabelMapSources, "augmentation": SegmentationAugmentation}
     return assemble(LabelMapsData, root, arguments | changes, **records)
@@ -211,3 +211,22 @@ def test_camvid_is_read_as_it_is(shared_data: Path) -> None:
     assert first["labels"].shape == first["image"].shape[1:]
     assert set(first["labels"].unique().tolist()) <= {*range(11), IGNORE_LABEL}
     assert len(first["labels"].unique()) > 4
+
+
+def test_a_folder_without_a_split_is_divided(tmp_path: Path) -> None:
+    for k in range(10):
+        save_noise(tmp_path / f"images/{k}.jpg", 10, 12 + k, seed=k)
+        save_ids(tmp_path / f"masks/{k}.png", 10, 12 + k, seed=k)
+    found = data(tmp_path)
+    inventories = found.inventories()
+    files = {part: {Path(file).name for file in inventory.files} for part, inventory in inventories.items()}
+    assert {part: len(names) for part, names in files.items()} == {"train": 8, "val": 2}
+    assert not files["train"] & files["val"]
+    assert inventories["val"].form == "images and label images without a split: 0.2 of the images are val"
+    for k in range(2):
+        taken = sample(found, "val", k)
+        assert taken["image"].shape[1:] == taken["labels"].shape
+    (tmp_path / "images/train").mkdir()
+    (tmp_path / "masks/train").mkdir()
+    with pytest.raises(DataError, match="no val images and labels"):
+        data(tmp_path).setup()

@@ -39,7 +39,7 @@ def test_a_fraction_outside_0_to_1_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"got 1\.0"):
         search_split(10, 1.0, seed=0)
     with pytest.raises(ConfigError, match=r"data\.split\.search_fraction .* got -0\.1"):
-        Split(-0.1, hold_out_search=False)
+        Split(-0.1, hold_out_search=False, val_fraction=None)
 
 
 def test_files_of_the_same_bytes_are_a_group(tmp_path: Path) -> None:

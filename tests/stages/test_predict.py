@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,19 @@ from PIL import Image
 from pycocotools import mask as rle
 
 import nas_transfer.cli  # noqa: F401  registers the resolvers
-from nas_transfer.data.drawing import GAP, TILE
+from nas_transfer.data.drawing import GAP, TILE, draw_persons, fit
+from nas_transfer.data.frames import read_frames
 from nas_transfer.data.sampler import SampleKey
 from nas_transfer.errors import ConfigError, DataError
 from nas_transfer.paths import conf_dir
 from nas_transfer.stages.common.evaluation import load_trained
+from nas_transfer.stages.common.image_inputs import Frames, ImageFiles, find_inputs
 from nas_transfer.stages.config.entry import read_config
 from nas_transfer.stages.config.training import EvaluateConfig
 from nas_transfer.stages.evaluate import run as evaluate
 from nas_transfer.stages.finetune import run as train
 from nas_transfer.stages.predict import run as predict
+from nas_transfer.tasks.prediction import Prediction
 from nas_transfer.tasks.task import Task
 from tests.test_cli import forked, sentence
 
@@ -168,6 +172,103 @@ def test_the_threshold_decides_what_is_drawn_but_not_what_is_written(tmp_path: P
 
 
 @pytest.mark.slow
+def test_rows_name_their_class_and_pictures_of_a_weak_network_show_its_best_guesses_paler(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained(tmp_path, "shapes_det")
+    images = val_images(tmp_path)
+    target = predicted(tmp_path, images, "score_threshold=1.0")
+    truth = json.loads(next((tmp_path / "data/annotations").glob("instances_val*.json")).read_text())
+    names = {category["id"]: category["name"] for category in truth["categories"]}
+    rows = json.loads((target / "predictions.json").read_text())
+    assert all(row["category_name"] == names[row["category_id"]] for row in rows)
+    printed = capsys.readouterr().out
+    assert f"{target / 'predictions.json'}: {len(rows)} rows" in printed
+    count = len({row["file_name"] for row in rows})
+    assert f"{target / 'overlays'}: {len(image_names(tmp_path, 'instances'))} pictures" in printed
+    assert f"{count} of them paler: best guesses below it" in printed
+    network, data, (sample, _) = val_samples(tmp_path, "shapes_det")
+    with torch.inference_mode():
+        prediction = network.predict_image(data.collate([sample]), 0, data.vocabulary)
+    plain = fit(sample["image"])[0]
+    guess = prediction.draw(sample["image"], 1.0, TILE)
+    assert guess.guessed
+    best = prediction.draw(sample["image"], sorted(row["score"] for row in rows_of(prediction))[-5], TILE)
+    assert not best.guessed
+    assert np.array_equal(np.asarray(guess.image), np.asarray(Image.blend(plain, best.image, 0.5)))
+
+
+def rows_of(prediction: Prediction) -> list[Any]:
+    return list(prediction.rows["predictions.json"])
+
+
+def test_keypoints_of_a_weak_network_are_drawn_paler() -> None:
+    image = torch.full((3, 40, 40), 255, dtype=torch.uint8)
+    points = torch.tensor([[10.0, 10.0], [30.0, 30.0]])
+    sure, guess, nothing = (
+        np.asarray(draw_persons(image, persons, [seen] * len(persons), [(0, 1)], []).image).astype(int)
+        for persons, seen in (([points], [True, True]), ([points], [False, False]), ([], [True, True]))
+    )
+    np.testing.assert_allclose(guess, (sure + nothing) / 2, atol=1)
+    half = draw_persons(image, [points], [[True, False]], [(0, 1)], [])
+    assert not half.guessed
+
+
+def test_a_pattern_names_images_relative_to_its_folder(tmp_path: Path) -> None:
+    for name in ("a.png", "b.jpg", "c.txt", "deep/d.png", "run/predictions/e.png"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).touch()
+    own = tmp_path / "in/run"
+    found = find_inputs(f"{tmp_path}/in/**/*", own, 1, None)
+    assert found == ImageFiles(tmp_path / "in", ("a.png", "b.jpg", "deep/d.png"))
+    assert find_inputs(f"{tmp_path}/in/?.png", own, 1, None) == ImageFiles(tmp_path / "in", ("a.png",))
+    for images, message in (
+        (f"{tmp_path}/in/*.gif", "which matches no image"),
+        (f"{tmp_path}/nowhere", "nowhere, which does not exist"),
+        ("", "got nothing"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            find_inputs(images, own, 1, None)
+
+
+def test_a_number_is_a_camera_unless_there_is_a_file_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_inputs(0, tmp_path / "run", 2, None) == Frames(0, 2, 100)
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0/a.png").touch()
+    assert find_inputs(0, tmp_path / "run", 1, None) == ImageFiles(Path("0"), ("a.png",))
+
+
+def test_a_video_needs_opencv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.mp4").touch()
+    found = find_inputs(str(tmp_path / "a.mp4"), tmp_path / "run", 1, None)
+    assert found == Frames(tmp_path / "a.mp4", 1, None)
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(ConfigError, match=r"the video .*a\.mp4 needs OpenCV, .* pip install 'nas-transfer\[video\]'"):
+        next(read_frames(tmp_path / "a.mp4"))
+
+
+def test_frames_are_those_of_the_video_in_its_order(tmp_path: Path) -> None:
+    cv2 = pytest.importorskip("cv2")
+    path = tmp_path / "a.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 5, (32, 24))
+    for k in range(6):
+        writer.write(np.full((24, 32, 3), (0, 0, 40 * k), dtype=np.uint8))  # blue, green, red
+    writer.release()
+    frames = list(read_frames(path, step=2, most=2))
+    assert [number for number, _ in frames] == [0, 2]
+    for number, frame in frames:
+        assert frame.shape == (3, 24, 32)
+        assert abs(float(frame[0].float().mean()) - 40 * number) < 8
+        assert float(frame[2].float().mean()) < 8
+    path.write_bytes(b"no video")
+    with pytest.raises(DataError, match=r"a\.avi cannot be opened|a\.avi has no frame"):
+        list(read_frames(path))
+
+
+@pytest.mark.slow
 def test_label_images_are_the_argmax_in_the_ids_of_the_data(tmp_path: Path) -> None:
     run = trained(tmp_path, "shapes_seg")
     images = tmp_path / "data/leftImg8bit/val"
@@ -179,6 +280,7 @@ def test_label_images_are_the_argmax_in_the_ids_of_the_data(tmp_path: Path) -> N
         labels = sum(rle.decode(r["segmentation"]).astype(int) * r["category_id"] for r in own) - 1
         found = np.asarray(Image.open(target / "labels" / path.relative_to(images)))
         assert (found == ids[labels]).all()
+        assert (target / "labels.csv").read_text().splitlines()[:2] == ["id,name", "7,road"]
         with Image.open(target / "overlays" / path.relative_to(images).with_suffix(".jpg")) as overlay:
             width, height = Image.open(path).size
             assert overlay.height > round(overlay.width * height / width) + 8  # the legend
@@ -246,6 +348,14 @@ def test_a_supernets_run_predicts_with_a_chosen_arch_and_leaves_broken_images_ou
     assert not (target / "predictions.json").exists()
     with pytest.raises(ConfigError, match="arch=supernet"):
         predicted(tmp_path, images, "arch=supernet")
+
+
+def test_a_run_from_before_val_could_be_cut_from_train_predicts(tmp_path: Path) -> None:
+    run = trained(tmp_path, "shapes_cls")
+    cfg = OmegaConf.load(run / ".hydra/config.yaml")
+    del cfg.data.split["val_fraction"]
+    OmegaConf.save(cfg, run / ".hydra/config.yaml")
+    assert (predicted(tmp_path, val_images(tmp_path)) / "predictions.csv").is_file()
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """SIGTERM and SIGINT: a training saves its state and ends, a search ends, and the same command goes on."""
 
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -165,7 +166,8 @@ def test_the_command_ends_with_the_exit_code_of_the_signal_and_one_sentence(
         f"    os.kill(os.getpid(), {int(number)})\n    time.sleep(60)\n"
     )
     done = run(tmp_path, "stage.run=ending_stage.run", code=ENDINGS[number][1])
-    assert done.stderr.strip() == f"{ENDINGS[number][2]}: the same command continues from the last checkpoint"
+    assert done.stderr.strip().startswith(f"{ENDINGS[number][2]}: nothing is kept in runs/")
+    assert done.stderr.strip().endswith(" yet: the same command begins again")
 
 
 @pytest.mark.slow
@@ -180,7 +182,12 @@ def test_a_terminated_training_ends_with_143_and_the_same_command_goes_on(tmp_pa
     )
     arguments = [*TRAIN, "stage.run=ending_stage.run"]
     done = run(tmp_path, *arguments, code=143)
-    assert done.stderr.strip() == "terminated: the same command continues from the last checkpoint"
+    kept = re.fullmatch(
+        r"terminated: the state after step 3 of the training is kept in (runs/.*): the same command continues from it",
+        done.stderr.strip(),
+    )
+    assert kept is not None
+    assert (tmp_path / kept.group(1) / "checkpoints/last.ckpt").is_file()
     assert "resuming from" in run(tmp_path, *arguments).stdout
 
 

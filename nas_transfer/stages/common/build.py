@@ -26,6 +26,7 @@ from nas_transfer.runs import WEIGHTS, files, hold_inputs, input_file, read_inpu
 from nas_transfer.runs.atomic import replacing
 from nas_transfer.runs.reading import START_ANEW, holds_tensors, is_present
 from nas_transfer.space import SUPERNET, ArchOrSupernet, SearchSpace
+from nas_transfer.stages.common.kept import CURRENT
 from nas_transfer.stages.common.progress import ProgressLog
 from nas_transfer.stages.common.run_directory import is_main_process
 from nas_transfer.stages.common.signals import RECEIVER, SIGNALS, EndedBySignal
@@ -57,7 +58,7 @@ class LastCheckpoint(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, *_: object) -> None:
         """Treat the state of a resumed run as saved, since accumulated gradients are in no checkpoint."""
-        self.saved_step = trainer.global_step
+        self.saved_step = CURRENT.saved_step = trainer.global_step
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
         """Save after every `every_n_steps`-th optimiser step."""
@@ -77,6 +78,7 @@ class LastCheckpoint(Callback):
             trainer.save_checkpoint(temporary, weights_only=False)
             if self.path.exists():
                 self.path.rename(previous)
+        CURRENT.saved_step = self.saved_step
 
 
 def last_checkpoint(folder: Path) -> Path | None:

@@ -11,6 +11,7 @@ from typing import TypeVar
 from nas_transfer.data.module import DownstreamData
 from nas_transfer.errors import ConfigError
 from nas_transfer.runs import Evaluation, Usage, read_job, write_started
+from nas_transfer.runs.texts import value_text
 from nas_transfer.search.damage import ArchDamage
 from nas_transfer.search.evaluate import TrialEvaluator
 from nas_transfer.space import SUPERNET
@@ -64,7 +65,7 @@ def evaluate_job(config: Config, folder: Path, build: Callable[[Config], TrialEv
             continue
         outcome = evaluator.evaluate(evaluation)
         outcome.write(file)
-        shown = ", ".join(f"{name} {value:.6g}" for name, value in outcome.values.items())
+        shown = ", ".join(f"{name} {value_text(name, value)}" for name, value in outcome.values.items())
         logger.info("%s: %s (%.2f s)", evaluation, shown or outcome.reason, outcome.seconds)
 
 
@@ -153,4 +154,5 @@ def _log_effect_of_precision(evaluator: TrialEvaluator) -> None:
         scores = []
         for evaluator.precision in ("32", chosen):
             scores.append(evaluator.score(evaluator.extract(Evaluation(0, arch.to_dict())))[key])
-        logger.info("%s of arch %s: %.5f at 32, %.5f at %s", key, arch.short_id(), scores[0], scores[1], chosen)
+        full, reduced = (100 * score for score in scores)
+        logger.info("%s of arch %s: %.2f %% at 32, %.2f %% at %s", key, arch.short_id(), full, reduced, chosen)

@@ -76,7 +76,7 @@ def evaluate_task(
     metrics: dict[str, float] = {}
     for name, arch in ((LARGEST, space.largest()), (SMALLEST, space.smallest())):
         scores = validate(ScoringModule(extract_calibrated(config, task, arch, data)), data, trainer)
-        logger.info("%s subnet: %s %.4f", name, task.score_key, scores[task.score_key])
+        logger.info("%s subnet: %s %.2f %%", name, task.score_key, 100 * scores[task.score_key])
         metrics |= {f"{name}/{key}": value for key, value in scores.items()}
         if name == LARGEST:
             metrics |= scores

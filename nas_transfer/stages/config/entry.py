@@ -16,6 +16,7 @@ from nas_transfer.errors import ConfigError
 from nas_transfer.paths import conf_dir
 from nas_transfer.runs import files
 from nas_transfer.runs.lock import run_lock
+from nas_transfer.stages.common.kept import CURRENT
 from nas_transfer.stages.common.run_directory import RunDirectory, is_main_process, open_run, set_aside
 from nas_transfer.stages.config import reader
 from nas_transfer.stages.config.base import RunConfig
@@ -79,6 +80,7 @@ def begin_run(cfg: DictConfig, hydra_cfg: DictConfig, *, imports: bool) -> Itera
     if config.resume == "never":
         set_aside(config.folder)
     with run_lock(config.folder):
+        CURRENT.begin(config.folder)
         yield config, open_run(config, texts)
 
 

@@ -80,7 +80,9 @@ class PredictConfig(DataRunConfig):
     """The keys of ``stage=predict``. Keys of the trained run's configuration are not part of the run's identity.
 
     Attributes:
-        images: a folder or a file.
+        images: a file, a folder, a pattern, a video or the index of a camera.
+        frame_step: of a video or a camera, every such frame is read.
+        max_frames: of a video or a camera, the number of frames; None for all of a video.
         score_threshold: lowest score that is drawn.
         boxes: a file with boxes of persons, for pose.
     """
@@ -91,7 +93,9 @@ class PredictConfig(DataRunConfig):
     trainer: TrainerConfig = key(identity=False)
     seed: Count = key(identity=False)
     weights: str = key(null=NO_WEIGHTS)
-    images: str = key()
+    images: str | Count = key()
+    frame_step: Positive = key()
+    max_frames: Positive | None = key()
     score_threshold: Share = key()
     boxes: str | None = key()
 

@@ -111,6 +111,7 @@ def with_trained_groups(cfg: DictConfig) -> DictConfig:
         given = _refuse_others(cfg, trained)
         merged = cast(dict[str, object], OmegaConf.to_container(cfg, resolve=False))
         theirs = cast(dict[str, object], OmegaConf.to_container(trained, resolve=False))
+        _fill_added(theirs)
         composed = {key: merged[key] for key in TRAINED_GROUPS}
         merged |= {key: theirs[key] for key in TRAINED_GROUPS}
         if cfg.data.root is not None:
@@ -123,6 +124,14 @@ def with_trained_groups(cfg: DictConfig) -> DictConfig:
         elif not any(key.startswith("data.sources") for key in given):
             require_inside(resolved["data"], file)
     return config
+
+
+def _fill_added(theirs: dict[str, object]) -> None:
+    """Add the keys that runs of earlier versions do not have, with the values that mean what these versions did."""
+    data = theirs["data"]
+    split = data.get("split") if isinstance(data, dict) else None
+    if isinstance(split, dict):
+        split.setdefault("val_fraction", None)
 
 
 def _resolved(cfg: DictConfig, key: str) -> object:
