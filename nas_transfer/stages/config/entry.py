@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from pkgutil import resolve_name
@@ -18,7 +18,8 @@ from nas_transfer.runs import files
 from nas_transfer.runs.lock import run_lock
 from nas_transfer.stages.common.run_directory import RunDirectory, is_main_process, open_run, set_aside
 from nas_transfer.stages.config import reader
-from nas_transfer.stages.config.base import RunConfig
+from nas_transfer.stages.config.base import RunConfig, TaskRunConfig
+from nas_transfer.stages.config.heads import require_fitting_heads
 from nas_transfer.stages.config.training import TrainConfig
 
 Config = TypeVar("Config", bound=RunConfig)
@@ -66,7 +67,7 @@ def begin_run(cfg: DictConfig, hydra_cfg: DictConfig, *, imports: bool) -> Itera
     try:
         _refuse_repeated_choices(hydra_cfg)
         is_new = not (Path(str(cfg.run_dir)) / files.RUN).is_file()
-        config = read_config(cfg, record_of(cfg), imports=imports or is_new)
+        config = _read_with_heads(cfg, hydra_cfg, imports=imports or is_new)
     except ConfigError:
         folder = Path(str(cfg.run_dir))
         if folder.is_dir() and not any(folder.iterdir()):
@@ -80,6 +81,20 @@ def begin_run(cfg: DictConfig, hydra_cfg: DictConfig, *, imports: bool) -> Itera
         set_aside(config.folder)
     with run_lock(config.folder):
         yield config, open_run(config, texts)
+
+
+def _read_with_heads(cfg: DictConfig, hydra_cfg: DictConfig, *, imports: bool) -> RunConfig:
+    """The configuration as its record; a head that the task does not take is the only fault that is reported."""
+    record, choices = record_of(cfg), cast(Mapping[str, str], hydra_cfg.runtime.choices)
+    try:
+        config = read_config(cfg, record, imports=imports)
+    except ConfigError:
+        if issubclass(record, TaskRunConfig):
+            require_fitting_heads(cfg, choices)
+        raise
+    if imports and issubclass(record, TaskRunConfig):
+        require_fitting_heads(cfg, choices)
+    return config
 
 
 def _refuse_repeated_choices(hydra_cfg: DictConfig) -> None:
