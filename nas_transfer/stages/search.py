@@ -118,9 +118,15 @@ class _Search:
         self.done_before = len(self.study)
 
     def trained_genes(self) -> list[str]:
-        """The genes whose smaller choices need training, if the trials are parts of one network and are not trained."""
-        if not self.repairs or self.config.rungs().steps[-1]:
+        """The genes whose smaller choices need training, if the trials are parts of one network and are not trained.
+
+        Trials that are trained keep the head of the network, the only one whose weights there are.
+        """
+        if not self.repairs:
             return []
+        if self.config.rungs().steps[-1]:
+            branch = self.task.space.branch
+            return [] if branch is None else [branch.name]
         body, repairable = self.task.table.space.names, self.task.untrained_genes
         genes = [name for name in self.task.space.names if name not in body and name not in repairable]
         if SCORE not in self.objectives:
@@ -224,8 +230,7 @@ class _Search:
         """The largest value of an objective; 1 for the score."""
         objective = self.objectives[name]
         if isinstance(objective, ArchCost):
-            space = self.task.space
-            return float(objective.of_archs(self.task, [space.smallest(), space.largest()]).max())
+            return float(objective.of_archs(self.task, self.task.space.ends()).max())
         if not objective.measured_first:
             return 1.0
         return max(trial.values[name] for trial in self.study.told())

@@ -241,9 +241,10 @@ def load_whole(supernet: Task, checkpoint: Checkpoint) -> None:
     Raises:
         WeightsError: as `load_network` does.
     """
-    sources = load_subnet(supernet, checkpoint).network.state_dict()
+    subnet = load_subnet(supernet, checkpoint)
+    sources = subnet.network.state_dict()
     with torch.no_grad():
-        for name, target in supernet.network.state_dict(keep_vars=True).items():
+        for name, target in supernet.network_of(subnet.active_arch).state_dict(keep_vars=True).items():
             if name in sources:
                 leading_slice(target, sources[name].shape, name).copy_(sources[name])
 
@@ -288,7 +289,7 @@ def inherit(task: Task, checkpoint: Checkpoint) -> list[str]:
             f"{checkpoint.path} must be loaded into a network with {wanted}, got {found}: its weights would compute "
             "something else"
         )
-    same_task = checkpoint.is_of_kind(task)
+    same_task = checkpoint.is_of_kind(task) and _has_head_of(checkpoint, task)
     if checkpoint.arch is None and task.arch is not SUPERNET:
         if not same_task:
             body = build_body(task.table)
@@ -297,7 +298,7 @@ def inherit(task: Task, checkpoint: Checkpoint) -> list[str]:
             return _rest_names(task)
         supernet = task.rebuild(replace(task.settings, arch=SUPERNET))
         untrained = inherit(supernet, checkpoint)
-        copy_slices(supernet.network, task.network)
+        copy_slices(supernet.network_of(task.arch), task.network)
         return untrained
     _fill(task.body.state_dict(keep_vars=True), checkpoint.body, checkpoint)
     if not same_task:
@@ -307,6 +308,14 @@ def inherit(task: Task, checkpoint: Checkpoint) -> list[str]:
     return _fill(
         targets, checkpoint.rest, checkpoint, other_classes=checkpoint.num_classes != task.settings.num_classes
     )
+
+
+def _has_head_of(checkpoint: Checkpoint, task: Task) -> bool:
+    """Whether the weights hold the head of a task: those of a supernet hold all, those of one arch its own."""
+    branch = task.space.branch
+    if branch is None or checkpoint.arch is None or task.arch is SUPERNET:
+        return True
+    return checkpoint.arch.get(branch.name, branch.choices[-1]) == task.arch[branch.name]
 
 
 def _rest_names(task: Task) -> list[str]:

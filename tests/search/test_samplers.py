@@ -96,7 +96,7 @@ def test_a_frozen_or_fixed_input_changes_no_arch(name: str, choices: tuple[int, 
     space = SearchSpace("inputs", (Gene("resolution", choices), *INPUTS.genes[1:]))
     frozen = {"resolution": 48}
     assert asked(name, Problem(space, frozen, input_gene="resolution"), 14) == asked(name, Problem(space, frozen), 14)
-    assert Problem(space, frozen, input_gene="resolution").num_smaller == 0
+    assert Problem(space, frozen, input_gene="resolution").num_more == 0
     assert asked(name, Problem(space, input_gene="absent"), 8) == asked(name, Problem(space), 8)
 
 
