@@ -60,7 +60,9 @@ class Gene:
                 f"the choices of gene '{self.name}' must be ascending without repetition, got {list(self.choices)}"
             )
         if self.needs is not None and self.only_with is not None:
-            raise ConfigError(f"gene '{self.name}' must depend on one gene, got {self.needs[0]} and {self.only_with[0]}")
+            raise ConfigError(
+                f"gene '{self.name}' must depend on one gene, got {self.needs[0]} and {self.only_with[0]}"
+            )
 
     @property
     def depends_on(self) -> str | None:
@@ -240,8 +242,7 @@ class SearchSpace:
             values = (frozen[gene.name],) if gene.name in frozen else gene.choices
             dependent = dependents.get(gene.name, [])
             total *= sum(
-                math.prod([len(other.choices) for other in dependent if other.is_active_at(value)])
-                for value in values
+                math.prod([len(other.choices) for other in dependent if other.is_active_at(value)]) for value in values
             )
         return total
 

@@ -127,6 +127,7 @@ def test_the_configuration_is_printed_without_loading_torch_or_numpy(tmp_path: P
         (["trainer.max_epochs=0"], "trainer.max_steps"),
         (["resume=sometimes"], "resume=auto"),
         (["trainer.num_nodes=null"], "trainer.num_nodes must be"),
+        (["task=shapes_det", "detector=[fcos,ssdlite]"], "use detector=several 'task.build.detector.heads=[...]'"),
         (["task=shapes_det", "head=simcc"], "task=shapes_det takes detector=coco, fcos, shapes, "),
     ],
 )

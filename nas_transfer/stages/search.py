@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -284,6 +285,15 @@ class _Search:
         quality = rank_quality(scores, -damages, self.config.seed)
         return f"score = {100 * line.whole:.2f} % - {100 * line.factor:.2f} points x damage; damage ranks: {quality}"
 
+    def head_of(self, trial: Trial) -> str:
+        """The name of the head of a trial's arch; empty if the task has one head."""
+        return self.task.head_name(self.task.space.from_dict(trial.arch)) or ""
+
+    def heads_on(self, front: Front) -> str | None:
+        """How many trials of the front have which head, None if the task has one head."""
+        counts = Counter(map(self.head_of, front.trials))
+        return None if "" in counts else f"heads on the front: {', '.join(f'{name} {n}' for name, n in counts.items())}"
+
     def lineage(self) -> tuple[Ancestor, ...]:
         """The files that the searched supernet descends from; those of an earlier pick, whose files may be gone."""
         earlier = read_result(self.folder)
@@ -336,7 +346,8 @@ class _Search:
             values = "".join(f"{_shown(name, value):>16}" for name, value in shown.items())
             again = "" if rescored is None else f"{rescored.shown(trial.number):>15}"
             size = "x".join(map(str, self.costs_of(trial).input_size))
-            print(f"{mark} {trial.number:5d}  {values}{again}   {size:<10}  {short_id(trial.arch)}")
+            about = f"{size:<10}  {short_id(trial.arch)}  {self.head_of(trial)}".rstrip()
+            print(f"{mark} {trial.number:5d}  {values}{again}   {about}")
         share = self.hypervolume(front)
         volume = "undefined" if share is None else f"{share:.4f}"
         rule = _rule(self.config.pick, self.trade_off)
@@ -344,7 +355,7 @@ class _Search:
             f"  {len(self.study)} trials, {len(self.study.failures())} failed; hypervolume {volume}; "
             f"picked (*) by {rule}: {self.folder / files.PICKED_ARCH}"
         )
-        for line in (self.additive(), rescored, validation, *gains_of(front)):
+        for line in (self.heads_on(front), self.additive(), rescored, validation, *gains_of(front)):
             if line is not None:
                 print(f"  {line}")
 

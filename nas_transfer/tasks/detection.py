@@ -37,6 +37,7 @@ from nas_transfer.tasks.task import Task, TaskSettings, Teacher
 RESULT_FILES = {"bbox": "predictions", "segm": "predictions_segm"}
 """Names of the files of predicted boxes and masks."""
 
+
 class DetectionTask(Task[DetectionBatch, dict[str, Tensor]]):
     """A detector on boxes in COCO's format, scored by COCO's mAP. `ground_truth` must be set before an evaluation.
 
@@ -44,7 +45,8 @@ class DetectionTask(Task[DetectionBatch, dict[str, Tensor]]):
         settings: `num_classes` does not count the background.
         detector: the sizes of the detector, the largest ones for a supernet; or several detectors, among which an arch
             chooses.
-        genes: smaller choices of the genes of the detector, of ``min_size`` alone for several detectors. The long side of an image follows ``min_size``.
+        genes: smaller choices of the genes of the detector, of ``min_size`` alone for several detectors. The long side
+            of an image follows ``min_size``.
         category_ids: the COCO category ids of the data in the order of the labels; empty for a task without data, which
             only states costs.
 

@@ -18,9 +18,7 @@ Choices: TypeAlias = Mapping[str, Sequence[int] | None]
 """Choices of each gene by name; None for a size that is fixed."""
 
 
-def task_genes(
-    largest: Mapping[str, int], choices: Choices | None, key: str = "task.build.genes"
-) -> tuple[Gene, ...]:
+def task_genes(largest: Mapping[str, int], choices: Choices | None, key: str = "task.build.genes") -> tuple[Gene, ...]:
     """The genes of a task, in the order of `largest`; a size without a smaller choice is none.
 
     Args:
@@ -38,9 +36,7 @@ def task_genes(
     for name, listed in choices.items():
         if name not in largest:
             near = difflib.get_close_matches(name, largest, n=3) or list(largest)
-            raise ConfigError(
-                f"{key} must name sizes that this task can change, got '{name}': try {' or '.join(near)}"
-            )
+            raise ConfigError(f"{key} must name sizes that this task can change, got '{name}': try {' or '.join(near)}")
         if listed is not None and not _are_choices(listed):
             raise ConfigError(
                 f"{key}.{name} must be a list of integers above 0, or null for the fixed size "

@@ -87,7 +87,7 @@ class SubnetRepairer:
             held, wanted = (self._supernet.head_name(one) for one in (space.largest(), arch))
             raise ConfigError(
                 f"the weights of one whole network hold its head {held} alone, got an arch with the head {wanted}: use "
-                "the weights of a supernet (arch=supernet), or stage=proxy, which trains each head"
+                "the weights of a supernet, trained with arch=supernet"
             )
         subnet = self._supernet.extract(arch)
         if not self._shared:

@@ -1,8 +1,8 @@
 """Several heads of one task: a gene chooses the head of an arch, and each head has genes of its own.
 
 All heads share one body, and with it everything that is learnt about it. The gene ``head`` numbers the heads from 1, in
-the order of the configuration. A gene ``<name>_<gene>`` belongs to the head of that name alone, and has one value in the
-archs of the others, so that equal networks are equal archs.
+the order of the configuration. A gene ``<name>_<gene>`` belongs to the head of that name alone, and has one value in
+the archs of the others, so that equal networks are equal archs.
 """
 
 from __future__ import annotations

@@ -58,7 +58,9 @@ class SeveralDetectors:
             for size in ("min_size", "max_size"):
                 own, common = getattr(choice["detector"], size), getattr(self, size)
                 if own != common:
-                    raise ConfigError(f"{KEY}.of.{name}.detector.{size} must be {KEY}.{size}, which is {common}, got {own}")
+                    raise ConfigError(
+                        f"{KEY}.of.{name}.detector.{size} must be {KEY}.{size}, which is {common}, got {own}"
+                    )
         _ = self.candidates
 
     @cached_property

@@ -15,7 +15,8 @@ from nas_transfer.tasks.keypoint_head import KeypointHead
 from nas_transfer.tasks.segmentation_head import SegmentationHead
 from nas_transfer.tasks.simcc import SimccSize
 
-DETECTORS, SAME_CLASS = ["coco", "fcos", "shapes", "small", "ssdlite"], ["coco", "shapes", "small"]
+DETECTORS = ["coco", "fcos", "several", "several_shapes", "shapes", "small", "ssdlite"]
+SAME_CLASS = ["coco", "shapes", "small"]
 POSE, PIXELS = (
     ["heatmaps", "heatmaps_shapes", "heatmaps_small", "simcc"],
     ["deeplab", "deeplab_shapes", "deeplab_small"],

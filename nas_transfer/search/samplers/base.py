@@ -102,10 +102,10 @@ class ArchSampler(BaseSampler):
     """Base class of samplers; a subclass implements `propose`.
 
     The first trials are those of `Problem.first`, if they are feasible: the smallest arch, the largest one, the
-    largest at each smaller input size, and the ends of other branches. `propose` suggests the archs of later trials. A suggestion that breaks a
-    limit or repeats an earlier arch is replaced by another one. After `MAX_PROPOSALS` suggestions, a feasible arch is
-    drawn at random. An arch is repeated only if no new one is found. Each suggestion is followed by
-    `Problem.num_variants` archs that have the same weights, drawn at random.
+    largest at each smaller input size, and the ends of other branches. `propose` suggests the archs of later trials. A
+    suggestion that breaks a limit or repeats an earlier arch is replaced by another one. After `MAX_PROPOSALS`
+    suggestions, a feasible arch is drawn at random. An arch is repeated only if no new one is found. Each suggestion is
+    followed by `Problem.num_variants` archs that have the same weights, drawn at random.
 
     Every draw is a function of the seed and the trial number, so a resumed search asks for the same archs as an
     uninterrupted one.

@@ -19,7 +19,7 @@ from nas_transfer.runs.lock import run_lock
 from nas_transfer.stages.common.run_directory import RunDirectory, is_main_process, open_run, set_aside
 from nas_transfer.stages.config import reader
 from nas_transfer.stages.config.base import RunConfig, TaskRunConfig
-from nas_transfer.stages.config.heads import require_fitting_heads
+from nas_transfer.stages.config.heads import GROUPS, require_fitting_heads
 from nas_transfer.stages.config.training import TrainConfig
 
 Config = TypeVar("Config", bound=RunConfig)
@@ -98,12 +98,17 @@ def _read_with_heads(cfg: DictConfig, hydra_cfg: DictConfig, *, imports: bool) -
 
 
 def _refuse_repeated_choices(hydra_cfg: DictConfig) -> None:
-    """Refuse ``objective=[score,score]``, of which Hydra would silently take one."""
+    """Refuse ``objective=[score,score]``, of which Hydra would silently take one, and a list of heads."""
     given = OmegaConf.to_container(hydra_cfg.overrides.task)
     for override in OverridesParser.create().parse_overrides(cast(list[str], given)):
         group, names = override.key_or_group, override.value()
         if not isinstance(names, list) or not (conf_dir() / group).is_dir():
             continue
+        if group in GROUPS:
+            raise ConfigError(
+                f"{group} must be one choice, got [{','.join(map(str, names))}]: use {group}=several "
+                f"'task.build.{group}.heads=[...]' to search several heads"
+            )
         repeated = [name for position, name in enumerate(names) if name in names[:position]]
         if repeated:
             raise ConfigError(f"{group} must not repeat a choice, got {repeated[0]} twice: name each one once")
