@@ -24,13 +24,14 @@ from nas_transfer.space import SUPERNET, Arch, Gene
 from nas_transfer.supernet.cost import Cost
 from nas_transfer.supernet.preprocessing import Preprocessing
 from nas_transfer.tasks.coco_metrics import paste_mask, to_coco_results
-from nas_transfer.tasks.deployed import Deployed
+from nas_transfer.tasks.deployed import TOP_STRIDE, Deployed
 from nas_transfer.tasks.detection_head import DetectionHead
 from nas_transfer.tasks.detector import pyramid_distance
 from nas_transfer.tasks.genes import Choices, task_genes, values_of
 from nas_transfer.tasks.metrics import CocoMetric
 from nas_transfer.tasks.normalise import in_order
 from nas_transfer.tasks.prediction import Prediction
+from nas_transfer.tasks.raw_detectors import OUTPUTS, OneStage
 from nas_transfer.tasks.several_detectors import KEY, SeveralDetectors
 from nas_transfer.tasks.task import Task, TaskSettings, Teacher
 
@@ -135,6 +136,17 @@ class DetectionTask(Task[DetectionBatch, dict[str, Tensor]]):
         return Deployed(
             _DeployedDetector(self.network, self.table.preprocessing, self.outputs), self.outputs, one_image=True
         )
+
+    def deployed_raw(self) -> Deployed | None:
+        """All boxes and scores of a batch of images of one size, before non-maximum suppression.
+
+        None for a detector of two stages, whose second stage needs a selection of the boxes of the first.
+        """
+        sizes = self.sizes(self.active_arch)
+        if not isinstance(sizes, OneStage):
+            return None
+        height, width = (-(-side // TOP_STRIDE) * TOP_STRIDE for side in (sizes.min_size, sizes.max_size))
+        return Deployed(sizes.raw(self.normalise, self.network, (height, width)), OUTPUTS, size=(height, width))
 
     def forward_batch(self, batch: DetectionBatch) -> list[dict[str, Tensor]]:
         """Boxes (N, 4) xyxy in pixels of the image, labels (N,) in 1..C and scores (N,), for each image."""

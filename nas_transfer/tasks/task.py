@@ -224,6 +224,10 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
     def deployed(self) -> Deployed:
         """The network of a subnet as others use it, from raw pixels to named outputs."""
 
+    def deployed_raw(self) -> Deployed | None:
+        """The network of a subnet with outputs of which nothing was selected; None where `deployed` selects nothing."""
+        return None
+
     def run_network(self, images: Tensor) -> object:
         """Run the network alone on normalised images (B, 3, H, W), to measure latency and memory."""
         return self.network(images)
