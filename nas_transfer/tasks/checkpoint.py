@@ -23,9 +23,11 @@ from nas_transfer.supernet.networks import build_body
 from nas_transfer.supernet.ops import copy_slices, leading_slice
 from nas_transfer.supernet.preprocessing import Preprocessing
 from nas_transfer.supernet.protocol import SupernetTable
+from nas_transfer.supernet.resnet import torchvision_resnet
 from nas_transfer.supernet.weights.reading import read_file, require_plain_tensors, state_of
 from nas_transfer.tasks.classification import ClassificationTask
 from nas_transfer.tasks.task import Task
+from nas_transfer.tasks.torchvision_detectors import LICENCE, DetectorLayout, body_of, layout_of, rest_of
 
 FORMAT = "nas_transfer/3"
 MOST_LETTERS = 50
@@ -201,7 +203,11 @@ def _require_entries(content: Mapping[object, object]) -> None:
 
 
 def _imported(path: Path, content: object, table: SupernetTable, weights_format: str) -> Checkpoint:
-    imported = import_supernet(state_of(content, path), table, path, weights_format)
+    state = state_of(content, path)
+    detector = layout_of(state, path) if weights_format == AUTO else None
+    if detector is not None:
+        return _imported_detector(path, state, table, detector)
+    imported = import_supernet(state, table, path, weights_format)
     return Checkpoint(
         path=path,
         sha256=file_sha256(path),
@@ -216,6 +222,27 @@ def _imported(path: Path, content: object, table: SupernetTable, weights_format:
         rest={f"head.{name}": tensor for name, tensor in imported.head.items()},
         licence=imported.origin.licence,
         table_fields=default_fields_of_weights(table) | dict(imported.origin.table_fields),
+    )
+
+
+def _imported_detector(
+    path: Path, state: Mapping[str, Tensor], table: SupernetTable, layout: DetectorLayout
+) -> Checkpoint:
+    rest, num_classes = rest_of(state, layout, path)
+    return Checkpoint(
+        path=path,
+        sha256=file_sha256(path),
+        format=layout.name,
+        space=table.space.name,
+        arch=None,
+        task=layout.kind.name,
+        num_classes=num_classes,
+        preprocessing=torchvision_resnet.ORIGIN.preprocessing,
+        calibrated=table.space.largest().to_dict(),
+        body=body_of(state, table, path),
+        rest=rest,
+        licence=LICENCE,
+        table_fields=default_fields_of_weights(table),
     )
 
 
