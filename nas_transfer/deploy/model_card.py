@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from nas_transfer.runs import Ancestor, Result
+from nas_transfer.runs import Ancestor, Result, files
 from nas_transfer.runs.texts import markdown_text
 from nas_transfer.tasks.deployed import Deployed
 
@@ -102,7 +102,7 @@ def _raw_lines(raw: Deployed | None) -> list[str]:
 
 def _whole(name: str, deployed: Deployed) -> str:
     """What the largest difference of a file is divided by, in words."""
-    return "detections" if deployed.one_image and name == "model.onnx" else "largest output"
+    return "detections" if deployed.one_image and name == files.MODEL else "largest output"
 
 
 def _parent(parent: Ancestor) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypedDict
 
 from torch import nn
 
-from nas_transfer.errors import ConfigError
 from nas_transfer.ranges import Positive
 from nas_transfer.space import Arch, Gene
 from nas_transfer.tasks.detection_head import DetectionHead
@@ -24,9 +23,9 @@ SHARED = ("min_size",)
 
 
 class DetectorChoice(TypedDict):
-    """One of the detectors: its largest sizes, and smaller choices of its genes."""
+    """One of the detectors: makes its largest sizes from those that all share, and has smaller choices of its genes."""
 
-    detector: DetectionHead
+    detector: Callable[..., DetectionHead]
     genes: Choices | None
 
 
@@ -43,7 +42,7 @@ class SeveralDetectors:
         detections: boxes kept per image.
 
     Raises:
-        ConfigError: a name that is unknown or repeated, or a detector with another size of the image.
+        ConfigError: a name that is unknown or repeated, or a size that a detector cannot have.
     """
 
     heads: tuple[str, ...]
@@ -54,19 +53,13 @@ class SeveralDetectors:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "heads", tuple(self.heads))
-        for name, choice in self.of.items():
-            for size in ("min_size", "max_size"):
-                own, common = getattr(choice["detector"], size), getattr(self, size)
-                if own != common:
-                    raise ConfigError(
-                        f"{KEY}.of.{name}.detector.{size} must be {KEY}.{size}, which is {common}, got {own}"
-                    )
         _ = self.candidates
 
     @cached_property
     def candidates(self) -> Heads[DetectionHead]:
         """The detectors that are chosen from."""
-        largest = {name: choice["detector"] for name, choice in self.of.items()}
+        shared = {"min_size": self.min_size, "max_size": self.max_size, "detections": self.detections}
+        largest = {name: choice["detector"](**shared) for name, choice in self.of.items()}
         choices = {name: choice["genes"] for name, choice in self.of.items()}
         return Heads(self.heads, largest, choices, KEY, SHARED)
 

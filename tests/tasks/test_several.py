@@ -1,7 +1,7 @@
 """Several detectors behind one body: equal to each detector alone, with one spelling for each network."""
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,7 @@ def several(*names: str) -> SeveralDetectors:
     own = {
         name: {gene: listed for gene, listed in genes.items() if gene != "min_size"} for name, genes in GENES.items()
     }
-    of = {name: {"detector": SIZES[name], "genes": own[name]} for name in SIZES}
+    of = {name: {"detector": partial(replace, SIZES[name]), "genes": own[name]} for name in SIZES}
     return SeveralDetectors(names or tuple(SIZES), of, min_size=64, max_size=96, detections=10)
 
 
