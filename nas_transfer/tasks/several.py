@@ -15,7 +15,7 @@ from torch import nn
 
 from nas_transfer.errors import ConfigError
 from nas_transfer.space import Arch, Gene
-from nas_transfer.tasks.genes import Choices, task_genes
+from nas_transfer.tasks.genes import Choices, task_genes, values_of
 
 HEAD = "head"
 """The gene that chooses the head."""
@@ -104,17 +104,19 @@ class Heads(Generic[HeadT]):
         """The name of the head of an arch."""
         return self.names[arch[HEAD] - 1]
 
-    def values(self, arch: Arch) -> dict[str, int]:
-        """The sizes of the head of an arch by the names that the head gives them."""
-        name = self.name(arch)
-        chosen = dict(zip(arch.names, arch.values, strict=True))
-        largest = self.largest[name].genes
-        return {gene: chosen.get(*pair) for gene, pair in zip(largest, self._pairs(name), strict=True)}
+    def chosen(self, arch: Arch) -> tuple[HeadT, dict[str, int]]:
+        """The head of an arch in its largest sizes, and its sizes by the names that the head gives them."""
+        head = self.largest[self.name(arch)]
+        return head, values_of(head.genes, self.alone(arch))
 
-    def _pairs(self, name: str) -> list[tuple[str, int]]:
-        """The name among all genes, and the largest size, of each gene of a head."""
-        genes = self.largest[name].genes
-        return list(zip(self.renamed(name, list(genes)), genes.values(), strict=True))
+    def alone(self, arch: Arch) -> Arch:
+        """The same network as an arch of the task with this head alone."""
+        own = {_of(self.name(arch), gene): gene for gene in self.largest[self.name(arch)].genes}
+        others = {_of(name, gene) for name in self.names for gene in self.largest[name].genes} | {HEAD}
+        kept = [(own.get(name, name), value) for name, value in zip(arch.names, arch.values, strict=True)
+                if name in own or name not in others]  # fmt: skip
+        names, values = zip(*kept, strict=True)
+        return Arch(arch.space, names, values)
 
 
 def _of(name: str, gene: str) -> str:

@@ -94,7 +94,7 @@ class SeveralDetectors:
 
     def chosen(self, arch: Arch) -> tuple[DetectionHead, dict[str, int]]:
         """The detector of an arch in its largest sizes, and the values of its genes."""
-        return self.candidates.largest[self.candidates.name(arch)], self.candidates.values(arch)
+        return self.candidates.chosen(arch)
 
     def build(self, settings: TaskSettings) -> SeveralDetectorNetworks:
         """The elastic networks of all detectors around one body."""

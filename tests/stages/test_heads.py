@@ -22,8 +22,9 @@ POSE, PIXELS = (
     ["deeplab", "deeplab_shapes", "deeplab_small"],
 )
 TAKES = {
-    "det": {"detector": DETECTORS}, "insseg": {"detector": SAME_CLASS}, "pose": {"head": POSE},
-    "seg": {"head": [*PIXELS, "lraspp"]}, "cls": {},
+    "det": {"detector": DETECTORS}, "insseg": {"detector": SAME_CLASS},
+    "pose": {"head": sorted([*POSE, "several_pose"])},
+    "seg": {"head": [*PIXELS, "lraspp", "several_seg"]}, "cls": {},
 }  # fmt: skip
 
 
@@ -46,8 +47,8 @@ def test_each_task_takes_the_heads_of_its_kind(kind: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "takes"),
     [
-        (["task=small_seg", "head=simcc"], "head=deeplab, deeplab_shapes, deeplab_small or lraspp"),
-        (["task=shapes_pose", "head=lraspp"], "head=heatmaps, heatmaps_shapes, heatmaps_small or simcc"),
+        (["task=small_seg", "head=simcc"], "head=deeplab, deeplab_shapes, deeplab_small, lraspp or several_seg"),
+        (["task=shapes_pose", "head=lraspp"], "head=heatmaps, heatmaps_shapes, heatmaps_small, several_pose or simcc"),
         (["stage=proxy", "task=small_pose", "detector=fcos"], "head=heatmaps, "),
         (["task=small_det", "head=lraspp"], "detector=coco, fcos, "),
         (["task=shapes_insseg", "detector=fcos"], "detector=coco, shapes or small"),
