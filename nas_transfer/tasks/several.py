@@ -7,7 +7,7 @@ the archs of the others, so that equal networks are equal archs.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Generic, Protocol, TypeVar
 
@@ -121,6 +121,23 @@ class Heads(Generic[HeadT]):
 
 def _of(name: str, gene: str) -> str:
     return f"{name}_{gene}"
+
+
+def made(make: Callable[..., HeadT], shared: Mapping[str, object], key: str, own_key: str) -> HeadT:
+    """One of several heads, made with what all of them share.
+
+    Args:
+        make: makes the head from `shared`.
+        key: dotted key of the only head of a task, which the messages of a head name.
+        own_key: dotted key of this one.
+
+    Raises:
+        ConfigError: a size that the head cannot have.
+    """
+    try:
+        return make(**shared)
+    except ConfigError as error:
+        raise ConfigError(*(fault.replace(f"{key}.", f"{own_key}.") for fault in error.faults)) from error
 
 
 class SeveralNetworks(nn.Module):

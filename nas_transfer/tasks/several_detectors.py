@@ -11,10 +11,10 @@ from torch import nn
 
 from nas_transfer.ranges import Positive
 from nas_transfer.space import Arch, Gene
-from nas_transfer.tasks.detection_head import DetectionHead
+from nas_transfer.tasks.detection_head import DetectionHead, require_sides
 from nas_transfer.tasks.genes import Choices, task_genes
 from nas_transfer.tasks.head_repair import HeadRepair
-from nas_transfer.tasks.several import Heads, SeveralNetworks
+from nas_transfer.tasks.several import Heads, SeveralNetworks, made
 from nas_transfer.tasks.task import TaskSettings
 
 KEY = "task.build.detector"
@@ -53,13 +53,16 @@ class SeveralDetectors:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "heads", tuple(self.heads))
+        require_sides(self.min_size, self.max_size)
         _ = self.candidates
 
     @cached_property
     def candidates(self) -> Heads[DetectionHead]:
         """The detectors that are chosen from."""
         shared = {"min_size": self.min_size, "max_size": self.max_size, "detections": self.detections}
-        largest = {name: choice["detector"](**shared) for name, choice in self.of.items()}
+        largest = {
+            name: made(choice["detector"], shared, KEY, f"{KEY}.of.{name}.detector") for name, choice in self.of.items()
+        }
         choices = {name: choice["genes"] for name, choice in self.of.items()}
         return Heads(self.heads, largest, choices, KEY, SHARED)
 

@@ -14,7 +14,7 @@ from nas_transfer.space import Arch, SearchSpace
 from nas_transfer.tasks.genes import Choices, task_genes
 from nas_transfer.tasks.keypoint_head import KeypointHead
 from nas_transfer.tasks.pose_sizes import INPUT_HEIGHT, PoseSizes
-from nas_transfer.tasks.several import Heads, SeveralNetworks
+from nas_transfer.tasks.several import Heads, SeveralNetworks, made
 
 KEY = "task.build.head"
 
@@ -58,7 +58,7 @@ class SeveralKeypointHeads:
         shared = {
             "flip_test": self.flip_test, "score_threshold": self.score_threshold, "oks_threshold": self.oks_threshold
         }  # fmt: skip
-        largest = {name: choice["head"](**shared) for name, choice in self.of.items()}
+        largest = {name: made(choice["head"], shared, KEY, f"{KEY}.of.{name}.head") for name, choice in self.of.items()}
         return Heads(self.heads, largest, {name: choice["genes"] for name, choice in self.of.items()}, KEY)
 
     @property

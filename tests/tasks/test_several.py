@@ -95,7 +95,7 @@ def test_costs_are_those_of_each_detector_alone() -> None:
 
 def test_the_network_of_an_arch_is_that_of_its_detector_alone() -> None:
     task = detector()
-    for arch in task.space.ends():
+    for arch in map(task.space.smallest, task.space.branches()):
         subnet = detector(arch)
         expected = alone(task.head_name(arch), same_alone(task, arch))
         assert subnet.kind.model == expected.kind.model
@@ -164,7 +164,7 @@ def test_weights_of_the_supernet_hold_every_head(tmp_path: Path) -> None:
     task = detector()
     checkpoint = load_checkpoint(str(saved(task, tmp_path)), TABLE)
     assert not any(".body." in name for name in checkpoint.rest)
-    for arch in task.space.ends():
+    for arch in map(task.space.smallest, task.space.branches()):
         torch.manual_seed(5)
         subnet = task.rebuild(replace(task.settings, arch=arch))
         assert inherit(subnet, checkpoint) == []
@@ -193,3 +193,14 @@ def test_one_whole_network_fills_its_own_head_alone(tmp_path: Path) -> None:
 def test_wrong_names_are_one_sentence(names: tuple[str, ...], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         several(*names)
+
+
+def test_a_size_that_a_detector_cannot_have_is_named_by_its_own_key() -> None:
+    of = {name: {"detector": partial(replace, sizes), "genes": None} for name, sizes in SIZES.items()}
+    of["fcos"]["detector"] = partial(replace, SIZES["fcos"], fpn_levels=4)
+    with pytest.raises(
+        ConfigError, match=r"^task\.build\.detector\.of\.fcos\.detector\.fpn_levels must be 3 or 5, got 4$"
+    ):
+        SeveralDetectors(tuple(SIZES), of, min_size=64, max_size=96, detections=10)
+    with pytest.raises(ConfigError, match=r"^task\.build\.detector\.min_size must be at most"):
+        SeveralDetectors(tuple(SIZES), of, min_size=100, max_size=96, detections=10)
