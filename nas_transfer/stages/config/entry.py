@@ -85,7 +85,7 @@ def begin_run(cfg: DictConfig, hydra_cfg: DictConfig, *, imports: bool) -> Itera
 
 def _read_with_heads(cfg: DictConfig, hydra_cfg: DictConfig, *, imports: bool) -> RunConfig:
     """The configuration as its record; a head that the task does not take is the only fault that is reported."""
-    record, choices = record_of(cfg), cast(Mapping[str, str], hydra_cfg.runtime.choices)
+    record, choices = record_of(cfg), cast(Mapping[str, str], OmegaConf.select(hydra_cfg, "runtime.choices") or {})
     try:
         config = read_config(cfg, record, imports=imports)
     except ConfigError:
