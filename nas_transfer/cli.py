@@ -34,6 +34,7 @@ from nas_transfer.stages.common.run_directory import is_main_process, log_to
 from nas_transfer.stages.common.signals import RECEIVER, WORDS, EndedBySignal
 from nas_transfer.stages.config.entry import begin_run, run_name
 from nas_transfer.stages.config.guesses import choice_hint, refuse_first_guesses
+from nas_transfer.stages.config.heads import GROUPS, wrong_group
 from nas_transfer.stages.config.trained import trained_task
 from nas_transfer.sweeper import register
 
@@ -206,9 +207,13 @@ def _composition_sentence(error: Exception, arguments: Sequence[str] | None = No
         nested = error.__cause__
         return f"{text} {nested}" if nested is not None and str(nested) not in text else text
     key = unknown.group(1).lstrip("+~")
+    given = sys.argv[1:] if arguments is None else arguments
+    if key in GROUPS:
+        choice = next((one.partition("=")[2] for one in given if one.partition("=")[0].lstrip("+~") == key), "")
+        return wrong_group(_composed([one for one in given if not one.startswith(f"{key}=")]), key, choice)
     if (conf_dir() / key).is_dir():
         return f"this task has no {key} to choose: remove {key} from the command, or choose another task"
-    near = _nearest(key, _known_keys(sys.argv[1:] if arguments is None else arguments))
+    near = _nearest(key, _known_keys(given))
     return f"'{key}' is not a key of the configuration: did you mean '{near}'? (--cfg job shows all keys)"
 
 
@@ -221,9 +226,7 @@ def _nearest(key: str, known: Sequence[str]) -> str:
 
 def _known_keys(arguments: Sequence[str]) -> list[str]:
     """All dotted keys of the configuration as far as the command line can be composed without the unknown key."""
-    groups = [argument for argument in arguments if (conf_dir() / f"{argument.replace('=', '/', 1)}.yaml").is_file()]
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = hydra.compose("config", groups)
+    cfg = _composed(arguments)
     keys: list[str] = []
 
     def collect(node: object, prefix: str) -> None:
@@ -233,6 +236,13 @@ def _known_keys(arguments: Sequence[str]) -> list[str]:
 
     collect(OmegaConf.to_container(cfg), "")
     return keys
+
+
+def _composed(arguments: Sequence[str]) -> DictConfig:
+    """The configuration with those of the arguments that choose a file of ``conf/``."""
+    groups = [argument for argument in arguments if (conf_dir() / f"{argument.replace('=', '/', 1)}.yaml").is_file()]
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return hydra.compose("config", groups)
 
 
 def summary(result: Result, folder: Path) -> str:

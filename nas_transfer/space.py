@@ -33,15 +33,19 @@ class Gene:
         needs: (name, minimum) of another gene: below that minimum this gene has no effect, like the kernel size of a
             block that the depth drops, and is fixed to its first choice. None if the gene always has an effect.
         optional: whether the dict form of an arch may leave the gene out, which means its last choice.
+        only_with: (name, value) of another gene, a branch: with any other value this gene has no effect, like the width
+            of a head that is not chosen, and is fixed to its last choice. None if the gene belongs to no branch.
 
     Raises:
-        ConfigError: the name is malformed, or the choices are not ascending integers of at least 0.
+        ConfigError: the name is malformed, the choices are not ascending integers of at least 0, or the gene has both
+            `needs` and `only_with`.
     """
 
     name: str
     choices: tuple[int, ...]
     needs: tuple[str, int] | None = None
     optional: bool = False
+    only_with: tuple[str, int] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "choices", tuple(self.choices))
@@ -55,6 +59,27 @@ class Gene:
             raise ConfigError(
                 f"the choices of gene '{self.name}' must be ascending without repetition, got {list(self.choices)}"
             )
+        if self.needs is not None and self.only_with is not None:
+            raise ConfigError(
+                f"gene '{self.name}' must depend on one gene, got {self.needs[0]} and {self.only_with[0]}"
+            )
+
+    @property
+    def depends_on(self) -> str | None:
+        """The gene without which this gene may have no effect; None if it always has one."""
+        condition = self.needs or self.only_with
+        return None if condition is None else condition[0]
+
+    def is_active_at(self, value: int) -> bool:
+        """Whether this gene has an effect beside this value of the gene that it depends on."""
+        if self.only_with is not None:
+            return value == self.only_with[1]
+        return self.needs is None or value >= self.needs[1]
+
+    @property
+    def idle_value(self) -> int:
+        """The value of the gene in archs in which it has no effect."""
+        return self.choices[0] if self.only_with is None else self.choices[-1]
 
     @property
     def group(self) -> str:
@@ -159,7 +184,7 @@ class SearchSpace:
 
     Raises:
         ConfigError: there are no genes, a name is repeated, a group's genes are not adjacent, a group is also a gene,
-            or a gene needs a gene that does not exist or itself needs another.
+            a gene depends on a gene that does not exist or itself depends on another, or there are several branches.
     """
 
     name: str
@@ -183,13 +208,16 @@ class SearchSpace:
                     "and a group must not be a gene as well or be called 'space'"
                 )
             seen.append(gene.group)
-        free = {gene.name for gene in self.genes if gene.needs is None}
+        free = {gene.name for gene in self.genes if gene.depends_on is None}
         for gene in self.genes:
-            if gene.needs is not None and gene.needs[0] not in free:
+            if gene.depends_on is not None and gene.depends_on not in free:
                 raise ConfigError(
                     f"gene '{gene.name}' must need a gene of space '{self.name}' that needs no other, "
-                    f"got '{gene.needs[0]}'"
+                    f"got '{gene.depends_on}'"
                 )
+        branches = sorted({gene.only_with[0] for gene in self.genes if gene.only_with is not None})
+        if len(branches) > 1:
+            raise ConfigError(f"space '{self.name}' must have at most one branch, got {', '.join(branches)}")
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -205,27 +233,46 @@ class SearchSpace:
         """The number of archs with these values of the `frozen` genes."""
         dependents: dict[str, list[Gene]] = {}
         for gene in self.genes:
-            if gene.needs is not None and gene.name not in frozen:
-                dependents.setdefault(gene.needs[0], []).append(gene)
+            if gene.depends_on is not None and gene.name not in frozen:
+                dependents.setdefault(gene.depends_on, []).append(gene)
         total = 1
         for gene in self.genes:
-            if gene.needs is not None:
+            if gene.depends_on is not None:
                 continue
             values = (frozen[gene.name],) if gene.name in frozen else gene.choices
             dependent = dependents.get(gene.name, [])
             total *= sum(
-                math.prod([len(other.choices) for other in dependent if other.needs and value >= other.needs[1]])
-                for value in values
+                math.prod([len(other.choices) for other in dependent if other.is_active_at(value)]) for value in values
             )
         return total
 
     @cached_property
-    def _needs(self) -> tuple[tuple[int, int, int], ...]:
-        """(index, index of the gene that it needs, minimum) of the genes that need another."""
+    def branch(self) -> Gene | None:
+        """The gene to whose values other genes belong (`Gene.only_with`), such as the choice of a head."""
+        name = next((gene.only_with[0] for gene in self.genes if gene.only_with is not None), None)
+        return None if name is None else self.genes[self._positions[name]]
+
+    def branches(self) -> tuple[dict[str, int], ...]:
+        """For each value of `branch`, the largest first, the value by the gene's name; one without any if none is."""
+        branch = self.branch
+        return ({},) if branch is None else tuple({branch.name: value} for value in reversed(branch.choices))
+
+    def branch_of(self, arch: Arch) -> int | None:
+        """The value of `branch` in an arch; None without a branch."""
+        return None if self.branch is None else arch[self.branch.name]
+
+    def ends(self) -> tuple[Arch, ...]:
+        """The smallest and the largest arch of each branch: all archs that may be cheapest or dearest."""
+        ends = (self.smallest, self.largest)
+        return tuple(end(frozen) for frozen in reversed(self.branches()) for end in ends)
+
+    @cached_property
+    def _dependents(self) -> tuple[tuple[int, int, Gene], ...]:
+        """(index, index of the gene on which it depends, gene) of the genes that may have no effect."""
         return tuple(
-            (index, self._positions[gene.needs[0]], gene.needs[1])
+            (index, self._positions[gene.depends_on], gene)
             for index, gene in enumerate(self.genes)
-            if gene.needs is not None
+            if gene.depends_on is not None
         )
 
     @cached_property
@@ -252,13 +299,13 @@ class SearchSpace:
         self.validate(arch)
         return arch
 
-    def smallest(self) -> Arch:
+    def smallest(self, frozen: Mapping[str, int] | None = None) -> Arch:
         """The arch with the first choice of every gene."""
-        return self.arch([gene.choices[0] for gene in self.genes])
+        return self.arch(self._freeze([gene.choices[0] for gene in self.genes], frozen))
 
-    def largest(self) -> Arch:
+    def largest(self, frozen: Mapping[str, int] | None = None) -> Arch:
         """The arch with the last choice of every gene."""
-        return self.arch([gene.choices[-1] for gene in self.genes])
+        return self.arch(self._freeze([gene.choices[-1] for gene in self.genes], frozen))
 
     def arch_or_largest(self, arch: ArchOrSupernet) -> Arch:
         """The part of an arch in this space, or the largest arch for `SUPERNET`, whose layers have its sizes."""
@@ -284,13 +331,15 @@ class SearchSpace:
         self.validate(arch)
         redraw = rng.random(len(self.genes)) < probability
         drawn = self._draw(rng)
-        for index, needed, minimum in self._needs:  # a gene that had no effect has no value to keep
-            redraw[index] = redraw[index] or arch.values[needed] < minimum
+        for index, needed, gene in self._dependents:  # a gene that had no effect has no value to keep
+            redraw[index] = redraw[index] or not gene.is_active_at(arch.values[needed])
         values = [new if change else old for new, change, old in zip(drawn, redraw, arch.values, strict=True)]
         return self.arch(self._freeze(values, frozen))
 
     def crossover(self, first: Arch, second: Arch, rng: np.random.Generator) -> Arch:
         """Take each gene from either parent with equal probability (uniform crossover).
+
+        A gene of a branch comes from the parent that is in it, if only one is.
 
         Raises:
             ArchError: a parent is not in the space.
@@ -298,6 +347,10 @@ class SearchSpace:
         self.validate(first)
         self.validate(second)
         from_first = rng.random(len(self.genes)) < 0.5
+        for index, needed, gene in self._dependents:
+            if gene.only_with is not None and first.values[needed] != second.values[needed]:
+                here, there = (gene.is_active_at(parent.values[needed]) for parent in (first, second))
+                from_first[index] = here or (from_first[index] and not there)
         return self.arch([a if take else b for a, b, take in zip(first.values, second.values, from_first, strict=True)])
 
     def encode(self, arch: Arch) -> npt.NDArray[np.int64]:
@@ -330,15 +383,18 @@ class SearchSpace:
         for gene, value in zip(self.genes, arch.values, strict=True):
             if value not in gene.choices:
                 raise ArchError(self._value_message(gene, value))
-        if self._needs and self._canonical(arch.values) != arch.values:
-            raise ArchError(f"genes without effect must have their first choice, got {arch.values}: use space.arch")
+        if self._dependents and self._canonical(arch.values) != arch.values:
+            raise ArchError(
+                f"genes without effect must have their first choice, or their last one in a branch that is not chosen, "
+                f"got {arch.values}: use space.arch"
+            )
 
     def arch(self, values: Sequence[int]) -> Arch:
-        """The arch with these values, one for each gene; genes without effect are set to their first choice."""
+        """The arch with these values, one for each gene; genes without effect are set to `Gene.idle_value`."""
         return Arch(self.name, self.names, self._canonical(values))
 
     def with_value(self, arch: Arch, name: str, value: int) -> Arch:
-        """An arch with another value of one gene; genes that lose their effect are set to their first choice.
+        """An arch with another value of one gene; genes that lose their effect are set to `Gene.idle_value`.
 
         Raises:
             ArchError: the space has no such gene, or the gene no such choice.
@@ -354,7 +410,7 @@ class SearchSpace:
 
     def is_active(self, arch: Arch, gene: Gene) -> bool:
         """Whether a gene of this space has an effect in `arch`."""
-        return gene.needs is None or arch[gene.needs[0]] >= gene.needs[1]
+        return gene.depends_on is None or gene.is_active_at(arch[gene.depends_on])
 
     def from_dict(self, mapping: Mapping[str, object]) -> Arch:
         """The arch of a JSON or YAML mapping, the inverse of `Arch.to_dict`; its key ``space`` is optional.
@@ -426,12 +482,12 @@ class SearchSpace:
         return values
 
     def _canonical(self, values: Sequence[int]) -> tuple[int, ...]:
-        if not self._needs:
+        if not self._dependents:
             return tuple(values)
         fixed = list(values)
-        for index, needed, minimum in self._needs:
-            if values[needed] < minimum:
-                fixed[index] = self.genes[index].choices[0]
+        for index, needed, gene in self._dependents:
+            if not gene.is_active_at(values[needed]):
+                fixed[index] = gene.idle_value
         return tuple(fixed)
 
 

@@ -127,7 +127,8 @@ def test_the_configuration_is_printed_without_loading_torch_or_numpy(tmp_path: P
         (["trainer.max_epochs=0"], "trainer.max_steps"),
         (["resume=sometimes"], "resume=auto"),
         (["trainer.num_nodes=null"], "trainer.num_nodes must be"),
-        (["task=shapes_det", "head=simcc"], "this task has no head to choose: remove head from the command"),
+        (["task=shapes_det", "detector=[fcos,ssdlite]"], "use detector=several 'task.build.detector.heads=[...]'"),
+        (["task=shapes_det", "head=simcc"], "task=shapes_det takes detector=coco, fcos, several, "),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path: Path, arguments: list[str], expected: str) -> None:

@@ -257,3 +257,83 @@ class TestDictForm:
         assert len(identifiers) == 36
         assert all(len(text) == 8 and int(text, 16) >= 0 for text in identifiers)
         assert space.smallest().short_id() == space.from_dict(space.smallest().to_dict()).short_id()
+
+
+class TestBranches:
+    """A gene that chooses a branch, such as a head, and genes that belong to one branch alone."""
+
+    SPACE = SearchSpace(
+        "heads",
+        (
+            Gene("depth", (1, 2)),
+            Gene("head", (1, 2), optional=True),
+            Gene("a_width", (8, 16, 24), optional=True, only_with=("head", 1)),
+            Gene("b_width", (4, 8), optional=True, only_with=("head", 2)),
+            Gene("b_levels", (2, 3), optional=True, only_with=("head", 2)),
+        ),
+    )
+    ALL = frozenset(
+        [(depth, 1, width, 8, 3) for depth in (1, 2) for width in (8, 16, 24)]
+        + [(depth, 2, 24, width, levels) for depth in (1, 2) for width in (4, 8) for levels in (2, 3)]
+    )
+
+    def test_the_size_is_the_sum_over_branches_and_every_network_has_one_spelling(self) -> None:
+        space = self.SPACE
+        spelled = {space.arch(values).values for values in itertools.product(*(gene.choices for gene in space.genes))}
+        assert spelled == self.ALL
+        assert space.size == len(self.ALL) == 14
+        assert space.count({"head": 1}) == 6
+        assert space.count({"head": 2, "depth": 1}) == 4
+        assert space.count({"b_width": 4}) == 2 * 3 + 2 * 2
+
+    def test_every_move_stays_in_the_space(self) -> None:
+        space, generator = self.SPACE, rng()
+        drawn = {space.sample(generator).values for _ in range(400)}
+        assert drawn == self.ALL
+        for _ in range(200):
+            one, other = space.sample(generator), space.sample(generator)
+            for arch in (space.mutate(one, generator, 0.5), space.crossover(one, other, generator)):
+                assert arch.values in self.ALL
+                assert space.decode(space.encode(arch)) == arch == space.from_dict(arch.to_dict())
+
+    def test_a_child_has_the_genes_of_the_parent_whose_branch_it_has(self) -> None:
+        space, generator = self.SPACE, rng()
+        one, other = space.arch((1, 1, 8, 8, 3)), space.arch((1, 2, 24, 4, 2))
+        children = {space.crossover(one, other, generator).values for _ in range(50)}
+        assert children == {one.values, other.values}
+
+    def test_a_new_branch_draws_its_genes_anew(self) -> None:
+        space, generator = self.SPACE, rng()
+        arch = space.arch((1, 1, 8, 8, 3))
+        moved = {space.mutate(arch, generator, 0.0, {"head": 2}).values for _ in range(100)}
+        assert moved == {values for values in self.ALL if values[:2] == (1, 2)}
+
+    def test_the_ends_of_all_branches_are_known(self) -> None:
+        space = self.SPACE
+        assert space.smallest().values == (1, 1, 8, 8, 3)
+        assert space.largest().values == (2, 2, 24, 8, 3)
+        assert [end.values for end in space.ends()] == [
+            (1, 1, 8, 8, 3), (2, 1, 24, 8, 3), (1, 2, 24, 4, 2), (2, 2, 24, 8, 3),
+        ]  # fmt: skip
+        assert space.branches() == ({"head": 2}, {"head": 1})
+
+    def test_genes_of_other_branches_may_be_left_out_and_cannot_be_varied(self) -> None:
+        space = self.SPACE
+        assert space.from_dict({"depth": 2, "head": 1, "a_width": 16}).values == (2, 1, 16, 8, 3)
+        assert space.from_dict({"depth": 2, "head": 1, "a_width": 16, "b_width": 4}).values == (2, 1, 16, 8, 3)
+        assert space.from_dict({"depth": 2}) == space.largest()
+        with pytest.raises(ArchError, match="without effect"):
+            space.validate(Arch("heads", space.names, (2, 1, 16, 4, 3)))
+
+    def test_a_space_without_branches_has_one(self, space: SearchSpace) -> None:
+        assert space.branches() == ({},)
+        assert space.ends() == (space.smallest(), space.largest())
+        assert space.branch_of(space.largest()) is None
+
+    def test_conditions_that_contradict_each_other_are_refused(self) -> None:
+        with pytest.raises(ConfigError, match="depend on one gene"):
+            Gene("x", (1, 2), needs=("depth", 2), only_with=("head", 1))
+        with pytest.raises(ConfigError, match="at most one branch"):
+            SearchSpace("two", (*self.SPACE.genes, Gene("x", (1, 2), only_with=("depth", 1))))
+        with pytest.raises(ConfigError, match="needs no other"):
+            SearchSpace("chain", (*self.SPACE.genes, Gene("x", (1, 2), only_with=("a_width", 8))))

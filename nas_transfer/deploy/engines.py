@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -56,11 +56,16 @@ def program_of(deployed: Deployed) -> torch.export.ExportedProgram:
         )
 
 
-def write_engines(deployed: Deployed, path: Path) -> None:
+def write_engines(deployed: Deployed, path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write ``<path>.onnx`` and, except for a detector, ``<path>.pt2`` (torch.export).
 
     torch.export cannot trace the loops of torchvision's detectors, whose length depends on the detections. The ONNX
     file of a detector is written by the older exporter of torch.
+
+    Args:
+        deployed: the network.
+        path: of the files, whose endings are replaced.
+        metadata: texts by name that the files hold beside the network.
     """
     example, outputs, onnx = _example(deployed), list(deployed.outputs), str(path.with_suffix(".onnx"))
     if not deployed.one_image:
@@ -70,7 +75,8 @@ def write_engines(deployed: Deployed, path: Path) -> None:
                 program, (example,), onnx, dynamo=True, external_data=False, verbose=False, input_names=[INPUT],
                 output_names=outputs,
             )  # fmt: skip
-            torch.export.save(program, path.with_suffix(".pt2"))
+            torch.export.save(program, path.with_suffix(".pt2"), extra_files=dict(metadata or {}))
+        _write_metadata(onnx, metadata)
         return
     _assume_whole_strides(deployed)  # a detector pads its images to multiples of 32 by itself
     with quiet():
@@ -79,6 +85,18 @@ def write_engines(deployed: Deployed, path: Path) -> None:
             output_names=outputs,
             dynamic_axes={INPUT: {2: "height", 3: "width"}} | {name: {0: "detections"} for name in outputs},
         )  # fmt: skip
+    _write_metadata(onnx, metadata)
+
+
+def _write_metadata(path: str, metadata: Mapping[str, str] | None) -> None:
+    """Add texts to an ONNX file, which onnxruntime returns as ``get_modelmeta().custom_metadata_map``."""
+    if not metadata:
+        return
+    import onnx
+
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, dict(metadata))
+    onnx.save(model, path)
 
 
 def _example(deployed: Deployed) -> Tensor:

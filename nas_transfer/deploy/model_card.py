@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from nas_transfer.runs import Ancestor, Result
+from nas_transfer.runs import Ancestor, Result, files
 from nas_transfer.runs.texts import markdown_text
 from nas_transfer.tasks.deployed import Deployed
 
@@ -30,7 +30,9 @@ for stride, features in zip((4, 8, 16, 32), maps):
 """
 
 
-def model_card(result: Result, data: str, channels: Mapping[str, int], deployed: Deployed) -> str:
+def model_card(
+    result: Result, data: str, channels: Mapping[str, int], deployed: Deployed, raw: Deployed | None = None
+) -> str:
     """Write the text of ``model_card.md``.
 
     Args:
@@ -38,6 +40,7 @@ def model_card(result: Result, data: str, channels: Mapping[str, int], deployed:
         data: the folder of the scored images.
         channels: channels of the maps of the body, by name.
         deployed: the whole network.
+        raw: the same network before a selection of its outputs, if there is one.
     """
     costs, export = result.costs, result.export
     if export is None or result.score is None:
@@ -60,6 +63,7 @@ def model_card(result: Result, data: str, channels: Mapping[str, int], deployed:
         + ", ".join(f"{name} {value:.1e} of the {_whole(name, deployed)}" for name, value in export.difference.items()),
         f"- Input: {deployed.takes}, float32, values 0-255, named `images`",
         f"- Outputs of `model.onnx`{also}: {', '.join(f'`{name}`' for name in deployed.outputs)}",
+        *_raw_lines(raw),
         "- Outputs of `body.onnx` and `body.pt2`: "
         + ", ".join(f"`{name}` ({width} channels)" for name, width in channels.items()),
         "- Arch: `arch.yaml`; tensors: `weights.safetensors` (as trained; in the other files BatchNorms are folded)",
@@ -85,9 +89,20 @@ def model_card(result: Result, data: str, channels: Mapping[str, int], deployed:
     return "\n".join(lines) + "\n"
 
 
+def _raw_lines(raw: Deployed | None) -> list[str]:
+    """A line about the file with all boxes and scores."""
+    if raw is None:
+        return []
+    names = ", ".join(f"`{name}`" for name in raw.outputs)
+    return [
+        f"- Outputs of `model_raw.onnx` and `model_raw.pt2`: {names} of all anchors, (B, N, 4) xyxy in pixels and "
+        f"(B, N, classes), before the threshold and non-maximum suppression; they take {raw.takes} and resize nothing"
+    ]
+
+
 def _whole(name: str, deployed: Deployed) -> str:
     """What the largest difference of a file is divided by, in words."""
-    return "detections" if deployed.one_image and name.startswith("model") else "largest output"
+    return "detections" if deployed.one_image and name == files.MODEL else "largest output"
 
 
 def _parent(parent: Ancestor) -> str:

@@ -84,6 +84,14 @@ def nets_by_data(nets: Sequence[Net]) -> list[list[Net]]:
     return list(groups.values())
 
 
+def head_name(run: Run, arch: ArchContent) -> str | None:
+    """The name of the head of an arch, where a gene chooses among several; None for one head."""
+    number = arch.get("head")
+    lists = (run.config.get(f"task.build.{part}.heads") for part in ("detector", "head"))
+    names = next((names for names in lists if isinstance(names, list)), [])
+    return str(names[number - 1]) if isinstance(number, int) and 1 <= number <= len(names) else None
+
+
 def data_root(run: Run) -> str:
     """The configured ``data.root``, as a normalised path; empty if unknown."""
     root = run.config.get("data.root")

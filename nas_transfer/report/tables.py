@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nas_transfer.report.collect import TRAINING_STAGES, Run
 from nas_transfer.report.inheritance import Inherited
-from nas_transfer.report.nets import Net, dataset, schedule
+from nas_transfer.report.nets import Net, dataset, head_name, schedule
 from nas_transfer.report.routes import Comparison
 from nas_transfer.report.studies import StudyRecord
 from nas_transfer.report.texts import (
@@ -159,12 +159,15 @@ def front_table(study: StudyRecord) -> Table:
     front = study.front
     has_repeats = any(trial.repeats is not None for trial in front.trials)
     columns = ["trial", "picked", *(unit_of(name, study.score_key) for name in front.names), "at", "arch"]
+    heads = [head_name(study.run, trial.arch) for trial in front.trials]
+    columns += ["head"] if any(heads) else []
     columns += ["from other seeds (%)", "indistinguishable from"] if has_repeats else []
     rows = []
-    for trial in front.trials:
+    for trial, head in zip(front.trials, heads, strict=True):
         row = [str(trial.number), "picked" if trial.number == front.picked else ""]
         row += [value_text(name, trial.values[name]) for name in front.names]
         row += [trial.costs.size if trial.costs is not None else NONE, short_id(trial.arch)]
+        row += [head or NONE] if any(heads) else []
         if has_repeats:
             neighbours = ", ".join(f"trial {number}" for number in trial.indistinguishable_from)
             row += [repeats_text(trial.repeats), neighbours or NONE]

@@ -62,6 +62,7 @@ ARCH = "arch.yaml"
 TENSORS = "weights.safetensors"
 BODY = "body.onnx"
 MODEL = "model.onnx"
+MODEL_RAW = "model_raw.onnx"
 MODEL_CARD = "model_card.md"
 REPORT_PAGE, REPORT_MARKDOWN, REPORT_CSV = "report.html", "report.md", "report.csv"
 

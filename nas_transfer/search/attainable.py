@@ -56,7 +56,7 @@ def attainable(problem: Problem, costs: CostFunction) -> dict[str, CostRange]:
         ConfigError: no arch is within the limits.
     """
     rng = np.random.default_rng(0)
-    ends = [problem.first[0], *problem.resized]
+    ends = [problem.ends[0], *problem.resized, *problem.ends[1:-1]]
     starts = [arch for arch, allowed in zip(ends, problem.feasible(ends), strict=True) if allowed]
     drawn = [problem.draw(rng) for _ in range(NUM_DRAWS)] if problem.limits else []
     names = costs(drawn or starts)

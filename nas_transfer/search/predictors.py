@@ -110,11 +110,17 @@ def damage_feature(damages: Array, scale: float) -> Array:
 def features_of(space: SearchSpace, archs: Sequence[Arch]) -> Array:
     """The position of each gene's value among its choices, scaled to [-1, 1]: (N, G).
 
-    G counts the genes with more than one choice.
+    G counts the genes with more than one choice. A branch of the space, such as the choice among three heads, has no
+    order: it is a column for each choice, 1 where that is chosen and -1 elsewhere.
     """
     free = [(index, gene.choices) for index, gene in enumerate(space.genes) if len(gene.choices) > 1]
     values = np.asarray([arch.values for arch in archs]).reshape(len(archs), -1)
-    columns = [2 * np.searchsorted(choices, values[:, index]) / (len(choices) - 1) - 1 for index, choices in free]
+    columns = []
+    for index, choices in free:
+        if space.genes[index] is space.branch and len(choices) > 2:
+            columns += [np.where(values[:, index] == choice, 1.0, -1.0) for choice in choices]
+        else:
+            columns.append(2 * np.searchsorted(choices, values[:, index]) / (len(choices) - 1) - 1)
     return np.stack(columns, 1).astype(np.float64)
 
 

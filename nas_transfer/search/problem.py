@@ -89,13 +89,25 @@ class Problem:
         return self.space.count(self.frozen)
 
     @cached_property
+    def ends(self) -> tuple[Arch, ...]:
+        """The smallest and the largest arch of each branch, such as a head, from the smallest branch to the largest.
+
+        Without branches, these are the smallest and the largest arch.
+        """
+        if self.space.branch is None:
+            return tuple(self.frozen_arch(end) for end in self.space.ends())
+        branches = [branch for branch in self.space.branches() if branch.items() <= {**branch, **self.frozen}.items()]
+        ends = (self.space.smallest, self.space.largest)
+        return tuple(end({**branch, **self.frozen}) for branch in reversed(branches) for end in ends)
+
+    @cached_property
     def resized(self) -> tuple[Arch, ...]:
         """The largest arch at each input size within the limits, largest size first.
 
         These are what resizing the images of the whole network offers without a search. There is one size if the input
         gene is frozen or missing.
         """
-        archs = [self.frozen_arch(self.space.largest())]
+        archs = [self.ends[-1]]
         if self.input_gene in self.space.names and self.input_gene not in self.frozen:
             place = self.space.names.index(self.input_gene)
             for choice in self.space.genes[place].choices[-2::-1]:
@@ -108,14 +120,15 @@ class Problem:
     def first(self) -> tuple[Arch, ...]:
         """The archs of the first trials: the smallest, the largest, and the largest at each smaller input size.
 
-        The first two may be outside the limits.
+        The smallest and the largest arch of every other branch, such as another head, follow. The first two may be
+        outside the limits.
         """
-        ends = [self.frozen_arch(end) for end in (self.space.smallest(), self.space.largest())]
-        return (*ends, *(arch for arch in self.resized if arch not in ends))
+        first, *others, last = self.ends
+        return (first, last, *dict.fromkeys(arch for arch in (*self.resized, *others) if arch not in (first, last)))
 
     @property
-    def num_smaller(self) -> int:
-        """How many of the first archs are the largest at a smaller input size."""
+    def num_more(self) -> int:
+        """How many of the first archs come on top of the smallest and the largest one."""
         return len(self.first) - 2
 
     def variants(self, arch: Arch) -> list[Arch]:
@@ -124,10 +137,10 @@ class Problem:
             gene for gene in self.space.genes if gene.name in self.weightless_genes and gene.name not in self.frozen
         ]
         content = arch.to_dict()
-        archs = [
+        archs = dict.fromkeys(
             self.space.from_dict({**content, **dict(zip([gene.name for gene in genes], choices, strict=True))})
             for choices in itertools.product(*(gene.choices for gene in genes))
-        ]
+        )
         others = [other for other in archs if other != arch]
         return [other for other, allowed in zip(others, self.feasible(others), strict=True) if allowed]
 
@@ -192,22 +205,25 @@ class Problem:
         return None
 
     def neighbours(self, arch: Arch) -> list[Arch]:
-        """The archs that differ from `arch` by one step of one gene that is not frozen, within the limits or not."""
+        """The archs that differ from `arch` by one step of one gene that is not frozen, within the limits or not.
+
+        Any other choice of a branch is one step away.
+        """
         neighbours = []
         for index, gene in enumerate(self.space.genes):
             if gene.name in self.frozen:
                 continue
             position = gene.choices.index(arch.values[index])
-            for neighbour in (position - 1, position + 1):
-                if 0 <= neighbour < len(gene.choices):
+            near = range(len(gene.choices)) if gene is self.space.branch else (position - 1, position + 1)
+            for neighbour in near:
+                if 0 <= neighbour < len(gene.choices) and neighbour != position:
                     values = list(arch.values)
                     values[index] = gene.choices[neighbour]
                     neighbours.append(self.space.arch(values))
         return neighbours
 
     def _infeasible(self, nearest: Arch) -> ConfigError:
-        ends = [self.frozen_arch(end) for end in (self.space.smallest(), self.space.largest())]
-        tried = [*ends, nearest]
+        tried = [*self.ends, nearest]
         arch = tried[int(self._excess(tried).argmin())]
         costs = self.costs([arch])
         parts = []

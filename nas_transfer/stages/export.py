@@ -6,6 +6,7 @@ import copy
 import json
 import logging
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -83,8 +84,14 @@ def _export(config: ExportConfig, task: Task, data: DownstreamData, checkpoint: 
     fold_batch_norms(task.eval().network)
     body = DeployedBody(Normalise(task.table.preprocessing), copy.deepcopy(task.body).requires_grad_(True)).eval()
     parts = {files.BODY: Deployed(body, body.outputs), files.MODEL: task.deployed()}
+    raw = task.deployed_raw()
+    if raw is not None:
+        parts[files.MODEL_RAW] = raw
     images = _real_images(data, config.stage.compared_images, parts[files.MODEL].stride)
-    differences = {name: _checked(deployed, images, folder / name, config) for name, deployed in parts.items()}
+    metadata = {"task": task.kind.name, "names": json.dumps(list(data.vocabulary.names))}
+    differences = {
+        name: _checked(deployed, images, folder / name, config, metadata) for name, deployed in parts.items()
+    }
     engines = {
         "torch": run_torch(parts[files.MODEL].module.eval()),
         "onnxruntime": run_onnx(folder / files.MODEL, config.num_threads),
@@ -96,6 +103,9 @@ def _export(config: ExportConfig, task: Task, data: DownstreamData, checkpoint: 
     for name in engines:
         at = "x".join(map(str, size))
         print(f"{name:<12} {task.score_key} {100 * scores[name]:.2f} %, {times[name]:.2f} ms at {at}")
+    if raw is not None and raw.size is not None:
+        raw_ms = _latency(run_onnx(folder / files.MODEL_RAW, config.num_threads), raw.size)
+        print(f"{files.MODEL_RAW} without selection of boxes, {raw_ms:.2f} ms at {'x'.join(map(str, raw.size))}")
     if not abs(scores["torch"] - scores["onnxruntime"]) <= config.stage.max_score_difference:
         raise RunError(
             f"{files.MODEL} must score within stage.max_score_difference={config.stage.max_score_difference:g} of the "
@@ -105,7 +115,9 @@ def _export(config: ExportConfig, task: Task, data: DownstreamData, checkpoint: 
     result = make_result(config, task, metrics["onnxruntime"], provenance=checkpoint.lineage())
     result = replace(result, export=export)
     channels = dict(zip(body.outputs, task.table.feature_channels(task.body_arch(task.require_subnet())), strict=True))
-    write_text(folder / files.MODEL_CARD, model_card(result, str(config.data["root"]), channels, parts[files.MODEL]))
+    write_text(
+        folder / files.MODEL_CARD, model_card(result, str(config.data["root"]), channels, parts[files.MODEL], raw)
+    )
     return result
 
 
@@ -138,12 +150,14 @@ def _real_images(data: DownstreamData, count: int, stride: int) -> list[Tensor]:
     return images
 
 
-def _checked(deployed: Deployed, images: list[Tensor], path: Path, config: ExportConfig) -> float:
+def _checked(
+    deployed: Deployed, images: list[Tensor], path: Path, config: ExportConfig, metadata: Mapping[str, str]
+) -> float:
     """Write a network's files and return how far ONNX is from torch; RunError beyond the bound.
 
     Outputs are compared value by value, except those of a detector, where detections of equal score may swap places.
     """
-    write_engines(deployed, path)
+    write_engines(deployed, path, metadata)
     if deployed.size is not None:
         images = [F.interpolate(image, deployed.size, mode="bilinear") for image in images]
     compare, key, bound, what = (

@@ -40,9 +40,8 @@ def run(cfg: DictConfig, folder: Path) -> Result:
     for part, cost in task.costs(arch).items():
         for module in cost.modules:
             print(f"{part + ' ' + module.name:<20}{module.macs / 1e6:14.3f}{module.params / 1e6:14.4f}")
-    ends = [task.space.smallest(), task.space.largest()]
-    low, high = task.cost_totals(ends).macs.tolist()
-    print(f"macs of the smallest and the largest arch: {CostRange(low, high)}")
+    macs = task.cost_totals(task.space.ends()).macs
+    print(f"macs of the smallest and the largest arch: {CostRange(int(macs.min()), int(macs.max()))}")
     if config.data is not None:
         _draw_preview(build_data(config.data, arch, table.preprocessing), config.preview, folder / files.PREVIEW)
     if config.latency:
@@ -60,9 +59,8 @@ def _check_latencies(config: ProfileConfig, table: SupernetTable) -> None:
     space = build_space(config, table)
     archs = [space.sample(rng) for _ in range(count)]
     check = check_table(latencies, lambda arch: build_task(config, table, arch, None), archs)
-    low, high = (
-        _milliseconds(build_task(config, table, end, None), device) for end in (space.smallest(), space.largest())
-    )
+    times = [_milliseconds(build_task(config, table, end, None), device) for end in space.ends()]
+    low, high = min(times), max(times)
     print(f"latency of the smallest and the largest arch: {low:.1f} and {high:.1f} ms (x{high / low:.3g})")
     print(
         f"latency table of {device_name(device)}, {torch.get_num_threads()} threads, batch {BATCH_SIZE}: "

@@ -201,9 +201,9 @@ def _make_warm_start(
 def _timed(evaluator: TrialEvaluator, steps: int, spent: Spent) -> Spent:
     """`spent`, plus the time to train the smallest and the largest arch for a few steps and to score them."""
     space = evaluator.supernet.space
-    outcomes = [
-        evaluator.evaluate(Evaluation(-1, arch.to_dict(), steps=steps)) for arch in (space.smallest(), space.largest())
-    ]
+    ends = space.ends()
+    timed = (ends[-2] if evaluator.repair is not None else ends[0], ends[-1])  # one network has one head
+    outcomes = [evaluator.evaluate(Evaluation(-1, arch.to_dict(), steps=steps)) for arch in timed]
     return replace(
         spent,
         seconds=spent.seconds + sum(outcome.seconds for outcome in outcomes),

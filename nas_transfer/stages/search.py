@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -119,9 +120,15 @@ class _Search:
         self.ranges: Mapping[str, CostRange] = {}
 
     def trained_genes(self) -> list[str]:
-        """The genes whose smaller choices need training, if the trials are parts of one network and are not trained."""
-        if not self.repairs or self.config.rungs().steps[-1]:
+        """The genes whose smaller choices need training, if the trials are parts of one network and are not trained.
+
+        Trials that are trained keep the head of the network, the only one whose weights there are.
+        """
+        if not self.repairs:
             return []
+        if self.config.rungs().steps[-1]:
+            branch = self.task.space.branch
+            return [] if branch is None else [branch.name]
         body, repairable = self.task.table.space.names, self.task.untrained_genes
         genes = [name for name in self.task.space.names if name not in body and name not in repairable]
         if SCORE not in self.objectives:
@@ -225,8 +232,7 @@ class _Search:
         """The largest value of an objective; 1 for the score."""
         objective = self.objectives[name]
         if isinstance(objective, ArchCost):
-            space = self.task.space
-            return float(objective.of_archs(self.task, [space.smallest(), space.largest()]).max())
+            return float(objective.of_archs(self.task, self.task.space.ends()).max())
         if not objective.measured_first:
             return 1.0
         return max(trial.values[name] for trial in self.study.told())
@@ -279,6 +285,15 @@ class _Search:
         line = fit_additive(damages, scores)
         quality = rank_quality(scores, -damages, self.config.seed)
         return f"score = {100 * line.whole:.2f} % - {100 * line.factor:.2f} points x damage; damage ranks: {quality}"
+
+    def head_of(self, trial: Trial) -> str:
+        """The name of the head of a trial's arch; empty if the task has one head."""
+        return self.task.head_name(self.task.space.from_dict(trial.arch)) or ""
+
+    def heads_on(self, front: Front) -> str | None:
+        """How many trials of the front have which head, None if the task has one head."""
+        counts = Counter(map(self.head_of, front.trials))
+        return None if "" in counts else f"heads on the front: {', '.join(f'{name} {n}' for name, n in counts.items())}"
 
     def lineage(self) -> tuple[Ancestor, ...]:
         """The files that the searched supernet descends from; those of an earlier pick, whose files may be gone."""
@@ -333,7 +348,8 @@ class _Search:
             values = "".join(f"{value_text(name, value):>16}" for name, value in shown.items())
             again = "" if rescored is None else f"{rescored.shown(trial.number):>15}"
             size = "x".join(map(str, self.costs_of(trial).input_size))
-            print(f"{mark} {trial.number:5d}  {values}{again}   {size:<10}  {short_id(trial.arch)}")
+            about = f"{size:<10}  {short_id(trial.arch)}  {self.head_of(trial)}".rstrip()
+            print(f"{mark} {trial.number:5d}  {values}{again}   {about}")
         share = self.hypervolume(front)
         volume = "undefined" if share is None else f"{100 * share:.2f} %"
         rule = _rule(self.config.pick, self.trade_off)
@@ -341,7 +357,7 @@ class _Search:
             f"  {len(self.study)} trials, {len(self.study.failures())} failed; hypervolume {volume}; "
             f"picked (*) by {rule}: {self.folder / files.PICKED_ARCH}"
         )
-        for line in (self.additive(), rescored, validation, *gains_of(front)):
+        for line in (self.heads_on(front), self.additive(), rescored, validation, *gains_of(front)):
             if line is not None:
                 print(f"  {line}")
 

@@ -23,9 +23,11 @@ from nas_transfer.supernet.networks import build_body
 from nas_transfer.supernet.ops import copy_slices, leading_slice
 from nas_transfer.supernet.preprocessing import Preprocessing
 from nas_transfer.supernet.protocol import SupernetTable
+from nas_transfer.supernet.resnet import torchvision_resnet
 from nas_transfer.supernet.weights.reading import read_file, require_plain_tensors, state_of
 from nas_transfer.tasks.classification import ClassificationTask
 from nas_transfer.tasks.task import Task
+from nas_transfer.tasks.torchvision_detectors import LICENCE, DetectorLayout, body_of, layout_of, rest_of
 
 FORMAT = "nas_transfer/3"
 MOST_LETTERS = 50
@@ -201,7 +203,11 @@ def _require_entries(content: Mapping[object, object]) -> None:
 
 
 def _imported(path: Path, content: object, table: SupernetTable, weights_format: str) -> Checkpoint:
-    imported = import_supernet(state_of(content, path), table, path, weights_format)
+    state = state_of(content, path)
+    detector = layout_of(state, path) if weights_format == AUTO else None
+    if detector is not None:
+        return _imported_detector(path, state, table, detector)
+    imported = import_supernet(state, table, path, weights_format)
     return Checkpoint(
         path=path,
         sha256=file_sha256(path),
@@ -216,6 +222,27 @@ def _imported(path: Path, content: object, table: SupernetTable, weights_format:
         rest={f"head.{name}": tensor for name, tensor in imported.head.items()},
         licence=imported.origin.licence,
         table_fields=default_fields_of_weights(table) | dict(imported.origin.table_fields),
+    )
+
+
+def _imported_detector(
+    path: Path, state: Mapping[str, Tensor], table: SupernetTable, layout: DetectorLayout
+) -> Checkpoint:
+    rest, num_classes = rest_of(state, layout, path)
+    return Checkpoint(
+        path=path,
+        sha256=file_sha256(path),
+        format=layout.name,
+        space=table.space.name,
+        arch=None,
+        task=layout.kind.name,
+        num_classes=num_classes,
+        preprocessing=torchvision_resnet.ORIGIN.preprocessing,
+        calibrated=table.space.largest().to_dict(),
+        body=body_of(state, table, path),
+        rest=rest,
+        licence=LICENCE,
+        table_fields=default_fields_of_weights(table),
     )
 
 
@@ -241,9 +268,10 @@ def load_whole(supernet: Task, checkpoint: Checkpoint) -> None:
     Raises:
         WeightsError: as `load_network` does.
     """
-    sources = load_subnet(supernet, checkpoint).network.state_dict()
+    subnet = load_subnet(supernet, checkpoint)
+    sources = subnet.network.state_dict()
     with torch.no_grad():
-        for name, target in supernet.network.state_dict(keep_vars=True).items():
+        for name, target in supernet.network_of(subnet.active_arch).state_dict(keep_vars=True).items():
             if name in sources:
                 leading_slice(target, sources[name].shape, name).copy_(sources[name])
 
@@ -288,7 +316,7 @@ def inherit(task: Task, checkpoint: Checkpoint) -> list[str]:
             f"{checkpoint.path} must be loaded into a network with {wanted}, got {found}: its weights would compute "
             "something else"
         )
-    same_task = checkpoint.is_of_kind(task)
+    same_task = checkpoint.is_of_kind(task) and _has_head_of(checkpoint, task)
     if checkpoint.arch is None and task.arch is not SUPERNET:
         if not same_task:
             body = build_body(task.table)
@@ -297,7 +325,7 @@ def inherit(task: Task, checkpoint: Checkpoint) -> list[str]:
             return _rest_names(task)
         supernet = task.rebuild(replace(task.settings, arch=SUPERNET))
         untrained = inherit(supernet, checkpoint)
-        copy_slices(supernet.network, task.network)
+        copy_slices(supernet.network_of(task.arch), task.network)
         return untrained
     _fill(task.body.state_dict(keep_vars=True), checkpoint.body, checkpoint)
     if not same_task:
@@ -307,6 +335,14 @@ def inherit(task: Task, checkpoint: Checkpoint) -> list[str]:
     return _fill(
         targets, checkpoint.rest, checkpoint, other_classes=checkpoint.num_classes != task.settings.num_classes
     )
+
+
+def _has_head_of(checkpoint: Checkpoint, task: Task) -> bool:
+    """Whether the weights hold the head of a task: those of a supernet hold all, those of one arch its own."""
+    branch = task.space.branch
+    if branch is None or checkpoint.arch is None or task.arch is SUPERNET:
+        return True
+    return checkpoint.arch.get(branch.name, branch.choices[-1]) == task.arch[branch.name]
 
 
 def _rest_names(task: Task) -> list[str]:

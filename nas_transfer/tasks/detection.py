@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,24 +20,24 @@ from nas_transfer.data.drawing import Picture, as_guess, draw_instances
 from nas_transfer.data.parts import Vocabulary
 from nas_transfer.data.samples import DetectionBatch
 from nas_transfer.runs import Analysis, TaskKind
-from nas_transfer.space import SUPERNET, Arch
+from nas_transfer.space import SUPERNET, Arch, Gene
 from nas_transfer.supernet.cost import Cost
 from nas_transfer.supernet.preprocessing import Preprocessing
 from nas_transfer.tasks.coco_analysis import analyse_detections
 from nas_transfer.tasks.coco_metrics import paste_mask, to_coco_results
-from nas_transfer.tasks.deployed import Deployed
+from nas_transfer.tasks.deployed import TOP_STRIDE, Deployed
 from nas_transfer.tasks.detection_head import DetectionHead
 from nas_transfer.tasks.detector import pyramid_distance
 from nas_transfer.tasks.genes import Choices, task_genes, values_of
 from nas_transfer.tasks.metrics import CocoMetric
 from nas_transfer.tasks.normalise import in_order
 from nas_transfer.tasks.prediction import Prediction
+from nas_transfer.tasks.raw_detectors import OUTPUTS, OneStage
+from nas_transfer.tasks.several_detectors import KEY, SeveralDetectors
 from nas_transfer.tasks.task import Task, TaskSettings, Teacher
 
 RESULT_FILES = {"bbox": "predictions", "segm": "predictions_segm"}
 """Names of the files of predicted boxes and masks."""
-
-Sizes = TypeVar("Sizes", bound=DetectionHead)
 
 
 class DetectionTask(Task[DetectionBatch, dict[str, Tensor]]):
@@ -45,8 +45,10 @@ class DetectionTask(Task[DetectionBatch, dict[str, Tensor]]):
 
     Args:
         settings: `num_classes` does not count the background.
-        detector: the sizes of the detector, the largest ones for a supernet.
-        genes: smaller choices of the genes of the detector. The long side of an image follows ``min_size``.
+        detector: the sizes of the detector, the largest ones for a supernet; or several detectors, among which an arch
+            chooses.
+        genes: smaller choices of the genes of the detector, of ``min_size`` alone for several detectors. The long side
+            of an image follows ``min_size``.
         category_ids: the COCO category ids of the data in the order of the labels; empty for a task without data, which
             only states costs.
 
@@ -57,23 +59,21 @@ class DetectionTask(Task[DetectionBatch, dict[str, Tensor]]):
     kind = TaskKind("detection", "Object detection", "map", model="faster_rcnn", score_label="mAP", size_label=None)
     input_gene = "min_size"
     outputs: ClassVar[tuple[str, ...]] = ("boxes", "labels", "scores")
-    detector: DetectionHead
+    detector: DetectionHead | SeveralDetectors
 
     def __init__(
         self,
         settings: TaskSettings,
         *,
-        detector: DetectionHead,
+        detector: DetectionHead | SeveralDetectors,
         genes: Choices | None = None,
         category_ids: Sequence[int] = (),
     ) -> None:
         arch = None if settings.arch is SUPERNET else settings.arch
-        own_genes = task_genes(detector.genes, genes)
-        for gene in own_genes:
-            for choice in gene.choices:
-                _with_values(detector, {gene.name: choice})
-        super().__init__(settings, sizes_of(detector, arch).build(settings), own_genes)
-        self.kind = type(self).kind.with_model(detector.model)
+        largest = detector if arch is None else sizes_of(detector, arch)
+        own_genes = genes_of(detector, genes)
+        super().__init__(settings, largest.build(settings), own_genes)
+        self.kind = replace(type(self).kind.with_model(detector.model), model=largest.model)
         self.untrained_genes, self.head_repair = detector.untrained_genes, detector.head_repair
         self.weightless_genes = detector.weightless_genes
         self.category_ids = list(category_ids)
@@ -91,7 +91,19 @@ class DetectionTask(Task[DetectionBatch, dict[str, Tensor]]):
 
     def set_genes(self, arch: Arch) -> None:
         """Make image size, neck and heads of a supernet those of an arch."""
-        self.sizes(arch).follow(self.network)
+        if isinstance(self.detector, SeveralDetectors):
+            self.network.active = self.detector.candidates.name(arch)
+        self.sizes(arch).follow(self.network_of(arch))
+
+    def network_of(self, arch: Arch) -> nn.Module:
+        """The network of the detector of an arch."""
+        if isinstance(self.detector, SeveralDetectors) and self.is_supernet:
+            return self.network.networks[self.detector.candidates.name(arch)]
+        return self.network
+
+    def head_name(self, arch: Arch) -> str | None:
+        """The name of the detector of an arch, if there are several."""
+        return self.detector.candidates.name(arch) if isinstance(self.detector, SeveralDetectors) else None
 
     @property
     def body(self) -> nn.Module:
@@ -102,7 +114,7 @@ class DetectionTask(Task[DetectionBatch, dict[str, Tensor]]):
         self, batch: DetectionBatch, *, regularise: bool, teacher: Teacher[dict[str, Tensor]] | None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The losses of the detector and, with a teacher, the distance to its pyramid. The detector has no dropout."""
-        self.require_images(len(batch["images"]), self.detector.smallest_batch)
+        self.require_images(len(batch["images"]), self.sizes(self.active_arch).smallest_batch)
         with _outputs_of(self.network.backbone) as outputs:
             losses = self.network(self.as_floats(batch["images"]), batch["targets"])
         maps = outputs[0]
@@ -125,6 +137,17 @@ class DetectionTask(Task[DetectionBatch, dict[str, Tensor]]):
         return Deployed(
             _DeployedDetector(self.network, self.table.preprocessing, self.outputs), self.outputs, one_image=True
         )
+
+    def deployed_raw(self) -> Deployed | None:
+        """All boxes and scores of a batch of images of one size, before non-maximum suppression.
+
+        None for a detector of two stages, whose second stage needs a selection of the boxes of the first.
+        """
+        sizes = self.sizes(self.active_arch)
+        if not isinstance(sizes, OneStage):
+            return None
+        height, width = (-(-side // TOP_STRIDE) * TOP_STRIDE for side in (sizes.min_size, sizes.max_size))
+        return Deployed(sizes.raw(self.normalise, self.network, (height, width)), OUTPUTS, size=(height, width))
 
     def forward_batch(self, batch: DetectionBatch) -> list[dict[str, Tensor]]:
         """Boxes (N, 4) xyxy in pixels of the image, labels (N,) in 1..C and scores (N,), for each image."""
@@ -178,14 +201,34 @@ class DetectionTask(Task[DetectionBatch, dict[str, Tensor]]):
         return self.sizes(arch).costs(channels, self.settings.num_classes)
 
 
-def sizes_of(detector: Sizes, arch: Arch | None) -> Sizes:
-    """The sizes of the detector of an arch, the largest ones without an arch; the long side follows the short one."""
-    values = values_of(detector.genes, arch)
+def genes_of(detector: DetectionHead | SeveralDetectors, choices: Choices | None) -> tuple[Gene, ...]:
+    """The genes of the task; ConfigError for a choice that a detector cannot have."""
+    if isinstance(detector, SeveralDetectors):
+        for name, one in detector.candidates.largest.items():
+            _check_choices(one, task_genes(one.genes, detector.of[name]["genes"], f"{KEY}.of.{name}.genes"))
+        return detector.task_genes(choices)
+    genes = task_genes(detector.genes, choices)
+    _check_choices(detector, genes)
+    return genes
+
+
+def _check_choices(detector: DetectionHead, genes: Sequence[Gene]) -> None:
+    for gene in genes:
+        for choice in gene.choices:
+            _with_values(detector, {gene.name: choice})
+
+
+def sizes_of(detector: DetectionHead | SeveralDetectors, arch: Arch) -> DetectionHead:
+    """The sizes of the detector of an arch; the long side follows the short one."""
+    if isinstance(detector, SeveralDetectors):
+        detector, values = detector.chosen(arch)
+    else:
+        values = values_of(detector.genes, arch)
     longest = round(detector.max_size * values["min_size"] / detector.min_size)
     return _with_values(detector, {**values, "max_size": longest})
 
 
-def _with_values(detector: Sizes, values: Mapping[str, int]) -> Sizes:
+def _with_values(detector: DetectionHead, values: Mapping[str, int]) -> DetectionHead:
     return replace(detector, **values)  # type: ignore[type-var]  # a dataclass, whose genes are integers
 
 

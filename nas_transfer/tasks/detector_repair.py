@@ -102,14 +102,15 @@ class DetectorRepair(HeadRepair):
     def order(supernet: RepairedTask, views: Views) -> None:
         """Rotate the pyramid to its principal axes, and reorder the hidden channels of the heads."""
         largest = supernet.space.largest()
+        shared = supernet.network_of(largest)
         whole = supernet.extract(largest)
         maps = [whole.body(images) for images in _first(views.images, IMAGES)]
-        _rotate_merged(supernet.network, _axes(_moments([_merged(whole.network, batch) for batch in maps])))
+        _rotate_merged(shared, _axes(_moments([_merged(whole.network, batch) for batch in maps])))
         network = supernet.extract(largest).network
-        _rotate_levels(supernet.network, _axes(_moments([list(_pyramid(network, batch).values()) for batch in maps])))
+        _rotate_levels(shared, _axes(_moments([list(_pyramid(network, batch).values()) for batch in maps])))
         whole = supernet.extract(largest)
         probe = _Probe(whole, views.images)
-        _reorder(supernet.network, probe.look(whole.network, probe.maps))
+        _reorder(shared, probe.look(whole.network, probe.maps))
 
     def error(self, whole: RepairedTask, subnet: RepairedTask, batches: Sequence[Batch]) -> float:
         """The squared error of classes and boxes on proposals of the whole network, relative to their variance.

@@ -24,12 +24,13 @@ from nas_transfer.data.samples import DetectionTarget
 from nas_transfer.errors import ConfigError
 from nas_transfer.ranges import Positive, Share
 from nas_transfer.space import SUPERNET
-from nas_transfer.supernet.cost import Cost, convolution_cost, strided_size
+from nas_transfer.supernet.cost import Cost, Size, convolution_cost, strided_size
 from nas_transfer.supernet.layers import make_elastic
 from nas_transfer.supernet.networks import build_body
 from nas_transfer.tasks.detection_head import require_sides
 from nas_transfer.tasks.detector import Pyramid, PyramidBackbone, convolutions, over_levels
 from nas_transfer.tasks.head_repair import HeadRepair
+from nas_transfer.tasks.raw_detectors import RawFcos
 from nas_transfer.tasks.task import TaskSettings
 
 STRIDES = (8, 16, 32, 64, 128)
@@ -139,6 +140,11 @@ class FcosSize:
         for convolution in convolutions(nn.ModuleList([network.backbone.neck, *towers])):
             convolution.active_out_channels = self.fpn_channels
         network.anchor_generator = self.points()
+
+    def raw(self, normalise: nn.Module, network: nn.Module, size: Size) -> RawFcos:
+        """The network of an arch without non-maximum suppression."""
+        assert isinstance(network, Fcos)  # that `build` made
+        return RawFcos(normalise, network, size)
 
     def costs(self, in_channels: Sequence[int], num_classes: int) -> dict[str, Cost]:
         """``neck`` and ``head``, without torchvision's padding of the image to a multiple of 32."""

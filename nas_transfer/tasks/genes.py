@@ -18,29 +18,28 @@ Choices: TypeAlias = Mapping[str, Sequence[int] | None]
 """Choices of each gene by name; None for a size that is fixed."""
 
 
-def task_genes(largest: Mapping[str, int], choices: Choices | None) -> tuple[Gene, ...]:
+def task_genes(largest: Mapping[str, int], choices: Choices | None, key: str = "task.build.genes") -> tuple[Gene, ...]:
     """The genes of a task, in the order of `largest`; a size without a smaller choice is none.
 
     Args:
         largest: the value of each size that a gene may choose, by the name of the gene.
         choices: the choices of some of them. Choices above the value of the task are left out, so that a task with a
             smaller head keeps the choices that are left; the value itself is always one.
+        key: dotted key of the choices, for messages.
 
     Raises:
         ConfigError: an unknown gene, a gene without choices, or a choice that is no integer above 0.
     """
     choices = {} if choices is None else choices
     if not isinstance(choices, Mapping):
-        raise ConfigError(f"task.build.genes must hold lists of choices by name, or be null, got {choices!r}")
+        raise ConfigError(f"{key} must hold lists of choices by name, or be null, got {choices!r}")
     for name, listed in choices.items():
         if name not in largest:
             near = difflib.get_close_matches(name, largest, n=3) or list(largest)
-            raise ConfigError(
-                f"task.build.genes must name sizes that this task can change, got '{name}': try {' or '.join(near)}"
-            )
+            raise ConfigError(f"{key} must name sizes that this task can change, got '{name}': try {' or '.join(near)}")
         if listed is not None and not _are_choices(listed):
             raise ConfigError(
-                f"task.build.genes.{name} must be a list of integers above 0, or null for the fixed size "
+                f"{key}.{name} must be a list of integers above 0, or null for the fixed size "
                 f"{largest[name]}, got {list(listed) if isinstance(listed, Sequence) else listed!r}"
             )
     genes = []

@@ -39,6 +39,9 @@ class RepairedTask(Protocol):
     def on_device(self, batch: Any) -> Any:
         """The batch on the device of the network."""
 
+    def network_of(self, arch: Arch) -> nn.Module:
+        """The part of the network that an arch runs."""
+
     def extract(self, arch: Arch) -> Self:
         """The task of one subnet of a supernet."""
 

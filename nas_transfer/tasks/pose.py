@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import Self
 
 from nas_transfer.data.drawing import Picture, draw_persons
@@ -14,7 +15,7 @@ from nas_transfer.data.parts import Vocabulary
 from nas_transfer.data.samples import PoseBatch
 from nas_transfer.ranges import Positive
 from nas_transfer.runs import Analysis, TaskKind
-from nas_transfer.space import SUPERNET, Arch
+from nas_transfer.space import SUPERNET, Arch, SearchSpace
 from nas_transfer.supernet.cost import Cost
 from nas_transfer.supernet.layers import Layers
 from nas_transfer.supernet.networks import build_body
@@ -27,6 +28,7 @@ from nas_transfer.tasks.metrics import KeypointMetric
 from nas_transfer.tasks.pose_crops import resized, resized_crops
 from nas_transfer.tasks.pose_sizes import INPUT_HEIGHT, PoseSizes
 from nas_transfer.tasks.prediction import Prediction
+from nas_transfer.tasks.several_keypoints import SeveralKeypointHeads, SeveralKeypointNetworks, SeveralPoseSizes
 from nas_transfer.tasks.task import Task, TaskSettings, Teacher
 
 
@@ -38,14 +40,14 @@ class PoseTask(Task[PoseBatch, Tensor]):
 
     Args:
         settings: `num_classes` is the number of keypoints K.
-        head: the largest sizes of the head.
+        head: the largest sizes of the head; or several heads, among which an arch chooses.
         input_size: (H, W) of the largest crops, multiples of 32.
         category_id: COCO id of the category, for predictions.
         flip_pairs: indices of left and right keypoints.
         sigmas: (K,) of the object keypoint similarity. A task without data, which only states costs, needs neither
             this nor the two before.
-        genes: smaller choices of ``input_height`` and of the genes of the head (`PoseSizes`); None if everything is
-            fixed.
+        genes: smaller choices of ``input_height`` and of the genes of the head (`PoseSizes`), of ``input_height`` alone
+            for several heads; None if everything is fixed.
 
     Raises:
         ConfigError: an input size that is no multiple of 32, or choices that cannot be.
@@ -64,7 +66,7 @@ class PoseTask(Task[PoseBatch, Tensor]):
         self,
         settings: TaskSettings,
         *,
-        head: KeypointHead,
+        head: KeypointHead | SeveralKeypointHeads,
         input_size: Sequence[Positive],
         category_id: int = 1,
         flip_pairs: Sequence[Sequence[int]] = (),
@@ -73,13 +75,11 @@ class PoseTask(Task[PoseBatch, Tensor]):
     ) -> None:
         table, arch = settings.table, settings.arch
         crop_size = (int(input_size[0]), int(input_size[1]))
-        sizes = PoseSizes(head, crop_size, genes, table.space)
-        own = head if arch is SUPERNET else sizes.head(arch)
-        channels = table.feature_channels(table.space.arch_or_largest(arch))[-1]
-        layers = Layers(elastic=arch is SUPERNET, eps=table.batch_norm_eps)
-        network = own.build(build_body(table, arch), channels, settings.num_classes, layers, sizes.choices)
+        sizes = _sizes_of(head, crop_size, genes, table.space)
+        network = _network_of(sizes, settings)
         super().__init__(settings, network, sizes.genes)
-        self.kind = type(self).kind.with_model(head.model)
+        own = head if arch is SUPERNET else sizes.head(arch)
+        self.kind = replace(type(self).kind.with_model(head.model), model=own.model)
         self.untrained_genes = (INPUT_HEIGHT, *head.untrained_genes)
         self.sizes = sizes
         self.choices = genes
@@ -99,7 +99,19 @@ class PoseTask(Task[PoseBatch, Tensor]):
 
     def set_genes(self, arch: Arch) -> None:
         """Make the head of a supernet that of the arch."""
-        self.sizes.head(arch).follow(self.network)
+        if isinstance(self.sizes, SeveralPoseSizes):
+            self.network.several.active = self.sizes.candidates.name(arch)
+        self.sizes.head(arch).follow(self.network_of(arch))
+
+    def network_of(self, arch: Arch) -> nn.Module:
+        """The network of the head of an arch."""
+        if isinstance(self.sizes, SeveralPoseSizes) and self.is_supernet:
+            return self.network.several.networks[self.sizes.candidates.name(arch)]
+        return self.network
+
+    def head_name(self, arch: Arch) -> str | None:
+        """The name of the head of an arch, if there are several."""
+        return self.sizes.candidates.name(arch) if isinstance(self.sizes, SeveralPoseSizes) else None
 
     def forward(self, images: Tensor) -> Tensor:
         """Map uint8 crops, or those of `prepared`, to the outputs (B, K, ...) of the active arch."""
@@ -126,7 +138,7 @@ class PoseTask(Task[PoseBatch, Tensor]):
         batch, head = self.prepared(batch, self.active_arch), self.sizes.head(self.active_arch)
         outputs = self(batch["images"])
         share = 0.0 if teacher is None else teacher.share
-        factor = self.sizes.loss_factor(tuple(outputs.shape[2:]), head)
+        factor = self.sizes.of(self.active_arch).loss_factor(tuple(outputs.shape[2:]), head)
         losses = {}
         if share < 1:
             losses[head.output] = factor * (1 - share) * head.loss(outputs, batch)
@@ -140,7 +152,9 @@ class PoseTask(Task[PoseBatch, Tensor]):
         If all archs have the same input size, sides may be any multiples of 32.
         """
         size = self.input_size(self.active_arch) if self.sizes.resizes else None
-        return Deployed(DeployedNetwork(self.normalise, self.network), (self.head.output,), size)
+        return Deployed(
+            DeployedNetwork(self.normalise, self.network), (self.sizes.head(self.active_arch).output,), size
+        )
 
     def forward_batch(self, batch: PoseBatch) -> Tensor:
         """The outputs of an evaluation batch."""
@@ -221,3 +235,28 @@ class PoseTask(Task[PoseBatch, Tensor]):
         """``head``."""
         channels = self.table.feature_channels(self.body_arch(arch))[-1]
         return {"head": self.sizes.head(arch).cost(channels, self.input_size(arch), self.settings.num_classes)}
+
+
+def _sizes_of(
+    head: KeypointHead | SeveralKeypointHeads, input_size: tuple[int, int], choices: Choices | None, body: SearchSpace
+) -> PoseSizes | SeveralPoseSizes:
+    if isinstance(head, SeveralKeypointHeads):
+        return SeveralPoseSizes(head, input_size, choices, body)
+    return PoseSizes(head, input_size, choices, body)
+
+
+def _network_of(sizes: PoseSizes | SeveralPoseSizes, settings: TaskSettings) -> nn.Module:
+    """The network of one arch, or the elastic one of the supernet."""
+    table, arch = settings.table, settings.arch
+    channels = table.feature_channels(table.space.arch_or_largest(arch))[-1]
+    layers = Layers(elastic=arch is SUPERNET, eps=table.batch_norm_eps)
+
+    def build(body: nn.Module, one: PoseSizes, head: KeypointHead) -> nn.Module:
+        return head.build(body, channels, settings.num_classes, layers, one.choices)
+
+    body = build_body(table, arch)
+    if arch is not SUPERNET:
+        return build(body, sizes.of(arch), sizes.head(arch))
+    if isinstance(sizes, PoseSizes):
+        return build(body, sizes, sizes.largest_head)
+    return SeveralKeypointNetworks({name: build(body, one, one.largest_head) for name, one in sizes.by_name.items()})

@@ -83,6 +83,10 @@ class PoseSizes:
         """The head of an arch."""
         return self._of(arch)[1]
 
+    def of(self, arch: Arch) -> PoseSizes:
+        """These sizes: there is one head."""
+        return self
+
     def loss_factor(self, size: tuple[int, ...], head: KeypointHead) -> float:
         """What the losses of a head are multiplied by whose outputs have this shape behind (B, K)."""
         return self.largest_head.loss_factor(self.largest_input, size, head)

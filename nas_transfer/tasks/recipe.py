@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
@@ -135,7 +135,8 @@ class ArchSampling:
     Args:
         rule: ``sandwich`` (the largest arch, `num_random` uniform ones and the smallest; Yu et al. 2020, BigNAS),
             ``single_path`` (one uniform arch; Guo et al. 2020, SPOS, and DetNAS) or ``largest`` (the largest arch only:
-            the first phase of once-for-all, and the baseline of a sandwich).
+            the first phase of once-for-all, and the baseline of a sandwich). Each branch of the space, such as one of
+            several heads, has a sandwich or a largest arch of its own in every step.
         num_random: random archs of a sandwich.
         macs: null for random archs uniform in the space, or [low, high, step] for archs uniform in cost (DetNAS,
             section 4.1): a target from low to high by step is drawn, and the one of `CANDIDATES` random archs whose
@@ -168,10 +169,11 @@ class ArchSampling:
         if not 0 <= self.distillation <= 1:
             yield f"task.sampling.distillation must be in 0-1, got {self.distillation}"
 
-    @property
-    def archs_per_step(self) -> int:
+    def archs_per_step(self, space: SearchSpace) -> int:
         """Forward and backward passes for one batch."""
-        return self.num_random + 2 if self.rule == "sandwich" else 1
+        if self.rule == "single_path":
+            return 1
+        return len(space.branches()) * (self.num_random + 2 if self.rule == "sandwich" else 1)
 
     def draw(self, space: SearchSpace, seed: int, step: int, macs_of: MacsOf) -> list[Arch]:
         """Draw the archs of one step from (seed, step) only, so that all ranks and a resumed run draw the same.
@@ -184,16 +186,21 @@ class ArchSampling:
         """
         generator = np.random.default_rng([seed, step])
         if self.rule == "single_path":
-            return [self._random(space, generator, macs_of)]
-        if self.rule == "largest":
-            return [space.largest()]
-        between = [self._random(space, generator, macs_of) for _ in range(self.num_random)]
-        return [space.largest(), *between, space.smallest()]
+            return [self._random(space, generator, macs_of, {})]
+        archs = []
+        for branch in space.branches():
+            archs.append(space.largest(branch))
+            if self.rule == "sandwich":
+                archs += [self._random(space, generator, macs_of, branch) for _ in range(self.num_random)]
+                archs.append(space.smallest(branch))
+        return archs
 
-    def _random(self, space: SearchSpace, generator: np.random.Generator, macs_of: MacsOf) -> Arch:
+    def _random(
+        self, space: SearchSpace, generator: np.random.Generator, macs_of: MacsOf, branch: Mapping[str, int]
+    ) -> Arch:
         if self.macs is None:
-            return space.sample(generator)
+            return space.sample(generator, branch)
         low, high, step = self.macs
         target = low + step * generator.integers(0, int((high - low) / step) + 1)
-        archs = [space.sample(generator) for _ in range(CANDIDATES)]
+        archs = [space.sample(generator, branch) for _ in range(CANDIDATES)]
         return archs[int(np.abs(np.asarray(macs_of(archs)) - target).argmin())]

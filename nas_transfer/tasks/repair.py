@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nas_transfer.errors import ConfigError
 from nas_transfer.space import Arch
 from nas_transfer.supernet.protocol import TAP_STRIDES
 from nas_transfer.supernet.repair import Repairer, RepairReport, order_channels
@@ -76,7 +77,18 @@ class SubnetRepairer:
         return self._supernet.extract(self._supernet.space.largest())
 
     def extract(self, arch: Arch) -> Task:
-        """The repaired subnet of an arch, in eval mode. It follows from the arch, the weights and the views alone."""
+        """The repaired subnet of an arch, in eval mode. It follows from the arch, the weights and the views alone.
+
+        Raises:
+            ConfigError: the weights hold another head than the arch has.
+        """
+        space = self._supernet.space
+        if space.branch_of(arch) != space.branch_of(space.largest()):
+            held, wanted = (self._supernet.head_name(one) for one in (space.largest(), arch))
+            raise ConfigError(
+                f"the weights of one whole network hold its head {held} alone, got an arch with the head {wanted}: use "
+                "the weights of a supernet, trained with arch=supernet"
+            )
         subnet = self._supernet.extract(arch)
         if not self._shared:
             self.repair(subnet)

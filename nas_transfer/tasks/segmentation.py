@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -39,6 +39,7 @@ from nas_transfer.tasks.pixel_losses import (
 )
 from nas_transfer.tasks.prediction import Prediction
 from nas_transfer.tasks.segmentation_head import SegmentationHead
+from nas_transfer.tasks.several_segmentation import SeveralSegmentationHeads
 from nas_transfer.tasks.task import Task, TaskSettings, Teacher
 
 SCALE = "scale_percent"
@@ -82,12 +83,12 @@ class SegmentationTask(Task[SegmentationBatch, Tensor]):
 
     Args:
         settings: `num_classes` counts no background: label 0 is a class like the others.
-        head: sizes of the head, the largest ones if there are genes.
+        head: sizes of the head, the largest ones if there are genes; or several heads, among which an arch chooses.
         evaluation: whole images or windows.
         input_size: (H, W) of the training crop. Costs are stated at its scaled size.
         class_names: for the scores of each class; empty for a task without data, which only states costs.
         genes: smaller choices of ``scale_percent`` (the size of the image in the network, in percent of its own) and of
-            the genes of the head.
+            the genes of the head; of ``scale_percent`` alone for several heads.
         loss: how much rare classes count in the loss of the labels.
 
     Raises:
@@ -105,7 +106,7 @@ class SegmentationTask(Task[SegmentationBatch, Tensor]):
         self,
         settings: TaskSettings,
         *,
-        head: SegmentationHead,
+        head: SegmentationHead | SeveralSegmentationHeads,
         evaluation: SegmentationEvaluation,
         input_size: Sequence[Positive],
         class_names: Sequence[str] = (),
@@ -113,17 +114,22 @@ class SegmentationTask(Task[SegmentationBatch, Tensor]):
         loss: PixelLossSettings = CROSS_ENTROPY,
     ) -> None:
         table, arch, num_classes = settings.table, settings.arch, settings.num_classes
-        largest = {SCALE: 100, **head.genes}
+        self.head, self.choices = head, genes
+        if isinstance(head, SeveralSegmentationHeads):
+            self.largest = {SCALE: 100}
+            own_genes = head.task_genes(self.largest, genes)
+        else:
+            self.largest = {SCALE: 100, **head.genes}
+            own_genes = task_genes(self.largest, genes)
         channels = table.feature_channels(table.space.arch_or_largest(arch))
         layers = Layers(elastic=arch is SUPERNET, eps=table.batch_norm_eps)
-        values = values_of(largest, None if arch is SUPERNET else arch)
-        network = head.with_genes(values).build(build_body(table, arch), channels, num_classes, layers)
-        super().__init__(settings, network, task_genes(largest, genes))
-        self.kind = type(self).kind.with_model(head.model)
+        values = values_of(self.largest, None if arch is SUPERNET else arch)
+        own = head if arch is SUPERNET else self.sizes(arch)
+        network = own.build(build_body(table, arch), channels, num_classes, layers)
+        super().__init__(settings, network, own_genes)
+        self.kind = replace(type(self).kind.with_model(head.model), model=own.model)
         self.untrained_genes, self.taps = (SCALE, *head.untrained_genes), head.taps
         self.normalise = Scaled(self.normalise, values[SCALE])
-        self.largest, self.choices = largest, genes
-        self.head = head
         self.loss = loss
         self.evaluation = evaluation
         self.crop_size = (int(input_size[0]), int(input_size[1]))
@@ -142,9 +148,26 @@ class SegmentationTask(Task[SegmentationBatch, Tensor]):
 
     def set_genes(self, arch: Arch) -> None:
         """Set the scale of the images and the sizes of the head."""
-        values = values_of(self.largest, arch)
-        self.normalise.percent = values[SCALE]
-        self.head.with_genes(values).follow(self.network)
+        self.normalise.percent = values_of(self.largest, arch)[SCALE]
+        if isinstance(self.head, SeveralSegmentationHeads):
+            self.network.several.active = self.head.candidates.name(arch)
+        self.sizes(arch).follow(self.network_of(arch))
+
+    def sizes(self, arch: Arch) -> SegmentationHead:
+        """The sizes of the head of an arch."""
+        if isinstance(self.head, SeveralSegmentationHeads):
+            return self.head.chosen(arch)
+        return self.head.with_genes(values_of(self.largest, arch))
+
+    def network_of(self, arch: Arch) -> nn.Module:
+        """The network of the head of an arch."""
+        if isinstance(self.head, SeveralSegmentationHeads) and self.is_supernet:
+            return self.network.several.networks[self.head.candidates.name(arch)]
+        return self.network
+
+    def head_name(self, arch: Arch) -> str | None:
+        """The name of the head of an arch, if there are several."""
+        return self.head.candidates.name(arch) if isinstance(self.head, SeveralSegmentationHeads) else None
 
     def losses(
         self, batch: SegmentationBatch, *, regularise: bool, teacher: Teacher[Tensor] | None
@@ -154,10 +177,11 @@ class SegmentationTask(Task[SegmentationBatch, Tensor]):
         Raises:
             ConfigError: fewer images on one device than the head can normalise by.
         """
-        self.require_images(len(batch["images"]), self.head.smallest_batch)
+        head = self.sizes(self.active_arch)
+        self.require_images(len(batch["images"]), head.smallest_batch)
         images = torch.stack(batch["images"])
         labels = torch.stack(batch["labels"]).long()
-        self.network.set_dropout(self.head.dropout if regularise else 0.0)
+        self.network.set_dropout(head.dropout if regularise else 0.0)
         logits, auxiliary = self.network.with_auxiliary(self.normalise(images))
         share = 0.0 if teacher is None else teacher.share
         losses = {}
@@ -166,7 +190,7 @@ class SegmentationTask(Task[SegmentationBatch, Tensor]):
             if self.loss.lovasz_weight > 0:
                 losses["lovasz"] = (1 - share) * self.loss.lovasz_weight * lovasz_softmax(logits, labels)
             if auxiliary is not None:
-                weight = (1 - share) * self.head.auxiliary_weight
+                weight = (1 - share) * head.auxiliary_weight
                 losses["auxiliary"] = weight * pixel_cross_entropy(auxiliary, labels, self.loss.class_balance)
         if teacher is not None and share > 0:
             soft = resized(teacher.outputs, (logits.shape[2], logits.shape[3])).softmax(1)
@@ -254,7 +278,7 @@ class SegmentationTask(Task[SegmentationBatch, Tensor]):
         values = values_of(self.largest, arch)
         channels = self.table.feature_channels(self.body_arch(arch))
         size = scaled_size(self.crop_size, values[SCALE])
-        return {"head": self.head.with_genes(values).cost(channels, size, self.settings.num_classes)}
+        return {"head": self.sizes(arch).cost(channels, size, self.settings.num_classes)}
 
 
 class Scaled(nn.Module):

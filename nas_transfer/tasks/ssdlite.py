@@ -29,6 +29,7 @@ from nas_transfer.supernet.networks import build_body
 from nas_transfer.supernet.protocol import TAP_STRIDES
 from nas_transfer.tasks.detection_head import require_sides
 from nas_transfer.tasks.head_repair import HeadRepair
+from nas_transfer.tasks.raw_detectors import RawSsd
 from nas_transfer.tasks.task import TaskSettings
 
 ASPECT_RATIOS = [2, 3]
@@ -146,6 +147,11 @@ class SsdliteSize:
         network.backbone.set_sizes(self)
         network.head.strides = self.strides
         network.anchor_generator = self.anchors()
+
+    def raw(self, normalise: nn.Module, network: nn.Module, size: Size) -> RawSsd:
+        """The network of an arch without non-maximum suppression."""
+        assert isinstance(network, SSD)  # that `build` made
+        return RawSsd(normalise, network, size)
 
     def costs(self, in_channels: Sequence[int], num_classes: int) -> dict[str, Cost]:
         """``neck``, the extra layers, and ``head``, without torchvision's padding of the image to a multiple of 32."""
@@ -276,7 +282,7 @@ class SsdliteHead(nn.Module):
         rows = []
         for stride, features in zip(self.strides, maps, strict=True):
             values = layers[str(stride)](features)
-            rows.append(values.permute(0, 2, 3, 1).reshape(len(values), -1, columns))  # (B, H W anchors, columns)
+            rows.append(values.permute(0, 2, 3, 1).reshape(values.shape[0], -1, columns))  # (B, H W anchors, columns)
         return torch.cat(rows, 1)
 
 

@@ -233,6 +233,10 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
     def deployed(self) -> Deployed:
         """The network of a subnet as others use it, from raw pixels to named outputs."""
 
+    def deployed_raw(self) -> Deployed | None:
+        """The network of a subnet with outputs of which nothing was selected; None where `deployed` selects nothing."""
+        return None
+
     def run_network(self, images: Tensor) -> object:
         """Run the network alone on normalised images (B, 3, H, W), to measure latency and memory."""
         return self.network(images)
@@ -303,6 +307,14 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
     def set_genes(self, arch: Arch) -> None:
         """Make neck and head of a supernet follow the genes of the task in `arch`."""
 
+    def network_of(self, arch: Arch) -> nn.Module:
+        """The part of the network that an arch runs, with the names of its subnet: all of it for one head."""
+        return self.network
+
+    def head_name(self, arch: Arch) -> str | None:
+        """The name of the head of an arch, where a gene chooses among several; None for one head."""
+        return None
+
     def extract(self, arch: Arch) -> Self:
         """Build the task of one subnet: a plain static network with its own copy of the weights.
 
@@ -313,7 +325,7 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
         subnet = self.rebuild(replace(self.settings, arch=arch))
         subnet.ground_truth = self.ground_truth
         subnet.to(device=self.device, dtype=self.dtype)
-        copy_slices(self.network, subnet.network)
+        copy_slices(self.network_of(arch), subnet.network)
         return subnet.train(self.training)
 
     def _require_supernet(self, purpose: str) -> None:

@@ -139,13 +139,16 @@ class TaskModule(ScoringModule):
                 if self.task.is_supernet:
                     self.task.set_arch(arch)
                 # Only the largest arch of a sandwich is regularised (BigNAS, Yu et al. 2020, section 3.3).
-                regularise = position == 0
+                regularise = position == 0 or not self._shares_branch(archs[position - 1], arch)
+                if regularise and position:
+                    teacher = None  # the sandwich of another head
                 self.task.body.set_drop_path(recipe.drop_path if regularise else 0.0)
                 losses, outputs = self.task.losses(batch, regularise=regularise, teacher=teacher)
                 loss = torch.stack(list(losses.values())).sum()
                 self.manual_backward(loss / recipe.accumulate)
                 if position == 0:
                     self._log_losses(losses, loss)
+                if regularise:
                     teacher = self._teacher(outputs, len(archs))
         if (batch_index + 1) % recipe.accumulate == 0:
             self._update()
@@ -180,6 +183,10 @@ class TaskModule(ScoringModule):
         return self.settings.sampling.draw(
             task.space, self.settings.seed, batch_index, lambda archs: task.cost_totals(archs).macs
         )
+
+    def _shares_branch(self, one: Arch, other: Arch) -> bool:
+        space = self.task.space
+        return space.branch_of(one) == space.branch_of(other)
 
     def _teacher(self, outputs: object, num_archs: int) -> Teacher | None:
         share = self.settings.sampling.distillation

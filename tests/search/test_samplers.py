@@ -96,7 +96,7 @@ def test_a_frozen_or_fixed_input_changes_no_arch(name: str, choices: tuple[int, 
     space = SearchSpace("inputs", (Gene("resolution", choices), *INPUTS.genes[1:]))
     frozen = {"resolution": 48}
     assert asked(name, Problem(space, frozen, input_gene="resolution"), 14) == asked(name, Problem(space, frozen), 14)
-    assert Problem(space, frozen, input_gene="resolution").num_smaller == 0
+    assert Problem(space, frozen, input_gene="resolution").num_more == 0
     assert asked(name, Problem(space, input_gene="absent"), 8) == asked(name, Problem(space), 8)
 
 
@@ -296,3 +296,40 @@ def test_the_journal_keeps_a_study_whose_last_line_was_cut_off(tmp_path: Path) -
         assert again.open_trials() in ([second], [])
         if not again.open_trials():
             assert again.ask() == second
+
+
+HEADS = SearchSpace(
+    "heads",
+    (
+        *(Gene(f"depth.{k}", (1, 2, 3)) for k in range(3)),
+        Gene("head", (1, 2, 3)),
+        *(Gene(f"{name}_width", (4, 8, 16, 32), only_with=("head", head)) for head, name in enumerate("abc", 1)),
+    ),
+)
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_every_head_is_tried_and_no_network_twice(name: str) -> None:
+    archs = asked(name, Problem(HEADS), 40)
+    assert len(set(archs)) == 40
+    assert [arch.values for arch in archs[:6]] == [
+        (1, 1, 1, 1, 4, 32, 32), (3, 3, 3, 3, 32, 32, 32), (3, 3, 3, 1, 32, 32, 32), (1, 1, 1, 2, 32, 4, 32),
+        (3, 3, 3, 2, 32, 32, 32), (1, 1, 1, 3, 32, 32, 4),
+    ]  # fmt: skip
+    assert {arch["head"] for arch in archs[6:]} == {1, 2, 3}
+    for arch in archs:
+        HEADS.validate(arch)
+
+
+def test_a_frozen_head_has_its_own_ends_and_no_other_is_proposed() -> None:
+    problem = Problem(HEADS, {"head": 2})
+    assert problem.size == 27 * 4
+    archs = asked("predicted_front", problem, 20)
+    assert [arch.values for arch in archs[:2]] == [(1, 1, 1, 2, 32, 4, 32), (3, 3, 3, 2, 32, 32, 32)]
+    assert {arch["head"] for arch in archs} == {2}
+
+
+def test_any_other_head_is_one_step_away() -> None:
+    problem = Problem(HEADS)
+    around = problem.neighbours(HEADS.smallest())
+    assert {arch["head"] for arch in around} == {1, 2, 3}

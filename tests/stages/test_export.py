@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 import torchvision
@@ -141,6 +142,8 @@ def test_a_run_is_exported_scored_by_both_engines_and_loaded_without_this_packag
     assert abs(result["score"] - result["export"]["score_torch"]) <= 0.005
     if task != "shapes_seg":  # whose images are padded for the export
         assert result["metrics"] == pytest.approx(own["metrics"], abs=0.005)
+    named = onnxruntime.InferenceSession(str(folder / "model.onnx")).get_modelmeta().custom_metadata_map
+    assert len(json.loads(named["names"])) == own["costs"]["num_classes"]
     saved = torch.load(run / "weights.pt", weights_only=True)
     with safe_open(folder / "weights.safetensors", "pt") as tensors:
         kept = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118  it is no mapping

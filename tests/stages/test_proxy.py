@@ -130,6 +130,26 @@ def test_every_task_is_searched_by_changing_the_task_alone(tmp_path: Path, paren
 
 
 @pytest.mark.slow
+def test_one_search_compares_several_detectors_that_inherit_one_body(
+    tmp_path: Path, parent: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    several = ["detector=several_shapes", "task.build.detector.heads=[ssdlite,fcos]", "search.trials=6"]
+    result = searched(composed(tmp_path, parent, "shapes_det", *several, "search.ask_batch=6"))
+    assert (result["search"]["trials"], result["search"]["failed"]) == (6, 0)
+    outcomes = [json.loads(path.read_text()) for path in sorted((tmp_path / "run" / "trials").glob("*.json"))]
+    assert {outcome["arch"]["head"] for outcome in outcomes} == {1, 2}
+    warm = torch.load(tmp_path / "run" / "warm_start.pt", weights_only=True)
+    inherited = torch.load(parent / "weights.pt", weights_only=True)
+    assert all(torch.equal(tensor, inherited["body"][name]) for name, tensor in warm["body"].items())
+    assert {name.split(".")[1] for name in warm["rest"]} == {"ssdlite", "fcos"}
+    front = json.loads((tmp_path / "run" / "front.json").read_text())
+    names = [["ssdlite", "fcos"][trial["arch"]["head"] - 1] for trial in front["trials"]]
+    table = capsys.readouterr().out
+    assert all(f"  {name}\n" in table for name in names)
+    assert "heads on the front: " in table
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("data", "task", "overrides"),
     [

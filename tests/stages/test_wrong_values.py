@@ -24,6 +24,7 @@ FULL = [
 COMMANDS: Mapping[str, Sequence[str]] = {
     **{task: ["stage=finetune", f"task=shapes_{task}"] for task in ("det", "insseg", "pose", "seg")},
     "cls": ["stage=pretrain", "task=shapes_cls"],
+    "several": ["stage=finetune", "task=shapes_det", "detector=several_shapes"],
     **{name: ["stage=finetune", f"supernet={name}"] for name in ("detnas_nano", "resnet50", "efficientnet_lite0")},
     **{stage: [f"stage={stage}", "weights=x"] for stage in ("evaluate", "export")},
     "predict": ["stage=predict", "weights=x", "images=y"],

@@ -100,7 +100,7 @@ def test_a_sandwich_holds_the_largest_first_and_the_smallest_last() -> None:
     space = load_supernet("bignas_nano").space
     sampling = ArchSampling("sandwich", 2, None, 1.0)
     archs = sampling.draw(space, 1, 5, no_costs)
-    assert len(archs) == sampling.archs_per_step == 4
+    assert len(archs) == sampling.archs_per_step(space) == 4
     assert (archs[0], archs[-1]) == (space.largest(), space.smallest())
     assert archs == sampling.draw(space, 1, 5, no_costs)
     assert archs[1:3] != sampling.draw(space, 1, 6, no_costs)[1:3]
@@ -111,7 +111,7 @@ def test_the_largest_alone_is_what_a_sandwich_is_compared_with() -> None:
     space = load_supernet("bignas_nano").space
     sampling = ArchSampling("largest", 2, None, 1.0)
     assert sampling.draw(space, 0, 5, no_costs) == [space.largest()]
-    assert sampling.archs_per_step == 1
+    assert sampling.archs_per_step(space) == 1
 
 
 def test_single_path_draws_every_choice_of_every_gene_about_equally_often() -> None:

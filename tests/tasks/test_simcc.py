@@ -223,16 +223,17 @@ def smallest_body() -> Arch:
 def test_a_small_arch_is_the_same_in_onnx_and_keeps_its_predictions(tmp_path: Path) -> None:
     task = with_random_statistics(make_task())  # type: ignore[arg-type,assignment]
     subnet = task.extract(whole(task, input_height=96, bins_per_pixel=1)).eval()
-    images = 255 * torch.rand(3, 3, 96, 96)
+    batches = [255 * torch.rand(count, 3, 96, 96) for count in (1, 4)]
     with torch.no_grad():
-        expected = subnet.network(subnet.normalise(images))
+        expected = [subnet.network(subnet.normalise(images)) for images in batches]
         points, _ = subnet.predict(make_batch())  # type: ignore[arg-type]
     fold_batch_norms(subnet.network)
     deployed = subnet.deployed()
     assert deployed.outputs == ("simcc",)
     write_engines(deployed, tmp_path / "model")
     run = run_onnx(tmp_path / "model.onnx", 1)
-    assert (run(images)[0] - expected).abs().max() <= 1e-4 * expected.abs().max()
+    for images, wanted in zip(batches, expected, strict=True):
+        assert (run(images)[0] - wanted).abs().max() <= 1e-4 * wanted.abs().max()
     with torch.no_grad():
         others, _ = run_by(subnet, run).predict(make_batch())  # type: ignore[arg-type]
     assert np.mean(np.abs(others - points) < 0.05) > 0.8  # an argmax may change sides where two bins are nearly equal

@@ -22,13 +22,16 @@ MAX_PROPOSALS = 100
 
 
 def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
-    """A distribution for each gene: integer if its choices are evenly spaced, and categorical otherwise."""
-    return {gene.name: _distribution(gene) for gene in space.genes}
+    """A distribution for each gene: integer if its choices are evenly spaced, and categorical otherwise.
+
+    The choices of a branch, such as heads, have no order: it is always categorical.
+    """
+    return {gene.name: _distribution(gene, ordered=gene is not space.branch) for gene in space.genes}
 
 
-def _distribution(gene: Gene) -> BaseDistribution:
+def _distribution(gene: Gene, *, ordered: bool) -> BaseDistribution:
     steps = set(np.diff(gene.choices).tolist())
-    if len(steps) == 1:
+    if len(steps) == 1 and ordered:
         return IntDistribution(gene.choices[0], gene.choices[-1], step=steps.pop())
     return CategoricalDistribution(gene.choices)
 
@@ -98,11 +101,11 @@ class History:
 class ArchSampler(BaseSampler):
     """Base class of samplers; a subclass implements `propose`.
 
-    The first trials are those of `Problem.first`, if they are feasible: the smallest arch, the largest one, and the
-    largest at each smaller input size. `propose` suggests the archs of later trials. A suggestion that breaks a
-    limit or repeats an earlier arch is replaced by another one. After `MAX_PROPOSALS` suggestions, a feasible arch is
-    drawn at random. An arch is repeated only if no new one is found. Each suggestion is followed by
-    `Problem.num_variants` archs that have the same weights, drawn at random.
+    The first trials are those of `Problem.first`, if they are feasible: the smallest arch, the largest one, the
+    largest at each smaller input size, and the ends of other branches. `propose` suggests the archs of later trials. A
+    suggestion that breaks a limit or repeats an earlier arch is replaced by another one. After `MAX_PROPOSALS`
+    suggestions, a feasible arch is drawn at random. An arch is repeated only if no new one is found. Each suggestion is
+    followed by `Problem.num_variants` archs that have the same weights, drawn at random.
 
     Every draw is a function of the seed and the trial number, so a resumed search asks for the same archs as an
     uninterrupted one.

@@ -66,7 +66,7 @@ class ParetoEvolution(ArchSampler):
 
     def propose(self, history: History, number: int, rng: np.random.Generator) -> Arch:
         """Propose the most promising of several children of the current front."""
-        if number < self.num_random + self.problem.num_smaller or len(history.archs) < 2:
+        if number < self.num_random + self.problem.num_more or len(history.archs) < 2:
             return self.problem.draw(rng)
         front = self._current_front(history)
         children = [self.problem.frozen_arch(self._child(front, rng)) for _ in range(self.num_children)]

@@ -114,7 +114,7 @@ class PredictedFront(ArchSampler):
 
     def propose(self, history: History, number: int, rng: np.random.Generator) -> Arch:
         """Propose the candidate that is predicted to lie farthest beyond the current front and the pending archs."""
-        if number < self.num_random + self.problem.num_smaller or len(history.archs) < MIN_TRIALS:
+        if number < self.num_random + self.problem.num_more or len(history.archs) < MIN_TRIALS:
             return self._start(history, number, rng)
         if self._plan is None or self._plan.num_trials != len(history.archs):
             self._plan = self._predict(history)
@@ -137,12 +137,12 @@ class PredictedFront(ArchSampler):
         van der Corput's sequence (1935), 1/2, 1/4, 3/4, 1/8, ..., and so fill the range of costs evenly.
         """
         space = self.problem.space
-        ends = [self.problem.frozen_arch(end) for end in (space.smallest(), space.largest())]
-        drawn = [self._towards(ends[rng.integers(2)], rng) for _ in range(START_DRAWS)]
-        for costs in list(self.problem.costs([*ends, *drawn]).values())[:1]:
-            low, high = costs[2:].min(), costs[2:].max()  # without the ends, which may be infeasible
-            target = low + van_der_corput(max(1, number - self.problem.num_smaller - 1)) * (high - low)
-            drawn = [drawn[index] for index in np.abs(costs[2:] - target).argsort(kind="stable")[:NEAREST]]
+        ends = self.problem.ends
+        drawn = [self._towards(ends[rng.integers(len(ends))], rng) for _ in range(START_DRAWS)]
+        for costs in list(self.problem.costs(drawn).values())[:1]:
+            low, high = costs.min(), costs.max()
+            target = low + van_der_corput(max(1, number - self.problem.num_more - 1)) * (high - low)
+            drawn = [drawn[index] for index in np.abs(costs - target).argsort(kind="stable")[:NEAREST]]
         if not history.seen:
             return drawn[0]
         seen = features_of(space, [space.arch(values) for values in sorted(history.seen)])

@@ -148,9 +148,9 @@ def evaluator_of(
 
 def _log_effect_of_precision(evaluator: TrialEvaluator) -> None:
     """Log how a reduced precision changes the scores of the largest and the smallest arch."""
-    space, key = evaluator.supernet.space, evaluator.supernet.score_key
+    key, ends = evaluator.supernet.score_key, evaluator.supernet.space.ends()
     chosen = evaluator.precision
-    for arch in (space.largest(), space.smallest()):
+    for arch in (ends[-1], ends[-2] if evaluator.repair is not None else ends[0]):  # one network has one head
         scores = []
         for evaluator.precision in ("32", chosen):
             scores.append(evaluator.score(evaluator.extract(Evaluation(0, arch.to_dict())))[key])

@@ -51,7 +51,7 @@ def make_result(
         gpu_hours=devices * seconds / SECONDS_PER_HOUR if on_accelerator else 0.0,
         images_seen=images_seen,
         training_macs=training_macs,
-        passes_per_image=config.task.sampling.build().archs_per_step if task.is_supernet else 1,
+        passes_per_image=config.task.sampling.build().archs_per_step(task.space) if task.is_supernet else 1,
         samples_digest=samples_digest,
         seed=config.seed,
         config_sha256=config.config_sha256,

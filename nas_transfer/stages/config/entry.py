@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from pkgutil import resolve_name
@@ -19,7 +19,8 @@ from nas_transfer.runs.lock import run_lock
 from nas_transfer.stages.common.kept import CURRENT
 from nas_transfer.stages.common.run_directory import RunDirectory, is_main_process, open_run, set_aside
 from nas_transfer.stages.config import reader
-from nas_transfer.stages.config.base import RunConfig
+from nas_transfer.stages.config.base import RunConfig, TaskRunConfig
+from nas_transfer.stages.config.heads import GROUPS, require_fitting_heads
 from nas_transfer.stages.config.training import TrainConfig
 
 Config = TypeVar("Config", bound=RunConfig)
@@ -67,7 +68,7 @@ def begin_run(cfg: DictConfig, hydra_cfg: DictConfig, *, imports: bool) -> Itera
     try:
         _refuse_repeated_choices(hydra_cfg)
         is_new = not (Path(str(cfg.run_dir)) / files.RUN).is_file()
-        config = read_config(cfg, record_of(cfg), imports=imports or is_new)
+        config = _read_with_heads(cfg, hydra_cfg, imports=imports or is_new)
     except ConfigError:
         folder = Path(str(cfg.run_dir))
         if folder.is_dir() and not any(folder.iterdir()):
@@ -84,13 +85,32 @@ def begin_run(cfg: DictConfig, hydra_cfg: DictConfig, *, imports: bool) -> Itera
         yield config, open_run(config, texts)
 
 
+def _read_with_heads(cfg: DictConfig, hydra_cfg: DictConfig, *, imports: bool) -> RunConfig:
+    """The configuration as its record; a head that the task does not take is the only fault that is reported."""
+    record, choices = record_of(cfg), cast(Mapping[str, str], OmegaConf.select(hydra_cfg, "runtime.choices") or {})
+    try:
+        config = read_config(cfg, record, imports=imports)
+    except ConfigError:
+        if issubclass(record, TaskRunConfig):
+            require_fitting_heads(cfg, choices)
+        raise
+    if imports and issubclass(record, TaskRunConfig):
+        require_fitting_heads(cfg, choices)
+    return config
+
+
 def _refuse_repeated_choices(hydra_cfg: DictConfig) -> None:
-    """Refuse ``objective=[score,score]``, of which Hydra would silently take one."""
+    """Refuse ``objective=[score,score]``, of which Hydra would silently take one, and a list of heads."""
     given = OmegaConf.to_container(hydra_cfg.overrides.task)
     for override in OverridesParser.create().parse_overrides(cast(list[str], given)):
         group, names = override.key_or_group, override.value()
         if not isinstance(names, list) or not (conf_dir() / group).is_dir():
             continue
+        if group in GROUPS:
+            raise ConfigError(
+                f"{group} must be one choice, got [{','.join(map(str, names))}]: use {group}=several "
+                f"'task.build.{group}.heads=[...]' to search several heads"
+            )
         repeated = [name for position, name in enumerate(names) if name in names[:position]]
         if repeated:
             raise ConfigError(f"{group} must not repeat a choice, got {repeated[0]} twice: name each one once")
