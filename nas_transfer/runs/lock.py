@@ -80,8 +80,8 @@ def short_lock(path: Path) -> Iterator[None]:
             fcntl.lockf(stream, fcntl.LOCK_EX)
         except OSError as error:
             raise RunError(
-                f"{path} cannot be locked ({error.strerror}), and workers need locks: put the run on another file system, "
-                "or leave search.workers out"
+                f"{path} cannot be locked ({error.strerror}), and workers need locks: put the run on another file "
+                "system, or leave search.workers out"
             ) from error
         yield
 

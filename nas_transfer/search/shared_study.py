@@ -21,7 +21,6 @@ from typing import TypeVar
 import optuna
 import sqlalchemy
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
-from optuna.samplers import BaseSampler
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
@@ -87,8 +86,8 @@ class Asked:
 class SharedStudy(Study):
     """A study that several workers write, on one or on many machines.
 
-    Only one worker at a time asks (`take`), under a lock in the run folder. A trial counts as told once the database has
-    it; its file is written afterwards, and `publish` writes those that are missing.
+    Only one worker at a time asks (`take`), under a lock in the run folder. A trial counts as told once the database
+    has it; its file is written afterwards, and `publish` writes those that are missing.
 
     Args:
         folder: run folder of the search, which all workers share.
@@ -124,12 +123,13 @@ class SharedStudy(Study):
     def _open(self, folder: Path, storage: str | None) -> optuna.storages.BaseStorage:
         url = storage or f"sqlite:///{folder.resolve() / files.STUDY_DATABASE}"
         is_sqlite = url.startswith("sqlite")
+        options = {"connect_args": {"timeout": SQLITE_SECONDS}} if is_sqlite else {"pool_pre_ping": True}
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # heartbeats are experimental in Optuna
                 self.database = RDBStorage(
                     url,
-                    engine_kwargs={"connect_args": {"timeout": SQLITE_SECONDS}} if is_sqlite else {"pool_pre_ping": True},
+                    engine_kwargs=options,
                     heartbeat_interval=self.patience.heartbeat_seconds,
                     grace_period=self.patience.grace_seconds,
                 )
@@ -163,11 +163,14 @@ class SharedStudy(Study):
         """How many trials run or wait to be asked again."""
         return sum(not trial.state.is_finished() for _, trial in self._numbered())
 
+    @property
+    def num_told(self) -> int:
+        """How many trials are finished."""
+        return len(self._finished())
+
     def failures(self) -> list[tuple[int, str]]:
         """Numbers and reasons of failed trials."""
-        return [
-            (number, _reason(trial) or "") for number, trial in self._numbered() if trial.state == TrialState.FAIL
-        ]
+        return [(number, _reason(trial) or "") for number, trial in self._numbered() if trial.state == TrialState.FAIL]
 
     def take(self, may_ask: Callable[[], bool]) -> Asked | None:
         """Ask for a trial: first those whose workers have died, then a new one if `may_ask` allows it.
@@ -315,7 +318,7 @@ class SharedStudy(Study):
         return True
 
     def publish(self) -> None:
-        """Write the files of told trials that are missing or differ, since their workers died before they wrote them."""
+        """Write the files of told trials that are missing or differ, because their workers died before they did."""
         for number, trial in self._numbered():
             if not trial.state.is_finished():
                 continue

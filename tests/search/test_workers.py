@@ -5,19 +5,15 @@ import multiprocessing
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import optuna
 import pytest
 import sqlalchemy
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from optuna.trial import TrialState
 
 from nas_transfer.errors import ConfigError, RunError
-from nas_transfer.paths import conf_dir
 from nas_transfer.runs import Evaluation, Outcome, files
 from nas_transfer.search.halving import Rungs
 from nas_transfer.search.loop import Budget, Schedule
@@ -225,7 +221,7 @@ def test_failures_in_a_row_end_every_worker(tmp_path: Path) -> None:
         return Outcome.failed(evaluation.trial, evaluation.arch, "it is broken")
 
     for _ in range(2):
-        with pytest.raises(RunError, match="4 trials in a row failed.*max_failures=3.*trial 3: it is broken"):
+        with pytest.raises(RunError, match=r"4 trials in a row failed.*max_failures=3.*trial 3: it is broken"):
             Worker(open_study(tmp_path), schedule(9), broken).run()
     assert len(outcomes(tmp_path)) == 4
 

@@ -19,7 +19,7 @@ from nas_transfer.search.problem import Problem
 from nas_transfer.space import Arch, Gene, SearchSpace
 
 ORIGIN = "failed_trial"
-"""Optuna's system attribute of a trial that is asked again, because its worker has died: the number of the first attempt."""
+"""Optuna's system attribute of a trial that is asked again after its worker has died: the first attempt's number."""
 MAX_PROPOSALS = 100
 """Proposals that may be rejected for one trial before an arch is drawn at random."""
 
@@ -149,7 +149,7 @@ class ArchSampler(BaseSampler):
         self.history.update(study, self.problem.space, len(study.get_trials(deepcopy=False)))
         self.plan(self.history)
 
-    def plan(self, history: History) -> None:  # noqa: B027  most samplers fit nothing
+    def plan(self, history: History) -> None:
         """Fit what the next proposals are chosen by."""
 
     def next_arch(self, history: History, number: int) -> Arch:

@@ -72,8 +72,8 @@ class PredictedFront(ArchSampler):
     In a search of one whole network, the predictors see the damage of an arch beside its genes
     (`nas_transfer.search.damage`).
 
-    With workers, the predictors are fitted again whenever the trials with values have grown by `REFIT_SHARE`. Trials that
-    still run count with their predicted values.
+    With workers, the predictors are fitted again whenever the trials with values have grown by `REFIT_SHARE`. Trials
+    that still run count with their predicted values.
 
     If the first of the predictors ranks no better than chance, `ParetoEvolution` proposes the batch instead.
 

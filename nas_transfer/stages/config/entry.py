@@ -62,7 +62,7 @@ def begin_run(cfg: DictConfig, hydra_cfg: DictConfig, *, imports: bool) -> Itera
 
     Raises:
         ConfigError: the configuration is invalid; no folder is left behind.
-        RunError: the folder holds another run, or another process runs in it.
+        RunError: the folder holds another run; BusyError if another process runs in it.
     """
     try:
         _refuse_repeated_choices(hydra_cfg)
@@ -82,6 +82,18 @@ def begin_run(cfg: DictConfig, hydra_cfg: DictConfig, *, imports: bool) -> Itera
     with run_lock(config.folder):
         CURRENT.begin(config.folder)
         yield config, open_run(config, texts)
+
+
+def joined_run(cfg: DictConfig, hydra_cfg: DictConfig) -> RunConfig:
+    """Read the configuration for a run that another process has begun, without its lock.
+
+    Raises:
+        ConfigError: the configuration is invalid.
+        RunError: the folder holds a run of another configuration, or what it has read has changed.
+    """
+    config = read_config(cfg, record_of(cfg))
+    open_run(config, texts_of(cfg, hydra_cfg))
+    return config
 
 
 def _refuse_repeated_choices(hydra_cfg: DictConfig) -> None:
