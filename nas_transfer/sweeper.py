@@ -136,7 +136,8 @@ def run_search(cfg: DictConfig, launch: Launch, stop: Callable[[], None] | None 
     try:
         with begin_run(cfg, cfg.hydra, imports=True) as (config, run):
             log_to(run.folder)
-            return search(_search_config(cfg, config), launch, _worker_launcher(cfg, launch, stop))
+            workers = None if cfg.search.workers is None else _worker_launcher(cfg, launch, stop)
+            return search(_search_config(cfg, config), launch, workers)
     except BusyError:
         if cfg.search.workers is None:
             raise
@@ -170,7 +171,7 @@ def _worker_launcher(cfg: DictConfig, launch: Launch, stop: Callable[[], None] |
     if name == BASIC:
         processes = LocalProcesses(cfg)
         return WorkerLauncher(processes.launch, processes.stop)
-    if cfg.search.workers is not None and cfg.search.storage is None and name not in LOCAL:
+    if cfg.search.storage is None and name not in LOCAL:
         raise ConfigError(
             f"workers on several machines need a database that all of them reach, got search.storage=null with {name}: "
             "set search.storage=postgresql://... or another URL of Optuna (sqlite:////... if all nodes are one machine)"

@@ -140,7 +140,8 @@ def real(options: argparse.Namespace, surface: Surface) -> None:
         f"{simulation.kills} kills: {wall:.0f} s; utilisation "
         f"{until_last / options.workers / (last - start):.3f} until the last trial is asked, "
         f"{busy / options.workers / wall:.3f} to the end; wasted {simulation.wasted / busy:.3f}; "
-        f"lost {options.trials - len(told)}, told twice {repeated}, repeated archs {len(told) - archs}; hypervolume {share(points):.4f}"
+        f"lost {options.trials - len(told)}, told twice {repeated}, repeated archs {len(told) - archs}; "
+        f"hypervolume {share(points):.4f}"
     )
     width = options.workers
     batches = [simulation.times[first : first + width] for first in range(0, options.trials, width)]

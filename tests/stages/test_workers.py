@@ -201,7 +201,7 @@ def test_workers_of_another_program_or_of_no_search_are_refused(
         monkeypatch.setattr(workers, "program_sha256", lambda _: "f" * 64)
         return in_turn(cfg, jobs)
 
-    with pytest.raises(RunError, match=r"no worker told a trial: .* another version .*this worker ffffffffffff"):
+    with pytest.raises(RunError, match=r"runs with another version .*this worker ffffffffffff"):
         searched(cfg, monkeypatch, launch)
     assert not trials(tmp_path)
     alone = composed(tmp_path / "alone", supernet)
@@ -339,13 +339,14 @@ def test_a_job_that_will_never_start_ends_the_search_in_one_sentence(
 ) -> None:
     queue = Queue(tmp_path)
     (tmp_path / ".submitit" / "12_0").mkdir()
+    (tmp_path / ".submitit" / "12").mkdir()
     cancelled: list[str] = []
     monkeypatch.setattr(
         "nas_transfer.stages.common.slurm_jobs._answer", lambda *command: cancelled.extend(command) or ""
     )
     queue.reason = "PartitionTimeLimit"
     with pytest.raises(ConfigError, match=r"job 12_0 will never start \(PartitionTimeLimit\): .*timeout_min"):
-        queue.watch.look()
+        while_watched(lambda: time.sleep(0.1), queue.watch.look, queue.watch.cancel)
     assert cancelled == ["scancel", "12_0"]
 
 

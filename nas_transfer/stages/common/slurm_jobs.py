@@ -109,7 +109,8 @@ class QueueWatch:
         self._before = self._submitted()
         self._ask, self._clock = ask, clock
         self._start = self._next_look = clock()
-        self._next_report = self._start + FIRST_REPORT_SECONDS
+        self._interval = FIRST_REPORT_SECONDS
+        self._next_report = self._start + self._interval
         self._logged: set[str] = set()
 
     def _submitted(self) -> set[str]:
@@ -119,13 +120,15 @@ class QueueWatch:
     @property
     def jobs(self) -> list[str]:
         """The ids of the jobs that were submitted since the watch began."""
-        return sorted(self._submitted() - self._before, key=lambda job: [int(part) for part in job.split("_")])
+        new = self._submitted() - self._before
+        new -= {job.partition("_")[0] for job in new if "_" in job}  # an array, beside its members
+        return sorted(new, key=lambda job: [int(part) for part in job.split("_")])
 
     def look(self) -> None:
         """Look into the queue if it is time to.
 
         Raises:
-            ConfigError: a job will never start; all jobs are cancelled.
+            ConfigError: a job will never start. The caller cancels all jobs.
         """
         now = self._clock()
         if now < self._next_look or not (jobs := self.jobs):
@@ -138,7 +141,6 @@ class QueueWatch:
         waiting = [job for job in queued if job.state == "PENDING"]
         for job in waiting:
             if job.reason in NEVER:
-                self.cancel()
                 raise ConfigError(f"SLURM job {job.job} will never start ({job.reason}): {NEVER[job.reason]}")
         if waiting and now >= self._next_report:
             reasons = Counter(job.reason for job in waiting)
@@ -146,7 +148,8 @@ class QueueWatch:
                 "%d of %d SLURM jobs wait since %d s: %s", len(waiting), len(jobs), now - self._start,
                 ", ".join(f"{reason} ({count})" for reason, count in reasons.most_common()),
             )  # fmt: skip
-            self._next_report = now + 2 * (self._next_report - self._start)
+            self._interval *= 2
+            self._next_report = now + self._interval
         # SLURM's controller is shared: look often at first, then at most once a minute
         self._next_look = now + (QUEUE_SECONDS if now - self._start < FIRST_REPORT_SECONDS else FIRST_REPORT_SECONDS)
 

@@ -101,7 +101,12 @@ def run_workers(
         before = study.num_told
         left = loop.schedule.trials - len(study) + study.num_open
         jobs = worker_jobs(config, min(config.search.workers or 1, left))
-        reasons = _launched(launcher, jobs, _Progress(study, progress).look)
+        try:
+            reasons = launcher.run(jobs, _Progress(study, progress).look)
+        except NasTransferError as error:  # of one worker, while others may have gone on
+            if study.num_told == before:
+                raise
+            reasons = [str(error)] * len(jobs)
         require_few_failures(study, loop.schedule)
         for job, reason in zip(jobs, reasons, strict=True):
             if reason is not None:
@@ -110,14 +115,6 @@ def run_workers(
             raise RunError(f"no worker told a trial: {next(reason for reason in reasons if reason)}")
     study.publish()
     progress()
-
-
-def _launched(launcher: WorkerLauncher, jobs: list[Job], watch: Callable[[], None]) -> list[str | None]:
-    """Run workers to their end; returns the reason of each failure. Other workers may have finished the study."""
-    try:
-        return list(launcher.run(jobs, watch))
-    except NasTransferError as error:
-        return [str(error)] * len(jobs)
 
 
 def join(config: SearchConfig, launcher: WorkerLauncher) -> None:
