@@ -10,14 +10,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, configure_log
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from nas_transfer.errors import BusyError, ConfigError, NasTransferError, storage_error
 from nas_transfer.stages.common.run_directory import log_to
@@ -169,7 +169,10 @@ def _worker_launcher(cfg: DictConfig, launch: Launch, stop: Callable[[], None] |
 
     name = launcher_of(cfg)
     if name == BASIC:
-        processes = LocalProcesses(cfg)
+        without_hydra = OmegaConf.masked_copy(cfg, [str(group) for group in cfg if group != "hydra"])
+        content = cast(dict[str, object], OmegaConf.to_container(without_hydra, resolve=True))
+        job_logging = cast(dict[str, object], OmegaConf.to_container(cfg.hydra.job_logging, resolve=True))
+        processes = LocalProcesses(content, job_logging, cfg.hydra.verbose)
         return WorkerLauncher(processes.launch, processes.stop)
     if cfg.search.storage is None and name not in LOCAL:
         raise ConfigError(

@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import optuna
 import sqlalchemy
+from optuna.distributions import distribution_to_json
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.storages._rdb import models
@@ -239,11 +240,15 @@ class SharedStudy(Study):
         space = self.sampler.infer_relative_search_space(self._study, trial)
         params = self.sampler.sample_relative(self._study, trial, space)
         with _create_scoped_session(self.database.scoped_session, True) as session:
-            for name, distribution in space.items():
-                value = distribution.to_internal_repr(params[name])
-                self.database._set_trial_param_without_commit(
-                    session, trial._trial_id, name, value, distribution, distribution
+            session.add_all(
+                models.TrialParamModel(
+                    trial_id=trial._trial_id,
+                    param_name=name,
+                    param_value=distribution.to_internal_repr(params[name]),
+                    distribution_json=distribution_to_json(distribution),
                 )
+                for name, distribution in space.items()
+            )
         return params
 
     def _put_back_dead(self, trials: list[FrozenTrial]) -> bool:
@@ -306,10 +311,14 @@ class SharedStudy(Study):
         state, values = self._state(final)
         try:
             with _create_scoped_session(self.database.scoped_session, True) as session:
-                for name, value in attributes.items():
-                    self.database._set_trial_attr_without_commit(
-                        session, models.TrialUserAttributeModel, asked.trial_id, name, value
-                    )
+                trial = models.TrialModel.find_or_raise_by_id(asked.trial_id, session, for_update=True)
+                self.database.check_trial_is_updatable(asked.trial_id, cast(TrialState, trial.state))
+                kept = models.TrialUserAttributeModel  # an attempt that died while it told has left some
+                session.query(kept).filter(kept.trial_id == asked.trial_id).delete()
+                session.add_all(
+                    kept(trial_id=asked.trial_id, key=name, value_json=json.dumps(value))
+                    for name, value in attributes.items()
+                )
             self._study.tell(asked.attempt, values, state)
         except (UpdateFinishedTrialError, ValueError):  # Optuna's tell raises ValueError for a finished trial
             if not self._study._storage.get_trial(asked.trial_id).state.is_finished():

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 import nas_transfer.cli  # noqa: F401  registers the resolvers and the sweeper
 from nas_transfer import sweeper
@@ -236,15 +236,8 @@ def require_front_of_files_of_rungs(folder: Path) -> None:
 
 
 def local(tmp_path: Path) -> LocalProcesses:
-    cfg = OmegaConf.create(
-        {
-            "stage": {"run": "tests.stages.local_jobs.run"},
-            "search": {"job": None},
-            "run_dir": str(tmp_path),
-            "hydra": {"job_logging": {"version": 1, "root": {"level": "INFO"}}, "verbose": False},
-        }
-    )
-    return LocalProcesses(cfg)
+    content = {"stage": {"run": "tests.stages.local_jobs.run"}, "search": {"job": None}, "run_dir": str(tmp_path)}
+    return LocalProcesses(content, {"version": 1, "root": {"level": "INFO"}})
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hydra.core.utils import configure_log
 from hydra.utils import get_method
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from nas_transfer.errors import NasTransferError
 from nas_transfer.runs import Job
@@ -31,15 +31,15 @@ class LocalProcesses:
     """Run each job in a process of its own. A process that dies takes no other one with it.
 
     Args:
-        cfg: the composed configuration of the search, Hydra's keys included.
+        content: the resolved configuration of the search, without Hydra's keys.
+        job_logging: the configuration of the log.
+        verbose: Hydra's ``hydra.verbose``.
     """
 
-    def __init__(self, cfg: DictConfig) -> None:
-        self._content = OmegaConf.to_container(
-            OmegaConf.masked_copy(cfg, [str(name) for name in cfg if name != "hydra"]), resolve=True
-        )
-        self._logging = OmegaConf.to_container(cfg.hydra.job_logging, resolve=True)
-        self._verbose = cfg.hydra.verbose
+    def __init__(
+        self, content: Mapping[str, object], job_logging: Mapping[str, object], verbose: bool | str = False
+    ) -> None:
+        self._arguments = (content, job_logging, verbose)
         self._processes: list[BaseProcess] = []
 
     def launch(self, jobs: Sequence[Job]) -> list[str | None]:
@@ -53,8 +53,9 @@ class LocalProcesses:
         for index, job in enumerate(jobs):
             receiver, sender = spawn.Pipe(duplex=False)
             environment = gpu_of_worker(index, num_gpus, visible)
-            content = (self._content, self._logging, self._verbose)
-            process: BaseProcess = spawn.Process(target=_work, args=(*content, str(job.path), environment, sender))
+            process: BaseProcess = spawn.Process(
+                target=_work, args=(*self._arguments, str(job.path), environment, sender)
+            )
             self._processes.append(process)
             receivers.append(receiver)
             process.start()

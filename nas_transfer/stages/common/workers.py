@@ -28,6 +28,8 @@ from nas_transfer.stages.config.search import SearchConfig
 logger = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 30.0
+MOST_BARREN_STARTS = 3
+"""How often in a row all workers may end without having told a trial."""
 
 
 def open_study(
@@ -95,6 +97,7 @@ def run_workers(
 
     if launcher is not None:
         study.program = program_sha256(PACKAGE)
+    barren = 0
     while not study.persistently(lambda: is_finished(study, may_ask_more)):
         if launcher is None:
             raise RunError(f"the search in {study.folder} is not finished: repeat its command")
@@ -111,8 +114,10 @@ def run_workers(
         for job, reason in zip(jobs, reasons, strict=True):
             if reason is not None:
                 logger.warning("%s failed: %s", job.path.stem, reason)
-        if study.num_told == before and any(reasons):
-            raise RunError(f"no worker told a trial: {next(reason for reason in reasons if reason)}")
+        barren = barren + 1 if study.num_told == before else 0
+        if barren == MOST_BARREN_STARTS:
+            reason = next((reason for reason in reasons if reason), "they gave no reason")
+            raise RunError(f"the workers of {barren} starts told no trial: {reason}")
     study.publish()
     progress()
 
