@@ -63,6 +63,7 @@ class Simulation:
         self.times = durations(options.trials, options.seconds, options.spread, options.seed)
         self.rng = np.random.default_rng(options.seed)
         self.lock = threading.Lock()
+        self.opened = threading.Barrier(options.workers + 1)
         self.spans: list[tuple[float, float]] = []
         self.wasted = 0.0
         self.kills = 0
@@ -94,9 +95,10 @@ class Simulation:
         )
 
     def work(self) -> None:
-        """A worker, and those that start after it has died."""
+        """A worker, and those that start after it has died. All begin together, once each has opened the study."""
+        study = self.study()
+        self.opened.wait()
         while True:
-            study = self.study()
             finish = study.finish
 
             def counted(asked: Asked, outcome: Outcome, finish: Callable[[Asked, Outcome], bool] = finish) -> bool:
@@ -112,7 +114,7 @@ class Simulation:
                 Worker(study, self.schedule, self.evaluate).run()
                 return
             except Killed:
-                continue
+                study = self.study()
 
 
 def real(options: argparse.Namespace, surface: Surface) -> None:
@@ -120,10 +122,11 @@ def real(options: argparse.Namespace, surface: Surface) -> None:
     with tempfile.TemporaryDirectory() as name:
         simulation = Simulation(options, Path(name), surface)
         study = simulation.study()
-        start = time.monotonic()
-        threads = [threading.Thread(target=simulation.work) for _ in range(options.workers)]
+        threads = [threading.Thread(target=simulation.work, daemon=True) for _ in range(options.workers)]
         for thread in threads:
             thread.start()
+        simulation.opened.wait()
+        start = time.monotonic()
         for thread in threads:
             thread.join()
         wall = time.monotonic() - start
