@@ -32,7 +32,7 @@ from nas_transfer.errors import ConfigError, RunError
 from nas_transfer.runs import Direction, Outcome, files, read_outcome
 from nas_transfer.runs.lock import short_lock
 from nas_transfer.search.samplers.base import ORIGIN, ArchSampler, arch_of
-from nas_transfer.search.study import REASON, Study, _attributes
+from nas_transfer.search.study import REASON, Study, attributes_of
 from nas_transfer.space import Arch, SearchSpace
 
 logger = logging.getLogger(__name__)
@@ -307,7 +307,7 @@ class SharedStudy(Study):
         return True
 
     def _tell_once(self, asked: Asked, final: Outcome) -> bool:
-        attributes = _attributes(final) | {"training_seconds": final.training_seconds}
+        attributes = attributes_of(final) | {"training_seconds": final.training_seconds}
         state, values = self._state(final)
         try:
             with _create_scoped_session(self.database.scoped_session, True) as session:

@@ -120,7 +120,7 @@ class Study:
         """Finish a trial with its outcome. A trial with a value that is not finite fails and gets no score."""
         trial = optuna.trial.Trial(self._study, self._trials()[outcome.trial]._trial_id)
         final = self._final(outcome)
-        for name, value in _attributes(final).items():
+        for name, value in attributes_of(final).items():
             trial.set_user_attr(name, value)
         state, values = self._state(final)
         self._study.tell(trial, values, state)
@@ -197,7 +197,7 @@ class Study:
         return count
 
 
-def _attributes(outcome: Outcome) -> dict[str, object]:
+def attributes_of(outcome: Outcome) -> dict[str, object]:
     """What a trial keeps of its outcome beside the values, by user attribute."""
     attributes: dict[str, object] = {
         "metrics": {name: value for name, value in outcome.metrics.items() if math.isfinite(value)},
