@@ -161,8 +161,13 @@ class SharedStudy(Study):
 
     @property
     def num_open(self) -> int:
-        """How many trials run or wait to be asked again."""
-        return sum(not trial.state.is_finished() for _, trial in self._numbered())
+        """How many trials run or are to be asked again."""
+        return sum(not trial.state.is_finished() or self._has_retry(trial) for _, trial in self._numbered())
+
+    def _has_retry(self, trial: FrozenTrial) -> bool:
+        """Whether the worker of the latest attempt has died, and the trial is to be asked again."""
+        died = trial.state == TrialState.FAIL and REASON not in trial.user_attrs
+        return died and len(trial.system_attrs.get(HISTORY, [])) < self.patience.retries
 
     @property
     def num_told(self) -> int:
@@ -269,8 +274,7 @@ class SharedStudy(Study):
         with self._seen(trials):
             latest = self._numbered()
         for number, trial in latest:
-            died = trial.state == TrialState.FAIL and REASON not in trial.user_attrs
-            if died and len(trial.system_attrs.get(HISTORY, [])) < self.patience.retries:
+            if self._has_retry(trial):
                 logger.warning("the worker of trial %d died: it is asked again", number)
                 self._retry(self._study, trial)
                 is_changed = True
@@ -329,7 +333,7 @@ class SharedStudy(Study):
     def publish(self) -> None:
         """Write the files of told trials that are missing or differ, because their workers died before they did."""
         for number, trial in self._numbered():
-            if not trial.state.is_finished():
+            if not trial.state.is_finished() or self._has_retry(trial):
                 continue
             path = self.folder / files.trial_file(number)
             try:

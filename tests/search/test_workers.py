@@ -158,6 +158,9 @@ def test_a_worker_that_died_between_the_end_of_a_trial_and_its_retry_loses_none(
     asked = study.take(always)
     assert asked is not None
     study._study._storage.set_trial_state_values(asked.trial_id, TrialState.FAIL)
+    assert study.num_open == 1
+    study.publish()
+    assert not outcomes(tmp_path)
     again = study.take(never)
     assert again is not None
     assert again.number == asked.number

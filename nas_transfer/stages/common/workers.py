@@ -156,4 +156,4 @@ class _Progress:
         told = self._study.persistently(lambda: self._study.num_told)
         if told > self._told:
             self._told = told
-            self._progress()
+            self._study.persistently(self._progress)
