@@ -126,10 +126,11 @@ def real(options: argparse.Namespace, surface: Surface) -> None:
         for thread in threads:
             thread.start()
         simulation.opened.wait()
-        start = time.monotonic()
+        start, processor = time.monotonic(), time.process_time()
         for thread in threads:
             thread.join()
         wall = time.monotonic() - start
+        processor = time.process_time() - processor
         assert is_finished(study, lambda: False)
         told = study.told()
     last = max(begin for begin, _ in simulation.spans)
@@ -144,7 +145,7 @@ def real(options: argparse.Namespace, surface: Surface) -> None:
         f"{until_last / options.workers / (last - start):.3f} until the last trial is asked, "
         f"{busy / options.workers / wall:.3f} to the end; wasted {simulation.wasted / busy:.3f}; "
         f"lost {options.trials - len(told)}, told twice {repeated}, repeated archs {len(told) - archs}; "
-        f"hypervolume {share(points):.4f}"
+        f"hypervolume {share(points):.4f}; {1000 * processor / options.trials:.0f} ms of one core a trial"
     )
     width = options.workers
     batches = [simulation.times[first : first + width] for first in range(0, options.trials, width)]
@@ -200,15 +201,19 @@ def storage(options: argparse.Namespace, surface: Surface) -> None:
         sampler = build("random", surface, options.seed)
         patience = Patience(options.grace, 3)
         study = SharedStudy(Path(name), options.storage, surface.space, DIRECTIONS, sampler, patience)
-        start, before = time.perf_counter(), 0
+        start, processor, before = time.perf_counter(), time.process_time(), 0
         for number in range(1, options.trials + 1):
             asked = study.take(lambda: len(study) < options.trials)
             assert asked is not None
             study.finish(asked, Outcome(asked.number, asked.arch.to_dict(), {"score": 0.5, "macs": 1.0}))
             if number in (100, 300, 1000, 3000, 10_000) or number == options.trials:
-                now = time.perf_counter()
-                print(f"{number} trials: {1000 * (now - start) / (number - before):.0f} ms a trial", flush=True)
-                start, before = now, number
+                now, used = time.perf_counter(), time.process_time()
+                print(
+                    f"{number} trials: {1000 * (now - start) / (number - before):.0f} ms a trial, "
+                    f"{1000 * (used - processor) / (number - before):.0f} ms of one core",
+                    flush=True,
+                )
+                start, processor, before = now, used, number
 
 
 def main() -> None:

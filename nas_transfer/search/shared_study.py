@@ -233,13 +233,14 @@ class SharedStudy(Study):
         """Record a heartbeat for a trial, and choose its arch if it has none; `trials` are those before."""
         self.database.record_heartbeat(trial_id)
         trial = self._study._storage.get_trial(trial_id)
-        params = trial.params if self._is_whole(trial) else self._choose(trial)
+        params = trial.params if self._is_whole(trial) else self._choose(trial, trials)
         first = _origin(trial)
         number = sum(_origin(each) == each.number for each in trials if each.number < first)
         return Asked(number, arch_of(self.space, params), trial.number, trial_id)
 
-    def _choose(self, trial: FrozenTrial) -> dict[str, int]:
+    def _choose(self, trial: FrozenTrial, trials: list[FrozenTrial]) -> dict[str, int]:
         """Let the sampler choose the arch of a trial, and write all genes in one transaction."""
+        self.sampler.known_trials = trials
         self._study._thread_local.cached_all_trials = None  # as Optuna's ask does it
         self.sampler.before_trial(self._study, trial)
         space = self.sampler.infer_relative_search_space(self._study, trial)

@@ -83,10 +83,11 @@ class History:
         """The position of a trial among all trials that were not asked before; its number if no worker has died."""
         return number - bisect_left(self._again, number)
 
-    def update(self, study: Study, space: SearchSpace, before: int) -> None:
-        """Update from the trials of a study with numbers below `before` that are new or have finished."""
-        signs = [1.0 if direction == StudyDirection.MINIMIZE else -1.0 for direction in study.directions]
-        trials = study.get_trials(deepcopy=False)
+    def update(
+        self, trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection], space: SearchSpace, before: int
+    ) -> None:
+        """Update from those of all trials with numbers below `before` that are new or have finished."""
+        signs = [1.0 if direction == StudyDirection.MINIMIZE else -1.0 for direction in directions]
         new = range(self._next, min(before, len(trials)))
         changed = sorted(self._open | set(new))
         self._again += [number for number in new if ORIGIN in trials[number].system_attrs]
@@ -129,9 +130,11 @@ class ArchSampler(BaseSampler):
         predictor: the predictor that chose the latest trials, and its quality; None for samplers without a predictor.
         history: the trials that the sampler has seen.
         keeps_plan: whether proposals use what `prepare` has fitted, even if more trials have finished since.
+        known_trials: all trials so far, so that the study need not be read again; None to read it.
     """
 
     keeps_plan = False
+    known_trials: Sequence[FrozenTrial] | None = None
 
     def __init__(self, problem: Problem, seed: int) -> None:
         self.problem = problem
@@ -146,7 +149,8 @@ class ArchSampler(BaseSampler):
     def prepare(self, study: Study) -> None:
         """Do what takes long before a trial is asked, so that other workers need not wait for it."""
         self.keeps_plan = True
-        self.history.update(study, self.problem.space, len(study.get_trials(deepcopy=False)))
+        trials = study.get_trials(deepcopy=False)
+        self.history.update(trials, study.directions, self.problem.space, len(trials))
         self.plan(self.history)
 
     def plan(self, history: History) -> None:
@@ -188,7 +192,8 @@ class ArchSampler(BaseSampler):
 
     def position(self, study: Study, trial: FrozenTrial) -> int:
         """The position of a trial, see `History.position`, after an update from all trials before it."""
-        self.history.update(study, self.problem.space, trial.number)
+        trials = study.get_trials(deepcopy=False) if self.known_trials is None else self.known_trials
+        self.history.update(trials, study.directions, self.problem.space, trial.number)
         return self.history.position(trial.number)
 
     # The methods below implement Optuna's interface.
