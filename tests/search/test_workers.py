@@ -84,6 +84,7 @@ def require_files_of_told(study: SharedStudy, count: int) -> None:
     assert {number for number, outcome in written.items() if outcome["reason"] is None} == set(told)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["random", "pareto_evolution", "nsga2", "predicted_front"])
 def test_workers_of_one_study_tell_each_trial_once_and_repeat_no_arch(tmp_path: Path, sampler: str) -> None:
     evaluated: list[int] = []
@@ -113,6 +114,7 @@ def test_workers_of_one_study_tell_each_trial_once_and_repeat_no_arch(tmp_path: 
     assert SPACE.from_dict(outcomes(tmp_path)[1]["arch"]) == SPACE.largest()
 
 
+@pytest.mark.slow
 def test_trials_that_run_are_not_asked_again_and_count_as_pending(tmp_path: Path) -> None:
     study = open_study(tmp_path, "predicted_front")
     for _ in range(14):
@@ -246,6 +248,7 @@ def test_a_budget_counts_the_trials_that_run(tmp_path: Path) -> None:
         Worker(open_study(tmp_path / "other"), exhausted, evaluate).run()
 
 
+@pytest.mark.slow
 def test_rungs_have_no_barrier_and_a_dead_worker_leaves_its_rung_to_another(tmp_path: Path) -> None:
     rungs = Rungs((0, 2, 4), keep=0.5)
     done: list[tuple[int, int, int]] = []
