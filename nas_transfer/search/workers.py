@@ -15,6 +15,7 @@ from pathlib import Path
 
 from nas_transfer.errors import ConfigError, RunError
 from nas_transfer.runs import Evaluation, Outcome, Spent, files, read_outcome
+from nas_transfer.runs.texts import value_text
 from nas_transfer.search.halving import dropped
 from nas_transfer.search.loop import Schedule
 from nas_transfer.search.shared_study import Asked, SharedStudy
@@ -83,7 +84,7 @@ class Worker:
         told = self.study.finish(asked, outcome)
         for path in (self.folder / files.STATES_FOLDER).glob(f"{asked.number}.*") if told else ():
             path.unlink(missing_ok=True)
-        shown = ", ".join(f"{name} {value:.6g}" for name, value in outcome.values.items())
+        shown = ", ".join(f"{name} {value_text(name, value)}" for name, value in outcome.values.items())
         logger.info("trial %d: %s (%.2f s)", asked.number, shown or outcome.reason, outcome.seconds)
         return told
 
