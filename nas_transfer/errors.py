@@ -41,6 +41,10 @@ class RunError(NasTransferError):
     """A run folder is missing, unfinished, or belongs to another configuration."""
 
 
+class BusyError(RunError):
+    """Another process runs in the folder."""
+
+
 class StorageError(NasTransferError):
     """The file system is full or cannot be reached any more. It ends a run: no trial fails because of it."""
 

@@ -8,27 +8,35 @@ attribute, so the version of hydra-core is bounded and a test runs a search.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, configure_log
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from nas_transfer.errors import ConfigError, NasTransferError, storage_error
+from nas_transfer.errors import BusyError, ConfigError, NasTransferError, storage_error
 from nas_transfer.stages.common.run_directory import log_to
-from nas_transfer.stages.config.entry import begin_run
+from nas_transfer.stages.config.base import RunConfig
+from nas_transfer.stages.config.entry import begin_run, joined_run
 from nas_transfer.stages.config.search import SearchConfig
 
 if TYPE_CHECKING:
     from nas_transfer.runs import Job
     from nas_transfer.search.loop import Launch
+    from nas_transfer.stages.common.launching import WorkerLauncher
+    from nas_transfer.stages.common.slurm_jobs import QueueWatch
 
 TARGET = "hydra_plugins.nas_transfer.ArchSweeper"
+BASIC, SLURM = "BasicLauncher", "SlurmLauncher"
+LOCAL = ("JoblibLauncher", "LocalLauncher")
+"""Launchers whose jobs run on this machine."""
+REFUSED = "sbatch: error:"
+"""What SLURM begins with when it does not take a job."""
 
 
 class ArchSweeper(Sweeper):
@@ -55,9 +63,10 @@ class ArchSweeper(Sweeper):
                     f"a search takes one value for {override.key_or_group}, got several: run one command for each value"
                 )
         self.arguments = arguments
+        self.queue: QueueWatch | None = None
         self.log_plainly()
         logging.getLogger("hydra._internal.core_plugins.basic_launcher").setLevel(logging.WARNING)
-        return run_search(self.composed, self.launch)
+        return run_search(self.composed, self.launch, self.stop)
 
     def log_plainly(self) -> None:
         """Log as the jobs do."""
@@ -72,13 +81,20 @@ class ArchSweeper(Sweeper):
         batch = [
             [*self.arguments, f"search.job='{job.path}'", f"hydra.sweep.subdir=jobs/{job.path.stem}"] for job in jobs
         ]
+        first = min(jobs[0].trials, default=0)
         try:
-            returns = list(self.launch_jobs(batch, initial_job_idx=min(jobs[0].trials, default=0)))
+            if launcher_of(self.composed) == SLURM:
+                returns = self.launch_on_slurm(batch, first)
+            else:
+                returns = self.launch_jobs(batch, initial_job_idx=first)
         except NasTransferError:
             raise
         except Exception as error:  # submitit raises for all jobs when one of them died: the files tell which
             if (failure := storage_error(error)) is not None:
                 raise failure from error
+            text = " ".join(str(error).split())
+            if REFUSED in text:
+                raise ConfigError(f"SLURM takes no such job: {text.partition(REFUSED)[2].strip()}") from error
             reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
             return [reason] * len(jobs)
         finally:
@@ -86,22 +102,84 @@ class ArchSweeper(Sweeper):
             log_to(Path(self.composed.run_dir))
         return [_failure(result) for result in returns]
 
+    def launch_on_slurm(self, batch: Sequence[Sequence[str]], first: int) -> Sequence[JobReturn]:
+        """Run jobs while their queue is watched. They are cancelled if this process is ended."""
+        from nas_transfer.stages.common.launching import while_watched  # torch, not needed before
+        from nas_transfer.stages.common.slurm_jobs import QueueWatch
 
-def run_search(cfg: DictConfig, launch: Launch) -> float | None:
-    """Run or continue the search of a composed configuration, Hydra's keys included; returns the picked arch's score.
+        self.queue = QueueWatch(Path(self.composed.run_dir))
+        return while_watched(lambda: self.launch_jobs(batch, initial_job_idx=first), self.queue.look, self.stop)
+
+    def stop(self) -> None:
+        """Cancel the jobs in SLURM's queue."""
+        if self.queue is not None:
+            self.queue.cancel()
+
+
+def run_search(cfg: DictConfig, launch: Launch, stop: Callable[[], None] | None = None) -> float | None:
+    """Run, continue or join the search of a composed configuration, Hydra's keys included.
+
+    Args:
+        cfg: the composed configuration.
+        launch: runs jobs.
+        stop: ends the jobs that `launch` runs in another thread; None for none.
+
+    Returns:
+        The picked arch's score; None if workers were added to a search that another process runs.
 
     Raises:
         NasTransferError: everything that a user can correct.
     """
-    from nas_transfer.stages.search import search  # torch and Optuna, not needed before
+    from nas_transfer.stages.common.workers import join  # torch and Optuna, not needed before
+    from nas_transfer.stages.search import search
 
-    with begin_run(cfg, cfg.hydra, imports=True) as (config, run):
-        if not isinstance(config, SearchConfig):
-            raise ConfigError(
-                f"stage.config must name a subclass of SearchConfig for this sweeper, got {cfg.stage.config}"
-            )
-        log_to(run.folder)
-        return search(config, launch)
+    try:
+        with begin_run(cfg, cfg.hydra, imports=True) as (config, run):
+            log_to(run.folder)
+            workers = None if cfg.search.workers is None else _worker_launcher(cfg, launch, stop)
+            return search(_search_config(cfg, config), launch, workers)
+    except BusyError:
+        if cfg.search.workers is None:
+            raise
+    config = _search_config(cfg, joined_run(cfg, cfg.hydra))
+    log_to(config.folder)
+    join(config, _worker_launcher(cfg, launch, stop))
+    return None
+
+
+def _search_config(cfg: DictConfig, config: RunConfig) -> SearchConfig:
+    if isinstance(config, SearchConfig):
+        return config
+    raise ConfigError(f"stage.config must name a subclass of SearchConfig for this sweeper, got {cfg.stage.config}")
+
+
+def launcher_of(cfg: DictConfig) -> str:
+    """The name of the class of the configured launcher."""
+    return str(cfg.hydra.launcher._target_).rpartition(".")[2]
+
+
+def _worker_launcher(cfg: DictConfig, launch: Launch, stop: Callable[[], None] | None) -> WorkerLauncher:
+    """Starts workers through the launcher; as processes of this machine where the launcher runs one job at a time.
+
+    Raises:
+        ConfigError: workers on other machines cannot reach the database.
+    """
+    from nas_transfer.stages.common.launching import WorkerLauncher
+    from nas_transfer.stages.common.local_processes import LocalProcesses
+
+    name = launcher_of(cfg)
+    if name == BASIC:
+        without_hydra = OmegaConf.masked_copy(cfg, [str(group) for group in cfg if group != "hydra"])
+        content = cast(dict[str, object], OmegaConf.to_container(without_hydra, resolve=True))
+        job_logging = cast(dict[str, object], OmegaConf.to_container(cfg.hydra.job_logging, resolve=True))
+        processes = LocalProcesses(content, job_logging, cfg.hydra.verbose)
+        return WorkerLauncher(processes.launch, processes.stop)
+    if cfg.search.storage is None and name not in LOCAL:
+        raise ConfigError(
+            f"workers on several machines need a database that all of them reach, got search.storage=null with {name}: "
+            "set search.storage=postgresql://... or another URL of Optuna (sqlite:////... if all nodes are one machine)"
+        )
+    return WorkerLauncher(launch) if stop is None else WorkerLauncher(launch, stop)
 
 
 def _failure(result: JobReturn) -> str | None:

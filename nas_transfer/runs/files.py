@@ -34,6 +34,8 @@ WORST_PREFIX = "worst_"
 # Of a search
 FRONT = "front.json"
 STUDY = "study.journal"
+STUDY_DATABASE = "study.db"
+ASK_LOCK = "ask.lock"
 ARCHS_FOLDER = "archs"
 PICKED_ARCH = f"{ARCHS_FOLDER}/picked.yaml"
 JOBS_FOLDER = "jobs"
@@ -47,6 +49,7 @@ VALIDATION = "trust.json"
 DAMAGE = "damage.json"
 PREPARATION = "warm_start.spent.json"
 PREPARATION_JOB = "prepare.json"
+WORKER_PREFIX = "worker_"
 PROBE = "space.probe"
 STARTED_SUFFIX = ".started"
 
@@ -73,7 +76,7 @@ RUN_MARKS = (RUN, RESULT, FRONT, WEIGHTS)
 BEFORE_WORK = (RUN, LOG, LOCK, INPUTS, IMAGES_FOLDER, HYDRA_FOLDER, LOGS_FOLDER, TENSORBOARD_FOLDER)
 """What a run folder holds of a command that ended before any work."""
 
-WORK = (RESULT, FRONT, WEIGHTS, INPUTS, LAST_CHECKPOINT, PREVIOUS_CHECKPOINT, STUDY)
+WORK = (RESULT, FRONT, WEIGHTS, INPUTS, LAST_CHECKPOINT, PREVIOUS_CHECKPOINT, STUDY, STUDY_DATABASE)
 """What a run leaves in its folder after its configuration."""
 
 
@@ -95,6 +98,22 @@ def images_file(part: str) -> str:
 def trial_file(number: int) -> str:
     """Where the outcome of a trial is written, relative to the run folder."""
     return f"{TRIALS_FOLDER}/{number}.json"
+
+
+def worker_job(name: str) -> str:
+    """Where the job of a worker is written, relative to the run folder."""
+    return f"{JOBS_FOLDER}/{WORKER_PREFIX}{name}.json"
+
+
+def is_worker_job(path: Path) -> bool:
+    """Whether a job asks for its trials by itself."""
+    return path.name.startswith(WORKER_PREFIX)
+
+
+def rung_files(folder: Path, steps: int) -> dict[int, Path]:
+    """The files with the outcomes after so many training steps, by trial."""
+    paths = (folder / RUNGS_FOLDER).glob(f"*.{steps}.json")
+    return {int(path.name.partition(".")[0]): path for path in paths if path.name.partition(".")[0].isdigit()}
 
 
 def rung_file(number: int, steps: int) -> str:

@@ -24,7 +24,7 @@ INPUTS_FORMAT = 1
 WEIGHTS = "weights"
 """The role of the weights that a run starts from."""
 LEAST_FOR_THREADS = 1000
-BEGUN = (files.LAST_CHECKPOINT, files.PREVIOUS_CHECKPOINT, files.STUDY)
+BEGUN = (files.LAST_CHECKPOINT, files.PREVIOUS_CHECKPOINT, files.STUDY, files.STUDY_DATABASE)
 """A run that has left any of these has recorded what it reads."""
 HASHED = "sha256:"
 GONE = "-"

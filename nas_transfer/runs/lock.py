@@ -1,4 +1,4 @@
-"""The lock of a run folder: one process at a time runs a stage in it."""
+"""Locks of a run folder: one process at a time runs a stage in it, and one at a time asks for a trial."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import fcntl
 import logging
 import os
 import stat
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from nas_transfer.errors import RunError
+from nas_transfer.errors import BusyError, RunError
 from nas_transfer.runs import files
 from nas_transfer.runs.atomic import sweep
 
 logger = logging.getLogger(__name__)
+
+_THREADS = threading.Lock()
+"""Held with every `short_lock`: locks of the operating system do not exclude threads of one process."""
 
 
 @contextmanager
@@ -24,8 +28,8 @@ def run_lock(folder: Path) -> Iterator[None]:
     The operating system releases the lock when this process ends. Processes that it starts do not hold it.
 
     Raises:
-        RunError: another process holds the lock, the folder cannot be written, or it holds what is neither a file nor a
-            folder.
+        BusyError: another process holds the lock.
+        RunError: the folder cannot be written, or it holds what is neither a file nor a folder.
     """
     path = folder / files.LOCK
     _refuse_pipes(folder)
@@ -62,6 +66,26 @@ def is_running(folder: Path) -> bool:
     return False
 
 
+@contextmanager
+def short_lock(path: Path) -> Iterator[None]:
+    """Wait for the lock of a file, and hold it until the block ends. It excludes processes and threads.
+
+    The operating system releases the lock when this process dies.
+
+    Raises:
+        RunError: the file system knows no locks.
+    """
+    with _THREADS, path.open("a") as stream:
+        try:
+            fcntl.lockf(stream, fcntl.LOCK_EX)
+        except OSError as error:
+            raise RunError(
+                f"{path} cannot be locked ({error.strerror}), and workers need locks: put the run on another file "
+                "system, or leave search.workers out"
+            ) from error
+        yield
+
+
 def _refuse_pipes(folder: Path) -> None:
     """Raise RunError for a pipe, a device or a socket in a run folder: opening one may wait for ever."""
     for path in folder.rglob("*") if folder.is_dir() else ():
@@ -73,8 +97,8 @@ def _refuse_pipes(folder: Path) -> None:
             raise RunError(f"{path} is neither a file nor a folder: remove it, or use another name=...")
 
 
-def _busy(folder: Path) -> RunError:
-    return RunError(f"another process runs in {folder}: wait until it ends, or choose another name=...")
+def _busy(folder: Path) -> BusyError:
+    return BusyError(f"another process runs in {folder}: wait until it ends, or choose another name=...")
 
 
 def _is_same_file(descriptor: int, path: Path) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import subprocess
 from importlib import metadata
 from pathlib import Path
@@ -28,6 +30,17 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             by_package[package] = "not installed"
     return by_package
+
+
+def program_sha256(package: Path) -> str:
+    """A hash of the source files of a package and of the installed `versions`.
+
+    Two processes with the same hash compute the same from the same input, as far as the program is concerned.
+    """
+    digest = hashlib.sha256(json.dumps(versions(), sort_keys=True).encode())
+    for path in sorted(package.rglob("*.py")):
+        digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
 
 
 def git_revision(folder: Path) -> str | None:

@@ -1,4 +1,7 @@
-"""The study: an Optuna study on disk. One process writes it, and an interrupted search resumes from it."""
+"""The study: an Optuna study on disk. One process writes it, and an interrupted search resumes from it.
+
+`nas_transfer.search.shared_study` holds the study that several workers write.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import os
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -58,7 +62,7 @@ class Study:
         with _readable(folder / files.STUDY) if storage is None else nullcontext():
             self._study = optuna.create_study(
                 study_name=STUDY_NAME if storage is None else f"{STUDY_NAME}-{folder.name}",
-                storage=_journal(folder / files.STUDY) if storage is None else _database(storage),
+                storage=self._open(folder, storage),
                 directions=[StudyDirection[direction.upper()] for direction in directions.values()],
                 sampler=sampler,
                 load_if_exists=True,
@@ -68,8 +72,15 @@ class Study:
                 warnings.simplefilter("ignore")  # experimental in Optuna; only its dashboard shows them
                 self._study.set_metric_names(list(directions))
 
+    def _open(self, folder: Path, storage: str | None) -> optuna.storages.BaseStorage:
+        return _journal(folder / files.STUDY) if storage is None else _database(storage)
+
     def __len__(self) -> int:
-        return len(self._trials())
+        return len(self._numbered())
+
+    def _numbered(self) -> list[tuple[int, optuna.trial.FrozenTrial]]:
+        """The trials with the numbers that files and reports use, in this order."""
+        return [(trial.number, trial) for trial in self._trials()]
 
     def _trials(self) -> list[optuna.trial.FrozenTrial]:
         return self._study.get_trials(deepcopy=False)
@@ -108,72 +119,94 @@ class Study:
     def tell(self, outcome: Outcome) -> None:
         """Finish a trial with its outcome. A trial with a value that is not finite fails and gets no score."""
         trial = optuna.trial.Trial(self._study, self._trials()[outcome.trial]._trial_id)
-        reason = outcome.reason
+        final = self._final(outcome)
+        for name, value in attributes_of(final).items():
+            trial.set_user_attr(name, value)
+        state, values = self._state(final)
+        self._study.tell(trial, values, state)
+
+    def _final(self, outcome: Outcome) -> Outcome:
+        """The outcome as it is told: failed if a value is missing or not finite."""
         values = [outcome.values.get(name, math.nan) for name in self.directions]
-        if reason is None and not all(math.isfinite(value) for value in values):
-            reason = f"all values must be finite numbers, got {dict(outcome.values)}"
-        trial.set_user_attr("metrics", {name: value for name, value in outcome.metrics.items() if math.isfinite(value)})
-        trial.set_user_attr("seconds", outcome.seconds)
-        trial.set_user_attr("device", outcome.device)
-        trial.set_user_attr("images", outcome.images)
-        trial.set_user_attr("training_macs", outcome.training_macs)
-        if reason is not None:
-            trial.set_user_attr(REASON, reason)
-            self._study.tell(trial, state=TrialState.PRUNED if outcome.left_out else TrialState.FAIL)
-        else:
-            self._study.tell(trial, values)
+        if outcome.reason is not None or all(math.isfinite(value) for value in values):
+            return outcome
+        return replace(outcome, reason=f"all values must be finite numbers, got {dict(outcome.values)}", values={})
+
+    def _state(self, final: Outcome) -> tuple[TrialState, list[float] | None]:
+        """Optuna's state of a trial with this outcome, and its values."""
+        if final.reason is not None:
+            return TrialState.PRUNED if final.left_out else TrialState.FAIL, None
+        return TrialState.COMPLETE, [final.values[name] for name in self.directions]
 
     def told(self) -> list[Trial]:
         """All trials that were told values, in the order of their numbers."""
         return [
             Trial(
-                trial.number,
+                number,
                 arch_of(self.space, trial.params).to_dict(),
                 dict(zip(self.directions, trial.values, strict=True)),
                 trial.user_attrs.get("metrics", {}),
             )
-            for trial in self._trials()
+            for number, trial in self._numbered()
             if trial.state == TrialState.COMPLETE
         ]
 
+    def _finished(self) -> list[optuna.trial.FrozenTrial]:
+        return [trial for _, trial in self._numbered() if trial.state.is_finished()]
+
     def num_finished(self, archs: Collection[Arch]) -> int:
         """How many of these archs have a finished trial."""
-        finished = (trial.params for trial in self._trials() if trial.state.is_finished())
-        return len({arch for params in finished if (arch := arch_of(self.space, params)) in archs})
+        return len({arch for trial in self._finished() if (arch := arch_of(self.space, trial.params)) in archs})
 
     def failures(self) -> list[tuple[int, str]]:
         """Numbers and reasons of failed trials."""
-        failed = [trial for trial in self._trials() if trial.state == TrialState.FAIL]
-        return [(trial.number, trial.user_attrs.get(REASON, "")) for trial in failed]
+        return [
+            (number, str(trial.user_attrs.get(REASON, "")))
+            for number, trial in self._numbered()
+            if trial.state == TrialState.FAIL
+        ]
 
     def seconds(self, *, accelerator: bool = False) -> float:
         """Seconds that the evaluation of all finished trials took, or only of those on an accelerator."""
-        finished = [trial.user_attrs for trial in self._trials() if trial.state.is_finished()]
-        return sum(float(attrs["seconds"]) for attrs in finished if not accelerator or attrs["device"] != "cpu")
+        finished = [trial.user_attrs for trial in self._finished()]
+        return sum(
+            float(attrs.get("seconds", 0.0))
+            for attrs in finished
+            if not accelerator or attrs.get("device", "cpu") != "cpu"
+        )
 
     def images(self) -> int:
         """Number of training images of all finished trials."""
-        return sum(int(trial.user_attrs["images"]) for trial in self._trials() if trial.state.is_finished())
+        return sum(int(trial.user_attrs.get("images", 0)) for trial in self._finished())
 
     def training_macs(self) -> int:
         """Multiply-accumulates of the training of all finished trials."""
-        finished = [trial.user_attrs for trial in self._trials() if trial.state.is_finished()]
-        return sum(int(attrs.get("training_macs", 0)) for attrs in finished)
+        return sum(int(trial.user_attrs.get("training_macs", 0)) for trial in self._finished())
 
     def num_left_out(self) -> int:
         """Number of trials that broke a limit or were dropped between rungs, and therefore have no values."""
-        return sum(trial.state == TrialState.PRUNED for trial in self._trials())
+        return sum(trial.state == TrialState.PRUNED for trial in self._finished())
 
     def failures_in_a_row(self) -> int:
         """How many finished trials have failed since the last one that did not."""
         count = 0
-        for trial in reversed(self._trials()):
-            if not trial.state.is_finished():
-                continue
+        for trial in reversed(self._finished()):
             if trial.state != TrialState.FAIL:
                 break
             count += 1
         return count
+
+
+def attributes_of(outcome: Outcome) -> dict[str, object]:
+    """What a trial keeps of its outcome beside the values, by user attribute."""
+    attributes: dict[str, object] = {
+        "metrics": {name: value for name, value in outcome.metrics.items() if math.isfinite(value)},
+        "seconds": outcome.seconds,
+        "device": outcome.device,
+        "images": outcome.images,
+        "training_macs": outcome.training_macs,
+    }
+    return attributes if outcome.reason is None else attributes | {REASON: outcome.reason}
 
 
 def _journal(path: Path) -> optuna.storages.BaseStorage:

@@ -33,11 +33,12 @@ from nas_transfer.stages.common.build import (
     build_training_settings,
     set_threads,
 )
-from nas_transfer.stages.common.candidates import evaluate_job, evaluator_of, searched_weights
+from nas_transfer.stages.common.candidates import evaluator_of, searched_weights
 from nas_transfer.stages.common.damage import damage_of_run, hold_damage
 from nas_transfer.stages.common.repair import RepairedTrials
 from nas_transfer.stages.config.entry import read_config
 from nas_transfer.stages.config.search import ProxyConfig
+from nas_transfer.stages.search import run_job
 from nas_transfer.supernet.protocol import SupernetTable
 from nas_transfer.tasks.checkpoint import (
     Checkpoint,
@@ -59,7 +60,7 @@ REPEATED_EPOCHS = 1_000_000
 
 def run(cfg: DictConfig, folder: Path) -> None:
     """Train and evaluate the archs of one job; the first job makes the warm start."""
-    evaluate_job(read_config(cfg, ProxyConfig), folder, build_proxy_evaluator)
+    run_job(read_config(cfg, ProxyConfig), folder, build_proxy_evaluator)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,12 +20,13 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from nas_transfer.errors import RunError
+from nas_transfer.errors import BusyError, RunError
 from nas_transfer.runs import (
     SECONDS_PER_HOUR,
     Ancestor,
     Costs,
     Front,
+    Job,
     SearchSummary,
     Trial,
     Usage,
@@ -34,31 +36,40 @@ from nas_transfer.runs import (
     read_result,
     usage_in,
 )
+from nas_transfer.runs.lock import run_lock
 from nas_transfer.runs.texts import duration, value_text
 from nas_transfer.search.attainable import CostRange, attainable
 from nas_transfer.search.damage import fit_additive
+from nas_transfer.search.evaluate import TrialEvaluator
 from nas_transfer.search.front import TradeOff, front_of, pick, points_of, share_of_hypervolume, write_front
 from nas_transfer.search.loop import Launch, SearchLoop
-from nas_transfer.search.objectives.base import ArchCost, Objective
+from nas_transfer.search.objectives.base import ArchCost
 from nas_transfer.search.pareto import signs
 from nas_transfer.search.problem import Costs as ArchCosts
-from nas_transfer.search.problem import Known, Problem
+from nas_transfer.search.problem import Problem
 from nas_transfer.search.resizing import gains_of, whole_network
-from nas_transfer.search.samplers.base import ArchSampler
+from nas_transfer.search.shared_study import SharedStudy
 from nas_transfer.search.statistics import rank_quality
-from nas_transfer.search.study import Study
 from nas_transfer.space import SUPERNET, Arch, short_id
 from nas_transfer.stages.common.build import build_data, build_task, hold_run_inputs, set_threads
-from nas_transfer.stages.common.candidates import build_evaluator, evaluate_job, searched_weights
+from nas_transfer.stages.common.candidates import (
+    Config,
+    build_evaluator,
+    evaluate_job,
+    evaluator_in_process,
+    job_of,
+    searched_weights,
+)
 from nas_transfer.stages.common.damage import damage_usage, give_damage, prepare_damage
-from nas_transfer.stages.common.limits import limits_of
+from nas_transfer.stages.common.launching import WorkerLauncher
+from nas_transfer.stages.common.problem import make_sampler
 from nas_transfer.stages.common.repair import keep_networks, was_held_out
 from nas_transfer.stages.common.results import cost_report, make_result
 from nas_transfer.stages.common.slurm_jobs import wait_for_jobs
 from nas_transfer.stages.common.trust import Rescored, rescore, validate_proxy
+from nas_transfer.stages.common.workers import open_study, run_worker, run_workers
 from nas_transfer.stages.config.entry import read_config
-from nas_transfer.stages.config.search import SCORE, ProxyConfig, SearchConfig, SearchKeys
-from nas_transfer.tasks.damage import unseen_genes
+from nas_transfer.stages.config.search import SCORE, ProxyConfig, SearchConfig
 from nas_transfer.tasks.task import Task
 
 logger = logging.getLogger(__name__)
@@ -69,17 +80,50 @@ LEAST_TOLD = 3
 
 def run(cfg: DictConfig, folder: Path) -> None:
     """Evaluate the archs of one job with the weights of the supernet."""
-    evaluate_job(read_config(cfg, SearchConfig), folder, build_evaluator)
+    run_job(read_config(cfg, SearchConfig), folder, build_evaluator)
 
 
-def search(config: SearchConfig, launch: Launch) -> float | None:
+def run_job(config: Config, folder: Path, build: Callable[[Config], TrialEvaluator]) -> None:
+    """Evaluate the archs of one job, or those that a worker asks for.
+
+    The last worker writes the front if the process that started the workers is gone.
+
+    Args:
+        build: makes the evaluator, which later jobs of this process use again.
+
+    Raises:
+        NasTransferError: the configuration, the data or the weights cannot be used.
+    """
+    job = job_of(config, folder)
+    evaluator = evaluator_in_process(config, build)
+    if not files.is_worker_job(job):
+        evaluate_job(job, evaluator)
+        return
+    run_worker(config, evaluator)
+
+    def launch(jobs: Sequence[Job]) -> list[str | None]:
+        for one in jobs:
+            evaluate_job(one.path, evaluator)
+        return [None] * len(jobs)
+
+    with suppress(BusyError), run_lock(folder):
+        search(replace(config, search=replace(config.search, job=None)), launch)
+
+
+def search(config: SearchConfig, launch: Launch, workers: WorkerLauncher | None = None) -> float | None:
     """Run or continue a search, write its front and print it; returns the score of the picked arch.
+
+    Args:
+        config: the configuration.
+        launch: runs jobs.
+        workers: starts the workers of a search with `search.workers`; None to start none, because all of its trials are
+            finished.
 
     Raises:
         NasTransferError: everything that a user can correct; an infeasible constraint before anything is evaluated.
     """
     started = time.monotonic()
-    return _Search(config, launch, started).run()
+    return _Search(config, launch, started).run(workers)
 
 
 class _Search:
@@ -107,39 +151,14 @@ class _Search:
             )
         damage = prepare_damage(config, self.task.space, checkpoint, launch)
         give_damage(self.objectives, damage)
-        self.problem = make_problem(keys, self.task, self.objectives, self.trained_genes())
-        self.problem.damage = damage
-        rng = np.random.default_rng(config.seed)
-        self.problem.draw(rng)  # an infeasible constraint ends the search here
-        sampler = keys.sampler.build()(problem=self.problem, seed=config.seed)
-        directions = {name: objective.direction for name, objective in self.objectives.items()}
-        self.sampler: ArchSampler = sampler
-        self.study = Study(folder, keys.storage, self.task.space, directions, sampler)
+        self.sampler = make_sampler(config, self.task, self.objectives, damage, repairs=self.repairs)
+        self.problem = self.sampler.problem
+        self.study = open_study(config, self.task.space, self.objectives, self.sampler)
         self.loop = SearchLoop(self.study, folder, schedule, launch, self.log_progress, self.problem.resized)
         self.done_before = len(self.study)
         self.ranges: Mapping[str, CostRange] = {}
 
-    def trained_genes(self) -> list[str]:
-        """The genes whose smaller choices need training, if the trials are parts of one network and are not trained.
-
-        Trials that are trained keep the head of the network, the only one whose weights there are.
-        """
-        if not self.repairs:
-            return []
-        if self.config.rungs().steps[-1]:
-            branch = self.task.space.branch
-            return [] if branch is None else [branch.name]
-        body, repairable = self.task.table.space.names, self.task.untrained_genes
-        genes = [name for name in self.task.space.names if name not in body and name not in repairable]
-        if SCORE not in self.objectives:
-            genes += [name for name in unseen_genes(self.task) if name in self.task.space.names]
-        if genes:
-            logger.info(
-                "%s keep their largest choices: smaller ones need training, or show in no feature", ", ".join(genes)
-            )
-        return genes
-
-    def run(self) -> float | None:
+    def run(self, workers: WorkerLauncher | None) -> float | None:
         """Search, pick a trial, and measure how reliable the front is."""
         logger.info(
             "search of %s: %d of %d trials, %s archs, objectives %s",
@@ -148,11 +167,15 @@ class _Search:
         )  # fmt: skip
         ranges = self.ranges = attainable(self.problem, partial(_all_costs, self.task, self.problem))
         logger.info("costs within reach: %s", ", ".join(f"{name} {reach}" for name, reach in ranges.items()))
-        wait_for_jobs(self.folder)
+        if not isinstance(self.study, SharedStudy):
+            wait_for_jobs(self.folder)
         if self.config.stage.prepares is not None:
             self.loop.prepare(self.folder / self.config.stage.prepares)
             self.log_estimate()
-        self.loop.run()
+        if isinstance(self.study, SharedStudy):
+            run_workers(self.config, self.study, self.loop, workers, self.log_progress)
+        else:
+            self.loop.run()
         front = self.front()
         failures = self.study.failures()
         if failures and not front.trials:
@@ -364,36 +387,6 @@ class _Search:
 
 def _rule(pick: str | None, trade_off: TradeOff | None) -> str:
     return pick or ("knee" if trade_off is None else "trade_off")
-
-
-def make_problem(
-    keys: SearchKeys, task: Task, objectives: Mapping[str, Objective], fixed: Sequence[str] = ()
-) -> Problem:
-    """The archs that a search of this task may propose.
-
-    Genes that matter to classification alone keep their largest choice in tasks with an input size of their own, and so
-    do `fixed` ones.
-    """
-    space = task.space
-    names = [*fixed, *(() if task.uses_classifier_genes else task.table.classifier_genes)]
-    frozen = {name: space.largest()[name] for name in names}
-    frozen |= keys.frozen or {}
-    space.sample(np.random.default_rng(0), frozen)  # ArchError for an unknown gene
-    known = {name: objective for name, objective in objectives.items() if isinstance(objective, ArchCost)}
-    limits = {name: limit for name, limit in limits_of(keys.constraints).items() if name in known}
-
-    costs = partial(_known_costs, task, known)
-    factors = signs([objective.direction for objective in objectives.values()])
-
-    def known_values(archs: Sequence[Arch]) -> Known:
-        values = costs(archs)
-        return {k: factors[k] * values[name] for k, name in enumerate(objectives) if name in values}
-
-    return Problem(space, frozen, limits, costs, known_values, task.input_gene, task.weightless_genes, keys.variants)
-
-
-def _known_costs(task: Task, known: Mapping[str, ArchCost], archs: Sequence[Arch]) -> ArchCosts:
-    return {name: objective.of_archs(task, archs) for name, objective in known.items()}
 
 
 def _all_costs(task: Task, problem: Problem, archs: Sequence[Arch]) -> ArchCosts:

@@ -220,7 +220,7 @@ def test_pending_are_the_archs_of_open_trials_alone() -> None:
     archs = [arch_of(SPACE, trial.params) for trial in trials]
 
     def pending() -> list[Arch]:
-        sampler.history.update(study, SPACE, len(trials))
+        sampler.history.update(study.get_trials(deepcopy=False), study.directions, SPACE, len(trials))
         return list(sampler.history.pending.values())
 
     assert pending() == archs

@@ -101,6 +101,43 @@ def test_a_job_that_dies_and_one_that_is_cancelled_fail_alone_and_the_third_scor
     assert outcomes[2]["values"] == here["values"] | {"deadly": 1.0}
 
 
+def test_a_worker_that_dies_leaves_its_trial_to_the_others_and_a_second_command_adds_workers(
+    tmp_path: Path, supernet: Path
+) -> None:
+    mark, folder = tmp_path / "died", tmp_path / "runs/search/shapes_cls/slurm"
+    deadly = "+search.objectives.deadly={_target_: tests.stages.test_workers.Deadly, direction: minimize, mark: MARK}"
+    workers = ["search.workers=2", "search.grace_seconds=4", f"search.storage=sqlite:///{tmp_path}/study.db"]
+    command = [
+        *arguments(supernet, "search.trials=12", "search.sampler.num_random=6", "search.frozen=null", *workers),
+        *SLURM, deadly.replace("MARK", str(mark)), "name=slurm",
+    ]  # fmt: skip
+    first = start(tmp_path, *command)
+    while not (folder / "jobs").is_dir():
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.2)
+    second = start(tmp_path, *command)
+    assert "submitted to SLURM" in finish(first)
+    assert "this one adds workers" in finish(second)
+    assert mark.exists()
+    outcomes = trials(folder)
+    assert sorted(outcomes) == list(range(12))
+    assert all(outcome["reason"] is None for outcome in outcomes.values())
+    assert json.loads((folder / "result.json").read_text())["search"]["trials"] == 12
+
+
+def test_a_job_that_will_never_start_ends_the_search_in_one_sentence(tmp_path: Path, supernet: Path) -> None:
+    limit = subprocess.run(["sinfo", "--noheader", "--format", "%l"], capture_output=True, text=True, check=True)
+    if "infinite" in limit.stdout:
+        pytest.skip("no partition limits the time")
+    command = arguments(supernet, "search.trials=3", *SLURM, "hydra.launcher.timeout_min=100000", "name=long")
+    process = start(tmp_path, *command)
+    output, _ = process.communicate(timeout=HANG_SECONDS)
+    assert process.returncode == 2, output
+    assert "will never start (PartitionTimeLimit): the partition allows less time" in output.splitlines()[-1]
+    queued = subprocess.run(["squeue", "--noheader", "--name", "nas_transfer"], capture_output=True, text=True)
+    assert "PartitionTimeLimit" not in queued.stdout
+
+
 def test_a_new_start_waits_for_the_jobs_of_an_earlier_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slurm_jobs, "QUEUE_SECONDS", 0.2)
     done = subprocess.run(

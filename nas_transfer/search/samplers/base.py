@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
@@ -17,6 +18,8 @@ from nas_transfer.runs import PredictorQuality
 from nas_transfer.search.problem import Problem
 from nas_transfer.space import Arch, Gene, SearchSpace
 
+ORIGIN = "failed_trial"
+"""Optuna's system attribute of a trial that is asked again after its worker has died: the first attempt's number."""
 MAX_PROPOSALS = 100
 """Proposals that may be rejected for one trial before an arch is drawn at random."""
 
@@ -48,7 +51,7 @@ class History:
         seen: gene values of the archs of all trials, whatever their outcome.
         pending: archs of the open trials by their gene values, in the order in which they were asked.
         archs: archs of the trials with values, in trial order.
-        asked: archs of all trials by their number.
+        asked: archs of all trials by their position.
     """
 
     def __init__(self) -> None:
@@ -58,6 +61,7 @@ class History:
         self.asked: dict[int, Arch] = {}
         self._values: list[Sequence[float]] = []
         self._open: set[int] = set()
+        self._again: list[int] = []
         self._next = 0
 
     @property
@@ -78,17 +82,28 @@ class History:
             self.archs.append(arch)
             self._values.append(values)
 
-    def update(self, study: Study, space: SearchSpace, before: int) -> None:
-        """Update from the trials of a study with numbers below `before` that are new or have finished."""
-        signs = [1.0 if direction == StudyDirection.MINIMIZE else -1.0 for direction in study.directions]
-        trials = study.get_trials(deepcopy=False)
-        changed = sorted(self._open | set(range(self._next, min(before, len(trials)))))
+    def position(self, number: int) -> int:
+        """The position of a trial among all trials that were not asked before; its number if no worker has died."""
+        return number - bisect_left(self._again, number)
+
+    def update(
+        self, trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection], space: SearchSpace, before: int
+    ) -> None:
+        """Update from those of all trials with numbers below `before` that are new or have finished."""
+        signs = [1.0 if direction == StudyDirection.MINIMIZE else -1.0 for direction in directions]
+        new = range(self._next, min(before, len(trials)))
+        changed = sorted(self._open | set(new))
+        self._again += [number for number in new if ORIGIN in trials[number].system_attrs]
         self._next = max(self._next, min(before, len(trials)))
         for number in changed:
             trial = trials[number]
             if set(trial.params) != set(space.names):
+                if not trial.state.is_finished():  # another worker chooses its arch
+                    self._open.add(number)
                 continue
-            arch = self.asked[number] = arch_of(space, trial.params)
+            arch = arch_of(space, trial.params)
+            if ORIGIN not in trial.system_attrs:
+                self.asked[self.position(number)] = arch
             if not trial.state.is_finished():
                 self._open.add(number)
                 self.ask(arch)
@@ -117,7 +132,12 @@ class ArchSampler(BaseSampler):
     Attributes:
         predictor: the predictor that chose the latest trials, and its quality; None for samplers without a predictor.
         history: the trials that the sampler has seen.
+        keeps_plan: whether proposals use what `prepare` has fitted, even if more trials have finished since.
+        known_trials: all trials so far, so that the study need not be read again; None to read it.
     """
+
+    keeps_plan = False
+    known_trials: Sequence[FrozenTrial] | None = None
 
     def __init__(self, problem: Problem, seed: int) -> None:
         self.problem = problem
@@ -129,8 +149,18 @@ class ArchSampler(BaseSampler):
     def propose(self, history: History, number: int, rng: np.random.Generator) -> Arch:
         """Propose an arch for trial `number`. It may be infeasible or repeat an earlier arch."""
 
+    def prepare(self, study: Study) -> None:
+        """Do what takes long before a trial is asked, so that other workers need not wait for it."""
+        self.keeps_plan = True
+        trials = study.get_trials(deepcopy=False)
+        self.history.update(trials, study.directions, self.problem.space, len(trials))
+        self.plan(self.history)
+
+    def plan(self, history: History) -> None:
+        """Fit what the next proposals are chosen by."""
+
     def next_arch(self, history: History, number: int) -> Arch:
-        """Choose the arch of trial `number`.
+        """Choose the arch of the trial at position `number`.
 
         Raises:
             ConfigError: no arch is within the limits.
@@ -163,6 +193,12 @@ class ArchSampler(BaseSampler):
     def _acceptable(self, arch: Arch, history: History) -> bool:
         return arch.values not in history.seen and bool(self.problem.feasible([arch])[0])
 
+    def position(self, study: Study, trial: FrozenTrial) -> int:
+        """The position of a trial, see `History.position`, after an update from all trials before it."""
+        trials = study.get_trials(deepcopy=False) if self.known_trials is None else self.known_trials
+        self.history.update(trials, study.directions, self.problem.space, trial.number)
+        return self.history.position(trial.number)
+
     # The methods below implement Optuna's interface.
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -173,8 +209,7 @@ class ArchSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, int]:
         """Return the arch of the trial as parameters."""
-        self.history.update(study, self.problem.space, trial.number)
-        arch = self.next_arch(self.history, trial.number)
+        arch = self.next_arch(self.history, self.position(study, trial))
         return dict(zip(arch.names, arch.values, strict=True))
 
     def sample_independent(

@@ -54,7 +54,7 @@ class FromOptuna(ArchSampler):
     ) -> dict[str, int]:
         """Return the first proposal that is feasible and new."""
         self._call, self._attempt = (study, trial), 0
-        if trial.number < len(self.problem.first):
+        if self.position(study, trial) < len(self.problem.first):
             # Their archs are fixed, but genetic samplers need to assign them to a generation.
             self._sampler(trial.number, 0).sample_relative(study, trial, search_space)
         return super().sample_relative(study, trial, search_space)

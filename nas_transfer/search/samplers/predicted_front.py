@@ -36,7 +36,8 @@ START_DRAWS = 64
 """Random archs among which each arch of the start is chosen."""
 NEAREST = 8
 """How many of these archs, nearest to the target cost, are compared by their distance to earlier archs."""
-
+REFIT_SHARE = 0.05
+"""Growth of the trials with values after which a worker fits the predictors again."""
 
 Predict = Callable[[Sequence[Arch]], Array]
 """Maps N archs to their minimised objectives (N, M): exact if the problem knows them, predicted otherwise."""
@@ -70,6 +71,9 @@ class PredictedFront(ArchSampler):
 
     In a search of one whole network, the predictors see the damage of an arch beside its genes
     (`nas_transfer.search.damage`).
+
+    With workers, the predictors are fitted again whenever the trials with values have grown by `REFIT_SHARE`. Trials
+    that still run count with their predicted values.
 
     If the first of the predictors ranks no better than chance, `ParetoEvolution` proposes the batch instead.
 
@@ -116,7 +120,7 @@ class PredictedFront(ArchSampler):
         """Propose the candidate that is predicted to lie farthest beyond the current front and the pending archs."""
         if number < self.num_random + self.problem.num_more or len(history.archs) < MIN_TRIALS:
             return self._start(history, number, rng)
-        if self._plan is None or self._plan.num_trials != len(history.archs):
+        if self._plan is None or (not self.keeps_plan and self._plan.num_trials != len(history.archs)):
             self._plan = self._predict(history)
         plan = self._plan
         new = [index for index, arch in enumerate(plan.candidates) if arch.values not in history.seen]
@@ -129,6 +133,14 @@ class PredictedFront(ArchSampler):
         # Additive epsilon indicator (Zitzler et al. 2003): the smallest shift that would make the candidate dominated.
         distances = ((known[None] - plan.predicted[new][:, None]) / scale).max(2).min(1)
         return plan.candidates[new[int(distances.argmax())]]
+
+    def plan(self, history: History) -> None:
+        """Fit the predictors again once the trials with values have grown by `REFIT_SHARE`."""
+        start = self.num_random + self.problem.num_more
+        if len(history.archs) < MIN_TRIALS or len(history.asked) < start:
+            return
+        if self._plan is None or len(history.archs) > (1 + REFIT_SHARE) * self._plan.num_trials:
+            self._plan = self._predict(history)
 
     def _start(self, history: History, number: int, rng: np.random.Generator) -> Arch:
         """Draw random archs near a target cost, and choose the one farthest from all earlier archs.

@@ -43,14 +43,11 @@ _evaluators: dict[str, TrialEvaluator] = {}
 """The evaluator of this process by the hash of its configuration, so that later jobs need not load it again."""
 
 
-def evaluate_job(config: Config, folder: Path, build: Callable[[Config], TrialEvaluator]) -> None:
-    """Evaluate the archs of one job; each outcome is written to its own file.
-
-    Args:
-        build: makes the evaluator, which later jobs of this process use again.
+def job_of(config: SearchConfig, folder: Path) -> Path:
+    """The file of the job that this process runs. Its log goes to the run folder from now on.
 
     Raises:
-        NasTransferError: the configuration, the data or the weights cannot be used.
+        ConfigError: this process runs no job.
     """
     if config.search.job is None:
         raise ConfigError("hydra.mode must be MULTIRUN for a search, got RUN: remove hydra.mode from the command")
@@ -58,7 +55,15 @@ def evaluate_job(config: Config, folder: Path, build: Callable[[Config], TrialEv
     log_to(folder)
     if (job := slurm_job()) is not None:
         write_started(path, job)
-    evaluator = _evaluator(config, build)
+    return path
+
+
+def evaluate_job(path: Path, evaluator: TrialEvaluator) -> None:
+    """Evaluate the archs of one job; each outcome is written to its own file.
+
+    Raises:
+        NasTransferError: the configuration, the data or the weights cannot be used.
+    """
     for evaluation in read_job(path):
         file = path.parent.parent / evaluation.file
         if file.is_file():
@@ -69,7 +74,8 @@ def evaluate_job(config: Config, folder: Path, build: Callable[[Config], TrialEv
         logger.info("%s: %s (%.2f s)", evaluation, shown or outcome.reason, outcome.seconds)
 
 
-def _evaluator(config: Config, build: Callable[[Config], TrialEvaluator]) -> TrialEvaluator:
+def evaluator_in_process(config: Config, build: Callable[[Config], TrialEvaluator]) -> TrialEvaluator:
+    """The evaluator of this process, which is made for the first of its jobs."""
     key = config.config_sha256
     if key not in _evaluators:
         _evaluators.clear()  # two supernets at once may not fit into memory

@@ -63,7 +63,7 @@ def begin_run(cfg: DictConfig, hydra_cfg: DictConfig, *, imports: bool) -> Itera
 
     Raises:
         ConfigError: the configuration is invalid; no folder is left behind.
-        RunError: the folder holds another run, or another process runs in it.
+        RunError: the folder holds another run; BusyError if another process runs in it.
     """
     try:
         _refuse_repeated_choices(hydra_cfg)
@@ -96,6 +96,18 @@ def _read_with_heads(cfg: DictConfig, hydra_cfg: DictConfig, *, imports: bool) -
         raise
     if imports and issubclass(record, TaskRunConfig):
         require_fitting_heads(cfg, choices)
+    return config
+
+
+def joined_run(cfg: DictConfig, hydra_cfg: DictConfig) -> RunConfig:
+    """Read the configuration for a run that another process has begun, without its lock.
+
+    Raises:
+        ConfigError: the configuration is invalid.
+        RunError: the folder holds a run of another configuration, or what it has read has changed.
+    """
+    config = read_config(cfg, record_of(cfg))
+    open_run(config, texts_of(cfg, hydra_cfg))
     return config
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from nas_transfer.search.objectives.base import Objective
     from nas_transfer.search.problem import Limit
     from nas_transfer.search.samplers.base import ArchSampler
+    from nas_transfer.search.shared_study import Patience
 
 SCORE = "score"
 LEAST_REPEATS, LEAST_VALIDATED = 2, 3
@@ -45,6 +46,7 @@ class SearchKeys:
     """``search``: objectives, sampler, limits, and the division into batches and jobs.
 
     Attributes:
+        workers: number of processes that ask, evaluate and tell by themselves; None to search in batches.
         job: the file of the job that this process runs; None in the process that proposes trials.
     """
 
@@ -60,6 +62,9 @@ class SearchKeys:
     frozen: Mapping[str, int] | None = key()
     repeats: Count = key(identity=False)
     max_failures: Positive = key(identity=False)
+    workers: Positive | None = key(identity=False)
+    retries: Count = key(identity=False)
+    grace_seconds: Positive = key(identity=False)
     storage: str | None = key(identity=False)
     cache_mib: Count = key(identity=False)
     precision: Literal["32", "bf16", "16"] = key()
@@ -91,6 +96,12 @@ class SearchKeys:
         from nas_transfer.search.loop import Schedule
 
         return Schedule(self.trials, self.ask_batch, self.trials_per_job, self.max_failures, rungs, budget)
+
+    def patience(self) -> "Patience":
+        """When a worker counts as dead, and how often its trial is asked again."""
+        from nas_transfer.search.shared_study import Patience
+
+        return Patience(self.grace_seconds, self.retries)
 
 
 @dataclass(frozen=True, kw_only=True)

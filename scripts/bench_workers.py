@@ -1,0 +1,244 @@
+"""Compare a search by workers with one in batches: utilisation, lost and repeated trials, hypervolume, cost of a trial.
+
+    python scripts/bench_workers.py real [--workers 8] [--trials 80] [--seconds 10] [--kills 0.1] [--storage URL]
+    python scripts/bench_workers.py hypervolume [--workers 8 64 512] [--trials 1000] [--seeds 5]
+    python scripts/bench_workers.py storage [--trials 1000] [--storage URL]
+
+`real` runs real workers, as threads of this process with a study object each, on the surface of bench_samplers.py. An
+evaluation sleeps for a time that is drawn log-uniformly with a spread of `--spread`, so that its mean is `--seconds`.
+A worker dies in the middle of an evaluation with the probability `--kills`: its heartbeats end and nothing is told, and
+another worker starts in its place. *Utilisation* is the time in evaluations divided by the time of all workers, until
+the last trial is asked and until the end. *Wasted* is the share of evaluation time in evaluations that were killed.
+Batches are computed from the durations of the same trials: every batch of W waits for its slowest trial.
+
+`hypervolume` needs no time: it asks and tells in the order in which the evaluations of W workers would end.
+
+`storage` tells trials one after the other without evaluating anything, and prints the milliseconds a trial at several
+numbers of trials in the study.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from bench_samplers import Surface, alone, build, share
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from nas_transfer.paths import conf_dir
+from nas_transfer.runs import Evaluation, Outcome
+from nas_transfer.search.loop import Schedule
+from nas_transfer.search.samplers.base import History
+from nas_transfer.search.shared_study import Asked, Patience, SharedStudy
+from nas_transfer.search.workers import Worker, is_finished
+
+DIRECTIONS = {"score": "maximize", "macs": "minimize"}
+
+
+class Killed(BaseException):
+    """The process of a worker dies."""
+
+
+def durations(count: int, seconds: float, spread: float, seed: int) -> np.ndarray:
+    """Times (N,), log-uniform with this mean and this ratio of the longest to the shortest."""
+    mean = (spread - 1) / np.log(spread)  # of a log-uniform variable in 1-spread
+    return seconds / mean * spread ** np.random.default_rng(seed).random(count)
+
+
+class Simulation:
+    """One search whose evaluations sleep."""
+
+    def __init__(self, options: argparse.Namespace, folder: Path, surface: Surface) -> None:
+        self.options, self.folder, self.surface = options, folder, surface
+        self.schedule = Schedule(options.trials, 1, 1, options.trials)
+        self.times = durations(options.trials, options.seconds, options.spread, options.seed)
+        self.rng = np.random.default_rng(options.seed)
+        self.lock = threading.Lock()
+        self.opened = threading.Barrier(options.workers + 1)
+        self.spans: list[tuple[float, float]] = []
+        self.wasted = 0.0
+        self.kills = 0
+        self.told: list[int] = []
+
+    def study(self) -> SharedStudy:
+        """A study object of one worker."""
+        sampler = build(self.options.sampler, self.surface, self.options.seed)
+        patience = Patience(self.options.grace, 1000)
+        return SharedStudy(self.folder, self.options.storage, self.surface.space, DIRECTIONS, sampler, patience)
+
+    def evaluate(self, evaluation: Evaluation) -> Outcome:
+        """Sleep as long as the trial takes, or die on the way."""
+        seconds = float(self.times[evaluation.trial])
+        with self.lock:
+            dies = self.rng.random() < self.options.kills
+            share_done = self.rng.random()
+        start = time.monotonic()
+        time.sleep(seconds * share_done if dies else seconds)
+        with self.lock:
+            self.spans.append((start, time.monotonic()))
+            if dies:
+                self.kills += 1
+                self.wasted += seconds * share_done
+                raise Killed
+        point = self.surface.points([self.surface.space.from_dict(evaluation.arch)])[0]
+        return Outcome(
+            evaluation.trial, evaluation.arch, {"score": -float(point[0]), "macs": float(point[1])}, seconds=seconds
+        )
+
+    def work(self) -> None:
+        """A worker, and those that start after it has died. All begin together, once each has opened the study."""
+        study = self.study()
+        self.opened.wait()
+        while True:
+            finish = study.finish
+
+            def counted(asked: Asked, outcome: Outcome, finish: Callable[[Asked, Outcome], bool] = finish) -> bool:
+                is_told = finish(asked, outcome)
+                if is_told:
+                    with self.lock:
+                        self.told.append(asked.number)
+                return is_told
+
+            study.finish = counted  # type: ignore[method-assign]
+            study.give_back = lambda asked: None  # type: ignore[method-assign]  # the process is gone
+            try:
+                Worker(study, self.schedule, self.evaluate).run()
+                return
+            except Killed:
+                study = self.study()
+
+
+def real(options: argparse.Namespace, surface: Surface) -> None:
+    """Run workers, and print how well they were used."""
+    with tempfile.TemporaryDirectory() as name:
+        simulation = Simulation(options, Path(name), surface)
+        study = simulation.study()
+        threads = [threading.Thread(target=simulation.work, daemon=True) for _ in range(options.workers)]
+        for thread in threads:
+            thread.start()
+        simulation.opened.wait()
+        start, processor = time.monotonic(), time.process_time()
+        for thread in threads:
+            thread.join()
+        wall = time.monotonic() - start
+        processor = time.process_time() - processor
+        assert is_finished(study, lambda: False)
+        told = study.told()
+    last = max(begin for begin, _ in simulation.spans)
+    busy = sum(end - begin for begin, end in simulation.spans)
+    until_last = sum(min(end, last) - begin for begin, end in simulation.spans)
+    repeated = sum(count - 1 for count in Counter(simulation.told).values())
+    archs = len({str(trial.arch) for trial in told})
+    points = surface.points([surface.space.from_dict(trial.arch) for trial in told])
+    print(
+        f"{options.workers} workers, {options.trials} trials of {options.seconds:g} s x{options.spread:g}, "
+        f"{simulation.kills} kills: {wall:.0f} s; utilisation "
+        f"{until_last / options.workers / (last - start):.3f} until the last trial is asked, "
+        f"{busy / options.workers / wall:.3f} to the end; wasted {simulation.wasted / busy:.3f}; "
+        f"lost {options.trials - len(told)}, told twice {repeated}, repeated archs {len(told) - archs}; "
+        f"hypervolume {share(points):.4f}; {1000 * processor / options.trials:.0f} ms of one core a trial"
+    )
+    width = options.workers
+    batches = [simulation.times[first : first + width] for first in range(0, options.trials, width)]
+    in_batches = sum(batch.max() for batch in batches)
+    print(
+        f"batches of {width}, without start-up and kills: {in_batches:.0f} s; utilisation "
+        f"{simulation.times.sum() / width / in_batches:.3f}"
+    )
+
+
+def in_order_of_arrival(surface: Surface, options: argparse.Namespace, workers: int, seed: int) -> np.ndarray:
+    """The points of the trials of so many workers, asked and told in the order in which evaluations end."""
+    sampler = build(options.sampler, surface, seed)
+    sampler.keeps_plan = True
+    times = durations(options.trials, 1.0, options.spread, seed)
+    history = History()
+    running: list[tuple[float, int]] = []
+    archs = []
+    points = np.empty((options.trials, 2))
+    now = 0.0
+    for number in range(options.trials):
+        if len(running) == workers:
+            now, ended = heapq.heappop(running)
+            points[ended] = surface.points([archs[ended]])[0]
+            history.add(archs[ended], points[ended].tolist())
+        sampler.plan(history)
+        archs.append(sampler.next_arch(history, number))
+        history.ask(archs[-1])
+        history.asked[number] = archs[-1]
+        heapq.heappush(running, (now + float(times[number]), number))
+    return surface.points(archs)
+
+
+def hypervolume(options: argparse.Namespace, surface: Surface) -> None:
+    """Compare the hypervolume after the same number of trials."""
+    for workers in options.workers:
+        by_workers = [share(in_order_of_arrival(surface, options, workers, seed)) for seed in range(options.seeds)]
+        batches = [
+            share(alone(surface, build(options.sampler, surface, seed), options.trials, workers))
+            for seed in range(options.seeds)
+        ]
+        ratio = np.array(by_workers) / np.array(batches)
+        print(
+            f"{workers} workers, {options.trials} trials, {options.sampler}: {np.mean(by_workers):.4f}, batches of "
+            f"{workers} {np.mean(batches):.4f}; ratio {ratio.mean():.4f} ({ratio.min():.4f}-{ratio.max():.4f})",
+            flush=True,
+        )
+
+
+def storage(options: argparse.Namespace, surface: Surface) -> None:
+    """Print how long it takes to ask for a trial and to tell it, as the study grows."""
+    with tempfile.TemporaryDirectory() as name:
+        sampler = build("random", surface, options.seed)
+        patience = Patience(options.grace, 3)
+        study = SharedStudy(Path(name), options.storage, surface.space, DIRECTIONS, sampler, patience)
+        start, processor, before = time.perf_counter(), time.process_time(), 0
+        for number in range(1, options.trials + 1):
+            asked = study.take(lambda: len(study) < options.trials)
+            assert asked is not None
+            study.finish(asked, Outcome(asked.number, asked.arch.to_dict(), {"score": 0.5, "macs": 1.0}))
+            if number in (100, 300, 1000, 3000, 10_000) or number == options.trials:
+                now, used = time.perf_counter(), time.process_time()
+                print(
+                    f"{number} trials: {1000 * (now - start) / (number - before):.0f} ms a trial, "
+                    f"{1000 * (used - processor) / (number - before):.0f} ms of one core",
+                    flush=True,
+                )
+                start, processor, before = now, used, number
+
+
+def main() -> None:
+    """Run one of the comparisons."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["real", "hypervolume", "storage"])
+    parser.add_argument("--workers", type=int, nargs="+", default=[8])
+    parser.add_argument("--trials", type=int, default=80)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--spread", type=float, default=10.0)
+    parser.add_argument("--kills", type=float, default=0.1)
+    parser.add_argument("--grace", type=int, default=20, help="seconds without a heartbeat until a worker is dead")
+    parser.add_argument("--sampler", default="pareto_evolution")
+    parser.add_argument("--storage", help="URL of a database; by default an SQLite file")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    surface = Surface(instantiate(OmegaConf.load(conf_dir() / "supernet" / "bignas.yaml")))
+    if options.what == "real":
+        for workers in options.workers:
+            real(argparse.Namespace(**{**vars(options), "workers": workers}), surface)
+    else:
+        {"hypervolume": hypervolume, "storage": storage}[options.what](options, surface)
+
+
+if __name__ == "__main__":
+    main()
