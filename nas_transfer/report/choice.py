@@ -194,7 +194,8 @@ def _macs_of(nets: Sequence[Net], archs: Sequence[ArchContent]) -> list[float]:
 
 def _origin(net: Net, studies: Sequence[StudyRecord], runs: Sequence[Run]) -> str:
     """The route of the first study with the net's arch on its front."""
-    study = next((one for one in studies if any(trial.arch == net.arch for trial in one.front.trials)), None)
+    fronts = ((one, trial.arch) for one in studies for trial in one.front.trials)
+    study = next((one for one, arch in fronts if net.comes_from(arch, one.run.task)), None)
     if study is None:
         return UNSEARCHED
     if study.run.stage == "proxy":

@@ -41,6 +41,18 @@ class Net:
         """The name of the supernet, which is that of the arch's space."""
         return str(self.arch.get("space", "net"))
 
+    def comes_from(self, trial: ArchContent, task: str) -> bool:
+        """Whether its arch is that of a trial, or its body that of a trial on another task, such as classification.
+
+        Args:
+            trial: the arch of the trial. Its input size belongs to the task that it was searched on.
+            task: the name of that task.
+        """
+        if task == self.run.task:
+            return trial == self.arch
+        shared = trial.keys() & self.arch.keys() - {"resolution"}
+        return len(shared) > 1 and all(trial[name] == self.arch[name] for name in shared)
+
     @property
     def arch_name(self) -> str:
         """The value of ``arch=``, without the folder and suffix of an arch file; empty if unknown."""

@@ -11,7 +11,7 @@ from nas_transfer.report.nets import Net, dataset
 from nas_transfer.report.studies import StudyRecord
 from nas_transfer.report.tables import Table
 from nas_transfer.report.texts import NONE, millions, percent
-from nas_transfer.runs import ArchContent, TaskKind
+from nas_transfer.runs import TaskKind
 
 NOTE = (
     "Arch from: the first study with the net's arch on its front; given: there is none. Starts from: the nearest "
@@ -38,7 +38,7 @@ def origin_table(kind: TaskKind, nets: Sequence[Net], studies: Sequence[StudyRec
         if provenance:
             nearest = sources.get(provenance[-1].config_sha256)
             start = Path(provenance[-1].file).name if nearest is None else str(nearest.folder)
-        arch_from, study = _arch_from(net.arch, studies)
+        arch_from, study = _arch_from(net, studies)
         earlier = {run.folder: run.result for run in (*ancestors, *([study] if study else []))}
         results = [result for result in earlier.values() if result is not None]
         images, seconds = sum(result.images_seen for result in results), sum(result.seconds for result in results)
@@ -48,10 +48,10 @@ def origin_table(kind: TaskKind, nets: Sequence[Net], studies: Sequence[StudyRec
     return Table("Where each net comes from", columns, tuple(rows), NOTE)
 
 
-def _arch_from(arch: ArchContent, studies: Sequence[StudyRecord]) -> tuple[str, Run | None]:
+def _arch_from(net: Net, studies: Sequence[StudyRecord]) -> tuple[str, Run | None]:
     for study in studies:
         for trial in study.front.trials:
-            if trial.arch == arch:
-                run = study.run
+            run = study.run
+            if net.comes_from(trial.arch, run.task):
                 return f"{run.folder} trial {trial.number}, searched on {run.task} ({dataset(run)})", run
     return "given", None

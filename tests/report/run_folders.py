@@ -89,7 +89,9 @@ def write_run(
     return folder
 
 
-def write_study(folder: Path, stage: str = "search", *, count: int = 12, seed: int = 0) -> Path:
+def write_study(
+    folder: Path, stage: str = "search", *, task: str = "shapes_det", count: int = 12, seed: int = 0
+) -> Path:
     """A finished study whose hypervolume is that of its whole front."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True)
@@ -112,7 +114,7 @@ def write_study(folder: Path, stage: str = "search", *, count: int = 12, seed: i
         ends={"score": 1.0, "macs": LARGEST_MACS}, picked=best.number, objectives=front.objectives, spent={},
     )  # fmt: skip
     return write_run(
-        folder, stage, "shapes_det", score=best.values["score"], search=search, arch=best.arch,
+        folder, stage, task, score=best.values["score"], search=search, arch=best.arch,
         costs=costs(best.values["macs"]), seconds=2.0 * count + 1.0, gpu_hours=0.0, devices=1,
     )  # fmt: skip
 

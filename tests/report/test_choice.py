@@ -94,6 +94,15 @@ def test_the_cheapest_net_within_a_point_of_the_best_is_recommended_and_its_savi
     assert "The whole network on smaller images would score 7.5 points less at the same MACs." in answer
 
 
+def test_a_body_that_was_searched_on_another_task_is_of_route_b(runs: Path) -> None:
+    study = write_study(runs / "search/shapes_cls/b", task="shapes_cls")
+    trial = Trial(90, arch(40).to_dict(), {"score": 0.5, "macs": 1e8})
+    front = read_front(study)
+    replace(front, trials=(*front.trials, trial)).write(study)
+    write_net(runs, "body", {**trial.arch, "resolution": 1000, "min_size": 96}, 0.45, 150e6)
+    assert {one.name: one.origin for one in choice_of(runs).candidates}["body"] == "route B"
+
+
 @pytest.mark.parametrize(
     ("score", "sentence"),
     [
