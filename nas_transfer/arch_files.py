@@ -9,8 +9,9 @@ from pathlib import Path
 
 import yaml
 
+from nas_transfer.arch import SUPERNET, ArchOrSupernet
 from nas_transfer.errors import ArchError
-from nas_transfer.space import SUPERNET, ArchOrSupernet, SearchSpace
+from nas_transfer.space import SearchSpace
 
 ARCH_FILE_SUFFIXES = (".yaml", ".yml", ".json")
 LARGEST = "max"

@@ -16,8 +16,8 @@ import torch
 from hydra import compose, initialize_config_dir
 
 import nas_transfer.cli  # noqa: F401  registers the resolvers
+from nas_transfer.arch import SUPERNET
 from nas_transfer.paths import conf_dir
-from nas_transfer.space import SUPERNET
 from nas_transfer.stages.common.build import build_task
 from nas_transfer.stages.config.base import TaskRunConfig
 from nas_transfer.stages.config.entry import read_config

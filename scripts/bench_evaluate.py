@@ -27,10 +27,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 import nas_transfer.cli  # noqa: F401  registers the resolvers
+from nas_transfer.arch import Arch
 from nas_transfer.paths import conf_dir
 from nas_transfer.runs import Evaluation
 from nas_transfer.search.evaluate import TrialEvaluator
-from nas_transfer.space import Arch
 from nas_transfer.stages.common.candidates import build_evaluator
 from nas_transfer.stages.config.entry import read_config
 from nas_transfer.stages.config.search import SearchConfig

@@ -32,11 +32,11 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from nas_transfer.arch import Arch
 from nas_transfer.paths import conf_dir
 from nas_transfer.search.front import share_of_hypervolume
 from nas_transfer.search.problem import Costs, Problem
 from nas_transfer.search.samplers.base import ArchSampler, History, arch_of, ask
-from nas_transfer.space import Arch
 from nas_transfer.supernet.mbconv.table import MBConvTable
 
 BASE, RANGE, LARGEST_MACS = 0.60, 0.25, 2000e6

@@ -23,8 +23,8 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import Tensor, nn
 
+from nas_transfer.arch import Arch
 from nas_transfer.paths import conf_dir
-from nas_transfer.space import Arch
 from nas_transfer.supernet.networks import build_body, build_classifier
 from nas_transfer.supernet.protocol import SupernetTable
 

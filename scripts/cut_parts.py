@@ -22,10 +22,10 @@ import torch
 from hydra import compose, initialize_config_dir
 
 import nas_transfer.cli  # noqa: F401  registers the resolvers
+from nas_transfer.arch import SUPERNET
 from nas_transfer.arch_files import LARGEST, resolve_arch
 from nas_transfer.data.module import DownstreamData
 from nas_transfer.paths import conf_dir
-from nas_transfer.space import SUPERNET
 from nas_transfer.stages.common.build import build_data, build_space, build_task, build_weights, set_threads
 from nas_transfer.stages.common.repair import build_repairer
 from nas_transfer.stages.config.entry import read_config

@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from nas_transfer.api.running import composed
+from nas_transfer.arch import Arch
 from nas_transfer.runs import Outcome, files, read_damage, read_outcome, read_result
 from nas_transfer.search.damage import ArchDamage, fit_additive
 from nas_transfer.search.statistics import rank_quality
-from nas_transfer.space import Arch
 from nas_transfer.stages.common.build import build_blank
 from nas_transfer.stages.config.entry import read_config
 from nas_transfer.stages.config.network import PredictConfig

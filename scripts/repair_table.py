@@ -27,7 +27,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from nas_transfer.space import Arch
+from nas_transfer.arch import Arch
 from nas_transfer.supernet.calibrate import recalibrate_batch_norm
 from nas_transfer.supernet.mending import match_batch_norms
 from nas_transfer.supernet.networks import build_body, build_classifier

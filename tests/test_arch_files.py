@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from nas_transfer.arch import SUPERNET
 from nas_transfer.arch_files import resolve_arch
 from nas_transfer.errors import ArchError
-from nas_transfer.space import SUPERNET, SearchSpace
+from nas_transfer.space import SearchSpace
 from tests.test_space import space
 
 __all__ = ["space"]  # a fixture

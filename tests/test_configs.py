@@ -13,8 +13,8 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 import nas_transfer.cli  # noqa: F401  registers the resolvers
+from nas_transfer.arch import SUPERNET
 from nas_transfer.paths import conf_dir
-from nas_transfer.space import SUPERNET
 from nas_transfer.stages.common.build import build_task
 from nas_transfer.stages.config.entry import config_sha256, read_config, record_of
 from nas_transfer.stages.config.trusted import Trust, require_trusted

@@ -11,8 +11,8 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "nas_transfer"
 LAYERS = {
     "errors": 0, "ranges": 0,
-    "paths": 1, "runs": 2, "space": 3, "arch_files": 4, "data": 5, "supernet": 5, "tasks": 6, "search": 7,
-    "deploy": 8, "report": 9, "stages": 10, "sweeper": 11, "cli": 12, "api": 13, "__main__": 13, "__version__": -1,
+    "paths": 1, "runs": 2, "arch": 3, "space": 4, "arch_files": 5, "data": 6, "supernet": 6, "tasks": 7, "search": 8,
+    "deploy": 9, "report": 10, "stages": 11, "sweeper": 12, "cli": 13, "api": 14, "__main__": 14, "__version__": -1,
 }  # fmt: skip
 MAY_KNOW_HYDRA = {"api", "cli", "sweeper", "stages", "__main__"}
 DOOR = {"nas_transfer.api.network", "nas_transfer.api.running"}

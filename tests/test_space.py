@@ -8,8 +8,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from nas_transfer.arch import Arch, Gene
 from nas_transfer.errors import ArchError, ConfigError
-from nas_transfer.space import Arch, Gene, SearchSpace
+from nas_transfer.space import SearchSpace
 
 
 @pytest.fixture

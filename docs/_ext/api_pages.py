@@ -12,6 +12,7 @@ from pages import code, prose, table, write_pages
 
 PACKAGE = REPOSITORY / "nas_transfer"
 MODULES = (
+    "arch",
     "space",
     "arch_files",
     "errors",

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from nas_transfer.arch import Arch
 from nas_transfer.search.objectives.base import Direction, TrialSubnet
-from nas_transfer.space import Arch
 from nas_transfer.tasks.task import Task
 
 

@@ -4,9 +4,9 @@ import torch.nn.functional as F
 from torch import nn
 from torchmetrics import MeanMetric
 
+from nas_transfer.arch import SUPERNET
 from nas_transfer.data.drawing import draw_texts
 from nas_transfer.runs import TaskKind
-from nas_transfer.space import SUPERNET
 from nas_transfer.supernet.cost import Cost, linear_cost
 from nas_transfer.supernet.layers import Layers
 from nas_transfer.supernet.networks import build_body

@@ -2,10 +2,10 @@
 
 import numpy as np
 
+from nas_transfer.arch import Arch
 from nas_transfer.search.pareto import non_dominated
 from nas_transfer.search.problem import Problem
 from nas_transfer.search.samplers.base import ArchSampler, History
-from nas_transfer.space import Arch
 
 
 class LocalSearch(ArchSampler):

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from nas_transfer.arch import short_id
 from nas_transfer.report.plots import WIDTH, Figure
 from nas_transfer.runs import ArchContent
 from nas_transfer.runs.reading import parse
-from nas_transfer.space import short_id
 
 ROW, LABEL, BAR = 26, 52, 76
 LARGEST_KERNEL, LARGEST_EXPAND = 7, 6

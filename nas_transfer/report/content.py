@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nas_transfer.arch import short_id
 from nas_transfer.errors import NasTransferError
 from nas_transfer.report.advice import Advice, advice_of
 from nas_transfer.report.analysis import analysis_figures, analysis_tables
@@ -43,7 +44,6 @@ from nas_transfer.report.tables import (
 from nas_transfer.report.texts import cost_text, percent, spent_text, unit_of, value_text
 from nas_transfer.runs import Result, TaskKind, files
 from nas_transfer.search.resizing import gains_of
-from nas_transfer.space import short_id
 
 
 @dataclass(frozen=True)

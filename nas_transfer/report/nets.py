@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nas_transfer.arch import short_id
 from nas_transfer.report.collect import Run
 from nas_transfer.report.texts import NONE
 from nas_transfer.runs import ArchContent, Result, TaskKind
-from nas_transfer.space import short_id
 
 
 @dataclass(frozen=True)

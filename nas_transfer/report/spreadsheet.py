@@ -6,10 +6,10 @@ import csv
 import io
 from collections.abc import Sequence
 
+from nas_transfer.arch import short_id
 from nas_transfer.report.collect import TRAINING_STAGES, Run
 from nas_transfer.report.nets import dataset, kind_of, schedule
 from nas_transfer.runs import Result, files
-from nas_transfer.space import short_id
 
 COLUMNS = (
     "run", "stage", "task", "kind", "dataset", "supernet", "arch", "arch_id", "score_key", "score", "macs", "macs_body",

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nas_transfer.arch import short_id
 from nas_transfer.report.collect import TRAINING_STAGES, Run
 from nas_transfer.report.inheritance import Inherited
 from nas_transfer.report.nets import Net, dataset, head_name, schedule
@@ -24,7 +25,6 @@ from nas_transfer.report.texts import (
 )
 from nas_transfer.runs import Result, TaskKind, files
 from nas_transfer.runs.texts import markdown_text
-from nas_transfer.space import short_id
 
 CARD, CARD_LETTERS = 6, 42
 NUMBER = re.compile(r"[+-]?\d[\d.]*(e[+-]?\d+)?$")

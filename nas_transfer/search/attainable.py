@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nas_transfer.arch import Arch
 from nas_transfer.search.problem import CLIMB_STEPS, CostFunction, Problem
-from nas_transfer.space import Arch
 
 NUM_DRAWS = 3
 """Random archs from which the extremes are sought under limits, beside the ends of the space."""

@@ -9,9 +9,10 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from nas_transfer.arch import Arch
 from nas_transfer.errors import ArchError, ConfigError, RunError
 from nas_transfer.runs import DamageTable
-from nas_transfer.space import Arch, SearchSpace
+from nas_transfer.space import SearchSpace
 
 Array: TypeAlias = npt.NDArray[np.float64]
 Measure: TypeAlias = Literal["outputs", "features"]

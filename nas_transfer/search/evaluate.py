@@ -16,11 +16,11 @@ from typing import TypeAlias
 import torch
 from pycocotools.coco import COCO
 
+from nas_transfer.arch import Arch
 from nas_transfer.errors import NasTransferError, storage_error
 from nas_transfer.runs import Evaluation, Outcome, Usage
 from nas_transfer.search.objectives.base import ArchCost, Objective, TrialSubnet
 from nas_transfer.search.problem import Limit
-from nas_transfer.space import Arch
 from nas_transfer.supernet.layers import fold_batch_norms
 from nas_transfer.tasks.task import Task
 

@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nas_transfer.arch import Arch
 from nas_transfer.errors import RunError
 from nas_transfer.runs.atomic import sweep, write_json
 from nas_transfer.runs.reading import is_present, read_json
 from nas_transfer.search.statistics import kendall_tau
-from nas_transfer.space import Arch
 from nas_transfer.supernet.layers import fold_batch_norms
 from nas_transfer.supernet.networks import latency_pieces
 from nas_transfer.supernet.protocol import SupernetTable

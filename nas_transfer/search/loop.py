@@ -12,13 +12,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from nas_transfer.arch import Arch
 from nas_transfer.errors import ConfigError, RunError, report_faults, storage_error
 from nas_transfer.runs import ArchContent, Evaluation, Job, Outcome, Spent, files, read_outcome, read_spent, write_job
 from nas_transfer.runs.atomic import replacing
 from nas_transfer.runs.reading import holds_tensors, is_present
 from nas_transfer.search.halving import Rungs, dropped
 from nas_transfer.search.study import Study
-from nas_transfer.space import Arch
 
 logger = logging.getLogger(__name__)
 

@@ -23,9 +23,10 @@ from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures
 
+from nas_transfer.arch import Arch
 from nas_transfer.search.damage import fit_additive
 from nas_transfer.search.statistics import RankQuality, kendall_tau, rank_quality
-from nas_transfer.space import Arch, SearchSpace
+from nas_transfer.space import SearchSpace
 
 Array: TypeAlias = npt.NDArray[np.float64]
 

@@ -10,8 +10,9 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from nas_transfer.arch import Arch
 from nas_transfer.errors import ConfigError
-from nas_transfer.space import Arch, SearchSpace
+from nas_transfer.space import SearchSpace
 
 MAX_DRAWS = 20_000
 DRAWS_AT_ONCE = 500

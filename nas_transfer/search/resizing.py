@@ -19,9 +19,9 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from nas_transfer.arch import Arch
 from nas_transfer.runs import Front, Trial
 from nas_transfer.search.pareto import non_dominated, signs
-from nas_transfer.space import Arch
 
 SCORE = "score"
 LEAST_GAIN = 1e-9

@@ -28,12 +28,13 @@ from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import OperationalError
 
+from nas_transfer.arch import Arch
 from nas_transfer.errors import ConfigError, RunError
 from nas_transfer.runs import Direction, Outcome, files, read_outcome
 from nas_transfer.runs.lock import short_lock
 from nas_transfer.search.samplers.base import ORIGIN, ArchSampler, arch_of
 from nas_transfer.search.study import REASON, Study, attributes_of
-from nas_transfer.space import Arch, SearchSpace
+from nas_transfer.space import SearchSpace
 
 logger = logging.getLogger(__name__)
 

@@ -20,11 +20,12 @@ from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
+from nas_transfer.arch import Arch
 from nas_transfer.errors import ConfigError, NasTransferError, RunError
 from nas_transfer.runs import Direction, Outcome, Trial, files
 from nas_transfer.runs.reading import is_present
 from nas_transfer.search.samplers.base import arch_of, ask
-from nas_transfer.space import Arch, SearchSpace
+from nas_transfer.space import SearchSpace
 
 logger = logging.getLogger(__name__)
 

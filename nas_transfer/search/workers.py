@@ -13,13 +13,13 @@ import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from nas_transfer.arch import Arch
 from nas_transfer.errors import ConfigError, RunError
 from nas_transfer.runs import Evaluation, Outcome, Spent, files, read_outcome
 from nas_transfer.runs.texts import value_text
 from nas_transfer.search.halving import dropped
 from nas_transfer.search.loop import Schedule
 from nas_transfer.search.shared_study import Asked, SharedStudy
-from nas_transfer.space import Arch
 
 logger = logging.getLogger(__name__)
 

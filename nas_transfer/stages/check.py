@@ -19,11 +19,11 @@ from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback
 from rich.progress import track
 
+from nas_transfer.arch import ArchOrSupernet
 from nas_transfer.data.check_text import PROBLEMS, check_text
 from nas_transfer.data.inspection import Inventory, Seen, leaks, part_findings, search_findings, see_all, summarise
 from nas_transfer.errors import NasTransferError
 from nas_transfer.runs import Check, TrainingEstimate, files
-from nas_transfer.space import ArchOrSupernet
 from nas_transfer.stages.common.build import (
     build_arch,
     build_bare_trainer,

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
+from nas_transfer.arch import SUPERNET
 from nas_transfer.data.drawing import contact_sheet
 from nas_transfer.data.images import write_image
 from nas_transfer.data.module import DownstreamData
@@ -15,7 +16,6 @@ from nas_transfer.errors import ConfigError
 from nas_transfer.runs import Result, files
 from nas_transfer.search.attainable import CostRange
 from nas_transfer.search.latency_table import LatencyTable, check_table, device_name, pass_times
-from nas_transfer.space import SUPERNET
 from nas_transfer.stages.common.build import build_arch, build_data, build_space, build_task, set_threads
 from nas_transfer.stages.common.results import make_result
 from nas_transfer.stages.config.entry import read_config

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
+from nas_transfer.arch import SUPERNET
 from nas_transfer.data.module import DownstreamData
 from nas_transfer.data.randomness import stable_seed
 from nas_transfer.errors import RunError
@@ -24,7 +25,6 @@ from nas_transfer.runs.atomic import replacing
 from nas_transfer.runs.reading import holds_tensors
 from nas_transfer.search.evaluate import TrialEvaluator
 from nas_transfer.search.loop import is_prepared
-from nas_transfer.space import SUPERNET
 from nas_transfer.stages.common.build import (
     LastCheckpoint,
     build_bare_trainer,

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
+from nas_transfer.arch import SUPERNET, Arch, short_id
 from nas_transfer.errors import BusyError, RunError
 from nas_transfer.runs import (
     SECONDS_PER_HOUR,
@@ -50,7 +51,6 @@ from nas_transfer.search.problem import Problem
 from nas_transfer.search.resizing import gains_of, whole_network
 from nas_transfer.search.shared_study import SharedStudy
 from nas_transfer.search.statistics import rank_quality
-from nas_transfer.space import SUPERNET, Arch, short_id
 from nas_transfer.stages.common.build import build_data, build_task, hold_run_inputs, set_threads
 from nas_transfer.stages.common.candidates import (
     Config,

@@ -18,8 +18,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from nas_transfer.arch import Arch
 from nas_transfer.errors import WeightsError
-from nas_transfer.space import Arch
 from nas_transfer.supernet.mbconv import (
     MBConvTable,
     attentivenas,

@@ -12,8 +12,8 @@ from typing import Protocol, TypeVar, cast
 
 from torch import nn
 
+from nas_transfer.arch import SUPERNET, Arch, ArchOrSupernet
 from nas_transfer.errors import ConfigError
-from nas_transfer.space import SUPERNET, Arch, ArchOrSupernet
 from nas_transfer.supernet.cost import Size
 from nas_transfer.supernet.pieces import Piece
 from nas_transfer.supernet.protocol import SupernetTable

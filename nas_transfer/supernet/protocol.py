@@ -8,7 +8,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from nas_transfer.space import Arch, SearchSpace
+from nas_transfer.arch import Arch
+from nas_transfer.space import SearchSpace
 from nas_transfer.supernet.cost import Cost, CostTotals, Size
 from nas_transfer.supernet.preprocessing import Preprocessing
 

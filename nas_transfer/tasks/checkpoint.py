@@ -13,10 +13,11 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from nas_transfer.arch import SUPERNET, ArchOrSupernet
 from nas_transfer.errors import ConfigError, WeightsError
 from nas_transfer.runs import Ancestor, file_sha256, files
 from nas_transfer.runs.atomic import replacing
-from nas_transfer.space import SUPERNET, ArchOrSupernet, SearchSpace
+from nas_transfer.space import SearchSpace
 from nas_transfer.supernet.fields import default_fields_of_weights, fields_of_weights
 from nas_transfer.supernet.importing import import_supernet, package_file
 from nas_transfer.supernet.networks import build_body

@@ -12,12 +12,12 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 from typing_extensions import Self
 
+from nas_transfer.arch import Arch
 from nas_transfer.data.drawing import Picture, draw_texts
 from nas_transfer.data.parts import Vocabulary
 from nas_transfer.data.samples import ClassificationBatch
 from nas_transfer.ranges import ShareBelowOne
 from nas_transfer.runs import Analysis, TaskKind
-from nas_transfer.space import Arch
 from nas_transfer.supernet.cost import Cost
 from nas_transfer.supernet.networks import build_body, build_classifier
 from nas_transfer.tasks.deployed import Deployed, DeployedNetwork

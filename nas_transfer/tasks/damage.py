@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
+from nas_transfer.arch import Arch
 from nas_transfer.errors import ConfigError
-from nas_transfer.space import Arch
 from nas_transfer.supernet.repair import LargestWalk
 from nas_transfer.tasks.head_repair import body_inputs, picked
 from nas_transfer.tasks.repair import SubnetRepairer, Whole

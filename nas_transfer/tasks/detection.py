@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from nas_transfer.arch import SUPERNET, Arch, Gene
 from nas_transfer.data.drawing import Picture, as_guess, draw_instances
 from nas_transfer.data.parts import Vocabulary
 from nas_transfer.data.samples import DetectionBatch
 from nas_transfer.runs import Analysis, TaskKind
-from nas_transfer.space import SUPERNET, Arch, Gene
 from nas_transfer.supernet.cost import Cost
 from nas_transfer.supernet.preprocessing import Preprocessing
 from nas_transfer.tasks.coco_analysis import analyse_detections

@@ -22,9 +22,9 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool
 from torchvision.ops.poolers import initLevelMapper
 
+from nas_transfer.arch import SUPERNET
 from nas_transfer.errors import ConfigError
 from nas_transfer.ranges import Positive
-from nas_transfer.space import SUPERNET
 from nas_transfer.supernet.cost import Cost, ModuleCost, convolution_cost, linear_cost, strided_size
 from nas_transfer.supernet.layers import make_elastic
 from nas_transfer.supernet.networks import build_body

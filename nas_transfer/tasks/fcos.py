@@ -20,10 +20,10 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSHead, FCOSRegressionHead
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
+from nas_transfer.arch import SUPERNET
 from nas_transfer.data.samples import DetectionTarget
 from nas_transfer.errors import ConfigError
 from nas_transfer.ranges import Positive, Share
-from nas_transfer.space import SUPERNET
 from nas_transfer.supernet.cost import Cost, Size, convolution_cost, strided_size
 from nas_transfer.supernet.layers import make_elastic
 from nas_transfer.supernet.networks import build_body

@@ -11,8 +11,8 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
+from nas_transfer.arch import Arch, Gene
 from nas_transfer.errors import ConfigError
-from nas_transfer.space import Arch, Gene
 
 Choices: TypeAlias = Mapping[str, Sequence[int] | None]
 """Choices of each gene by name; None for a size that is fixed."""

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from nas_transfer.space import Arch, SearchSpace
+from nas_transfer.arch import Arch
+from nas_transfer.space import SearchSpace
 from nas_transfer.supernet.activations import add_moments, norm_moments
 from nas_transfer.supernet.calibrate import Moments
 from nas_transfer.supernet.regression import match_norm

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from nas_transfer.arch import SUPERNET, Arch
 from nas_transfer.data.drawing import Picture, draw_persons
 from nas_transfer.data.parts import Vocabulary
 from nas_transfer.data.samples import PoseBatch
 from nas_transfer.ranges import Positive
 from nas_transfer.runs import Analysis, TaskKind
-from nas_transfer.space import SUPERNET, Arch, SearchSpace
+from nas_transfer.space import SearchSpace
 from nas_transfer.supernet.cost import Cost
 from nas_transfer.supernet.layers import Layers
 from nas_transfer.supernet.networks import build_body

@@ -6,8 +6,9 @@ an arch with smaller ones, and moves their keypoints into the frame of the small
 
 from __future__ import annotations
 
+from nas_transfer.arch import Arch
 from nas_transfer.errors import ConfigError
-from nas_transfer.space import Arch, SearchSpace
+from nas_transfer.space import SearchSpace
 from nas_transfer.tasks.deployed import TOP_STRIDE
 from nas_transfer.tasks.genes import Choices, task_genes, values_of
 from nas_transfer.tasks.keypoint_head import KeypointHead

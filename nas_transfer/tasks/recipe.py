@@ -12,9 +12,10 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from nas_transfer.arch import Arch
 from nas_transfer.errors import report_faults
 from nas_transfer.ranges import Count, Positive, PositiveNumber, Range, Share, ShareBelowOne
-from nas_transfer.space import Arch, SearchSpace
+from nas_transfer.space import SearchSpace
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 RULES = ("sandwich", "single_path", "largest")

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nas_transfer.arch import Arch
 from nas_transfer.errors import ConfigError
-from nas_transfer.space import Arch
 from nas_transfer.supernet.protocol import TAP_STRIDES
 from nas_transfer.supernet.repair import Repairer, RepairReport, order_channels
 from nas_transfer.tasks.head_repair import Batch, HeadRepair, Views, body_inputs

@@ -15,6 +15,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 from typing_extensions import Self
 
+from nas_transfer.arch import SUPERNET, Arch
 from nas_transfer.data.drawing import Picture, draw_label_map
 from nas_transfer.data.parts import Vocabulary
 from nas_transfer.data.samples import SegmentationBatch
@@ -22,7 +23,6 @@ from nas_transfer.data.segmentation_transforms import IGNORE_LABEL
 from nas_transfer.errors import ConfigError
 from nas_transfer.ranges import Positive
 from nas_transfer.runs import Analysis, TaskKind
-from nas_transfer.space import SUPERNET, Arch
 from nas_transfer.supernet.cost import Cost, Size
 from nas_transfer.supernet.layers import Layers
 from nas_transfer.supernet.networks import build_body

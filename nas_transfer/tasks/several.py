@@ -13,8 +13,8 @@ from typing import Generic, Protocol, TypeVar
 
 from torch import nn
 
+from nas_transfer.arch import Arch, Gene
 from nas_transfer.errors import ConfigError
-from nas_transfer.space import Arch, Gene
 from nas_transfer.tasks.genes import Choices, task_genes, values_of
 
 HEAD = "head"

@@ -9,8 +9,8 @@ from typing import TypedDict
 
 from torch import nn
 
+from nas_transfer.arch import Arch, Gene
 from nas_transfer.ranges import Positive
-from nas_transfer.space import Arch, Gene
 from nas_transfer.tasks.detection_head import DetectionHead, require_sides
 from nas_transfer.tasks.genes import Choices, task_genes
 from nas_transfer.tasks.head_repair import HeadRepair

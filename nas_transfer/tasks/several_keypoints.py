@@ -9,8 +9,9 @@ from typing import TypedDict
 
 from torch import Tensor, nn
 
+from nas_transfer.arch import Arch
 from nas_transfer.ranges import Share
-from nas_transfer.space import Arch, SearchSpace
+from nas_transfer.space import SearchSpace
 from nas_transfer.tasks.genes import Choices, task_genes
 from nas_transfer.tasks.keypoint_head import KeypointHead
 from nas_transfer.tasks.pose_sizes import INPUT_HEIGHT, PoseSizes

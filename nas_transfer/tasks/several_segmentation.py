@@ -9,7 +9,7 @@ from typing import TypedDict, cast
 
 from torch import Tensor, nn
 
-from nas_transfer.space import Arch, Gene
+from nas_transfer.arch import Arch, Gene
 from nas_transfer.supernet.layers import Layers
 from nas_transfer.tasks.genes import Choices, task_genes
 from nas_transfer.tasks.segmentation_head import SegmentationHead, SegmentationNetwork

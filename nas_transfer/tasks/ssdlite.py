@@ -20,9 +20,9 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+from nas_transfer.arch import SUPERNET
 from nas_transfer.errors import ConfigError
 from nas_transfer.ranges import Positive, PositiveShare, Share
-from nas_transfer.space import SUPERNET
 from nas_transfer.supernet.cost import Cost, ModuleCost, Size, convolution_cost, strided_size
 from nas_transfer.supernet.layers import Layers
 from nas_transfer.supernet.networks import build_body

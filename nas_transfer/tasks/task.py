@@ -19,10 +19,10 @@ from pycocotools.coco import COCO
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from nas_transfer.arch import SUPERNET, Arch, ArchOrSupernet, Gene
 from nas_transfer.data.parts import Vocabulary
 from nas_transfer.errors import ArchError, ConfigError
 from nas_transfer.runs import Analysis, TaskKind
-from nas_transfer.space import SUPERNET, Arch, ArchOrSupernet, Gene
 from nas_transfer.supernet.calibrate import recalibrate_batch_norm
 from nas_transfer.supernet.cost import Cost, CostTotals, totals_by_group
 from nas_transfer.supernet.ops import copy_slices

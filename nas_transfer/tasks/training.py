@@ -18,8 +18,8 @@ import torch
 import torch.distributed as distributed
 from torch import Tensor, nn
 
+from nas_transfer.arch import SUPERNET, Arch
 from nas_transfer.data.randomness import stable_seed
-from nas_transfer.space import SUPERNET, Arch
 from nas_transfer.supernet.ops import ElasticBatchNorm2d
 from nas_transfer.tasks.recipe import ArchSampling, Recipe
 from nas_transfer.tasks.task import Task, Teacher

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from gpu_checks.context import Context, exact_float32
 from gpu_checks.table import Row, at_most, near, skipped, stated
+from nas_transfer.arch import SUPERNET, Arch, ArchOrSupernet
 from nas_transfer.search.latency_table import pass_times
-from nas_transfer.space import SUPERNET, Arch, ArchOrSupernet
 from nas_transfer.tasks.classification import ClassificationTask
 from nas_transfer.tasks.task import TaskSettings
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from gpu_checks.context import Context
 from gpu_checks.networks import CLASSES, build_task
 from gpu_checks.table import Row, stated
-from nas_transfer.space import SUPERNET
+from nas_transfer.arch import SUPERNET
 from nas_transfer.tasks.recipe import ArchSampling, Recipe
 from nas_transfer.tasks.training import TaskModule, TrainingSettings
 

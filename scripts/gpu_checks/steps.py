@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from gpu_checks.context import Context, exact_float32
 from gpu_checks.networks import CLASSES, build_task, gradients_of
 from gpu_checks.table import Row, at_least, near
-from nas_transfer.space import SUPERNET
+from nas_transfer.arch import SUPERNET
 from nas_transfer.tasks.classification import ClassificationTask
 from nas_transfer.tasks.recipe import ArchSampling, Recipe
 from nas_transfer.tasks.training import TaskModule, TrainingSettings

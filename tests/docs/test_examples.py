@@ -17,12 +17,12 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 import nas_transfer as nt
+from nas_transfer.arch import SUPERNET
 from nas_transfer.data.coco_annotations import decode_mask, read_coco
 from nas_transfer.errors import ConfigError, DataError
 from nas_transfer.paths import conf_dir
 from nas_transfer.search.problem import Problem
 from nas_transfer.search.samplers.base import History
-from nas_transfer.space import SUPERNET
 from nas_transfer.stages import export, predict
 from nas_transfer.stages.common.build import build_data, build_task
 from nas_transfer.stages.config.base import DataRunConfig, TaskRunConfig

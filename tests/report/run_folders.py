@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from nas_transfer.arch import Arch, Gene
 from nas_transfer.runs import (
     ArchContent,
     Costs,
@@ -20,7 +21,7 @@ from nas_transfer.runs import (
     files,
 )
 from nas_transfer.search.front import front_of, points_of, share_of_hypervolume, write_front
-from nas_transfer.space import Arch, Gene, SearchSpace
+from nas_transfer.space import SearchSpace
 
 SPACE = SearchSpace(
     "tiny",

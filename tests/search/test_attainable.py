@@ -6,10 +6,11 @@ from itertools import product
 import numpy as np
 import pytest
 
+from nas_transfer.arch import Arch, Gene
 from nas_transfer.errors import ConfigError
 from nas_transfer.search.attainable import CostRange, attainable
 from nas_transfer.search.problem import Costs, Limit, Problem
-from nas_transfer.space import Arch, Gene, SearchSpace
+from nas_transfer.space import SearchSpace
 
 SPACE = SearchSpace("small", tuple(Gene(name, (1, 2, 4, 7)) for name in ("a", "b", "c", "d")))
 

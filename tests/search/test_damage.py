@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from nas_transfer.arch import Gene
 from nas_transfer.errors import ConfigError, RunError
 from nas_transfer.runs import ChoiceDamage, DamageTable
 from nas_transfer.search.damage import ArchDamage, fit_additive
@@ -12,7 +13,7 @@ from nas_transfer.search.predictors import Additive, choose, damage_feature, fea
 from nas_transfer.search.problem import Problem
 from nas_transfer.search.samplers.base import History
 from nas_transfer.search.samplers.predicted_front import PredictedFront
-from nas_transfer.space import Gene, SearchSpace
+from nas_transfer.space import SearchSpace
 
 SPACE = SearchSpace(
     "tiny",

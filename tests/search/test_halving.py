@@ -6,13 +6,14 @@ from typing import cast
 
 import pytest
 
+from nas_transfer.arch import Gene
 from nas_transfer.errors import ConfigError
 from nas_transfer.runs import Direction, Job, Outcome, read_job, read_outcome
 from nas_transfer.search.halving import Rungs
 from nas_transfer.search.loop import Budget, Schedule, SearchLoop
 from nas_transfer.search.problem import Problem
 from nas_transfer.search.study import Study
-from nas_transfer.space import Gene, SearchSpace
+from nas_transfer.space import SearchSpace
 from tests.search.test_samplers import SPACE, build
 
 DIRECTIONS = {"score": "maximize", "macs": "minimize"}

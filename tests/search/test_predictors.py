@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
+from nas_transfer.arch import Arch, Gene
 from nas_transfer.errors import ConfigError
 from nas_transfer.search.front import share_of_hypervolume
 from nas_transfer.search.predictors import (
@@ -22,7 +23,7 @@ from nas_transfer.search.problem import Problem
 from nas_transfer.search.samplers.base import ArchSampler, History
 from nas_transfer.search.samplers.predicted_front import PredictedFront, _Plan, van_der_corput
 from nas_transfer.search.samplers.random_archs import RandomArchs
-from nas_transfer.space import Arch, Gene, SearchSpace
+from nas_transfer.space import SearchSpace
 
 SPACE = SearchSpace("toy", tuple(Gene(f"depth.{k}", (1, 2, 3, 5)) for k in range(6)))
 

@@ -6,10 +6,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from nas_transfer.arch import Gene
 from nas_transfer.runs import Front, Trial
 from nas_transfer.search.front import front_of
 from nas_transfer.search.resizing import Gain, curve_of, gains_of, whole_network
-from nas_transfer.space import Gene, SearchSpace
+from nas_transfer.space import SearchSpace
 
 OBJECTIVES = {"score": "maximize", "macs": "minimize"}
 

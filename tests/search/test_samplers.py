@@ -11,12 +11,13 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from optuna.trial import TrialState
 
+from nas_transfer.arch import Arch, Gene
 from nas_transfer.errors import ConfigError
 from nas_transfer.paths import conf_dir
 from nas_transfer.search.problem import Costs, Limit, Problem
 from nas_transfer.search.samplers.base import ArchSampler, History, arch_of, ask
 from nas_transfer.search.samplers.screen import QuadraticScreen
-from nas_transfer.space import Arch, Gene, SearchSpace
+from nas_transfer.space import SearchSpace
 
 SPACE = SearchSpace(
     "toy", (Gene("resolution", (32, 64)), *(Gene(f"depth.{k}", (1, 2, 3, 5)) for k in range(6)), Gene("x", (0, 8)))

@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy
 from optuna.trial import TrialState
 
+from nas_transfer.arch import Arch, Gene
 from nas_transfer.errors import ConfigError, RunError
 from nas_transfer.runs import Evaluation, Outcome, files
 from nas_transfer.search.halving import Rungs
@@ -20,7 +21,7 @@ from nas_transfer.search.loop import Budget, Schedule
 from nas_transfer.search.problem import Problem
 from nas_transfer.search.shared_study import Asked, Patience, SharedStudy
 from nas_transfer.search.workers import Worker
-from nas_transfer.space import Arch, Gene, SearchSpace
+from nas_transfer.space import SearchSpace
 from tests.search.test_samplers import build
 
 SPACE = SearchSpace(

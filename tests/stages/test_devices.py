@@ -9,8 +9,8 @@ import torch
 from hydra import compose, initialize_config_dir
 
 import nas_transfer.cli  # noqa: F401  registers the resolvers
+from nas_transfer.arch import SUPERNET
 from nas_transfer.paths import conf_dir
-from nas_transfer.space import SUPERNET
 from nas_transfer.stages.common.build import build_data, build_task, evaluation_device
 from nas_transfer.stages.common.evaluation import extract_calibrated
 from nas_transfer.stages.common.results import make_result

@@ -10,10 +10,10 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from nas_transfer.arch import SUPERNET
 from nas_transfer.data.synthetic.shapes import draw_shapes
 from nas_transfer.errors import RunError
 from nas_transfer.runs import Job
-from nas_transfer.space import SUPERNET
 from nas_transfer.stages import finetune, pretrain
 from nas_transfer.stages import search as search_stage
 from nas_transfer.stages.common.build import build_task

@@ -13,6 +13,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 import nas_transfer.cli  # noqa: F401  registers the resolvers and the sweeper
+from nas_transfer.arch import SUPERNET
 from nas_transfer.arch_files import resolve_arch
 from nas_transfer.errors import ConfigError, RunError
 from nas_transfer.paths import conf_dir
@@ -22,7 +23,6 @@ from nas_transfer.report.studies import growth, read_study
 from nas_transfer.runs import Evaluation, Job, Outcome, files, read_front
 from nas_transfer.search.objectives.base import TrialSubnet
 from nas_transfer.search.resizing import gains_of
-from nas_transfer.space import SUPERNET
 from nas_transfer.stages import search as stage
 from nas_transfer.stages.common.candidates import build_evaluator
 from nas_transfer.stages.config.entry import read_config

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
-from nas_transfer.space import Arch
+from nas_transfer.arch import Arch
 from nas_transfer.supernet.calibrate import recalibrate_batch_norm
 from nas_transfer.supernet.mbconv.network import MBConvBody
 from nas_transfer.supernet.mbconv.table import MBConvTable

@@ -8,7 +8,7 @@ import torch
 import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
-from nas_transfer.space import Arch
+from nas_transfer.arch import Arch
 from nas_transfer.supernet.cost import (
     Cost,
     ModuleCost,

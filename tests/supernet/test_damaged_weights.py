@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from nas_transfer.arch import SUPERNET
 from nas_transfer.errors import WeightsError
-from nas_transfer.space import SUPERNET
 from nas_transfer.supernet.weights.reading import read_file, state_of
 from nas_transfer.tasks.checkpoint import load_checkpoint, save_checkpoint
 from nas_transfer.tasks.classification import ClassificationTask

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import mobilenet_v3_large
 
+from nas_transfer.arch import Arch
 from nas_transfer.errors import WeightsError
-from nas_transfer.space import Arch
 from nas_transfer.supernet.importing import Imported, fill_supernet, import_supernet, package_file
 from nas_transfer.supernet.mbconv import efficientnet_lite
 from nas_transfer.supernet.mbconv.importance import permute_mid_channels

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from nas_transfer.arch import SUPERNET, ArchOrSupernet
 from nas_transfer.errors import WeightsError
 from nas_transfer.runs import file_sha256
-from nas_transfer.space import SUPERNET, ArchOrSupernet
 from nas_transfer.supernet.preprocessing import Preprocessing
 from nas_transfer.supernet.protocol import SupernetTable
 from nas_transfer.tasks.checkpoint import Checkpoint, inherit, load_checkpoint, load_network, save_checkpoint

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from nas_transfer.arch import SUPERNET, ArchOrSupernet
 from nas_transfer.errors import ConfigError
-from nas_transfer.space import SUPERNET, ArchOrSupernet
 from nas_transfer.tasks.detection import DetectionTask
 from nas_transfer.tasks.detector import DetectorSize, pyramid_distance
 from nas_transfer.tasks.task import TaskSettings, Teacher

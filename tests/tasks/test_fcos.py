@@ -11,8 +11,8 @@ from torchvision.models.detection import FCOS
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
+from nas_transfer.arch import SUPERNET, Arch, ArchOrSupernet
 from nas_transfer.errors import ConfigError
-from nas_transfer.space import SUPERNET, Arch, ArchOrSupernet
 from nas_transfer.supernet.ops import leading_slice
 from nas_transfer.tasks.detection import DetectionTask
 from nas_transfer.tasks.fcos import FcosSize

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from nas_transfer.arch import Arch, Gene
 from nas_transfer.errors import ArchError, ConfigError
-from nas_transfer.space import Arch, Gene, SearchSpace
+from nas_transfer.space import SearchSpace
 from nas_transfer.tasks.genes import Choices, task_genes, values_of
 
 SIZES = {"min_size": 320, "fpn_channels": 128}

@@ -11,8 +11,8 @@ from pycocotools.cocoeval import COCOeval
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from nas_transfer.arch import SUPERNET, ArchOrSupernet
 from nas_transfer.errors import ConfigError
-from nas_transfer.space import SUPERNET, ArchOrSupernet
 from nas_transfer.tasks.coco_metrics import encode_masks, evaluate_coco, to_coco_masks
 from nas_transfer.tasks.instance_segmentation import InstanceSegmentationTask, MaskDetectorSize
 from nas_transfer.tasks.task import TaskSettings

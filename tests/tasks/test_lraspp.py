@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.segmentation.lraspp import LRASPP
 
+from nas_transfer.arch import SUPERNET, ArchOrSupernet
 from nas_transfer.deploy.engines import largest_difference, run_onnx, run_torch, write_engines
 from nas_transfer.errors import ConfigError
-from nas_transfer.space import SUPERNET, ArchOrSupernet
 from nas_transfer.supernet.layers import fold_batch_norms
 from nas_transfer.supernet.ops import leading_slice
 from nas_transfer.tasks.genes import Choices

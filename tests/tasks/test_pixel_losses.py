@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from nas_transfer.arch import SUPERNET
 from nas_transfer.errors import ConfigError
-from nas_transfer.space import SUPERNET
 from nas_transfer.tasks.pixel_losses import CROSS_ENTROPY, PixelLossSettings, lovasz_softmax, pixel_cross_entropy
 from nas_transfer.tasks.segmentation import SegmentationTask
 from nas_transfer.tasks.task import TaskSettings, Teacher

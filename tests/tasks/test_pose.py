@@ -12,8 +12,8 @@ from pycocotools.cocoeval import COCOeval
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from nas_transfer.arch import SUPERNET, ArchOrSupernet
 from nas_transfer.errors import ConfigError
-from nas_transfer.space import SUPERNET, ArchOrSupernet
 from nas_transfer.tasks.coco_metrics import Persons
 from nas_transfer.tasks.heatmaps import encode_heatmaps
 from nas_transfer.tasks.pose import PoseTask

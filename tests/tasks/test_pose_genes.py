@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import nas_transfer.cli  # noqa: F401  registers the resolvers
+from nas_transfer.arch import SUPERNET, Arch, ArchOrSupernet
 from nas_transfer.deploy.engines import run_onnx, write_engines
 from nas_transfer.deploy.modules import run_by
 from nas_transfer.errors import ConfigError
 from nas_transfer.paths import conf_dir
 from nas_transfer.search.objectives.macs import Macs
-from nas_transfer.space import SUPERNET, Arch, ArchOrSupernet
 from nas_transfer.stages.common.build import build_task
 from nas_transfer.stages.config.base import TaskRunConfig
 from nas_transfer.stages.config.entry import read_config

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nas_transfer.space import SUPERNET, Arch
+from nas_transfer.arch import SUPERNET, Arch
 from nas_transfer.supernet.activations import norm_moments
 from nas_transfer.tasks.checkpoint import is_whole, load_checkpoint, load_whole, save_checkpoint
 from nas_transfer.tasks.classification import ClassificationTask

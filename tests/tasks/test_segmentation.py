@@ -9,9 +9,9 @@ from pycocotools import mask as rle
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from nas_transfer.arch import SUPERNET, ArchOrSupernet
 from nas_transfer.data.parts import Vocabulary
 from nas_transfer.errors import ConfigError
-from nas_transfer.space import SUPERNET, ArchOrSupernet
 from nas_transfer.tasks.coco_metrics import to_coco_segments
 from nas_transfer.tasks.deeplab import DeepLabSize, deeplab_cost
 from nas_transfer.tasks.pixel_losses import pixel_cross_entropy

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from nas_transfer.arch import SUPERNET, Arch, ArchOrSupernet
 from nas_transfer.deploy.engines import largest_difference, run_onnx, run_torch, write_engines
 from nas_transfer.deploy.modules import run_by
 from nas_transfer.errors import ArchError, ConfigError
-from nas_transfer.space import SUPERNET, Arch, ArchOrSupernet
 from nas_transfer.supernet.layers import fold_batch_norms
 from nas_transfer.supernet.networks import build_body
 from nas_transfer.tasks.deeplab import DeepLabSize

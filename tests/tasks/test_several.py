@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from nas_transfer.arch import SUPERNET, Arch, ArchOrSupernet
 from nas_transfer.errors import ConfigError
-from nas_transfer.space import SUPERNET, Arch, ArchOrSupernet
 from nas_transfer.supernet.ops import leading_slice
 from nas_transfer.tasks.checkpoint import inherit, is_whole, load_checkpoint, load_whole, save_checkpoint
 from nas_transfer.tasks.detection import DetectionTask

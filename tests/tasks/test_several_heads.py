@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from nas_transfer.space import SUPERNET, Arch, ArchOrSupernet
+from nas_transfer.arch import SUPERNET, Arch, ArchOrSupernet
 from nas_transfer.supernet.ops import leading_slice
 from nas_transfer.tasks.pose import PoseTask
 from nas_transfer.tasks.segmentation import SegmentationTask

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from nas_transfer.arch import SUPERNET, Arch, ArchOrSupernet
 from nas_transfer.deploy.engines import run_onnx, write_engines
 from nas_transfer.deploy.modules import run_by
 from nas_transfer.errors import ConfigError
-from nas_transfer.space import SUPERNET, Arch, ArchOrSupernet
 from nas_transfer.supernet.layers import fold_batch_norms
 from nas_transfer.supernet.ops import leading_slice
 from nas_transfer.tasks.genes import Choices

@@ -12,9 +12,9 @@ from torchvision.models.detection.ssd import SSD
 from torchvision.models.detection.ssdlite import SSDLiteHead, _extra_block
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+from nas_transfer.arch import SUPERNET, ArchOrSupernet
 from nas_transfer.deploy.engines import run_onnx, run_torch, unmatched_share, write_engines
 from nas_transfer.errors import ConfigError
-from nas_transfer.space import SUPERNET, ArchOrSupernet
 from nas_transfer.supernet.layers import fold_batch_norms
 from nas_transfer.supernet.ops import leading_slice
 from nas_transfer.tasks.detection import DetectionTask

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from nas_transfer.arch import SUPERNET, ArchOrSupernet
 from nas_transfer.errors import WeightsError
-from nas_transfer.space import SUPERNET, ArchOrSupernet
 from nas_transfer.supernet.protocol import SupernetTable
 from nas_transfer.tasks.checkpoint import (
     Checkpoint,

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
-from nas_transfer.space import SUPERNET, Arch
+from nas_transfer.arch import SUPERNET, Arch
 from nas_transfer.tasks.classification import ClassificationTask
 from nas_transfer.tasks.recipe import ArchSampling
 from nas_transfer.tasks.task import Task, TaskSettings

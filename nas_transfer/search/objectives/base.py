@@ -8,7 +8,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from nas_transfer.space import Arch
+from nas_transfer.arch import Arch
 from nas_transfer.tasks.task import Task
 
 Direction = Literal["maximize", "minimize"]

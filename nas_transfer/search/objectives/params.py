@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from nas_transfer.arch import Arch
 from nas_transfer.search.objectives.base import Direction, TrialSubnet
-from nas_transfer.space import Arch
 from nas_transfer.tasks.task import Task
 
 

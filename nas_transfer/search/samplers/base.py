@@ -14,9 +14,10 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from nas_transfer.arch import Arch, Gene
 from nas_transfer.runs import PredictorQuality
 from nas_transfer.search.problem import Problem
-from nas_transfer.space import Arch, Gene, SearchSpace
+from nas_transfer.space import SearchSpace
 
 ORIGIN = "failed_trial"
 """Optuna's system attribute of a trial that is asked again after its worker has died: the first attempt's number."""

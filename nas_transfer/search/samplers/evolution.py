@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from nas_transfer.arch import Arch
 from nas_transfer.errors import ConfigError
 from nas_transfer.ranges import Count, Positive, Share
 from nas_transfer.search.problem import Problem
 from nas_transfer.search.samplers.base import ArchSampler, History
-from nas_transfer.space import Arch
 
 
 class Evolution(ArchSampler):

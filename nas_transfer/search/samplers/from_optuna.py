@@ -11,10 +11,10 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from nas_transfer.arch import Arch
 from nas_transfer.ranges import Positive
 from nas_transfer.search.problem import Problem
 from nas_transfer.search.samplers.base import ArchSampler, History, arch_of
-from nas_transfer.space import Arch
 
 MAX_SEED = 2**31 - 1
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nas_transfer.arch import Arch
 from nas_transfer.errors import ConfigError
 from nas_transfer.ranges import Count, Positive, Share
 from nas_transfer.search.pareto import crowding, non_dominated
 from nas_transfer.search.problem import Problem
 from nas_transfer.search.samplers.base import ArchSampler, History
 from nas_transfer.search.samplers.screen import QuadraticScreen
-from nas_transfer.space import Arch
 
 NEIGHBOURHOOD = 2
 """Largest distance of two parents along the front, since parents of similar cost have better children."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nas_transfer.arch import Arch
 from nas_transfer.errors import ConfigError
 from nas_transfer.ranges import Count, Positive, Share
 from nas_transfer.runs import PredictorQuality
@@ -25,7 +26,6 @@ from nas_transfer.search.predictors import (
 from nas_transfer.search.problem import Problem
 from nas_transfer.search.samplers.base import ArchSampler, History
 from nas_transfer.search.samplers.pareto_evolution import ParetoEvolution, change_genes
-from nas_transfer.space import Arch
 
 logger = logging.getLogger(__name__)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from nas_transfer.arch import Arch
 from nas_transfer.search.samplers.base import ArchSampler, History
-from nas_transfer.space import Arch
 
 
 class RandomArchs(ArchSampler):

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from nas_transfer.arch import Arch
 from nas_transfer.search.problem import Problem
 from nas_transfer.search.samplers.base import History
-from nas_transfer.space import Arch
 
 RIDGE = 1.0
 """Penalty of the squared weights."""

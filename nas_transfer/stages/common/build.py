@@ -17,6 +17,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.trainer.states import TrainerFn
 
+from nas_transfer.arch import SUPERNET, ArchOrSupernet
 from nas_transfer.arch_files import find_arch_file, is_arch_file, resolve_arch
 from nas_transfer.data.module import DownstreamData
 from nas_transfer.data.randomness import stable_seed
@@ -25,7 +26,7 @@ from nas_transfer.paths import conf_dir
 from nas_transfer.runs import WEIGHTS, files, hold_inputs, input_file, read_inputs, require_same_file
 from nas_transfer.runs.atomic import replacing
 from nas_transfer.runs.reading import START_ANEW, holds_tensors, is_present
-from nas_transfer.space import SUPERNET, ArchOrSupernet, SearchSpace
+from nas_transfer.space import SearchSpace
 from nas_transfer.stages.common.kept import CURRENT
 from nas_transfer.stages.common.progress import ProgressLog
 from nas_transfer.stages.common.run_directory import is_main_process

@@ -8,13 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from nas_transfer.arch import SUPERNET
 from nas_transfer.data.module import DownstreamData
 from nas_transfer.errors import ConfigError
 from nas_transfer.runs import Evaluation, Usage, read_job, write_started
 from nas_transfer.runs.texts import value_text
 from nas_transfer.search.damage import ArchDamage
 from nas_transfer.search.evaluate import TrialEvaluator
-from nas_transfer.space import SUPERNET
 from nas_transfer.stages.common.build import (
     build_blank,
     build_data,

@@ -6,10 +6,10 @@ import logging
 
 import pytorch_lightning as pl
 
+from nas_transfer.arch import SUPERNET, Arch
 from nas_transfer.arch_files import LARGEST, SMALLEST
 from nas_transfer.data.module import DownstreamData
 from nas_transfer.errors import ConfigError
-from nas_transfer.space import SUPERNET, Arch
 from nas_transfer.stages.common.build import (
     build_arch,
     build_blank,

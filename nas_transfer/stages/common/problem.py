@@ -8,13 +8,13 @@ from functools import partial
 
 import numpy as np
 
+from nas_transfer.arch import Arch
 from nas_transfer.search.damage import ArchDamage
 from nas_transfer.search.objectives.base import ArchCost, Objective
 from nas_transfer.search.pareto import signs
 from nas_transfer.search.problem import Costs as ArchCosts
 from nas_transfer.search.problem import Known, Problem
 from nas_transfer.search.samplers.base import ArchSampler
-from nas_transfer.space import Arch
 from nas_transfer.stages.common.limits import limits_of
 from nas_transfer.stages.config.search import SCORE, SearchConfig, SearchKeys
 from nas_transfer.tasks.damage import unseen_genes

@@ -10,11 +10,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from nas_transfer.arch import SUPERNET, Arch
 from nas_transfer.data.module import DownstreamData
 from nas_transfer.runs import Evaluation, Front, Trial, files
 from nas_transfer.runs.versions import versions
 from nas_transfer.search.loop import SearchLoop
-from nas_transfer.space import SUPERNET, Arch
 from nas_transfer.stages.common.build import build_task, evaluation_device
 from nas_transfer.stages.config.base import DataRunConfig
 from nas_transfer.stages.config.search import SearchConfig

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from nas_transfer.arch import SUPERNET, Arch
 from nas_transfer.data.drawing import TILE, contact_sheet
 from nas_transfer.data.images import write_image
 from nas_transfer.data.module import DownstreamData
 from nas_transfer.data.sampler import SampleKey
 from nas_transfer.runs import SECONDS_PER_HOUR, Ancestor, Costs, Result, files
 from nas_transfer.runs.atomic import write_json
-from nas_transfer.space import SUPERNET, Arch
 from nas_transfer.stages.config.base import TaskRunConfig
 from nas_transfer.tasks.task import Task
 

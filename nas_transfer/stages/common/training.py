@@ -13,9 +13,9 @@ from pathlib import Path
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
+from nas_transfer.arch import SUPERNET
 from nas_transfer.data.module import DownstreamData
 from nas_transfer.runs import Result, files
-from nas_transfer.space import SUPERNET
 from nas_transfer.stages.common.analysis import write_analysis
 from nas_transfer.stages.common.build import (
     EndOnSignal,

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import stochastic_depth
 
-from nas_transfer.space import SUPERNET, Arch, ArchOrSupernet
+from nas_transfer.arch import SUPERNET, Arch, ArchOrSupernet
 from nas_transfer.supernet.cost import Size, strided_size
 from nas_transfer.supernet.layers import ACTIVATION_MODULES, ConvNormActivation, Layers, initialise
 from nas_transfer.supernet.mbconv.blocks import IDENTITY, BlockPlan

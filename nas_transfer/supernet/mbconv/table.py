@@ -17,9 +17,10 @@ from typing import Annotated, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from nas_transfer.arch import Arch, Gene
 from nas_transfer.errors import ConfigError
 from nas_transfer.ranges import Positive, Range
-from nas_transfer.space import Arch, Gene, SearchSpace
+from nas_transfer.space import SearchSpace
 from nas_transfer.supernet.cost import Cost, CostTotals, Size, strided_size, totals_by_group
 from nas_transfer.supernet.fields import as_record, as_tuple, check_positive, is_number
 from nas_transfer.supernet.mbconv.blocks import (

@@ -7,7 +7,7 @@ from functools import partial
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from nas_transfer.space import Arch, ArchOrSupernet
+from nas_transfer.arch import Arch, ArchOrSupernet
 from nas_transfer.supernet.cost import Size, strided_size
 from nas_transfer.supernet.pieces import Piece
 from nas_transfer.supernet.preprocessing import IMAGE_CHANNELS

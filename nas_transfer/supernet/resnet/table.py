@@ -14,9 +14,10 @@ from typing import Annotated, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from nas_transfer.arch import Arch, Gene
 from nas_transfer.errors import ConfigError
 from nas_transfer.ranges import Positive, Range
-from nas_transfer.space import Arch, Gene, SearchSpace
+from nas_transfer.space import SearchSpace
 from nas_transfer.supernet.cost import (
     Cost,
     CostTotals,

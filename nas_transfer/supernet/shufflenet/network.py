@@ -11,8 +11,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from nas_transfer.arch import SUPERNET, Arch, ArchOrSupernet
 from nas_transfer.errors import ConfigError
-from nas_transfer.space import SUPERNET, Arch, ArchOrSupernet
 from nas_transfer.supernet.cost import Size, strided_size
 from nas_transfer.supernet.layers import ConvNormActivation, Layers, initialise
 from nas_transfer.supernet.pieces import Piece
