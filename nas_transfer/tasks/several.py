@@ -7,6 +7,7 @@ the archs of the others, so that equal networks are equal archs.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Generic, Protocol, TypeVar
@@ -138,6 +139,35 @@ def made(make: Callable[..., HeadT], shared: Mapping[str, object], key: str, own
         return make(**shared)
     except ConfigError as error:
         raise ConfigError(*(fault.replace(f"{key}.", f"{own_key}.") for fault in error.faults)) from error
+
+
+class SeveralHeads(ABC, Generic[HeadT]):
+    """What the sizes of several heads have in common, whatever the task.
+
+    Attributes:
+        heads: the names of those that are chosen from.
+    """
+
+    heads: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "heads", tuple(self.heads))  # dataclasses of sizes are frozen
+        _ = self.candidates  # an error of a head shows here
+
+    @property
+    @abstractmethod
+    def candidates(self) -> Heads[HeadT]:
+        """The heads that are chosen from."""
+
+    @property
+    def model(self) -> str:
+        """The names of all heads."""
+        return self.candidates.model
+
+    @property
+    def untrained_genes(self) -> tuple[str, ...]:
+        """Those of the largest head."""
+        return self.candidates.untrained_genes
 
 
 class SeveralNetworks(nn.Module):

@@ -14,7 +14,7 @@ from nas_transfer.ranges import Positive
 from nas_transfer.tasks.detection_head import DetectionHead, require_sides
 from nas_transfer.tasks.genes import Choices, task_genes
 from nas_transfer.tasks.head_repair import HeadRepair
-from nas_transfer.tasks.several import Heads, SeveralNetworks, made
+from nas_transfer.tasks.several import Heads, SeveralHeads, SeveralNetworks, made
 from nas_transfer.tasks.task import TaskSettings
 
 KEY = "task.build.detector"
@@ -30,7 +30,7 @@ class DetectorChoice(TypedDict):
 
 
 @dataclass(frozen=True)
-class SeveralDetectors:
+class SeveralDetectors(SeveralHeads[DetectionHead]):
     """Detectors among which an arch chooses.
 
     Args:
@@ -52,9 +52,8 @@ class SeveralDetectors:
     detections: Positive
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "heads", tuple(self.heads))
         require_sides(self.min_size, self.max_size)
-        _ = self.candidates
+        super().__post_init__()
 
     @cached_property
     def candidates(self) -> Heads[DetectionHead]:
@@ -65,16 +64,6 @@ class SeveralDetectors:
         }
         choices = {name: choice["genes"] for name, choice in self.of.items()}
         return Heads(self.heads, largest, choices, KEY, SHARED)
-
-    @property
-    def model(self) -> str:
-        """The names of all detectors."""
-        return self.candidates.model
-
-    @property
-    def untrained_genes(self) -> tuple[str, ...]:
-        """Those of the largest detector."""
-        return self.candidates.untrained_genes
 
     @property
     def weightless_genes(self) -> tuple[str, ...]:

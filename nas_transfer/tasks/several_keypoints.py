@@ -15,7 +15,7 @@ from nas_transfer.space import SearchSpace
 from nas_transfer.tasks.genes import Choices, task_genes
 from nas_transfer.tasks.keypoint_head import KeypointHead
 from nas_transfer.tasks.pose_sizes import INPUT_HEIGHT, PoseSizes
-from nas_transfer.tasks.several import Heads, SeveralNetworks, made
+from nas_transfer.tasks.several import Heads, SeveralHeads, SeveralNetworks, made
 
 KEY = "task.build.head"
 
@@ -28,7 +28,7 @@ class KeypointChoice(TypedDict):
 
 
 @dataclass(frozen=True)
-class SeveralKeypointHeads:
+class SeveralKeypointHeads(SeveralHeads[KeypointHead]):
     """Heads among which an arch chooses.
 
     Args:
@@ -49,10 +49,6 @@ class SeveralKeypointHeads:
     score_threshold: Share
     oks_threshold: Share
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "heads", tuple(self.heads))
-        _ = self.candidates
-
     @cached_property
     def candidates(self) -> Heads[KeypointHead]:
         """The heads that are chosen from."""
@@ -61,16 +57,6 @@ class SeveralKeypointHeads:
         }  # fmt: skip
         largest = {name: made(choice["head"], shared, KEY, f"{KEY}.of.{name}.head") for name, choice in self.of.items()}
         return Heads(self.heads, largest, {name: choice["genes"] for name, choice in self.of.items()}, KEY)
-
-    @property
-    def model(self) -> str:
-        """The names of all heads."""
-        return self.candidates.model
-
-    @property
-    def untrained_genes(self) -> tuple[str, ...]:
-        """Those of the largest head."""
-        return self.candidates.untrained_genes
 
 
 class SeveralPoseSizes:

@@ -13,7 +13,7 @@ from nas_transfer.arch import Arch, Gene
 from nas_transfer.supernet.layers import Layers
 from nas_transfer.tasks.genes import Choices, task_genes
 from nas_transfer.tasks.segmentation_head import SegmentationHead, SegmentationNetwork
-from nas_transfer.tasks.several import Heads, SeveralNetworks
+from nas_transfer.tasks.several import Heads, SeveralHeads, SeveralNetworks
 
 KEY = "task.build.head"
 
@@ -26,7 +26,7 @@ class SegmentationChoice(TypedDict):
 
 
 @dataclass(frozen=True)
-class SeveralSegmentationHeads:
+class SeveralSegmentationHeads(SeveralHeads[SegmentationHead]):
     """Heads among which an arch chooses.
 
     Args:
@@ -41,25 +41,11 @@ class SeveralSegmentationHeads:
     heads: tuple[str, ...]
     of: Mapping[str, SegmentationChoice]
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "heads", tuple(self.heads))
-        _ = self.candidates
-
     @cached_property
     def candidates(self) -> Heads[SegmentationHead]:
         """The heads that are chosen from."""
         largest = {name: choice["head"] for name, choice in self.of.items()}
         return Heads(self.heads, largest, {name: choice["genes"] for name, choice in self.of.items()}, KEY)
-
-    @property
-    def model(self) -> str:
-        """The names of all heads."""
-        return self.candidates.model
-
-    @property
-    def untrained_genes(self) -> tuple[str, ...]:
-        """Those of the largest head."""
-        return self.candidates.untrained_genes
 
     @property
     def taps(self) -> tuple[int, ...]:
