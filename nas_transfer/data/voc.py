@@ -27,7 +27,7 @@ DIGITS = 6
 """Decimals of a coordinate in pixels: rounding takes the noise of the differences away."""
 MOST_BYTES = 1 << 24
 FIRST_PIXEL_IS_ONE = "The VOC"
-"""How the database of the original sets is called, whose coordinates begin at 1; tools write them from 0."""
+"""Begins the name of the database in the original sets. Their coordinates begin at 1, those that tools write at 0."""
 
 
 @dataclass(frozen=True)

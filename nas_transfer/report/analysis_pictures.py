@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +14,6 @@ from nas_transfer.runs.atomic import replacing
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-logger = logging.getLogger(__name__)
-
 MOST_NAMED_CURVES = 10
 """Number of classes whose curves have a colour and a name; with more, all of them are grey."""
 MOST_BARS = 60
@@ -28,16 +25,9 @@ PIXELS_PER_INCH = 120
 def draw_analysis(analysis: Analysis, folder: Path) -> list[Path]:
     """Draw the scores of classes and, where there are any, the curves and the confusion matrix.
 
-    Without matplotlib, a warning is logged and nothing is drawn: a training is not lost for a picture.
-
     Returns:
         The files: ``classes.png``, ``precision_recall.png``, ``threshold.png``, ``confusion_matrix.png``.
     """
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        logger.warning("no pictures of the analysis (%s): pip install matplotlib", error)
-        return []
     drawn = []
     if scored := [one for one in analysis.classes if one.scores]:
         with _figure(folder / "classes.png", 6.4, 1.2 + 0.28 * min(len(scored), MOST_BARS)) as axes:

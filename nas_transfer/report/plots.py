@@ -19,7 +19,7 @@ WIDTH, HEIGHT = 360, 250
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 24, 38
 NUM_COLOURS = 6
 MOST_POINTS_OF_A_LINE = 400
-NAME_LETTER, NAME_HEIGHT = 7.2, 10
+NAME_LETTER, NAME_HEIGHT = 8.0, 10
 """The approximate size of the text beside a point."""
 NAME_OFFSETS = (12, 4, -7, 24, -19, 36, -31, 48, -43, 60, -55, -67)
 """How far below a point its text may stand, the preferred offset first."""

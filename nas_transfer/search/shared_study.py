@@ -16,15 +16,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import optuna
 import sqlalchemy
-from optuna.distributions import distribution_to_json
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
-from optuna.storages._rdb import models
-from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import OperationalError
 
@@ -240,22 +237,15 @@ class SharedStudy(Study):
         return Asked(number, arch_of(self.space, params), trial.number, trial_id)
 
     def _choose(self, trial: FrozenTrial, trials: list[FrozenTrial]) -> dict[str, int]:
-        """Let the sampler choose the arch of a trial, and write all genes in one transaction."""
+        """Let the sampler choose the arch of a trial, and write its genes; `_is_whole` finds those of a dead worker."""
         self.sampler.known_trials = trials
         self._study._thread_local.cached_all_trials = None  # as Optuna's ask does it
         self.sampler.before_trial(self._study, trial)
         space = self.sampler.infer_relative_search_space(self._study, trial)
         params = self.sampler.sample_relative(self._study, trial, space)
-        with _create_scoped_session(self.database.scoped_session, True) as session:
-            session.add_all(
-                models.TrialParamModel(
-                    trial_id=trial._trial_id,
-                    param_name=name,
-                    param_value=distribution.to_internal_repr(params[name]),
-                    distribution_json=distribution_to_json(distribution),
-                )
-                for name, distribution in space.items()
-            )
+        for name, distribution in space.items():
+            value = distribution.to_internal_repr(params[name])
+            self._study._storage.set_trial_param(trial._trial_id, name, value, distribution)
         return params
 
     def _put_back_dead(self, trials: list[FrozenTrial]) -> bool:
@@ -316,15 +306,8 @@ class SharedStudy(Study):
         attributes = attributes_of(final) | {"training_seconds": final.training_seconds}
         state, values = self._state(final)
         try:
-            with _create_scoped_session(self.database.scoped_session, True) as session:
-                trial = models.TrialModel.find_or_raise_by_id(asked.trial_id, session, for_update=True)
-                self.database.check_trial_is_updatable(asked.trial_id, cast(TrialState, trial.state))
-                kept = models.TrialUserAttributeModel  # an attempt that died while it told has left some
-                session.query(kept).filter(kept.trial_id == asked.trial_id).delete()
-                session.add_all(
-                    kept(trial_id=asked.trial_id, key=name, value_json=json.dumps(value))
-                    for name, value in attributes.items()
-                )
+            for name, value in attributes.items():
+                self._study._storage.set_trial_user_attr(asked.trial_id, name, value)
             self._study.tell(asked.attempt, values, state)
         except (UpdateFinishedTrialError, ValueError):  # Optuna's tell raises ValueError for a finished trial
             if not self._study._storage.get_trial(asked.trial_id).state.is_finished():

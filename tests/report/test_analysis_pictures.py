@@ -1,6 +1,5 @@
 """The pictures of an analysis in a run folder, and what its matrix and figures show."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from tests.report.test_choice import analysis
 
 
 def test_every_part_of_an_analysis_is_drawn(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     dollars = replace(analysis(), classes=(ClassScores("$cat$ \\frac", 7, {"map": 0.5}), ClassScores("x", 0, {})))
     paths = draw_analysis(dollars, tmp_path / "analysis")
     assert [path.name for path in paths] == [
@@ -31,16 +29,6 @@ def test_every_part_of_an_analysis_is_drawn(tmp_path: Path) -> None:
     )  # fmt: skip
     assert len(draw_analysis(many, tmp_path / "many")) == 2
     assert draw_analysis(Analysis(0, "images", "class", ()), tmp_path / "none") == []
-
-
-def test_without_matplotlib_a_training_ends_with_a_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert draw_analysis(analysis(), tmp_path / "analysis") == []
-    assert "pip install matplotlib" in caplog.text
-    assert not (tmp_path / "analysis").exists()
 
 
 def test_rows_of_a_confusion_matrix_are_shares_of_their_class_and_the_background_of_what_is_predicted() -> None:
