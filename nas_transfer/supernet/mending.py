@@ -8,7 +8,6 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_transfer.supernet import regression
@@ -109,7 +108,10 @@ def _look_at_branch(branch: Branch, inputs: Sequence[Tensor]) -> tuple[BranchLoo
         hidden = [_finish(layer, maps) for maps in raw]
     if branch.gate is not None:
         squeezed = [branch.gate.squeeze(_pooled(maps)) for maps in hidden]
-        look.gate = [moments_of(squeezed), moments_of([branch.gate.excite(F.relu(maps)) for maps in squeezed])]
+        look.gate = [
+            moments_of(squeezed),
+            moments_of([branch.gate.excite(branch.gate.activate(maps)) for maps in squeezed]),
+        ]
         hidden = [branch.gate(maps) for maps in hidden]
     return look, hidden
 
@@ -363,5 +365,5 @@ def _match_gate(gate: SqueezeExcite, inputs: Sequence[Tensor], wanted: Sequence[
     """Give both convolutions of a squeeze-and-excitation outputs with the largest network's moments over images."""
     pooled = [_pooled(maps) for maps in inputs]
     regression.match_conv(gate.squeeze, moments_of([gate.squeeze(maps) for maps in pooled]), wanted[0])
-    squeezed = [F.relu(gate.squeeze(maps)) for maps in pooled]
+    squeezed = [gate.activate(gate.squeeze(maps)) for maps in pooled]
     regression.match_conv(gate.excite, moments_of([gate.excite(maps) for maps in squeezed]), wanted[1])
