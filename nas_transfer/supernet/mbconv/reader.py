@@ -283,7 +283,7 @@ def _stage(reader: ModuleReader, name: str, blocks: list[Block]) -> StageTable:
     )
 
 
-def _taps(reader: ModuleReader, stem: Unit, stages: list[list[Block]], rows: tuple[StageTable, ...]) -> tuple[str, ...]:
+def _taps(reader: ModuleReader, stem: Unit, rows: tuple[StageTable, ...]) -> tuple[str, ...]:
     """The last stage at each of the strides 4, 8, 16 and 32."""
     stride, last = stem.conv.stride, {}
     for row in rows:
