@@ -57,16 +57,18 @@ def recalibrate_batch_norm(network: nn.Module, batches: Iterable[Batch], forward
         forward: runs the network on one batch; its result is ignored.
 
     Returns:
-        The number of batches.
+        The number of batches; 0 for a network without BatchNorm, which is not run and needs no batch.
 
     Every element of every batch has the same weight, so a smaller last batch does not distort the moments. The
     variance is the population variance (divided by n), with which training mode normalises: after a single batch, eval
     mode gives exactly the outputs of training mode. A BatchNorm that no batch reached keeps its statistics.
 
     Raises:
-        ValueError: `batches` is empty.
+        ValueError: there are BatchNorms, and `batches` is empty.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    if not norms:
+        return 0
     modes = {module: module.training for module in network.modules()}
     momenta = [norm.momentum for norm in norms]
     before = [(norm.running_mean.clone(), norm.running_var.clone()) for norm in norms]  # type: ignore[union-attr]

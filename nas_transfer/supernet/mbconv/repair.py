@@ -18,7 +18,7 @@ def links(body: MBConvBody) -> list[Link]:
     found = []
     for stage, (blocks, depth) in enumerate(zip(body.stages, body.active_depths, strict=True)):
         for index, block in enumerate(list(blocks)[:depth]):  # type: ignore[call-overload]
-            part = Part(block.project.norm.num_features, (branch_of(block),), block.skipped)
+            part = Part(block.project.conv.out_channels, (branch_of(block),), block.skipped)
             found.append(Link(f"{body.table.stages[stage].name}.{index}", stage, block, (part,)))
     return found
 
