@@ -244,7 +244,8 @@ class Mender:
             if rows is not None and layer.conv.kernel_size[0] < size:
                 self._fit_kernels(layer.conv, hidden, rows)
             raw = [layer.conv(maps) for maps in hidden]
-            regression.match_layer(layer, moments_of(raw), wanted)
+            if regression.match_layer(layer, moments_of(raw), wanted):
+                raw = [layer.conv(maps) for maps in hidden]
             hidden = [_finish(layer, maps) for maps in raw]
         if isinstance(branch.gate, SqueezeExcite):
             _match_gate(branch.gate, hidden, reference.gate)

@@ -174,7 +174,7 @@ def fit_kernels(patches: Tensor, targets: Tensor, penalty: float) -> tuple[Tenso
     return kernels, target_mean - (kernels * mean).sum(1)
 
 
-def match_layer(layer: ConvNormActivation, own: Moments, wanted: Moments) -> None:
+def match_layer(layer: ConvNormActivation, own: Moments, wanted: Moments) -> bool:
     """Give a layer, before its activation, the moments that the largest network's has.
 
     Without a BatchNorm, its convolution gets them (`match_conv`), also before a LayerNorm.
@@ -183,11 +183,15 @@ def match_layer(layer: ConvNormActivation, own: Moments, wanted: Moments) -> Non
         layer: changed in place; its convolution has a bias unless a BatchNorm follows.
         own: moments of the output of its convolution in the subnet.
         wanted: moments of the same channels in the largest network.
+
+    Returns:
+        Whether the convolution was changed.
     """
     if isinstance(layer.norm, nn.BatchNorm2d):
         match_norm(layer.norm, own, wanted)
-    else:
-        match_conv(layer.conv, own, wanted)
+        return False
+    match_conv(layer.conv, own, wanted)
+    return True
 
 
 def match_norm(norm: nn.BatchNorm2d, own: Moments, wanted: Moments) -> None:

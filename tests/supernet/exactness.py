@@ -14,6 +14,17 @@ from nas_transfer.supernet.protocol import SupernetTable
 NUM_CLASSES = 7
 
 
+def randomise_convnext(network: nn.Module) -> None:
+    """Give a ConvNeXt, ours or a public one, weights under which every tensor matters and values stay near 1."""
+    for name, parameter in network.named_parameters():
+        if parameter.dim() > 1 and parameter.shape[1:] != (1, 1):
+            nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+        elif "bias" in name:
+            nn.init.normal_(parameter, std=0.2)
+        else:  # norms, and layer scales, which begin close to 0
+            nn.init.uniform_(parameter, 0.3, 1.2)
+
+
 def cut(table: SupernetTable, body: nn.Module, classifier: nn.Module, arch: Arch) -> tuple[nn.Module, nn.Module]:
     """The plain body and head of an arch, in the precision and mode of the supernet's."""
     plain = build_body(table, arch), build_classifier(table, NUM_CLASSES, arch)
