@@ -18,6 +18,7 @@ from nas_transfer.supernet.ops import (
     ElasticConvTranspose2d,
     ElasticGroupNorm,
     ElasticLinear,
+    GroupedConv2d,
     SamePaddingConv2d,
 )
 
@@ -48,8 +49,19 @@ class Layers:
     def conv(
         self, in_channels: int, out_channels: int, kernel_size: int = 1, stride: int = 1, *,
         depthwise: bool = False, dilation: int = 1, bias: bool = False, transformed_sizes: Sequence[int] = (),
+        group_width: int = 0,
     ) -> nn.Conv2d:  # fmt: skip
-        """A convolution padded to the output size ceil(n / stride); only elastic ones use `transformed_sizes`."""
+        """A convolution padded to the output size ceil(n / stride); only elastic ones use `transformed_sizes`.
+
+        With a `group_width`, it keeps the number of channels, without bias, and has groups of this width.
+        """
+        if group_width:
+            if self.elastic:
+                return GroupedConv2d(in_channels, group_width, kernel_size, stride)
+            groups = in_channels // group_width
+            return nn.Conv2d(
+                in_channels, out_channels, kernel_size, stride, kernel_size // 2, groups=groups, bias=False
+            )
         same_padding = self.same_padding and stride > 1
         if self.elastic:
             return ElasticConv2d(

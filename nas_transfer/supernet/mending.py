@@ -8,7 +8,6 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_transfer.supernet import regression
@@ -110,7 +109,7 @@ def _look_at_branch(branch: Branch, inputs: Sequence[Tensor]) -> tuple[BranchLoo
     gate = branch.gate
     if isinstance(gate, SqueezeExcite):
         squeezed = [gate.squeeze(_pooled(maps)) for maps in hidden]
-        look.gate = [moments_of(squeezed), moments_of([gate.excite(F.relu(maps)) for maps in squeezed])]
+        look.gate = [moments_of(squeezed), moments_of([gate.excite(gate.activate(maps)) for maps in squeezed])]
     if gate is not None:
         hidden = [gate(maps) for maps in hidden]
     return look, hidden
@@ -367,5 +366,5 @@ def _match_gate(gate: SqueezeExcite, inputs: Sequence[Tensor], wanted: Sequence[
     """Give both convolutions of a squeeze-and-excitation outputs with the largest network's moments over images."""
     pooled = [_pooled(maps) for maps in inputs]
     regression.match_conv(gate.squeeze, moments_of([gate.squeeze(maps) for maps in pooled]), wanted[0])
-    squeezed = [F.relu(gate.squeeze(maps)) for maps in pooled]
+    squeezed = [gate.activate(gate.squeeze(maps)) for maps in pooled]
     regression.match_conv(gate.excite, moments_of([gate.excite(maps) for maps in squeezed]), wanted[1])

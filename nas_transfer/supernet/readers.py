@@ -60,6 +60,11 @@ class PublicNet:
         return f"{self.library}_{self.model}"
 
     @property
+    def full_name(self) -> str:
+        """The model with the tag of its weights, where the library takes both in one name."""
+        return f"{self.model}.{self.tag}" if self.library == "timm" and self.tag else self.model
+
+    @property
     def command(self) -> str:
         """The overrides that choose the supernet."""
         return f"supernet={self.library} supernet.model={self.model}"
@@ -92,8 +97,8 @@ class Reader(Protocol):
         """Read a network into a table of the family.
 
         Args:
-            model: the whole classification network in eval mode, on the device ``meta``: its modules and shapes
-                count, its tensors have no values.
+            model: the whole classification network in eval mode. Its modules and shapes count; its tensors have no
+                values, since most models are built on the device ``meta``.
             net: what the library says of it.
 
         Returns:

@@ -24,6 +24,8 @@ from nas_transfer.supernet.networks import build_body
 from nas_transfer.supernet.ops import copy_slices, leading_slice
 from nas_transfer.supernet.preprocessing import Preprocessing
 from nas_transfer.supernet.protocol import SupernetTable
+from nas_transfer.supernet.public.reading import default_weights_file
+from nas_transfer.supernet.readers import PublicNet
 from nas_transfer.supernet.resnet import torchvision_resnet
 from nas_transfer.supernet.weights.reading import read_file, require_plain_tensors, state_of
 from nas_transfer.tasks.classification import ClassificationTask
@@ -38,7 +40,7 @@ ENTRIES: Mapping[str, type | tuple[type, ...]] = {
     "config_sha256": str, "provenance": list,
 }  # fmt: skip
 """The types of the entries of a file."""
-NATIVE, AUTO = "native", "auto"
+NATIVE, AUTO, DEFAULT = "native", "auto", "default"
 
 
 @dataclass(frozen=True)
@@ -127,15 +129,24 @@ def save_checkpoint(
         torch.save(content, stream)
 
 
-def weights_file(weights: str) -> Path:
+def weights_file(weights: str, table: SupernetTable) -> Path:
     """The file that `weights` names: that of a run folder, the file itself, or that of an installed package.
 
+    The word ``default`` names the weights that the library of the table's public network has for it.
+
     Raises:
-        WeightsError: a package that is not installed.
+        WeightsError: a package that is not installed, or a library whose weights cannot be had.
     """
     path = Path(weights)
     if not path.exists():
-        path = package_file(weights) or path
+        source: PublicNet | None = getattr(table, "source", None)
+        if weights == DEFAULT and source is None:
+            raise WeightsError(
+                f"weights={DEFAULT} needs supernet=timm or supernet=torchvision, got the supernet '{table.name}': "
+                "set weights=null, a run, a file or a package"
+            )
+        found = default_weights_file(source) if weights == DEFAULT and source is not None else package_file(weights)
+        path = found or path
     return path / files.WEIGHTS if path.is_dir() else path
 
 
@@ -143,7 +154,7 @@ def load_checkpoint(weights: str, table: SupernetTable, weights_format: str = AU
     """Read the weights of a run, or public ones.
 
     Args:
-        weights: a run directory, a file, or the name of an installed package (``efficientnet_lite0``).
+        weights: a run directory, a file, the name of an installed package (``efficientnet_lite0``), or ``default``.
         table: the supernet that the weights must belong to.
         weights_format: ``auto``, ``native`` (a file of this program), or a public layout.
 
@@ -151,7 +162,7 @@ def load_checkpoint(weights: str, table: SupernetTable, weights_format: str = AU
         WeightsError: the file is missing or damaged, holds other objects than tensors and plain values, or is of
             another layout or space.
     """
-    file = weights_file(weights)
+    file = weights_file(weights, table)
     content = read_file(file)
     if not (isinstance(content, dict) and "format" in content):
         if weights_format == NATIVE:
@@ -205,7 +216,8 @@ def _require_entries(content: Mapping[object, object]) -> None:
 
 def _imported(path: Path, content: object, table: SupernetTable, weights_format: str) -> Checkpoint:
     state = state_of(content, path)
-    detector = layout_of(state, path) if weights_format == AUTO else None
+    is_read = getattr(table, "source", None) is not None
+    detector = layout_of(state, path) if weights_format == AUTO and not is_read else None
     if detector is not None:
         return _imported_detector(path, state, table, detector)
     imported = import_supernet(state, table, path, weights_format)

@@ -88,6 +88,7 @@ class ConvNeXtTable:
 
     network_module: ClassVar[str] = "nas_transfer.supernet.convnext.network"
     repair_module: ClassVar[str] = "nas_transfer.supernet.convnext.repair"
+    importance_module: ClassVar[str] = "nas_transfer.supernet.convnext.importance"
 
     name: str
     resolutions: tuple[Positive, ...]

@@ -65,6 +65,7 @@ class MBConvTable:
 
     network_module: ClassVar[str] = "nas_transfer.supernet.mbconv.network"
     repair_module: ClassVar[str] = "nas_transfer.supernet.mbconv.repair"
+    importance_module: ClassVar[str] = "nas_transfer.supernet.mbconv.importance"
 
     name: str
     resolutions: tuple[Positive, ...]
