@@ -19,8 +19,7 @@ def links(body: ConvNeXtBody) -> list[Link]:
     for stage, (downsample, blocks) in enumerate(zip(body.downsamples, body.active_blocks(), strict=True)):
         name = body.table.stages[stage].name
         if isinstance(downsample, Downsample):
-            part = Part(downsample.conv.out_channels, (), lambda features, _, layer=downsample: layer(features))
-            found.append(Link(f"{name}.downsample", stage, downsample, (part,)))
+            found.append(Link(f"{name}.downsample", stage, downsample, (_unrepaired(downsample),)))
         for index, block in enumerate(blocks):
             part = Part(block.project.conv.out_channels, (branch_of(block),), _identity)
             found.append(Link(f"{name}.{index}", stage, block, (part,)))
@@ -30,6 +29,11 @@ def links(body: ConvNeXtBody) -> list[Link]:
 def branch_of(block: ConvNeXtBlock) -> Branch:
     """Depthwise convolution, expansion, global response normalisation and projection."""
     return Branch((block.depthwise, block.expand), block.project, block.response_norm)
+
+
+def _unrepaired(downsample: Downsample) -> Part:
+    """A layer whose outputs count as a shortcut: it has the same weights in all archs and stays as it is."""
+    return Part(downsample.conv.out_channels, (), lambda features, _: downsample(features))
 
 
 def _identity(features: Tensor, channels: int) -> Tensor:

@@ -95,6 +95,10 @@ class HeadTable:
             check_positive("head.hidden_width", (self.hidden_width,))
 
 
+PATCHES, PLAIN_HEAD = StemTable(), HeadTable()
+"""Stem and head of the paper."""
+
+
 def _check_odd(where: str, kernel_sizes: Sequence[int]) -> None:
     if any(kernel_size % 2 == 0 for kernel_size in kernel_sizes):
         raise ConfigError(f"supernet.{where}.kernel_size must be odd, got {list(kernel_sizes)}")

@@ -18,7 +18,7 @@ from nas_transfer.arch import Arch, Gene
 from nas_transfer.errors import ConfigError
 from nas_transfer.ranges import Positive, Range
 from nas_transfer.space import SearchSpace
-from nas_transfer.supernet.convnext.rows import HeadTable, StageTable, StemTable
+from nas_transfer.supernet.convnext.rows import PATCHES, PLAIN_HEAD, HeadTable, StageTable, StemTable
 from nas_transfer.supernet.cost import (
     Cost,
     CostTotals,
@@ -95,8 +95,8 @@ class ConvNeXtTable:
     stages: tuple[StageTable, ...]
     batch_norm_eps: Annotated[float, Range(above=0, below=1)]
     preprocessing: Preprocessing
-    stem: StemTable = StemTable()
-    head: HeadTable = HeadTable()
+    stem: StemTable = PATCHES
+    head: HeadTable = PLAIN_HEAD
     layer_norm_eps: Annotated[float, Range(above=0, below=1)] = 1e-6
     layer_scale: bool = True
     response_norm: bool = False
