@@ -48,6 +48,11 @@ def _take_moments(norm: nn.Module, inputs: tuple[Tensor, ...], moments: Moments)
     moments.add(count, norm.running_mean, unbiased * ((count - 1) / count))  # type: ignore[arg-type]
 
 
+def has_batch_norm(network: nn.Module) -> bool:
+    """Whether a network has statistics that `recalibrate_batch_norm` measures."""
+    return any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+
+
 def recalibrate_batch_norm(network: nn.Module, batches: Iterable[Batch], forward: Callable[[Batch], object]) -> int:
     """Replace the running statistics of every BatchNorm in `network` by the moments of its input over all batches.
 
@@ -66,9 +71,9 @@ def recalibrate_batch_norm(network: nn.Module, batches: Iterable[Batch], forward
     Raises:
         ValueError: there are BatchNorms, and `batches` is empty.
     """
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-    if not norms:
+    if not has_batch_norm(network):
         return 0
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     modes = {module: module.training for module in network.modules()}
     momenta = [norm.momentum for norm in norms]
     before = [(norm.running_mean.clone(), norm.running_var.clone()) for norm in norms]  # type: ignore[union-attr]
