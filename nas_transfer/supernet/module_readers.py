@@ -94,7 +94,8 @@ class ModuleReader:
     def is_nothing(self, module: nn.Module) -> bool:
         """Whether a module does nothing in eval mode: an identity, dropout or stochastic depth."""
         kind = type(module).__name__
-        return isinstance(module, NOTHING) or kind in ("DropPath", "StochasticDepth", "DropBlock2d")
+        empty = isinstance(module, nn.Sequential) and not len(module)
+        return empty or isinstance(module, NOTHING) or kind in ("DropPath", "StochasticDepth", "DropBlock2d")
 
     def conv(self, name: str, *, bias: bool = False) -> Conv:
         """A convolution; ConfigError if it is not square, odd, centred, without dilation, and with or without bias."""
@@ -162,6 +163,8 @@ class ModuleReader:
         module = self.module(name)
         if self.is_nothing(module):
             return
+        if isinstance(module, nn.ModuleDict | nn.ModuleList):
+            raise unreadable(self.net, name, module, "one layer, or layers in order")
         if is_squeeze(module) or isinstance(module, nn.Conv2d | nn.BatchNorm2d) or not list(module.children()):
             yield name
             return

@@ -239,7 +239,7 @@ GATES: dict[str, Callable[[Tensor], Tensor]] = {"hardsigmoid": F.hardsigmoid, "s
 
 
 class SqueezeExcite(nn.Module):
-    """Squeeze-and-excitation (Hu et al. 2018), by default with ReLU and hard sigmoid as in MobileNetV3 and AttentiveNAS.
+    """Squeeze-and-excitation (Hu et al. 2018), by default with ReLU and hard sigmoid, as in MobileNetV3.
 
     Args:
         squeeze: 1x1 convolution with bias that reduces the channels.

@@ -1,9 +1,9 @@
 """The contract by which a family reads the modules of a public network into its table.
 
 A family of supernets is a folder with a table (`nas_transfer.supernet.protocol.SupernetTable`), a network module
-(`nas_transfer.supernet.networks.NetworkModule`) and a reader: a module ``reader.py`` with the function
-``read(model, net)`` of `Reader`, named in `nas_transfer.supernet.public.READERS`. A reader looks at modules and never
-at the name of the model, so every model of a library that is built from the same modules can be read.
+(`nas_transfer.supernet.networks.NetworkModule`) and a reader: a module ``reader.py`` with the function ``read`` of
+`Reader`, whose name is in `nas_transfer.supernet.public.reading.READERS`. A reader looks at modules and never at the
+name of the model, so every model of a library that is built from the same modules can be read.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ ENTRIES: Mapping[str, type | tuple[type, ...]] = {
     "config_sha256": str, "provenance": list,
 }  # fmt: skip
 """The types of the entries of a file."""
-NATIVE, AUTO, DEFAULT = "native", "auto", "default"
+NATIVE, AUTO, DEFAULT, RANDOM = "native", "auto", "default", "random"
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,8 @@ class Checkpoint:
 
     def lineage(self) -> tuple[Ancestor, ...]:
         """The provenance of weights that are trained from this file: its own, and the file itself with its hash."""
+        if self.format == RANDOM:
+            return ()
         itself = Ancestor(
             str(self.path), self.sha256, self.format, self.licence, self.stage, self.task, self.config_sha256
         )
@@ -201,6 +203,14 @@ def load_checkpoint(weights: str, table: SupernetTable, weights_format: str = AU
             f"{file} must hold known fields of the supernet '{table.name}', got '{unknown[0]}': update this program"
         )
     return checkpoint
+
+
+def random_weights(table: SupernetTable) -> Checkpoint:
+    """Stands for the weights of a supernet where there are none: it holds no tensors and descends from nothing."""
+    return Checkpoint(
+        path=Path("random weights"), sha256="", format=RANDOM, space=table.space.name, arch=None, task="",
+        num_classes=0, preprocessing=table.preprocessing, calibrated=None, body={}, rest={},
+    )  # fmt: skip
 
 
 def _require_entries(content: Mapping[object, object]) -> None:

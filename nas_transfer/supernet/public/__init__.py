@@ -7,12 +7,6 @@ from __future__ import annotations
 
 from nas_transfer.supernet.protocol import SupernetTable
 
-READERS = (
-    "nas_transfer.supernet.resnet.reader",
-    "nas_transfer.supernet.convnext.reader",
-)
-"""The readers of all families, see `nas_transfer.supernet.readers.Reader`; the first that knows a network reads it."""
-
 
 def timm_table(model: str) -> SupernetTable:
     """The table of a model of timm, whose largest arch is the model.

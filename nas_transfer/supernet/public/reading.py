@@ -13,10 +13,16 @@ from torch import Tensor, nn
 
 from nas_transfer.errors import ConfigError, WeightsError
 from nas_transfer.runs.atomic import replacing
-from nas_transfer.supernet.public import READERS, timm_models, torchvision_models
+from nas_transfer.supernet.public import timm_models, torchvision_models
 from nas_transfer.supernet.readers import PublicNet, Reader, Reading
 from nas_transfer.supernet.weights.origin import WeightsOrigin
 
+READERS = (
+    "nas_transfer.supernet.resnet.reader",
+    "nas_transfer.supernet.mbconv.reader",
+    "nas_transfer.supernet.convnext.reader",
+)
+"""The readers of all families, see `nas_transfer.supernet.readers.Reader`; the first that knows a network reads it."""
 CACHE = "nas_transfer"
 TOLERANCE = 1e-3
 """Largest difference of logits, relative to the largest logit, between a network that was read and the library's."""
@@ -103,7 +109,8 @@ def default_weights_file(net: PublicNet) -> Path:
         reason = " ".join(str(error).split())[:200]
         raise WeightsError(
             f"the weights {net.tag or 'default'} of {net.library}'s {net.model} are in no cache and cannot be "
-            f"downloaded from {net.url} ({reason or type(error).__name__}): run once with a network, or set weights=FILE"
+            f"downloaded from {net.url} ({reason or type(error).__name__}): run once with a network, or set "
+            "weights=FILE"
         ) from error
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary, temporary.open("wb") as stream:

@@ -1,4 +1,4 @@
-"""timm's models: what their ``pretrained_cfg`` says, and how they are built. timm is imported when it is first needed."""
+"""timm's models: what their ``pretrained_cfg`` says, and how they are built. timm is imported when it is needed."""
 
 from __future__ import annotations
 

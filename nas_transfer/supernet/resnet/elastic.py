@@ -1,4 +1,4 @@
-"""Elastic ResNets as tables: ResNet, its -D variants, ResNeXt, Wide ResNet and RegNet, whose largest arch is a public net.
+"""Elastic ResNets as tables: ResNet, its -D variants, ResNeXt and RegNet, whose largest arch is a public net.
 
 Each stage chooses how many of its blocks are active, and how wide the convolutions inside its blocks are. The width of
 a stage's output is fixed, since the shortcuts add up the outputs of its blocks.

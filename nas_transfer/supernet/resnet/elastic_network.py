@@ -157,7 +157,7 @@ class ElasticResNetBody(nn.Module):
         return taps
 
     def set_drop_path(self, rate: float) -> None:
-        """Skip blocks with an identity shortcut at random in training (Huang et al. 2016); the last one at this rate."""
+        """Skip blocks with an identity shortcut at random in training (Huang et al. 2016), the last at this rate."""
         active = [block for blocks in self.active_blocks() for block in blocks]
         for number, block in enumerate(active):
             block.drop_path = rate * number / max(1, len(active) - 1)

@@ -1,4 +1,4 @@
-"""Read ResNets, -D variants, ResNeXts, Wide ResNets and RegNets of timm and torchvision into an `ElasticResNetTable`."""
+"""Read ResNets, -D variants, ResNeXts, Wide ResNets and RegNets of timm and torchvision: `ElasticResNetTable`."""
 
 from __future__ import annotations
 
