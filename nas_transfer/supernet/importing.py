@@ -233,7 +233,7 @@ def fill_supernet(
 
 
 def _as_shaped(tensor: Tensor, target: Tensor) -> Tensor:
-    """The weight of a linear layer as that of a 1x1 convolution, and factors (C, 1, 1) as (C,), if the target is one."""
+    """The weight of a linear layer as that of a 1x1 convolution, and factors (C, 1, 1) as (C,), where needed."""
     if tensor.dim() == 3 and tensor.shape[1:] == (1, 1) and target.dim() == 1:
         return tensor[:, 0, 0]
     return tensor[:, :, None, None] if tensor.dim() == 2 and target.shape[2:] == (1, 1) else tensor
