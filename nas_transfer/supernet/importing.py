@@ -211,7 +211,7 @@ def fill_supernet(
                 if name.endswith(COUNTER) and source is not None:
                     continue  # files older than torch 0.4.1 have no such counters
                 raise misfit(f"the tensor '{source or name}'", "none")
-            tensor = _as_convolution(tensor, target)
+            tensor = _as_shaped(tensor, target)
             if tensor.is_floating_point() != target.is_floating_point():
                 raise WeightsError(
                     f"'{source}' in {path} must be of the type {target.dtype}, got {tensor.dtype}: save tensors that "
@@ -232,8 +232,10 @@ def fill_supernet(
     return body, head
 
 
-def _as_convolution(tensor: Tensor, target: Tensor) -> Tensor:
-    """The weight of a linear layer as that of a 1x1 convolution of pooled features, where the target is one."""
+def _as_shaped(tensor: Tensor, target: Tensor) -> Tensor:
+    """The weight of a linear layer as that of a 1x1 convolution, and factors (C, 1, 1) as (C,), where needed."""
+    if tensor.dim() == 3 and tensor.shape[1:] == (1, 1) and target.dim() == 1:
+        return tensor[:, 0, 0]
     return tensor[:, :, None, None] if tensor.dim() == 2 and target.shape[2:] == (1, 1) else tensor
 
 
@@ -244,7 +246,7 @@ def _num_misfits(state: Mapping[str, Tensor], layout: Layout, targets: Mapping[s
         target, tensor = targets.get(name), state.get(source)
         if tensor is None and name.endswith(COUNTER):
             continue
-        unfilled += target is None or tensor is None or _as_convolution(tensor, target).shape != target.shape
+        unfilled += target is None or tensor is None or _as_shaped(tensor, target).shape != target.shape
     return unfilled + len(set(state) - set(layout.sources.values()) - set(layout.ignored))
 
 

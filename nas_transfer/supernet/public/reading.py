@@ -20,6 +20,7 @@ from nas_transfer.supernet.weights.origin import WeightsOrigin
 READERS = (
     "nas_transfer.supernet.resnet.reader",
     "nas_transfer.supernet.mbconv.reader",
+    "nas_transfer.supernet.convnext.reader",
 )
 """The readers of all families, see `nas_transfer.supernet.readers.Reader`; the first that knows a network reads it."""
 CACHE = "nas_transfer"
