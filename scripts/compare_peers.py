@@ -47,8 +47,12 @@ from nas_transfer.tasks.training import TaskModule
 STEPS = 400
 """Steps in which the channels are pruned; the first network within the budget is kept."""
 ROUND_TO = 8
-METHODS = {"ours": "nas_transfer, repaired", "resized": "whole, smaller images", "magnitude": "Torch-Pruning, magnitude",
-           "taylor": "Torch-Pruning, Taylor"}  # fmt: skip
+METHODS = {
+    "ours": "nas_transfer, repaired",
+    "resized": "whole, smaller images",
+    "magnitude": "Torch-Pruning, magnitude",
+    "taylor": "Torch-Pruning, Taylor",
+}
 STUDENT = {2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571}
 """97.5 % quantiles of Student's t by n - 1, for pairs of 3 to 6 seeds."""
 
