@@ -163,7 +163,7 @@ def test_weights_that_are_no_tensors_are_one_sentence_and_run_nothing(
     assert not (tmp_path / "pwned").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_real_boxes_are_trained_on_and_scored(tmp_path: Path) -> None:
     sizes = ["min_size=128", "max_size=160", "proposals_test=100", "detections=10"]
     small = [*(f"task.build.detector.{size}" for size in sizes), "num_threads=1"]
@@ -176,7 +176,7 @@ def test_real_boxes_are_trained_on_and_scored(tmp_path: Path) -> None:
     assert {"map", "map_50", "map_75"} <= set(found["metrics"])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_real_class_folders_are_trained_and_scored(tmp_path: Path) -> None:
     forked(
         tmp_path, "stage=pretrain", "task=imagenet", f"data.root={sample_data('flowers5')}", "arch=min",
