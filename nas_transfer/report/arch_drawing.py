@@ -67,23 +67,28 @@ def arch_text(arch: ArchContent) -> str:
 def drawn_stages(arch: ArchContent, stages: Sequence[StageRow]) -> list[DrawnStage] | None:
     """The rows of an arch of width, depth, kernel_size and expand_ratio; None for another kind of arch.
 
+    Widths are given of the stages, or also of the convolutions before and behind them.
+
     Args:
         arch: dict form.
         stages: stages of the supernet, empty if unknown.
     """
     depths, widths = _integers(arch.get("depth")), _integers(arch.get("width"))
-    if depths is None or widths is None or len(widths) != len(depths) + 2 or min(widths) < 1:
+    if depths is None or not widths or len(widths) not in (len(depths), len(depths) + 2) or min(widths) < 1:
         return None
     kernels = _by_block(arch.get("kernel_size"), depths, stages)
     expands = _by_block(arch.get("expand_ratio"), depths, stages)
     if kernels is None or expands is None:
         return None
     names = [stage.name for stage in stages] if len(stages) == len(depths) else []
-    rows = [DrawnStage("first", (), widths[0])]
-    for index, (kernel, expand, width) in enumerate(zip(kernels, expands, widths[1:-1], strict=True)):
+    rows: list[DrawnStage] = []
+    of_stages = widths if len(widths) == len(depths) else widths[1:-1]
+    for index, (kernel, expand, width) in enumerate(zip(kernels, expands, of_stages, strict=True)):
         name = names[index] if names else f"stage {index + 1}"
         rows.append(DrawnStage(name, tuple(zip(kernel, expand, strict=True)), width))
-    return [*rows, DrawnStage("last", (), widths[-1])]
+    if of_stages is widths:
+        return rows
+    return [DrawnStage("first", (), widths[0]), *rows, DrawnStage("last", (), widths[-1])]
 
 
 def _integers(values: object) -> list[int] | None:

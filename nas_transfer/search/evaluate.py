@@ -21,6 +21,7 @@ from nas_transfer.errors import NasTransferError, storage_error
 from nas_transfer.runs import Evaluation, Outcome, Usage
 from nas_transfer.search.objectives.base import ArchCost, Objective, TrialSubnet
 from nas_transfer.search.problem import Limit
+from nas_transfer.supernet.calibrate import has_batch_norm
 from nas_transfer.supernet.layers import fold_batch_norms
 from nas_transfer.tasks.task import Task
 
@@ -37,7 +38,7 @@ class TrialEvaluator:
     Args:
         supernet: the task that holds all weights, on its device. It is never changed.
         calibration: returns batches of train for BatchNorm statistics, with the evaluation transform, for an
-            `Evaluation.repeat`.
+            `Evaluation.repeat`; not called for a network without BatchNorm.
         search: batches of the search split.
         ground_truth: annotations of the search split.
         objectives: objectives by name, in the order of the study.
@@ -77,8 +78,11 @@ class TrialEvaluator:
         self.precision = precision
         self.cache_bytes = cache_bytes
         self._draw_calibration = calibration
+        if not has_batch_norm(supernet.network):
+            logger.info("the network has no BatchNorm: no images are read to measure statistics")
+            self._draw_calibration = _no_batches
         self.repeat = 0
-        self.calibration = cached(calibration(0), cache_bytes)
+        self.calibration = cached(self._draw_calibration(0), cache_bytes)
         self.search = cached(search, cache_bytes - size_of(self.calibration))
         self._prepared: dict[tuple[int, int], tuple[Iterable[Batch], Iterable[Batch]]] = {}
 
@@ -179,10 +183,10 @@ class TrialEvaluator:
             return self.calibration, self.search
         size = self.supernet.input_size(arch)
         if size not in self._prepared:
-            calibration = [self.supernet.prepared(batch, arch) for batch in self.calibration]
-            if calibration and calibration[0] is self.calibration[0]:  # the network resizes the images by itself
-                return self.calibration, self.search
             search = [self.supernet.prepared(batch, arch) for batch in self.search]
+            if search and search[0] is self.search[0]:  # the network resizes the images by itself
+                return self.calibration, self.search
+            calibration = [self.supernet.prepared(batch, arch) for batch in self.calibration]
             used = sum(size_of(batches) for pair in self._prepared.values() for batches in pair)
             if used + size_of(calibration) + size_of(search) > self.cache_bytes:
                 return self.calibration, self.search
@@ -193,6 +197,10 @@ class TrialEvaluator:
         kind = PRECISIONS[self.precision]
         device = self.supernet.device.type
         return torch.autocast(device, dtype=kind or torch.bfloat16, enabled=kind is not None)
+
+
+def _no_batches(repeat: int) -> list[Batch]:
+    return []
 
 
 class _TrialSubnet(TrialSubnet):

@@ -41,6 +41,7 @@ from nas_transfer.stages.config.search import ProxyConfig
 from nas_transfer.stages.search import run_job
 from nas_transfer.supernet.protocol import SupernetTable
 from nas_transfer.tasks.checkpoint import (
+    RANDOM,
     Checkpoint,
     inherit,
     load_checkpoint,
@@ -178,7 +179,9 @@ def _make_warm_start(
     """Load the inherited weights and train neck and head behind the frozen body, unless all of it is trained."""
     task = build_task(config, table, SUPERNET, training.data)
     untrained = []
-    if checkpoint.arch is None:
+    if checkpoint.format == RANDOM:
+        logger.warning("weights=null: each arch is trained from random weights, so expect low scores")
+    elif checkpoint.arch is None:
         untrained = inherit(task, checkpoint)
     else:
         load_whole(task, checkpoint)
@@ -193,8 +196,8 @@ def _make_warm_start(
         spent = Spent(time.monotonic() - start, device, usage.images, training_macs=usage.training_macs)
         logger.info("warm-up: %d images in %.0f s", usage.images, spent.seconds)
     save_checkpoint(
-        file, task, parent=checkpoint, metrics={}, versions={}, stage=config.stage.name,
-        config_sha256=config.config_sha256,
+        file, task, parent=None if checkpoint.format == RANDOM else checkpoint, metrics={}, versions={},
+        stage=config.stage.name, config_sha256=config.config_sha256,
     )  # fmt: skip
     return replace(spent, provenance=checkpoint.lineage())
 

@@ -1,7 +1,7 @@
 """Weight-sharing supernets: tables that describe them, costs of their archs, and the networks that hold their weights.
 
-What is exported here and by the families (`mbconv`, `shufflenet`, `resnet`) is free of torch: an arch is drawn and its
-cost computed without a network. Modules that need torch are imported by their own name:
+What is exported here and by the families (`mbconv`, `shufflenet`, `resnet`, `convnext`) is free of torch: an arch is
+drawn and its cost computed without a network. Modules that need torch are imported by their own name:
 
 - `networks`: `build_body`, `build_classifier` and `latency_pieces` build what a table describes.
 - `importing`: public weights as a supernet's tensors.

@@ -48,6 +48,11 @@ def _take_moments(norm: nn.Module, inputs: tuple[Tensor, ...], moments: Moments)
     moments.add(count, norm.running_mean, unbiased * ((count - 1) / count))  # type: ignore[arg-type]
 
 
+def has_batch_norm(network: nn.Module) -> bool:
+    """Whether a network has statistics that `recalibrate_batch_norm` measures."""
+    return any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+
+
 def recalibrate_batch_norm(network: nn.Module, batches: Iterable[Batch], forward: Callable[[Batch], object]) -> int:
     """Replace the running statistics of every BatchNorm in `network` by the moments of its input over all batches.
 
@@ -57,15 +62,17 @@ def recalibrate_batch_norm(network: nn.Module, batches: Iterable[Batch], forward
         forward: runs the network on one batch; its result is ignored.
 
     Returns:
-        The number of batches.
+        The number of batches; 0 for a network without BatchNorm, which is not run and needs no batch.
 
     Every element of every batch has the same weight, so a smaller last batch does not distort the moments. The
     variance is the population variance (divided by n), with which training mode normalises: after a single batch, eval
     mode gives exactly the outputs of training mode. A BatchNorm that no batch reached keeps its statistics.
 
     Raises:
-        ValueError: `batches` is empty.
+        ValueError: there are BatchNorms, and `batches` is empty.
     """
+    if not has_batch_norm(network):
+        return 0
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     modes = {module: module.training for module in network.modules()}
     momenta = [norm.momentum for norm in norms]

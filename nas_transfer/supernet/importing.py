@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TypeAlias
 
@@ -27,9 +28,10 @@ from nas_transfer.supernet.mbconv import (
     ofa_mbv3,
     torchvision_mobilenet_v3,
 )
-from nas_transfer.supernet.mbconv.importance import order_by_importance
 from nas_transfer.supernet.networks import build_body, build_classifier
 from nas_transfer.supernet.protocol import SupernetTable
+from nas_transfer.supernet.public.reading import check_equal, origin_of, read_net
+from nas_transfer.supernet.readers import PublicNet
 from nas_transfer.supernet.resnet import ResNetTable, torchvision_resnet
 from nas_transfer.supernet.shufflenet import ShuffleNetTable, detnas
 from nas_transfer.supernet.weights.layout import Importer, Layout
@@ -119,17 +121,29 @@ def import_supernet(state: dict[str, Tensor], table: SupernetTable, path: Path, 
         WeightsError: the layout is unknown, the file belongs to another space, or a tensor does not fit; the message
             names it.
     """
-    importer = _choose(state, path, weights_format)
-    origin = importer.origin
-    layout = importer.layout_of(table, state)
-    if layout is None:
-        raise WeightsError(
-            f"{path} must hold weights of the supernet '{table.name}', got the layout {origin.name}: choose its "
-            "supernet=..."
-        )
-    body, head = fill_supernet(state, layout, table, origin, path)
-    if origin.one_net and isinstance(table, MBConvTable):
-        order_by_importance(body)
+    source: PublicNet | None = getattr(table, "source", None)
+    if source is None:
+        importer = _choose(state, path, weights_format)
+        origin, num_classes = importer.origin, NUM_CLASSES
+        chosen = importer.layout_of(table, state)
+        if chosen is None:
+            raise WeightsError(
+                f"{path} must hold weights of the supernet '{table.name}', got the layout {origin.name}: choose its "
+                "supernet=..."
+            )
+        layout = chosen
+    else:
+        if weights_format not in ("auto", source.library):
+            raise WeightsError(
+                f"weights_format must be auto or {source.library} for supernet={source.library}, got {weights_format}"
+            )
+        origin, num_classes = origin_of(source), source.num_classes
+        layout = read_net(source.library, source.full_name).layout
+    body, head = fill_supernet(state, layout, table, origin, path, num_classes)
+    if source is not None:
+        check_equal(source, state, body.eval(), head.eval(), path)
+    if origin.one_net:
+        _order_by_importance(table, body)
     ignored = {name: reason for name, reason in layout.ignored.items() if name in state}
     logger.info(
         "%s: %d tensors of the layout %s, licence %s", path, len(state) - len(ignored), origin.name, origin.licence
@@ -138,7 +152,14 @@ def import_supernet(state: dict[str, Tensor], table: SupernetTable, path: Path, 
         example = next(name for name, why in ignored.items() if why == reason)
         logger.info("%d tensors such as %s are ignored: %s", count, example, reason)
     calibrated = table.space.largest() if origin.one_net else None
-    return Imported(origin, body.state_dict(), head.state_dict(), NUM_CLASSES, calibrated, ignored)
+    return Imported(origin, body.state_dict(), head.state_dict(), num_classes, calibrated, ignored)
+
+
+def _order_by_importance(table: SupernetTable, body: nn.Module) -> None:
+    """Order the channels of a single net, where the family has a function for it."""
+    name = getattr(table, "importance_module", None)
+    if name is not None:
+        import_module(name).order_by_importance(body)
 
 
 def _choose(state: dict[str, Tensor], path: Path, weights_format: str) -> AnyImporter:
@@ -164,15 +185,16 @@ def _choose(state: dict[str, Tensor], path: Path, weights_format: str) -> AnyImp
 
 
 def fill_supernet(
-    state: Mapping[str, Tensor], layout: Layout, table: SupernetTable, origin: WeightsOrigin, path: Path
-) -> tuple[nn.Module, nn.Module]:
+    state: Mapping[str, Tensor], layout: Layout, table: SupernetTable, origin: WeightsOrigin, path: Path,
+    num_classes: int = NUM_CLASSES,
+) -> tuple[nn.Module, nn.Module]:  # fmt: skip
     """Build a supernet's body and classification head and fill them with the tensors of a file.
 
     Raises:
         WeightsError: a tensor is missing, has another shape, or is neither used nor ignored, or the classifier has
             another number of classes; the message names the tensor.
     """
-    body, head = build_body(table), build_classifier(table, NUM_CLASSES)
+    body, head = build_body(table), build_classifier(table, num_classes)
     targets = {f"body.{name}": tensor for name, tensor in body.state_dict(keep_vars=True).items()}
     targets |= {f"head.{name}": tensor for name, tensor in head.state_dict(keep_vars=True).items()}
     misfit = partial(_misfit, table, origin, path, _num_misfits(state, layout, targets) / len(targets))
@@ -189,16 +211,16 @@ def fill_supernet(
                 if name.endswith(COUNTER) and source is not None:
                     continue  # files older than torch 0.4.1 have no such counters
                 raise misfit(f"the tensor '{source or name}'", "none")
-            tensor = _as_convolution(tensor, target)
+            tensor = _as_shaped(tensor, target)
             if tensor.is_floating_point() != target.is_floating_point():
                 raise WeightsError(
                     f"'{source}' in {path} must be of the type {target.dtype}, got {tensor.dtype}: save tensors that "
                     "are not quantised"
                 )
             if tensor.shape != target.shape:
-                if name.startswith("head.") and tensor.shape[1:] == target.shape[1:] and len(target) == NUM_CLASSES:
+                if name.startswith("head.") and tensor.shape[1:] == target.shape[1:] and len(target) == num_classes:
                     raise WeightsError(
-                        f"the classifier in {path} must have {NUM_CLASSES} ImageNet classes, got {len(tensor)} in "
+                        f"the classifier in {path} must have {num_classes} ImageNet classes, got {len(tensor)} in "
                         f"'{source}': save the file without the other rows (TensorFlow's first one is background)"
                     )
                 shapes = f"'{source}' of shape {tuple(target.shape)}", f"{tuple(tensor.shape)}"
@@ -210,8 +232,10 @@ def fill_supernet(
     return body, head
 
 
-def _as_convolution(tensor: Tensor, target: Tensor) -> Tensor:
-    """The weight of a linear layer as that of a 1x1 convolution of pooled features, where the target is one."""
+def _as_shaped(tensor: Tensor, target: Tensor) -> Tensor:
+    """The weight of a linear layer as that of a 1x1 convolution, and factors (C, 1, 1) as (C,), where needed."""
+    if tensor.dim() == 3 and tensor.shape[1:] == (1, 1) and target.dim() == 1:
+        return tensor[:, 0, 0]
     return tensor[:, :, None, None] if tensor.dim() == 2 and target.shape[2:] == (1, 1) else tensor
 
 
@@ -222,7 +246,7 @@ def _num_misfits(state: Mapping[str, Tensor], layout: Layout, targets: Mapping[s
         target, tensor = targets.get(name), state.get(source)
         if tensor is None and name.endswith(COUNTER):
             continue
-        unfilled += target is None or tensor is None or _as_convolution(tensor, target).shape != target.shape
+        unfilled += target is None or tensor is None or _as_shaped(tensor, target).shape != target.shape
     return unfilled + len(set(state) - set(layout.sources.values()) - set(layout.ignored))
 
 
@@ -233,6 +257,8 @@ def _misfit(
     what = f"{path} must hold {needed} for the supernet '{table.name}', got {got}"
     if share <= LARGEST_DAMAGE:
         return WeightsError(f"{what}, while its other tensors fit: the file is damaged, so download it again")
+    if origin.model:
+        return WeightsError(f"{what}: the file is of another model, so choose its supernet.model=...")
     return WeightsError(
         f"{what}: the file has the layout {origin.name} but is of another space, so choose its supernet=..."
     )

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from nas_transfer.supernet.norms import LayerScale
 from nas_transfer.supernet.ops import (
     ElasticBatchNorm2d,
     ElasticConv2d,
     ElasticConvTranspose2d,
     ElasticGroupNorm,
     ElasticLinear,
+    GroupedConv2d,
     SamePaddingConv2d,
 )
 
-ACTIVATION_MODULES: dict[str, type[nn.Module]] = {
+ACTIVATION_MODULES: dict[str, Callable[[], nn.Module]] = {
+    "gelu": nn.GELU,
+    "gelu_tanh": partial(nn.GELU, approximate="tanh"),
     "silu": nn.SiLU,
     "relu": nn.ReLU,
     "relu6": nn.ReLU6,
@@ -43,8 +49,19 @@ class Layers:
     def conv(
         self, in_channels: int, out_channels: int, kernel_size: int = 1, stride: int = 1, *,
         depthwise: bool = False, dilation: int = 1, bias: bool = False, transformed_sizes: Sequence[int] = (),
+        group_width: int = 0,
     ) -> nn.Conv2d:  # fmt: skip
-        """A convolution padded to the output size ceil(n / stride); only elastic ones use `transformed_sizes`."""
+        """A convolution padded to the output size ceil(n / stride); only elastic ones use `transformed_sizes`.
+
+        With a `group_width`, it keeps the number of channels, without bias, and has groups of this width.
+        """
+        if group_width:
+            if self.elastic:
+                return GroupedConv2d(in_channels, group_width, kernel_size, stride)
+            groups = in_channels // group_width
+            return nn.Conv2d(
+                in_channels, out_channels, kernel_size, stride, kernel_size // 2, groups=groups, bias=False
+            )
         same_padding = self.same_padding and stride > 1
         if self.elastic:
             return ElasticConv2d(
@@ -79,12 +96,12 @@ class Layers:
 
 
 class ConvNormActivation(nn.Module):
-    """A convolution, a BatchNorm and, unless it is None, an activation."""
+    """A convolution, unless it is None a normalisation or a `LayerScale`, and, unless it is None, an activation."""
 
-    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d, activation: str | None) -> None:
+    def __init__(self, conv: nn.Conv2d, norm: nn.Module | None, activation: str | None) -> None:
         super().__init__()
         self.conv = conv
-        self.norm = norm
+        self.norm = nn.Identity() if norm is None else norm
         self.activation = None if activation is None else ACTIVATION_MODULES[activation]()
 
     def forward(self, features: Tensor) -> Tensor:
@@ -136,12 +153,25 @@ def initialise(network: nn.Module) -> None:
 
 
 def fold_batch_norms(network: nn.Module) -> None:
-    """Fold each BatchNorm of a plain network in eval mode into the convolution before it: equal outputs, faster.
+    """Fold each BatchNorm and `LayerScale` of a plain network in eval mode into the convolution before it.
 
-    The network is changed in place and cannot be trained afterwards.
+    The outputs are equal, and computed faster. The network is changed in place and cannot be trained afterwards.
     """
     for module in network.modules():
-        if isinstance(module, ConvNormActivation):
-            fused = fuse_conv_bn_eval(module.conv, module.norm)
-            module.conv = fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            module.norm = nn.Identity()  # type: ignore[assignment]
+        if not isinstance(module, ConvNormActivation):
+            continue
+        if isinstance(module.norm, nn.BatchNorm2d):
+            module.conv, module.norm = fuse_conv_bn_eval(module.conv, module.norm), nn.Identity()
+        elif isinstance(module.norm, LayerScale):
+            module.conv, module.norm = _fuse_conv_scale(module.conv, module.norm), nn.Identity()
+        module.conv.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _fuse_conv_scale(conv: nn.Conv2d, scale: LayerScale) -> nn.Conv2d:
+    """A convolution whose outputs are scaled."""
+    fused = copy.deepcopy(conv)
+    with torch.no_grad():
+        fused.weight.mul_(scale.weight[:, None, None, None])
+        if fused.bias is not None:
+            fused.bias.mul_(scale.weight)
+    return fused

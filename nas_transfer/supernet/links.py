@@ -2,7 +2,7 @@
 
 A body is a stem and a chain of links. The output of each link consists of linear layers of hidden channels, plus a
 shortcut, with or without a ReLU behind the sum. Inverted bottlenecks, the bottlenecks of ResNets and the blocks
-of ShuffleNets have this form.
+of ShuffleNets and ConvNeXts have this form.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from nas_transfer.errors import ConfigError
 from nas_transfer.supernet.layers import ConvNormActivation
+from nas_transfer.supernet.norms import ResponseNorm
 from nas_transfer.supernet.ops import SqueezeExcite
 from nas_transfer.supernet.protocol import SupernetTable
 
@@ -41,15 +42,16 @@ class Branch:
     """Layers that end in a linear one: ``project(gate(inner(reads(features))))``.
 
     Args:
-        inner: the layers before the projection, in order.
-        project: a 1x1 convolution of stride 1 without bias, and a BatchNorm, without activation.
-        gate: squeeze-and-excitation between `inner` and `project`, or None.
+        inner: the layers before the projection, in order; a convolution has a bias unless a BatchNorm follows.
+        project: a 1x1 convolution of stride 1 without activation, either without bias and with a BatchNorm, or with a
+            bias and with or without a `nas_transfer.supernet.norms.LayerScale`.
+        gate: squeeze-and-excitation or global response normalisation between `inner` and `project`, or None.
         reads: maps the block's input to the branch's input.
     """
 
     inner: tuple[ConvNormActivation, ...]
     project: ConvNormActivation
-    gate: SqueezeExcite | None = None
+    gate: SqueezeExcite | ResponseNorm | None = None
     reads: Callable[[Tensor], Tensor] = _all_channels
 
     def hidden(self, features: Tensor) -> Tensor:
@@ -151,10 +153,15 @@ def permute_hidden(branch: Branch, order: Tensor) -> bool:
     with torch.no_grad():
         for layer in branch.inner[dense[-1] :]:
             layer.conv.weight.copy_(layer.conv.weight[order])
+            if layer.conv.bias is not None:
+                layer.conv.bias.copy_(layer.conv.bias[order])
             for tensor in layer.norm.state_dict(keep_vars=True).values():
                 if tensor.dim():
                     tensor.copy_(tensor[order])
-        if branch.gate is not None:
+        if isinstance(branch.gate, ResponseNorm):
+            branch.gate.weight.copy_(branch.gate.weight[order])
+            branch.gate.bias.copy_(branch.gate.bias[order])
+        elif branch.gate is not None:
             squeeze, excite = branch.gate.squeeze, branch.gate.excite
             squeeze.weight.copy_(squeeze.weight[:, order])
             excite.weight.copy_(excite.weight[order])

@@ -8,7 +8,6 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_transfer.supernet import regression
@@ -70,7 +69,7 @@ class BranchLook:
 
     Attributes:
         norms: moments of the inputs of the inner norms.
-        gate: moments of the two convolutions of the gate, before their activations.
+        gate: moments of the two convolutions of a squeeze-and-excitation, before their activations.
         kernels: by position in `Branch.inner`, kernel size and outputs of depthwise convolutions that can shrink.
     """
 
@@ -107,10 +106,12 @@ def _look_at_branch(branch: Branch, inputs: Sequence[Tensor]) -> tuple[BranchLoo
         if layer.conv.groups > 1 and layer.conv.kernel_size[0] > 3:
             look.kernels[position] = layer.conv.kernel_size[0], raw
         hidden = [_finish(layer, maps) for maps in raw]
-    if branch.gate is not None:
-        squeezed = [branch.gate.squeeze(_pooled(maps)) for maps in hidden]
-        look.gate = [moments_of(squeezed), moments_of([branch.gate.excite(F.relu(maps)) for maps in squeezed])]
-        hidden = [branch.gate(maps) for maps in hidden]
+    gate = branch.gate
+    if isinstance(gate, SqueezeExcite):
+        squeezed = [gate.squeeze(_pooled(maps)) for maps in hidden]
+        look.gate = [moments_of(squeezed), moments_of([gate.excite(gate.activate(maps)) for maps in squeezed])]
+    if gate is not None:
+        hidden = [gate(maps) for maps in hidden]
     return look, hidden
 
 
@@ -242,10 +243,12 @@ class Mender:
             if rows is not None and layer.conv.kernel_size[0] < size:
                 self._fit_kernels(layer.conv, hidden, rows)
             raw = [layer.conv(maps) for maps in hidden]
-            regression.match_norm(layer.norm, moments_of(raw), wanted)
+            if regression.match_layer(layer, moments_of(raw), wanted):
+                raw = [layer.conv(maps) for maps in hidden]
             hidden = [_finish(layer, maps) for maps in raw]
-        if branch.gate is not None:
+        if isinstance(branch.gate, SqueezeExcite):
             _match_gate(branch.gate, hidden, reference.gate)
+        if branch.gate is not None:
             hidden = [branch.gate(maps) for maps in hidden]
         return hidden
 
@@ -300,7 +303,7 @@ class Mender:
         if skipped is not None:
             target = target - skipped
         projects = [branch.project for branch in part.branches]
-        prior = beside([regression.linear_weight(project.conv, project.norm) for project in projects])
+        prior = beside([regression.linear_weight(project) for project in projects])
         if self.link.rectified:
             shift = target.new_zeros(1, 1).expand_as(target) if skipped is None else skipped
             fitted = regression.fit_rectified(beside(rows), target, shift, self.held, PENALTIES, prior)
@@ -309,7 +312,7 @@ class Mender:
         weight, bias, penalty, difference = fitted
         columns = weight.split([branch.channels for branch in part.branches], 1)
         for project, part_weight, inputs in zip(projects, columns, rows, strict=True):
-            regression.set_linear(project.conv, project.norm, part_weight, bias, inputs)
+            regression.set_linear(project, part_weight, bias, inputs)
             bias = torch.zeros_like(bias)
         return penalty, difference
 
@@ -363,5 +366,5 @@ def _match_gate(gate: SqueezeExcite, inputs: Sequence[Tensor], wanted: Sequence[
     """Give both convolutions of a squeeze-and-excitation outputs with the largest network's moments over images."""
     pooled = [_pooled(maps) for maps in inputs]
     regression.match_conv(gate.squeeze, moments_of([gate.squeeze(maps) for maps in pooled]), wanted[0])
-    squeezed = [F.relu(gate.squeeze(maps)) for maps in pooled]
+    squeezed = [gate.activate(gate.squeeze(maps)) for maps in pooled]
     regression.match_conv(gate.excite, moments_of([gate.excite(maps) for maps in squeezed]), wanted[1])

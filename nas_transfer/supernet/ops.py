@@ -82,6 +82,31 @@ class ElasticConv2d(nn.Conv2d):
         return {"weight": self.weight_of} if self.kernel_transforms else {}
 
 
+class GroupedConv2d(ElasticConv2d):
+    """An elastic convolution whose groups keep their width; it has as many leading groups as its input fills.
+
+    Args:
+        channels: the largest input and output width.
+        group_width: input and output channels of a group.
+        kernel_size, stride: as in `ElasticConv2d`.
+    """
+
+    def __init__(self, channels: int, group_width: int, kernel_size: int, stride: int) -> None:
+        nn.Conv2d.__init__(
+            self, channels, channels, kernel_size, stride, kernel_size // 2, groups=channels // group_width, bias=False
+        )
+        self.group_width = group_width
+        self.active_out_channels = channels
+        self.active_kernel_size = kernel_size
+        self.kernel_transforms = nn.ParameterDict()
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, C, ceil(H / stride), ceil(W / stride)); C is a multiple of the group width."""
+        channels = features.shape[1]
+        weight = shared_slice(self.weight, (channels, *self.weight.shape[1:]))
+        return F.conv2d(features, weight, None, self.stride, self.padding, 1, channels // self.group_width)
+
+
 class SamePaddingConv2d(nn.Conv2d):
     """A plain convolution without dilation that pads as TensorFlow's "same" does (`pad_same`).
 
@@ -204,23 +229,38 @@ def _synchronised_batch_norm(features: Tensor, weight: Tensor, bias: Tensor, eps
     return centred * torch.rsqrt(variance + eps) * weight[None, :, None, None] + bias[None, :, None, None]
 
 
+SQUEEZE_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "silu": F.silu,
+    "hardswish": F.hardswish,
+}
+GATES: dict[str, Callable[[Tensor], Tensor]] = {"hardsigmoid": F.hardsigmoid, "sigmoid": torch.sigmoid}
+
+
 class SqueezeExcite(nn.Module):
-    """Squeeze-and-excitation (Hu et al. 2018) with ReLU and hard sigmoid, as MobileNetV3 and AttentiveNAS use it.
+    """Squeeze-and-excitation (Hu et al. 2018), by default with ReLU and hard sigmoid, as in MobileNetV3.
 
     Args:
         squeeze: 1x1 convolution with bias that reduces the channels.
         excite: 1x1 convolution with bias that restores them.
+        activation: key of `SQUEEZE_ACTIVATIONS`, behind `squeeze`.
+        gate: key of `GATES`, behind `excite`.
     """
 
-    def __init__(self, squeeze: nn.Conv2d, excite: nn.Conv2d) -> None:
+    def __init__(
+        self, squeeze: nn.Conv2d, excite: nn.Conv2d, activation: str = "relu", gate: str = "hardsigmoid"
+    ) -> None:
         super().__init__()
         self.squeeze = squeeze
         self.excite = excite
+        self.activate = SQUEEZE_ACTIVATIONS[activation]
+        self.gate = GATES[gate]
 
     def forward(self, features: Tensor) -> Tensor:
         """Scale each channel of (B, C, H, W) by a factor in 0-1 that depends on the whole image."""
         pooled = features.mean((2, 3), keepdim=True)
-        return features * F.hardsigmoid(self.excite(F.relu(self.squeeze(pooled))))
+        return features * self.gate(self.excite(self.activate(self.squeeze(pooled))))
 
 
 def copy_slices(source: nn.Module, target: nn.Module) -> None:

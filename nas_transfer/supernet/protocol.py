@@ -26,7 +26,9 @@ class SupernetTable(Protocol):
     class. A field that changes what given weights compute, and no tensor's shape, has the metadata
     `nas_transfer.supernet.fields.OF_WEIGHTS`, so that it is kept with the weights. A table whose subnets can be
     repaired has an attribute ``repair_module``, the dotted name of a module with the functions of
-    `nas_transfer.supernet.links.RepairModule`.
+    `nas_transfer.supernet.links.RepairModule`. One whose channels can be ordered has an attribute
+    ``importance_module``, the dotted name of a module with the function ``order_by_importance(body)``. One that was
+    read from a public network has an attribute ``source``, see `nas_transfer.supernet.readers.PublicNet`.
     """
 
     @property

@@ -14,11 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from nas_transfer.supernet.calibrate import Moments
+from nas_transfer.supernet.layers import ConvNormActivation
+from nas_transfer.supernet.norms import LayerScale
 
 TINY_VARIANCE = 1e-10
 """A channel of less variance is constant: its scale is left alone."""
 DEAD_SHARE = 1e-3
 """Share of the mean variance in the penalty of an input without variance."""
+SMALLEST_SCALE = 1e-3
+"""A layer scale below this is replaced by 1 where weights are divided by it."""
 
 
 RECTIFIED_ROUNDS = 3
@@ -170,6 +174,26 @@ def fit_kernels(patches: Tensor, targets: Tensor, penalty: float) -> tuple[Tenso
     return kernels, target_mean - (kernels * mean).sum(1)
 
 
+def match_layer(layer: ConvNormActivation, own: Moments, wanted: Moments) -> bool:
+    """Give a layer, before its activation, the moments that the largest network's has.
+
+    Without a BatchNorm, its convolution gets them (`match_conv`), also before a LayerNorm.
+
+    Args:
+        layer: changed in place; its convolution has a bias unless a BatchNorm follows.
+        own: moments of the output of its convolution in the subnet.
+        wanted: moments of the same channels in the largest network.
+
+    Returns:
+        Whether the convolution was changed.
+    """
+    if isinstance(layer.norm, nn.BatchNorm2d):
+        match_norm(layer.norm, own, wanted)
+        return False
+    match_conv(layer.conv, own, wanted)
+    return True
+
+
 def match_norm(norm: nn.BatchNorm2d, own: Moments, wanted: Moments) -> None:
     """Give a BatchNorm's output the moments that the largest network's has, and the norm the statistics of its input.
 
@@ -223,30 +247,43 @@ def mean_and_variance(moments: Moments, channels: int) -> tuple[Tensor, Tensor]:
     return moments.mean[:channels], moments.deviation[:channels] / moments.count
 
 
-def set_linear(conv: nn.Conv2d, norm: nn.BatchNorm2d, weight: Tensor, bias: Tensor, inputs: Tensor) -> None:
-    """Make a 1x1 convolution and its BatchNorm compute ``weight x + bias``.
+def set_linear(layer: ConvNormActivation, weight: Tensor, bias: Tensor, inputs: Tensor) -> None:
+    """Make a 1x1 convolution and its BatchNorm or `LayerScale` compute ``weight x + bias``.
 
-    The norm gets the statistics of its input, so that training or recalibrating it afterwards changes little.
+    A BatchNorm gets the statistics of its input, so that training or recalibrating it afterwards changes little. A
+    scale is kept where it is not close to 0.
 
     Args:
-        conv, norm: changed in place.
+        layer: changed in place; its convolution has a bias unless a BatchNorm follows.
         weight: (O, C).
         bias: (O,).
         inputs: rows (R, C) of the convolution's input.
     """
-    conv.weight.copy_(weight[:, :, None, None])
-    variance, mean = torch.var_mean(inputs @ weight.T, 0, correction=0)
-    running_mean, running_var = _statistics(norm)
-    running_mean.copy_(mean)
-    running_var.copy_(variance)
-    norm.weight.copy_((running_var + norm.eps).sqrt())
-    norm.bias.copy_(mean + bias)
+    conv, norm = layer.conv, layer.norm
+    if isinstance(norm, nn.BatchNorm2d):
+        conv.weight.copy_(weight[:, :, None, None])
+        variance, mean = torch.var_mean(inputs @ weight.T, 0, correction=0)
+        running_mean, running_var = _statistics(norm)
+        running_mean.copy_(mean)
+        running_var.copy_(variance)
+        norm.weight.copy_((running_var + norm.eps).sqrt())
+        norm.bias.copy_(mean + bias)
+        return
+    scale = torch.ones_like(bias)
+    if isinstance(norm, LayerScale):
+        scale = torch.where(norm.weight.abs() < SMALLEST_SCALE, 1.0, norm.weight)
+        norm.weight.copy_(scale)
+    conv.weight.copy_((weight / scale[:, None])[:, :, None, None])
+    conv.bias.copy_(bias / scale)  # type: ignore[union-attr]
 
 
-def linear_weight(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
-    """The weight (O, C) of the linear map that a 1x1 convolution and a BatchNorm behind it compute."""
-    _, variance = _statistics(norm)
-    return (norm.weight / (variance + norm.eps).sqrt())[:, None] * conv.weight[:, :, 0, 0]
+def linear_weight(layer: ConvNormActivation) -> Tensor:
+    """The weight (O, C) of the linear map that a 1x1 convolution and a BatchNorm or `LayerScale` behind it compute."""
+    weight, norm = layer.conv.weight[:, :, 0, 0], layer.norm
+    if isinstance(norm, nn.BatchNorm2d):
+        _, variance = _statistics(norm)
+        return (norm.weight / (variance + norm.eps).sqrt())[:, None] * weight
+    return norm.weight[:, None] * weight if isinstance(norm, LayerScale) else weight
 
 
 def greedy_order(covariance: Tensor, weight: Tensor) -> Tensor:

@@ -4,7 +4,8 @@ A subnet that is cut out of one trained network computes something else: channel
 missing. A `Repairer` refits its layers, block by block from the front, on the subnet's own activations, to what the
 largest network computes on the same images (channel pruning by asymmetric reconstruction: He et al. 2017):
 
-- every BatchNorm before a block's projection gets output moments equal to those of the largest network's norm;
+- every BatchNorm before a block's projection gets output moments equal to those of the largest network's norm; without
+  a BatchNorm, the convolution before the activation or the LayerNorm gets them;
 - a smaller depthwise kernel is the least-squares kernel where that predicts the larger kernel's output better;
 - the projection is the ridge regression of the largest network's block output minus the subnet's own shortcut, before
   the activation if one follows the sum; a shortcut with a convolution and a BatchNorm is fitted along with it. The
@@ -391,6 +392,6 @@ def order_channels(
         for index, branch in enumerate(link.branches):
             found = sample.rows([maps[index] for maps in hidden])
             centred = found - found.mean(0)
-            weight = linear_weight(branch.project.conv, branch.project.norm)
+            weight = linear_weight(branch.project)
             permute_hidden(branch, greedy_order(centred.T @ centred / len(found), weight))
         walk.put(number, outputs)

@@ -24,6 +24,8 @@ from nas_transfer.supernet.networks import build_body
 from nas_transfer.supernet.ops import copy_slices, leading_slice
 from nas_transfer.supernet.preprocessing import Preprocessing
 from nas_transfer.supernet.protocol import SupernetTable
+from nas_transfer.supernet.public.reading import default_weights_file
+from nas_transfer.supernet.readers import PublicNet
 from nas_transfer.supernet.resnet import torchvision_resnet
 from nas_transfer.supernet.weights.reading import read_file, require_plain_tensors, state_of
 from nas_transfer.tasks.classification import ClassificationTask
@@ -38,7 +40,7 @@ ENTRIES: Mapping[str, type | tuple[type, ...]] = {
     "config_sha256": str, "provenance": list,
 }  # fmt: skip
 """The types of the entries of a file."""
-NATIVE, AUTO = "native", "auto"
+NATIVE, AUTO, DEFAULT, RANDOM = "native", "auto", "default", "random"
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Checkpoint:
         body: tensors of the body by name.
         rest: tensors of neck and head by name.
         licence: licence of public weights; empty for weights of this program.
+        origin: of public weights model, page, paper and preprocessing, see `WeightsOrigin.record`.
         metrics: metrics of the evaluation after training, fractions.
         versions: versions of the packages that trained it.
         stage: that trained it.
@@ -78,6 +81,7 @@ class Checkpoint:
     body: dict[str, Tensor]
     rest: dict[str, Tensor]
     licence: str = ""
+    origin: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     stage: str = ""
@@ -87,9 +91,12 @@ class Checkpoint:
 
     def lineage(self) -> tuple[Ancestor, ...]:
         """The provenance of weights that are trained from this file: its own, and the file itself with its hash."""
+        if self.format == RANDOM:
+            return ()
         itself = Ancestor(
-            str(self.path), self.sha256, self.format, self.licence, self.stage, self.task, self.config_sha256
-        )
+            str(self.path), self.sha256, self.format, self.licence, self.stage, self.task, self.config_sha256,
+            **self.origin,
+        )  # fmt: skip
         return (*self.provenance, itself)
 
     def is_of_kind(self, task: Task) -> bool:
@@ -127,15 +134,24 @@ def save_checkpoint(
         torch.save(content, stream)
 
 
-def weights_file(weights: str) -> Path:
+def weights_file(weights: str, table: SupernetTable) -> Path:
     """The file that `weights` names: that of a run folder, the file itself, or that of an installed package.
 
+    The word ``default`` names the weights that the library of the table's public network has for it.
+
     Raises:
-        WeightsError: a package that is not installed.
+        WeightsError: a package that is not installed, or a library whose weights cannot be had.
     """
     path = Path(weights)
     if not path.exists():
-        path = package_file(weights) or path
+        source: PublicNet | None = getattr(table, "source", None)
+        if weights == DEFAULT and source is None:
+            raise WeightsError(
+                f"weights={DEFAULT} needs supernet=timm or supernet=torchvision, got the supernet '{table.name}': "
+                "set weights=null, a run, a file or a package"
+            )
+        found = default_weights_file(source) if weights == DEFAULT and source is not None else package_file(weights)
+        path = found or path
     return path / files.WEIGHTS if path.is_dir() else path
 
 
@@ -143,7 +159,7 @@ def load_checkpoint(weights: str, table: SupernetTable, weights_format: str = AU
     """Read the weights of a run, or public ones.
 
     Args:
-        weights: a run directory, a file, or the name of an installed package (``efficientnet_lite0``).
+        weights: a run directory, a file, the name of an installed package (``efficientnet_lite0``), or ``default``.
         table: the supernet that the weights must belong to.
         weights_format: ``auto``, ``native`` (a file of this program), or a public layout.
 
@@ -151,7 +167,7 @@ def load_checkpoint(weights: str, table: SupernetTable, weights_format: str = AU
         WeightsError: the file is missing or damaged, holds other objects than tensors and plain values, or is of
             another layout or space.
     """
-    file = weights_file(weights)
+    file = weights_file(weights, table)
     content = read_file(file)
     if not (isinstance(content, dict) and "format" in content):
         if weights_format == NATIVE:
@@ -192,6 +208,14 @@ def load_checkpoint(weights: str, table: SupernetTable, weights_format: str = AU
     return checkpoint
 
 
+def random_weights(table: SupernetTable) -> Checkpoint:
+    """Stands for the weights of a supernet where there are none: it holds no tensors and descends from nothing."""
+    return Checkpoint(
+        path=Path("random weights"), sha256="", format=RANDOM, space=table.space.name, arch=None, task="",
+        num_classes=0, preprocessing=table.preprocessing, calibrated=None, body={}, rest={},
+    )  # fmt: skip
+
+
 def _require_entries(content: Mapping[object, object]) -> None:
     """Raise TypeError for an entry of another type than this program writes."""
     for name, kind in ENTRIES.items():
@@ -205,7 +229,8 @@ def _require_entries(content: Mapping[object, object]) -> None:
 
 def _imported(path: Path, content: object, table: SupernetTable, weights_format: str) -> Checkpoint:
     state = state_of(content, path)
-    detector = layout_of(state, path) if weights_format == AUTO else None
+    is_read = getattr(table, "source", None) is not None
+    detector = layout_of(state, path) if weights_format == AUTO and not is_read else None
     if detector is not None:
         return _imported_detector(path, state, table, detector)
     imported = import_supernet(state, table, path, weights_format)
@@ -222,6 +247,7 @@ def _imported(path: Path, content: object, table: SupernetTable, weights_format:
         body=imported.body,
         rest={f"head.{name}": tensor for name, tensor in imported.head.items()},
         licence=imported.origin.licence,
+        origin=imported.origin.record,
         table_fields=default_fields_of_weights(table) | dict(imported.origin.table_fields),
     )
 

@@ -213,3 +213,11 @@ def test_a_drawn_arch_states_the_genes_of_its_task() -> None:
     }
     figure = draw_arch(arch, (), "picked")
     assert "; min_size 192; block: kernel size" in figure.note
+
+
+def test_an_arch_with_widths_of_its_stages_alone_is_drawn_stage_by_stage() -> None:
+    arch = {"space": "tiny", "width": [40, 80], "depth": [1, 2], "kernel_size": [7, 3], "expand_ratio": [4, 2]}
+    figure = draw_arch(arch, (), "picked")
+    assert figure.svg.count('class="block"') == 3
+    assert "stage 2, block 2: kernel 3, expand 2, width 80" in figure.svg
+    assert "convolution" not in figure.svg

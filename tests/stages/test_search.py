@@ -2,11 +2,13 @@
 
 import copy
 import json
+import logging
 import math
 import time
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -21,6 +23,7 @@ from nas_transfer.report import find_runs, make_report, write_report
 from nas_transfer.report.collect import read_run
 from nas_transfer.report.studies import growth, read_study
 from nas_transfer.runs import Evaluation, Job, Outcome, files, read_front
+from nas_transfer.search.evaluate import TrialEvaluator
 from nas_transfer.search.objectives.base import TrialSubnet
 from nas_transfer.search.resizing import gains_of
 from nas_transfer.stages import search as stage
@@ -372,3 +375,14 @@ def test_every_task_is_searched_at_its_own_input_size(tmp_path: Path, task: str,
     largest = load_supernet("bignas_nano").space.largest()
     assert {arch["resolution"] for arch in archs.values()} == {largest["resolution"]}
     assert {arch["width"][-1] for arch in archs.values()} == {largest["width.last_conv"]}
+
+
+def test_images_for_statistics_are_not_read_for_a_network_without_batch_norm(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    calibration = MagicMock(return_value=[{"images": torch.zeros(1)}])
+    for network, reads in ((torch.nn.LayerNorm(2), 0), (torch.nn.BatchNorm2d(2), 1)):
+        with caplog.at_level(logging.INFO):
+            evaluator = TrialEvaluator(MagicMock(network=network), calibration, [], None, {}, {}, 0, "32")
+        assert calibration.call_count == len(list(evaluator.calibration)) == reads
+    assert caplog.text.count("the network has no BatchNorm") == 1

@@ -22,6 +22,7 @@ from nas_transfer.supernet.protocol import SupernetTable
 from nas_transfer.supernet.resnet.network import ResNetBody
 from nas_transfer.supernet.resnet.table import ResNetTable
 from tests.conftest import load_supernet
+from tests.supernet.exactness import randomise_convnext
 
 RESNET_BLOCKS = (2, 2, 3, 2)
 
@@ -158,4 +159,16 @@ def thin_resnet(table: ResNetTable, blocks: tuple[int, ...], hidden: int) -> Res
     return body.eval()
 
 
-FAMILIES = {"mbconv": mbconv, "once_for_all": once_for_all, "shufflenet": shufflenet, "resnet": resnet}
+def convnext(batches: list[Tensor]) -> Family:
+    """Blocks with LayerNorm, global response normalisation and layer scale, and three kernel sizes."""
+    table = replace(load_supernet("convnext_micro"), response_norm=True)
+    torch.manual_seed(0)
+    body = build_body(table).eval()
+    randomise_convnext(body)
+    archs = (*archs_of(table), table.space.largest({"kernel_size.s1": 3, "kernel_size.s3": 5}))
+    return Family(table, body.extract(table.space.largest()), tuple(partial(body.extract, arch) for arch in archs))
+
+
+FAMILIES = {
+    "mbconv": mbconv, "once_for_all": once_for_all, "shufflenet": shufflenet, "resnet": resnet, "convnext": convnext,
+}  # fmt: skip

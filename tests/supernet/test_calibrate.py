@@ -41,6 +41,14 @@ def test_dropout_stays_off_and_modes_and_momenta_come_back() -> None:
     assert (network[0].training, norm.training, norm.momentum) == (True, True, 0.3)
 
 
+def test_a_network_without_batch_norm_is_not_run() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4)).train()
+    unread = iter([torch.zeros(1, 3, 2, 2)])
+    assert recalibrate_batch_norm(network, unread, network) == 0
+    assert next(unread).shape == (1, 3, 2, 2)
+    assert network.training
+
+
 def test_no_batch_at_all_is_an_error() -> None:
     with pytest.raises(ValueError, match="at least one batch"):
         recalibrate_batch_norm(nn.BatchNorm2d(2), [], lambda batch: None)

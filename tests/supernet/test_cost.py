@@ -19,6 +19,7 @@ from nas_transfer.supernet.cost import (
 from nas_transfer.supernet.mbconv.blocks import BlockPlan, block_cost
 from nas_transfer.supernet.mbconv.table import MBConvTable
 from nas_transfer.supernet.networks import build_body, build_classifier
+from tests.conftest import load_supernet
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -111,10 +112,10 @@ def test_once_for_all_costs_what_its_code_counts(
 @pytest.mark.parametrize(
     "supernet",
     ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "ofa_mbv3_w10", "ofa_mbv3_w12",
-     "mobilenet_v3_large"],
+     "mobilenet_v3_large", "convnext_micro"],
 )  # fmt: skip
 def test_costs_of_every_space_equal_torchs_counter_and_those_of_many_archs_at_once(supernet: str) -> None:
-    table = load_table(supernet)
+    table = load_supernet(supernet)
     rng = np.random.default_rng(0)
     archs = [table.space.smallest(), table.space.largest(), *(table.space.sample(rng) for _ in range(4))]
     size = (75, 50)

@@ -13,6 +13,7 @@ from nas_transfer.supernet.mbconv.network import MBConvBody, MBConvClassifier
 from nas_transfer.supernet.mbconv.table import MBConvTable
 from nas_transfer.supernet.ops import leading_slice
 from tests.conftest import load_supernet
+from tests.supernet.exactness import require_equal_subnets
 
 
 @pytest.fixture(scope="module")
@@ -67,32 +68,10 @@ def test_an_extracted_subnet_equals_the_active_one_in_outputs_and_gradients(
     table: MBConvTable, dtype: torch.dtype, tolerance: float, training: bool
 ) -> None:
     torch.manual_seed(0)
-    body, classifier = MBConvBody(table).to(dtype), MBConvClassifier(table, 7).to(dtype)
-    random_statistics(body), random_statistics(classifier)
-    generator = np.random.default_rng(0)
-    for _ in range(20):
-        arch = table.space.sample(generator)
-        images = torch.randn(3, 3, 45, 62, dtype=dtype)  # odd sides, not square
-        for network in (body, classifier):
-            network.train(training).zero_grad()
-            network.set_arch(arch)
-        static_body, static_classifier = body.extract(arch), classifier.extract(arch)
-        taps, static_taps = body(images), static_body(images)
-        logits, static_logits = classifier(taps[-1]), static_classifier(static_taps[-1])
-        for ours, theirs in zip([*taps, logits], [*static_taps, static_logits], strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
-        (sum(tap.square().mean() for tap in taps) + logits.square().sum()).backward()
-        (sum(tap.square().mean() for tap in static_taps) + static_logits.square().sum()).backward()
-        for shared, static in ((body, static_body), (classifier, static_classifier)):
-            gradients = {name: parameter.grad for name, parameter in shared.named_parameters()}
-            for name, parameter in static.named_parameters():
-                whole = gradients.pop(name)
-                part = leading_slice(whole, parameter.shape, name)
-                scale = parameter.grad.abs().max().item()
-                torch.testing.assert_close(part, parameter.grad, rtol=10 * tolerance, atol=10 * tolerance * scale)
-                # nothing outside of the slice may have a gradient
-                torch.testing.assert_close(whole.abs().sum(), part.abs().sum())
-            assert all(gradient is None for gradient in gradients.values())
+    networks = MBConvBody(table).to(dtype), MBConvClassifier(table, 7).to(dtype)
+    for network in networks:
+        random_statistics(network.train(training))
+    require_equal_subnets(table, *networks, tolerance, archs=20)
 
 
 def test_an_extracted_subnet_holds_plain_torch_layers_and_its_own_weights(table: MBConvTable) -> None:

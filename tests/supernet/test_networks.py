@@ -78,7 +78,7 @@ def test_a_network_module_that_cannot_be_used_is_named(
         build_body(load_supernet("bignas_nano"))
 
 
-@pytest.mark.parametrize("supernet", ["bignas_nano", "detnas_nano", "resnet50"])
+@pytest.mark.parametrize("supernet", ["bignas_nano", "detnas_nano", "resnet50", "convnext_micro"])
 def test_an_arch_of_another_space_is_refused_by_every_family(supernet: str) -> None:
     table = load_supernet(supernet)
     stranger = replace(table.space.largest(), space="other")

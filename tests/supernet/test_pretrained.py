@@ -14,8 +14,8 @@ from nas_transfer.arch import Arch
 from nas_transfer.errors import WeightsError
 from nas_transfer.supernet.importing import Imported, fill_supernet, import_supernet, package_file
 from nas_transfer.supernet.mbconv import efficientnet_lite
+from nas_transfer.supernet.mbconv.block_modules import MBConvBlock
 from nas_transfer.supernet.mbconv.importance import permute_mid_channels
-from nas_transfer.supernet.mbconv.network import MBConvBlock
 from nas_transfer.supernet.networks import build_body, build_classifier
 from nas_transfer.supernet.ops import copy_slices
 from nas_transfer.supernet.protocol import SupernetTable

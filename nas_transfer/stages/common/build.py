@@ -273,7 +273,7 @@ def hold_run_inputs(config: DataRunConfig, data: DownstreamData, *, records: boo
     """
     paths = dict(data.annotation_files)
     if config.weights is not None:
-        paths[WEIGHTS] = weights_file(config.weights)
+        paths[WEIGHTS] = weights_file(config.weights, config.supernet.build())
         if records and not paths[WEIGHTS].is_file() and read_inputs(config.folder) is None:
             raise WeightsError(
                 f"{paths[WEIGHTS]} does not exist: weights must be the folder of a finished run, or a file"

@@ -32,7 +32,7 @@ from nas_transfer.stages.common.slurm_jobs import slurm_job
 from nas_transfer.stages.config.search import SearchConfig
 from nas_transfer.supernet.links import repair_module
 from nas_transfer.supernet.protocol import SupernetTable
-from nas_transfer.tasks.checkpoint import Checkpoint, is_whole, load_network
+from nas_transfer.tasks.checkpoint import Checkpoint, is_whole, load_network, random_weights
 from nas_transfer.tasks.task import Task
 
 logger = logging.getLogger(__name__)
@@ -101,10 +101,14 @@ def build_evaluator(config: SearchConfig, *, cache: bool = True) -> TrialEvaluat
 def searched_weights(config: SearchConfig) -> tuple[SupernetTable, Checkpoint]:
     """The table and the weights that are searched: those of a supernet, or of one whole network of the task.
 
+    A proxy search may start from random ones, see `nas_transfer.tasks.checkpoint.random_weights`.
+
     Raises:
         ConfigError: there are no weights, or they are of another arch alone, or of a family that cannot be repaired.
     """
     table, checkpoint = build_weights(config)
+    if checkpoint is None and config.starts_from_random_weights:
+        return table, random_weights(table)
     if checkpoint is None:
         raise ConfigError(
             "a search needs the weights of a supernet or of the largest network, got none: "

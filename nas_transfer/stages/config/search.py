@@ -110,14 +110,21 @@ class SearchConfig(DataRunConfig):
 
     stage: SearchStageConfig = key()
     arch: str = key(identity=False)
-    weights: str = key(null="weights must name a supernet to search, got null: add weights=<its finished run's folder>")
+    weights: str | None = key()
     trainer: TrainerConfig = key(identity=False)
     pick: Literal["knee", "high_trade_off", "best", "trade_off"] | None = key(identity=False)
     pick_under: Mapping[str, float] | None = key(identity=False)
     search: SearchKeys = key()
 
+    @property
+    def starts_from_random_weights(self) -> bool:
+        """Whether there are no weights to search, and each trial is trained from random ones."""
+        return False
+
     def faults(self) -> Iterator[str]:
-        """Report more than one device."""
+        """Report missing weights and more than one device."""
+        if self.weights is None and not self.starts_from_random_weights:
+            yield "weights must name a supernet to search, got null: add weights=<its finished run's folder>"
         if not self.trainer.single_device:
             yield (
                 f"a search evaluates each trial on one device, got {_counted(self.trainer.devices, 'device')} on "
@@ -194,6 +201,11 @@ class ProxyConfig(SearchConfig):
     stage: ProxyStageConfig = key()
     trainer: TrainerConfig = key()
     proxy: ProxyKeys = key()
+
+    @property
+    def starts_from_random_weights(self) -> bool:
+        """Whether `weights` is null."""
+        return self.weights is None
 
     def rungs(self) -> "Rungs":
         """The training steps after which trials are scored."""

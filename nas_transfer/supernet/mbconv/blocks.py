@@ -15,11 +15,12 @@ from nas_transfer.supernet.cost import (
     strided_size,
     total_cost,
 )
-from nas_transfer.supernet.mbconv.rows import FirstConv, LastConv, StageTable, squeeze_channels
+from nas_transfer.supernet.mbconv.rows import FUSED, INVERTED, PLAIN, FirstConv, LastConv, StageTable
 from nas_transfer.supernet.preprocessing import IMAGE_CHANNELS
 
 POOLED, IDENTITY = "pooled", "identity"
 SHORTCUTS = (POOLED, IDENTITY)
+SQUEEZE_ACTIVATIONS = ("relu", "hardsigmoid")
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,9 @@ class BlockPlan:
         shortcut: ``pooled`` (AttentiveNAS: in every block, averaged over the stride, with a 1x1 convolution if the
             channel counts differ) or ``identity`` (MobileNetV2: only if neither size nor channel count changes).
         same_padding: whether a strided depthwise convolution pads as TensorFlow's "same" does.
+        kind: as in `nas_transfer.supernet.mbconv.rows.StageTable`; `kernel_size` and `stride` are those of the one
+            convolution that has a kernel.
+        squeeze_activations: names of the two activations of squeeze-and-excitation.
     """
 
     stage_index: int
@@ -51,6 +55,8 @@ class BlockPlan:
     activation: str
     shortcut: str = POOLED
     same_padding: bool = False
+    kind: str = INVERTED
+    squeeze_activations: tuple[str, str] = SQUEEZE_ACTIVATIONS
 
 
 class StageChoice(NamedTuple):
@@ -60,7 +66,7 @@ class StageChoice(NamedTuple):
         stage, stage_index: the row of the table and its index.
         in_width, width, depth: input channels, and the chosen output channels and number of blocks.
         kernel_sizes, expand_ratios: one for all blocks, or one for each block.
-        shortcut, same_padding: as in the whole table.
+        shortcut, same_padding, squeeze_activations: as in the whole table.
     """
 
     stage: StageTable
@@ -72,6 +78,7 @@ class StageChoice(NamedTuple):
     expand_ratios: tuple[int, ...]
     shortcut: str
     same_padding: bool
+    squeeze_activations: tuple[str, str] = SQUEEZE_ACTIVATIONS
 
 
 @lru_cache(maxsize=1 << 16)
@@ -90,13 +97,15 @@ def plan_stage(choice: StageChoice) -> tuple[BlockPlan, ...]:
                 in_channels=in_channels,
                 mid_channels=mid_channels,
                 out_channels=choice.width,
-                kernel_size=choice.kernel_sizes[choice_index],
+                kernel_size=stage.block_kernel_size(block_index, choice.kernel_sizes[choice_index]),
                 stride=1 if block_index else stage.stride,
-                expand=stage.expands,
-                squeeze_channels=squeeze_channels(mid_channels) if stage.squeeze_excite else 0,
+                expand=stage.block_expands(block_index),
+                squeeze_channels=stage.block_squeeze_channels(block_index, mid_channels),
                 activation=stage.activation,
                 shortcut=choice.shortcut,
                 same_padding=choice.same_padding,
+                kind=stage.kind,
+                squeeze_activations=choice.squeeze_activations,
             )
         )
     return tuple(blocks)
@@ -120,11 +129,19 @@ def block_cost(name: str, plan: BlockPlan, input_size: Size) -> ModuleCost:
     """
     output_size = strided_size(input_size, plan.stride)
     mid = plan.mid_channels
-    parts = [
-        convolution_cost("depthwise", mid, mid, plan.kernel_size, output_size, groups=mid, batch_norm=True),
-        convolution_cost("project", mid, plan.out_channels, 1, output_size, batch_norm=True),
-    ]
-    if plan.expand:
+    if plan.kind == PLAIN:
+        inside, outside = plan.in_channels, plan.out_channels
+        return total_cost(
+            name, [convolution_cost("project", inside, outside, plan.kernel_size, output_size, batch_norm=True)]
+        )
+    parts = [convolution_cost("project", mid, plan.out_channels, 1, output_size, batch_norm=True)]
+    if plan.kind == FUSED:
+        parts.append(convolution_cost("expand", plan.in_channels, mid, plan.kernel_size, output_size, batch_norm=True))
+    else:
+        parts.append(
+            convolution_cost("depthwise", mid, mid, plan.kernel_size, output_size, groups=mid, batch_norm=True)
+        )
+    if plan.expand and plan.kind == INVERTED:
         parts.append(convolution_cost("expand", plan.in_channels, mid, 1, input_size, batch_norm=True))
     if plan.squeeze_channels:
         parts.append(convolution_cost("squeeze", mid, plan.squeeze_channels, 1, (1, 1), bias=True))
@@ -151,7 +168,9 @@ def last_conv_cost(
 ) -> Cost:
     """The cost of the classification head for a feature map of this size (H, W)."""
     pooled = last_conv.pooled_channels(last_stage_width, width)
-    modules = [convolution_cost("final_expand", last_stage_width, pooled, 1, feature_size, batch_norm=True)]
-    if last_conv.expand_ratio is not None:
+    modules = []
+    if not last_conv.pools_first:
+        modules.append(convolution_cost("final_expand", last_stage_width, pooled, 1, feature_size, batch_norm=True))
+    if last_conv.mixes:
         modules.append(convolution_cost("feature_mix", pooled, width, 1, (1, 1), bias=last_conv.bias))
     return Cost((*modules, linear_cost("classifier", width, num_classes)))

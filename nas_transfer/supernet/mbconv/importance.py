@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from nas_transfer.supernet.links import permute_hidden
-from nas_transfer.supernet.mbconv.network import MBConvBlock
+from nas_transfer.supernet.mbconv.block_modules import FusedBlock, MBConvBlock
 from nas_transfer.supernet.mbconv.repair import branch_of
 
 
@@ -16,13 +16,13 @@ def order_by_importance(network: nn.Module) -> None:
     et al. 2020, section 3.3) takes the norm in the following layer alone.
     """
     for block in network.modules():
-        if isinstance(block, MBConvBlock) and block.expand is not None:
+        if isinstance(block, MBConvBlock | FusedBlock) and block.expand is not None:
             expand, project = block.expand.conv.weight, block.project.conv.weight
             importance = expand.detach().abs().sum((1, 2, 3)) + project.detach().abs().sum((0, 2, 3))
             permute_mid_channels(block, importance.argsort(descending=True, stable=True))
 
 
-def permute_mid_channels(block: MBConvBlock, order: Tensor) -> None:
+def permute_mid_channels(block: MBConvBlock | FusedBlock, order: Tensor) -> None:
     """Reorder the mid channels of a block in place, without changing what it computes up to rounding.
 
     Args:

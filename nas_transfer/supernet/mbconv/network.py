@@ -7,117 +7,23 @@ follow MobileNetV3 (Howard et al. 2019), as in once-for-all and AttentiveNAS; al
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import stochastic_depth
 
 from nas_transfer.arch import SUPERNET, Arch, ArchOrSupernet
 from nas_transfer.supernet.cost import Size, strided_size
 from nas_transfer.supernet.layers import ACTIVATION_MODULES, ConvNormActivation, Layers, initialise
-from nas_transfer.supernet.mbconv.blocks import IDENTITY, BlockPlan
+from nas_transfer.supernet.mbconv.block_modules import Block, make_block
+from nas_transfer.supernet.mbconv.blocks import BlockPlan
 from nas_transfer.supernet.mbconv.table import MBConvTable
-from nas_transfer.supernet.ops import SqueezeExcite, copy_slices
+from nas_transfer.supernet.ops import copy_slices
 from nas_transfer.supernet.pieces import Piece
 from nas_transfer.supernet.preprocessing import IMAGE_CHANNELS
 
 Network = TypeVar("Network", bound=nn.Module)
-
-
-class MBConvBlock(nn.Module):
-    """Inverted bottleneck: expand 1x1, depthwise, squeeze-and-excitation after the activation, project 1x1, shortcut.
-
-    A pooled shortcut averages over the stride and applies its 1x1 convolution only if the channel counts differ. An
-    identity shortcut exists only if neither size nor channel count changes.
-
-    Args:
-        plan: sizes of the block, in a supernet the largest ones.
-        layers: makes elastic or plain layers.
-        transformed_sizes: kernel sizes with a transformation of the depthwise kernel, see
-            `nas_transfer.supernet.ops.ElasticConv2d`.
-    """
-
-    def __init__(self, plan: BlockPlan, layers: Layers, transformed_sizes: Sequence[int] = ()) -> None:
-        super().__init__()
-        mid = plan.mid_channels
-        self.stride = plan.stride
-        self.identity = plan.shortcut == IDENTITY
-        self.expand = (
-            ConvNormActivation(layers.conv(plan.in_channels, mid), layers.norm(mid), plan.activation)
-            if plan.expand
-            else None
-        )
-        self.depthwise = ConvNormActivation(
-            layers.conv(mid, mid, plan.kernel_size, plan.stride, depthwise=True, transformed_sizes=transformed_sizes),
-            layers.norm(mid),
-            plan.activation,
-        )
-        self.squeeze_excite = (
-            SqueezeExcite(
-                layers.conv(mid, plan.squeeze_channels, bias=True), layers.conv(plan.squeeze_channels, mid, bias=True)
-            )
-            if plan.squeeze_channels
-            else None
-        )
-        self.project = ConvNormActivation(
-            layers.conv(mid, plan.out_channels), layers.norm(plan.out_channels), activation=None
-        )
-        # In a supernet, the widths before and after the first block of a stage can differ in some arch.
-        may_differ = plan.block_index == 0 if layers.elastic else plan.in_channels != plan.out_channels
-        pooled = may_differ and not self.identity
-        self.shortcut = layers.conv(plan.in_channels, plan.out_channels) if pooled else None
-        self.drop_path = 0.0
-        self.whole_strides = False  # see `SamePaddingConv2d`
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Map (B, in, H, W) to (B, out, ceil(H / stride), ceil(W / stride))."""
-        projected = self.project(self.hidden(features))
-        shortcut = self.skipped(features, projected.shape[1])
-        if shortcut is None:
-            return projected
-        if self.stride == 1 and self.drop_path > 0 and features.shape[1] == projected.shape[1]:
-            projected = stochastic_depth(projected, self.drop_path, "row", self.training)
-        return projected + shortcut
-
-    def hidden(self, features: Tensor) -> Tensor:
-        """The input (B, mid, H', W') of the projection."""
-        hidden = self.depthwise(features if self.expand is None else self.expand(features))
-        return hidden if self.squeeze_excite is None else self.squeeze_excite(hidden)
-
-    def skipped(self, features: Tensor, out_channels: int) -> Tensor | None:
-        """What the shortcut adds to a projection of `out_channels`; None where there is no shortcut."""
-        if self.identity and (self.stride > 1 or features.shape[1] != out_channels):
-            return None
-        if self.stride > 1:
-            # As in AttentiveNAS, an odd side gets one row or column of zeros in front; height and width are padded
-            # separately, since detection images are not square.
-            odd = (features.shape[2] % self.stride, features.shape[3] % self.stride)
-            padding = (0, 0) if self.whole_strides else odd
-            features = F.avg_pool2d(features, self.stride, self.stride, padding)
-        if self.shortcut is not None and features.shape[1] != out_channels:
-            return self.shortcut(features)
-        return features
-
-    def set_plan(self, plan: BlockPlan) -> None:
-        """Set the active sizes of the elastic layers to those of `plan`; input widths follow from the tensors."""
-        if self.expand is not None:
-            _set_conv(self.expand.conv, plan.mid_channels)
-        _set_conv(self.depthwise.conv, plan.mid_channels, plan.kernel_size)
-        if self.squeeze_excite is not None:
-            _set_conv(self.squeeze_excite.squeeze, plan.squeeze_channels)
-            _set_conv(self.squeeze_excite.excite, plan.mid_channels)
-        _set_conv(self.project.conv, plan.out_channels)
-        if self.shortcut is not None:
-            _set_conv(self.shortcut, plan.out_channels)
-
-
-def _set_conv(conv: nn.Module, out_channels: int, kernel_size: int = 1) -> None:
-    conv.active_out_channels = out_channels  # type: ignore[assignment]
-    conv.active_kernel_size = kernel_size  # type: ignore[assignment]
 
 
 def build_stem(table: MBConvTable, width: int, elastic: bool = False) -> ConvNormActivation:
@@ -127,9 +33,9 @@ def build_stem(table: MBConvTable, width: int, elastic: bool = False) -> ConvNor
     return ConvNormActivation(conv, layers.norm(width), first.activation)
 
 
-def build_block(table: MBConvTable, plan: BlockPlan) -> MBConvBlock:
+def build_block(table: MBConvTable, plan: BlockPlan) -> Block:
     """One plain block with random weights."""
-    return MBConvBlock(plan, Layers(False, table.batch_norm_eps, plan.same_padding))
+    return make_block(plan, Layers(False, table.batch_norm_eps, plan.same_padding))
 
 
 class MBConvBody(nn.Module):
@@ -153,8 +59,9 @@ class MBConvBody(nn.Module):
         self.first_conv = build_stem(table, self.arch["width.first_conv"], self.elastic)
         self.stages = nn.ModuleList(nn.ModuleList() for _ in table.stages)
         for plan in table.blocks(self.arch):
-            smaller = table.stages[plan.stage_index].kernel_size[:-1] if self.elastic and table.kernel_transform else ()
-            self.stages[plan.stage_index].append(MBConvBlock(plan, layers, smaller))  # type: ignore[operator]
+            smaller = table.stages[plan.stage_index].kernel_size if self.elastic and table.kernel_transform else ()
+            block = make_block(plan, layers, [size for size in smaller if size < plan.kernel_size])
+            self.stages[plan.stage_index].append(block)  # type: ignore[operator]
         self.active_depths = [len(stage) for stage in self.stages]  # type: ignore[arg-type]
         initialise(self)
 
@@ -223,8 +130,12 @@ class MBConvClassifier(nn.Module):
         last = table.last_conv
         expanded = last.pooled_channels(in_channels, width)
         activation = last.activation
-        self.final_expand = ConvNormActivation(layers.conv(in_channels, expanded), layers.norm(expanded), activation)
-        self.feature_mix = None if last.expand_ratio is None else layers.conv(expanded, width, bias=last.bias)
+        self.final_expand = (
+            None
+            if last.pools_first
+            else ConvNormActivation(layers.conv(in_channels, expanded), layers.norm(expanded), activation)
+        )
+        self.feature_mix = layers.conv(expanded, width, bias=last.bias) if last.mixes else None
         self.activation = ACTIVATION_MODULES[activation]()
         self.dropout = nn.Dropout(0.0)
         self.classifier = layers.linear(width, num_classes)
@@ -237,13 +148,16 @@ class MBConvClassifier(nn.Module):
         """Set the active sizes of the elastic layers to those of `arch`."""
         in_channels, width = self._widths(arch)
         pooled = self.table.last_conv.pooled_channels(in_channels, width)
-        self.final_expand.conv.active_out_channels = pooled  # type: ignore[assignment]
+        if self.final_expand is not None:
+            self.final_expand.conv.active_out_channels = pooled  # type: ignore[assignment]
         if self.feature_mix is not None:
             self.feature_mix.active_out_channels = width  # type: ignore[assignment]
 
     def forward(self, features: Tensor) -> Tensor:
         """Map the body's last feature map (B, C, H, W) to logits (B, num_classes)."""
-        pooled = self.final_expand(features).mean((2, 3), keepdim=True)
+        if self.final_expand is not None:
+            features = self.final_expand(features)
+        pooled = features.mean((2, 3), keepdim=True)
         if self.feature_mix is not None:
             pooled = self.activation(self.feature_mix(pooled))
         return self.classifier(self.dropout(pooled.flatten(1)))

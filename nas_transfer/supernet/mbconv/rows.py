@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from nas_transfer.errors import ConfigError
 from nas_transfer.ranges import Positive
-from nas_transfer.supernet.fields import as_tuple, check_positive
+from nas_transfer.supernet.fields import as_record, as_tuple, check_positive
 
 ACTIVATIONS = ("silu", "relu", "relu6", "hardswish")
+INVERTED, FUSED, PLAIN = "inverted", "fused", "plain"
+KINDS = (INVERTED, FUSED, PLAIN)
 CHANNEL_DIVISOR = 8
 SQUEEZE_DIVISOR = 4
 
@@ -55,6 +57,23 @@ class FirstConv:
 
 
 @dataclass(frozen=True)
+class BlockRow:
+    """One block of a stage whose blocks differ, at its largest sizes.
+
+    Args:
+        mid_channels: channels between the expansion and the projection; those of the input without an expansion.
+        kernel_size: the largest kernel size; the block has the smaller one of it and of the stage's gene.
+        squeeze_channels: between the two layers of squeeze-and-excitation at all expand ratios; 0: there is none.
+        expand: whether there is an expansion convolution.
+    """
+
+    mid_channels: int
+    kernel_size: int
+    squeeze_channels: int
+    expand: bool
+
+
+@dataclass(frozen=True)
 class StageTable:
     """One stage. Its blocks share the width and, unless `per_block`, the kernel size and the expand ratio.
 
@@ -71,6 +90,9 @@ class StageTable:
         per_block: whether each block chooses its kernel size and expand ratio separately (once-for-all).
         mid_channels: the mid channels of each block at the largest expand ratio, for nets that expand irregularly; a
             smaller ratio reduces them proportionally. None: the expand ratio times the block's input channels.
+        kind: ``inverted``: expand 1x1, depthwise, project 1x1; ``fused``: expand with the kernel, project 1x1
+            (EfficientNetV2); ``plain``: one convolution with BatchNorm and activation.
+        blocks: the blocks of a net whose blocks differ; they decide instead of `squeeze_excite` and `mid_channels`.
 
     Raises:
         ConfigError: a field is malformed; the message names the stage, the field and the value.
@@ -86,6 +108,8 @@ class StageTable:
     activation: str
     per_block: bool = False
     mid_channels: tuple[int, ...] | None = None
+    kind: str = INVERTED
+    blocks: tuple[BlockRow, ...] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name or "." in self.name:
@@ -110,17 +134,45 @@ class StageTable:
                     f"got {list(self.mid_channels)}"
                 )
         _check_activation(where, self.activation)
+        if self.kind not in KINDS:
+            raise ConfigError(f"supernet.{where}.kind must be one of {list(KINDS)}, got {self.kind!r}")
+        if self.blocks is not None:
+            rows = as_tuple(self.blocks, f"{where}.blocks")
+            object.__setattr__(self, "blocks", tuple(as_record(row, BlockRow, f"{where}.blocks") for row in rows))
+            if len(rows) != self.depth[-1] or len(self.width) > 1:
+                raise ConfigError(
+                    f"supernet.{where}.blocks must be {self.depth[-1]} blocks, of a stage of one width, got {len(rows)}"
+                )
 
     @property
     def expands(self) -> bool:
         """Whether the stage's blocks have an expansion convolution."""
         return self.expand_ratio != (1,)
 
+    def block_expands(self, block_index: int) -> bool:
+        """Whether a block has an expansion convolution."""
+        return self.expands if self.blocks is None else self.blocks[block_index].expand
+
     def block_mid_channels(self, block_index: int, in_channels: int, expand_ratio: int) -> int:
         """Channels between the expansion and the projection of a block."""
+        if self.blocks is not None:
+            row = self.blocks[block_index]
+            if not row.expand or expand_ratio == self.expand_ratio[-1]:
+                return row.mid_channels
+            return make_divisible(round(row.mid_channels * expand_ratio / self.expand_ratio[-1]))
         if self.mid_channels is None:
             return expanded_channels(in_channels, expand_ratio)
         return make_divisible(round(self.mid_channels[block_index] * expand_ratio / self.expand_ratio[-1]))
+
+    def block_kernel_size(self, block_index: int, kernel_size: int) -> int:
+        """Kernel size of a block, given the value of its gene."""
+        return kernel_size if self.blocks is None else min(kernel_size, self.blocks[block_index].kernel_size)
+
+    def block_squeeze_channels(self, block_index: int, mid_channels: int) -> int:
+        """Channels of a block's squeeze-and-excitation; 0 if it has none."""
+        if self.blocks is not None:
+            return self.blocks[block_index].squeeze_channels
+        return squeeze_channels(mid_channels) if self.squeeze_excite else 0
 
 
 @dataclass(frozen=True)
@@ -130,19 +182,22 @@ class LastConv:
     With an `expand_ratio` (the head of MobileNetV3, AttentiveNAS's "v3 head"), a 1x1 convolution with BatchNorm and
     activation expands the last stage's width by that ratio; after global pooling, a 1x1 convolution without BatchNorm
     and with activation maps to `width`. Without one (EfficientNet, BigNAS), a 1x1 convolution with BatchNorm and
-    activation maps to `width`, and global pooling follows.
+    activation maps to `width`, and global pooling follows. With `pools_first`, global pooling comes first, and then the
+    1x1 convolution without BatchNorm (timm's MobileNetV3, whose body ends in the expansion).
 
     Args:
         width: choices of the number of features that the linear classifier reads, multiples of 8.
         expand_ratio: see above, or None.
         activation: one of `ACTIVATIONS`.
         bias: whether the convolution after the pooling has a bias.
+        pools_first: see above; `expand_ratio` is None then.
     """
 
     width: tuple[Positive, ...]
     expand_ratio: Positive | None
     activation: str
     bias: bool = False
+    pools_first: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "width", as_tuple(self.width, "last_conv.width"))
@@ -153,7 +208,14 @@ class LastConv:
 
     def pooled_channels(self, last_stage_width: int, width: int) -> int:
         """Channels of the feature map that is pooled."""
+        if self.pools_first:
+            return last_stage_width
         return width if self.expand_ratio is None else expanded_channels(last_stage_width, self.expand_ratio)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether a convolution follows the pooling."""
+        return self.pools_first or self.expand_ratio is not None
 
 
 def _check_widths(where: str, widths: Sequence[int]) -> None:

@@ -26,6 +26,7 @@ from nas_transfer.supernet.fields import as_record, as_tuple, check_positive, is
 from nas_transfer.supernet.mbconv.blocks import (
     POOLED,
     SHORTCUTS,
+    SQUEEZE_ACTIVATIONS,
     BlockPlan,
     StageChoice,
     first_conv_cost,
@@ -36,6 +37,7 @@ from nas_transfer.supernet.mbconv.blocks import (
 from nas_transfer.supernet.mbconv.rows import FirstConv, LastConv, StageTable
 from nas_transfer.supernet.preprocessing import Preprocessing
 from nas_transfer.supernet.protocol import TAP_STRIDES
+from nas_transfer.supernet.readers import PublicNet
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class MBConvTable:
         same_padding: whether strided convolutions pad as TensorFlow's "same" does, an odd zero at the end.
         kernel_transform: whether a smaller kernel is a learned map of the next larger kernel's centre (once-for-all)
             instead of the centre itself; a subnet only has the result.
+        squeeze_activations: names of the two activations of squeeze-and-excitation.
+        source: the public network that was read, if the table was made by a reader.
 
     Raises:
         ConfigError: a field is malformed, or the strides of `tap_stages` are not 4, 8, 16 and 32.
@@ -65,6 +69,7 @@ class MBConvTable:
 
     network_module: ClassVar[str] = "nas_transfer.supernet.mbconv.network"
     repair_module: ClassVar[str] = "nas_transfer.supernet.mbconv.repair"
+    importance_module: ClassVar[str] = "nas_transfer.supernet.mbconv.importance"
 
     name: str
     resolutions: tuple[Positive, ...]
@@ -77,6 +82,8 @@ class MBConvTable:
     shortcut: str = POOLED
     same_padding: bool = False
     kernel_transform: bool = False
+    squeeze_activations: tuple[str, str] = SQUEEZE_ACTIVATIONS
+    source: PublicNet | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
@@ -94,6 +101,7 @@ class MBConvTable:
                 f"supernet.batch_norm_eps must be above 0, got {self.batch_norm_eps!r}: write 1.0e-5, since YAML "
                 "reads 1e-5 as text"
             )
+        object.__setattr__(self, "squeeze_activations", as_tuple(self.squeeze_activations, "squeeze_activations"))
         for field in ("same_padding", "kernel_transform"):
             if not isinstance(getattr(self, field), bool):
                 raise ConfigError(f"supernet.{field} must be true or false, got {getattr(self, field)!r}")
@@ -249,7 +257,7 @@ class MBConvTable:
         kernel_sizes, expand_ratios = tuple(blocks[:half]), tuple(blocks[half:])
         return StageChoice(
             self.stages[index], index, in_width, width, depth, kernel_sizes, expand_ratios,
-            self.shortcut, self.same_padding,
+            self.shortcut, self.same_padding, self.squeeze_activations,
         )  # fmt: skip
 
     def _stage_totals(self, index: int, keys: npt.NDArray[np.int64], row: int) -> tuple[int, int]:

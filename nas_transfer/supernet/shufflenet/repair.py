@@ -51,7 +51,7 @@ def _parts(block: ShuffleBlock) -> tuple[Part, Part]:
 
 
 def _part(branch: Branch) -> Part:
-    return Part(branch.project.norm.num_features, (branch,))
+    return Part(branch.project.conv.out_channels, (branch,))
 
 
 def _branch(layers: nn.Sequential, method: int | None = None) -> Branch:
