@@ -35,7 +35,7 @@ def tasks_with(group: str) -> list[str]:
 
 NEW_HEADS = {
     "lraspp": ("head", "_seg"), "simcc": ("head", "_pose"),
-    "fcos": ("detector", "_det"), "ssdlite": ("detector", "_det"),
+    "fcos": ("detector", "_det"), "fcos_separable": ("detector", "_det"), "ssdlite": ("detector", "_det"),
 }  # fmt: skip
 HEADS = [(task, choice) for choice, (group, kind) in NEW_HEADS.items() for task in tasks_with(group) if kind in task]
 """Every task with every head that it does not choose itself."""
