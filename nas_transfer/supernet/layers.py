@@ -104,7 +104,7 @@ def make_elastic(module: nn.Module) -> None:
             kernel = child.kernel_size[0]
             depthwise = child.groups > 1 and child.groups == child.in_channels == child.out_channels
             if (child.groups > 1 and not depthwise) or child.padding != (child.dilation[0] * (kernel // 2),) * 2:
-                raise ValueError(f"a convolution that becomes elastic must be dense or depthwise and centred, got {child}")
+                raise ValueError(f"an elastic convolution must be dense or depthwise and centred, got {child}")
             elastic: nn.Module = ElasticConv2d(
                 child.in_channels, child.out_channels, kernel, child.stride[0], depthwise=depthwise,
                 dilation=child.dilation[0], bias=child.bias is not None,
