@@ -132,6 +132,20 @@ def test_the_command_line_wins_over_what_a_task_chooses() -> None:
     assert (content["supernet"]["name"], content["trainer"]["max_epochs"]) == ("bignas", 7)
 
 
+@pytest.mark.parametrize(
+    ("task", "head", "given", "lr"),
+    [
+        ("small_det", "detector=ssdlite", [], 0.002), ("small_det", "detector=small", [], 0.0005),
+        ("small_det", "detector=ssdlite", ["task.recipe.lr=0.7"], 0.7), ("coco_det", "detector=fcos", [], 0.01),
+        ("coco_det", "detector=several", [], 0.02),
+    ],
+)  # fmt: skip
+def test_a_head_brings_its_own_recipe_and_the_command_line_wins(
+    task: str, head: str, given: list[str], lr: float
+) -> None:
+    assert composed(f"task={task}", head, *given)["task"]["recipe"]["lr"] == lr
+
+
 def test_a_wrong_and_a_missing_argument_are_found() -> None:
     node = next(node for node in targets(composed()) if node["_target_"].endswith("DetectorSize"))
     bind(node)
