@@ -47,6 +47,19 @@ class SearchSummary:
 
 
 @dataclass(frozen=True)
+class FileLatency:
+    """The latency of an exported file.
+
+    Attributes:
+        latency_ms: of one image, in milliseconds.
+        size: (H, W) at which it was measured.
+    """
+
+    latency_ms: float
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class ExportSummary:
     """An export in figures.
 
@@ -57,6 +70,7 @@ class ExportSummary:
         latency_ms: latency of one image in milliseconds, by engine.
         latency_size: (H, W) at which it was measured.
         threads: number of CPU threads.
+        files: latency by file: that of ONNX files in onnxruntime, of torch.export files in torch; empty if unknown.
     """
 
     difference: Mapping[str, float]
@@ -64,6 +78,7 @@ class ExportSummary:
     latency_ms: Mapping[str, float]
     latency_size: tuple[int, int]
     threads: int
+    files: Mapping[str, FileLatency] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
