@@ -329,6 +329,11 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
         train = self.require_parts().train
         return 0 if train is None else _length(train)
 
+    @property
+    def num_val_images(self) -> int:
+        """Images that `val_dataloader` gives; persons for a pose task."""
+        return _length(self.require_parts().val)
+
     def batches_per_epoch(self, world_size: int) -> int:
         """Training batches that each of `world_size` ranks gets from one pass over the data; DataError without any."""
         return len(self._epoch_sampler(rank=0, world_size=world_size))

@@ -330,6 +330,7 @@ def build_trainer(config: ScoredRunConfig, folder: Path, callbacks: Sequence[Cal
         enable_progress_bar=config.trainer.enable_progress_bar and on_terminal,
         callbacks=[*bars, *callbacks],
         logger=loggers,
+        enable_checkpointing=False,  # `LastCheckpoint` and `BestWeights` do it
         default_root_dir=str(folder),
         max_epochs=1,
         check_val_every_n_epoch=None,
