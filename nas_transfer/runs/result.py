@@ -69,7 +69,7 @@ class TrainingSummary:
     def __str__(self) -> str:
         """For people."""
         early = f", ended early after {self.steps} of {self.planned_steps}" if self.steps < self.planned_steps else ""
-        kept = "these weights are the result" if self.weights == "best" else f"the result is step {self.steps}"
+        kept = "weights.pt holds these" if self.weights == "best" else f"weights.pt holds those of step {self.steps}"
         best = f"best {self.metric} {100 * self.best_score:.2f} % at step {self.best_step}{early}"
         return f"{best}; {kept}" if self.best_step != self.steps else f"{best}, the last one"
 

@@ -19,6 +19,7 @@ from pycocotools.coco import COCO
 from nas_transfer.arch import Arch
 from nas_transfer.errors import NasTransferError, storage_error
 from nas_transfer.runs import Evaluation, Outcome, Usage
+from nas_transfer.runs.phases import Phase
 from nas_transfer.search.objectives.base import ArchCost, Objective, TrialSubnet
 from nas_transfer.search.problem import Limit
 from nas_transfer.supernet.layers import fold_batch_norms
@@ -78,8 +79,12 @@ class TrialEvaluator:
         self.cache_bytes = cache_bytes
         self._draw_calibration = calibration
         self.repeat = 0
-        self.calibration = cached(calibration(0), cache_bytes)
-        self.search = cached(search, cache_bytes - size_of(self.calibration))
+        self.calibration = cached(
+            Phase(calibration(0), "reading images for BatchNorm statistics", "batches"), cache_bytes
+        )
+        self.search = cached(
+            Phase(search, "reading the search split", "batches"), cache_bytes - size_of(self.calibration)
+        )
         self._prepared: dict[tuple[int, int], tuple[Iterable[Batch], Iterable[Batch]]] = {}
 
     def evaluate(self, evaluation: Evaluation) -> Outcome:

@@ -28,7 +28,7 @@ from nas_transfer.runs.atomic import replacing
 from nas_transfer.runs.reading import START_ANEW, holds_tensors, is_present
 from nas_transfer.space import SearchSpace
 from nas_transfer.stages.common.kept import CURRENT
-from nas_transfer.stages.common.progress import ProgressLog
+from nas_transfer.stages.common.progress import ProgressLog, TrainingBar
 from nas_transfer.stages.common.run_directory import is_main_process
 from nas_transfer.stages.common.signals import RECEIVER, SIGNALS, EndedBySignal
 from nas_transfer.stages.config.base import DataRunConfig, TaskRunConfig, TrainerConfig
@@ -300,11 +300,16 @@ def build_task(config: TaskRunConfig, table: SupernetTable, arch: ArchOrSupernet
     return built
 
 
-def build_bare_trainer(config: TrainerConfig, steps: int) -> pl.Trainer:
-    """Lightning's trainer for a short training without validation that writes nothing to disk."""
+def build_bare_trainer(config: TrainerConfig, steps: int, what: str = "") -> pl.Trainer:
+    """Lightning's trainer for a short training without validation that writes nothing to disk.
+
+    Args:
+        what: what trains, for log lines about its progress; empty for none.
+    """
     return config.lightning.build(
         **_trainer_arguments(config),
         enable_progress_bar=False,
+        callbacks=[ProgressLog(what, steps)] if what else [],
         limit_val_batches=0,
         logger=False,
         enable_checkpointing=False,
@@ -318,7 +323,7 @@ def build_trainer(config: ScoredRunConfig, folder: Path, callbacks: Sequence[Cal
     on_terminal = sys.stdout.isatty()
     bars: list[Callback] = []
     if config.trainer.enable_progress_bar:
-        bars.append(pl.callbacks.RichProgressBar() if on_terminal else ProgressLog())
+        bars.append(TrainingBar() if on_terminal else ProgressLog())
     loggers: list[Logger] = [pl.loggers.CSVLogger(str(folder), name=files.LOGS_FOLDER)]
     if config.tensorboard:
         try:
