@@ -147,7 +147,7 @@ def test_a_supernet_pretrained_finetuned_and_evaluated_hands_its_weights_on(tmp_
         "trainer.max_steps=1",
         "name=tuned",
         "ema_decay=0.5",
-        "tensorboard=true",
+        "logger=[csv,tensorboard]",
     )
     assert "weights of the body from" in tune.stdout
     tuned = tmp_path / "runs/finetune/shapes_det/tuned"

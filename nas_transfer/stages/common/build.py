@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
+from hydra.errors import InstantiationException
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.trainer.states import TrainerFn
@@ -324,22 +325,26 @@ def build_trainer(config: ScoredRunConfig, folder: Path, callbacks: Sequence[Cal
     bars: list[Callback] = []
     if config.trainer.enable_progress_bar:
         bars.append(TrainingBar() if on_terminal else ProgressLog())
-    loggers: list[Logger] = [pl.loggers.CSVLogger(str(folder), name=files.LOGS_FOLDER)]
-    if config.tensorboard:
-        try:
-            loggers.append(pl.loggers.TensorBoardLogger(str(folder), name=files.TENSORBOARD_FOLDER))
-        except ModuleNotFoundError as error:
-            raise ConfigError("tensorboard=true needs TensorBoard: pip install tensorboard") from error
     return config.trainer.lightning.build(
         **_trainer_arguments(config.trainer),
         enable_progress_bar=config.trainer.enable_progress_bar and on_terminal,
         callbacks=[*bars, *callbacks],
-        logger=loggers,
+        logger=[_build_logger(name, logger) for name, logger in config.logger.items()],
         enable_checkpointing=False,  # `LastCheckpoint` and `BestWeights` do it
         default_root_dir=str(folder),
         max_epochs=1,
         check_val_every_n_epoch=None,
     )
+
+
+def _build_logger(name: str, logger: Factory[Logger]) -> Logger:
+    """One of Lightning's loggers; ConfigError if its package is not installed."""
+    try:
+        return logger.build()
+    except InstantiationException as error:
+        if isinstance(error.__cause__, ModuleNotFoundError):
+            raise ConfigError(f"logger={name} needs a package that is not installed: pip install {name}") from error
+        raise
 
 
 def _trainer_arguments(config: TrainerConfig) -> dict[str, object]:
