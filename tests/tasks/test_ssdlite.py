@@ -152,7 +152,9 @@ def test_anchors_of_a_map_have_the_same_sides_in_wide_and_tall_images() -> None:
     sides = []
     for height, width in ((64, 96), (96, 64)):
         images = ImageList(torch.zeros(1, 3, height, width), [(height, width)])
-        boxes = SIZES.anchors()(images, [torch.zeros(1, 1, height // stride, width // stride) for stride in (8, 16, 32)])
+        boxes = SIZES.anchors()(
+            images, [torch.zeros(1, 1, height // stride, width // stride) for stride in (8, 16, 32)]
+        )
         sides.append((boxes[0][:, 2:] - boxes[0][:, :2]).reshape(-1, 6, 2))
     torch.testing.assert_close(sides[0], sides[1])
     torch.testing.assert_close(sides[0][0, 0], torch.full((2,), 0.1 * (64 * 96) ** 0.5))
