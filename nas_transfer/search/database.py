@@ -6,7 +6,7 @@ from collections.abc import Container, Mapping
 
 import sqlalchemy
 from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 STATES = sqlalchemy.text("SELECT trial_id, state FROM trials WHERE study_id = :study AND trial_id > :after")
 
@@ -35,7 +35,11 @@ class TrialDatabase(RDBStorage):
         )
 
     def _get_trials(
-        self, study_id: int, states: Container[object] | None, included_trial_ids: set[int], trial_id_greater_than: int
+        self,
+        study_id: int,
+        states: Container[TrialState] | None,
+        included_trial_ids: set[int],
+        trial_id_greater_than: int,
     ) -> list[FrozenTrial]:
         """Those of the given trials, and of all later ones, that are not as they were last read."""
         if states is not None or (not included_trial_ids and trial_id_greater_than < 0):

@@ -29,8 +29,8 @@ from nas_transfer.arch import Arch
 from nas_transfer.errors import ConfigError, RunError
 from nas_transfer.runs import Direction, Outcome, files, read_outcome
 from nas_transfer.runs.lock import short_lock
-from nas_transfer.search.samplers.base import ORIGIN, ArchSampler, arch_of
 from nas_transfer.search.database import TrialDatabase
+from nas_transfer.search.samplers.base import ORIGIN, ArchSampler, arch_of
 from nas_transfer.search.study import REASON, Study, attributes_of
 from nas_transfer.space import SearchSpace
 
