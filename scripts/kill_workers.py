@@ -3,9 +3,9 @@
     python scripts/kill_workers.py [search|proxy] [--launcher local|ray] [--trials 60] [--workers 4] [--kills 12]
 
 A small supernet is trained for a few steps, then `stage=search`, or `stage=proxy` with rungs, runs with workers on
-`task=shapes_cls`. `--launcher local` runs them as processes of this machine, and a second command adds a worker after
-each kill. `--launcher ray` starts a Ray cluster of two nodes on the loopback interface and stops it at the end: Ray
-starts killed workers again, and a second command adds workers once. Kills (SIGKILL) are spread over the trials, and hit
+`task=shapes_cls`. `--launcher local` runs them as processes of this machine, and the same command adds a worker after
+every second kill. `--launcher ray` starts a Ray cluster of two nodes on the loopback interface and stops it at the end: Ray
+starts killed workers again, and the same command adds a worker once. Kills (SIGKILL) are spread over the trials, and hit
 workers that are chosen at random, those that still start included.
 
 Checked against the database and the files: each trial has one finished attempt with values or a reason, its file says
@@ -74,7 +74,7 @@ class Search:
         launcher = [] if self.address is None else ["hydra/launcher=ray", f"hydra.launcher.address={self.address}"]
         command = [
             *STAGES[self.options.stage], *COMMON, f"weights={PARENT}", f"search.trials={self.options.trials}",
-            "search.sampler.num_random=10", f"search.workers={workers}", "search.grace_seconds=8",
+            "search.sampler.num_random=10", f"search.workers={workers}", "search.grace_seconds=20",
             f"search.storage={self.database}", "search.max_failures=20", *launcher,
         ]  # fmt: skip
         log = self.folder / f"log_{len(self.commands)}.txt"
@@ -121,7 +121,7 @@ def run_with_kills(search: Search, rng: random.Random) -> None:
             time.sleep(rng.random())  # at another point of an evaluation each time
             os.kill(rng.choice(workers), signal.SIGKILL)
             search.kills += 1
-            if search.address is None or search.kills == options.kills // 3:
+            if search.kills == options.kills // 3 or (search.address is None and search.kills % 2 == 0):
                 search.start(1)
     for command in search.commands:
         command.wait(END_SECONDS)
@@ -153,7 +153,9 @@ def faults(search: Search) -> Iterator[str]:
         if not outcome["values"] and not outcome["reason"]:
             yield f"trial {number} has neither values nor a reason"
     front = json.loads((search.run / "front.json").read_text())
-    points = {number: (-each["values"]["score"], each["values"]["macs"]) for number, each in files.items() if each["values"]}
+    points = {
+        number: (-each["values"]["score"], each["values"]["macs"]) for number, each in files.items() if each["values"]
+    }
     best = {
         number for number, point in points.items()
         if not any(all(a <= b for a, b in zip(other, point)) and other != point for other in points.values())
