@@ -8,7 +8,8 @@
 evaluation sleeps for a time that is drawn log-uniformly with a spread of `--spread`, so that its mean is `--seconds`.
 A worker dies in the middle of an evaluation with the probability `--kills`: its heartbeats end and nothing is told, and
 another worker starts in its place. *Utilisation* is the time in evaluations divided by the time of all workers, until
-the last trial is asked and until the end. Between two evaluations, a worker tells a trial and asks for one. *Wasted* is the share of evaluation time in evaluations that were killed.
+the last trial is asked and until the end. Between two evaluations, a worker tells a
+trial and asks for one. *Wasted* is the share of evaluation time in evaluations that were killed.
 Batches are computed from the durations of the same trials: every batch of W waits for its slowest trial.
 
 `hypervolume` needs no time: it asks and tells in the order in which the evaluations of W workers would end.
@@ -144,6 +145,7 @@ def real(options: argparse.Namespace, surface: Surface) -> None:
     repeated = sum(count - 1 for count in Counter(simulation.told).values())
     archs = len({str(trial.arch) for trial in told})
     points = surface.points([surface.space.from_dict(trial.arch) for trial in told])
+    gaps = simulation.gaps
     print(
         f"{options.workers} workers, {options.trials} trials of {options.seconds:g} s x{options.spread:g}, "
         f"{simulation.kills} kills: {wall:.0f} s; utilisation "
@@ -151,7 +153,7 @@ def real(options: argparse.Namespace, surface: Surface) -> None:
         f"{busy / options.workers / wall:.3f} to the end; wasted {simulation.wasted / busy:.3f}; "
         f"lost {options.trials - len(told)}, told twice {repeated}, repeated archs {len(told) - archs}; "
         f"hypervolume {share(points):.4f}; {1000 * processor / options.trials:.0f} ms of one core a trial; from one "
-        f"evaluation to the next {np.mean(simulation.gaps):.2f} s, 99 % within {np.quantile(simulation.gaps, 0.99):.2f} s"
+        f"evaluation to the next {np.mean(gaps):.2f} s, 99 % within {np.quantile(gaps, 0.99):.2f} s"
     )
     width = options.workers
     batches = [simulation.times[first : first + width] for first in range(0, options.trials, width)]

@@ -4,9 +4,9 @@
 
 A small supernet is trained for a few steps, then `stage=search`, or `stage=proxy` with rungs, runs with workers on
 `task=shapes_cls`. `--launcher local` runs them as processes of this machine, and the same command adds a worker after
-every second kill. `--launcher ray` starts a Ray cluster of two nodes on the loopback interface and stops it at the end: Ray
-starts killed workers again, and the same command adds a worker once. Kills (SIGKILL) are spread over the trials, and hit
-workers that are chosen at random, those that still start included.
+every second kill. `--launcher ray` starts a Ray cluster of two nodes on the loopback interface and stops it at the
+end: Ray starts killed workers again, and the same command adds a worker once. Kills (SIGKILL) are spread over the
+trials, and hit workers that are chosen at random, those that still start included.
 
 Checked against the database and the files: each trial has one finished attempt with values or a reason, its file says
 the same, and the front is what the files make it. Needs a checkout; Ray needs the extra `[ray]`.
@@ -160,7 +160,7 @@ def faults(search: Search) -> Iterator[str]:
         number for number, point in points.items()
         if not any(all(a <= b for a, b in zip(other, point)) and other != point for other in points.values())
     }  # fmt: skip
-    shown = {member["trial"] if "trial" in member else member["number"] for member in front["trials"]}
+    shown = {member["number"] for member in front["trials"]}
     if {points[number] for number in shown} != {points[number] for number in best}:
         yield f"the front holds the trials {sorted(shown)}, the files make it {sorted(best)}"
 
@@ -176,7 +176,7 @@ def summary(search: Search, seconds: float) -> str:
     return (
         f"stage={search.options.stage}, launcher {search.options.launcher}, {search.options.workers} workers: "
         f"{search.kills} kills in {seconds:.0f} s; {dict(kinds)}; {again} trials asked again; "
-        f"{len(search.commands) - 1} commands added workers, of which {len(told)} came to the end and told {sum(told)} trials"
+        f"{len(search.commands) - 1} commands added workers: {len(told)} came to the end, told {sum(told)} trials"
     )
 
 

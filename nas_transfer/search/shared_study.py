@@ -307,8 +307,7 @@ class SharedStudy(Study):
         try:
             for name, value in attributes.items():
                 self._study._storage.set_trial_user_attr(asked.trial_id, name, value)
-            # Not while another worker lets it fail as stale: on SQLite, Optuna reads a state and writes it in two steps.
-            with self._lock():
+            with self._lock():  # not while another worker lets it fail: Optuna reads and writes its state in two steps
                 self._study.tell(asked.attempt, values, state)
         except (UpdateFinishedTrialError, ValueError):  # Optuna's tell raises ValueError for a finished trial
             if not self._study._storage.get_trial(asked.trial_id).state.is_finished():
