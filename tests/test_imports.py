@@ -160,6 +160,7 @@ def test_the_graph_counts_lazy_imports_and_finds_cycles(tmp_path: Path) -> None:
         "supernet.mbconv",
         "supernet.shufflenet",
         "supernet.resnet",
+        "supernet.convnext",
         "supernet.weights.layout",
         "supernet.cost",
         "cli",

@@ -67,6 +67,7 @@ class Checkpoint:
         config_sha256: SHA-256 of the configuration of that stage.
         provenance: the files that it descends from, oldest first.
         table_fields: values of the table's fields with the metadata `nas_transfer.supernet.fields.OF_WEIGHTS`, by name.
+        step: the training step after which the weights were kept; None for those of the end.
     """
 
     path: Path
@@ -88,6 +89,7 @@ class Checkpoint:
     config_sha256: str = ""
     provenance: tuple[Ancestor, ...] = ()
     table_fields: dict[str, object] = field(default_factory=dict)
+    step: int | None = None
 
     def lineage(self) -> tuple[Ancestor, ...]:
         """The provenance of weights that are trained from this file: its own, and the file itself with its hash."""
@@ -106,9 +108,9 @@ class Checkpoint:
 
 def save_checkpoint(
     path: Path, task: Task, *, parent: Checkpoint | None, metrics: Mapping[str, float], versions: Mapping[str, str],
-    stage: str, config_sha256: str,
+    stage: str, config_sha256: str, step: int | None = None,
 ) -> None:  # fmt: skip
-    """Write the network of a task and where it comes from, atomically."""
+    """Write the network of a task and where it comes from, atomically; `step` is that of weights on the way."""
     body = task.body.state_dict()
     inside = {id(tensor) for tensor in task.body.state_dict(keep_vars=True).values()}
     whole = task.network.state_dict(keep_vars=True)
@@ -129,7 +131,7 @@ def save_checkpoint(
         "stage": stage,
         "config_sha256": config_sha256,
         "provenance": [] if parent is None else [asdict(ancestor) for ancestor in parent.lineage()],
-    }
+    } | ({} if step is None else {"step": step})
     with replacing(path) as temporary, temporary.open("wb") as stream:  # a full disk is an OSError of the stream
         torch.save(content, stream)
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,12 +13,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nas_transfer.errors import ConfigError
 from nas_transfer.supernet.convnext import ConvNeXtTable
+from nas_transfer.supernet.convnext.importance import order_by_importance
 from nas_transfer.supernet.convnext.reader import read
 from nas_transfer.supernet.convnext.rows import HeadTable, StemTable
+from nas_transfer.supernet.importing import fill_supernet
 from nas_transfer.supernet.layers import fold_batch_norms
 from nas_transfer.supernet.networks import build_body, build_classifier, latency_pieces
 from nas_transfer.supernet.norms import LayerScale
 from nas_transfer.supernet.preprocessing import Preprocessing
+from nas_transfer.supernet.public.reading import origin_of
 from nas_transfer.supernet.readers import PublicNet, Reading
 from tests.conftest import load_supernet
 from tests.supernet.exactness import NUM_CLASSES, randomise_convnext, require_equal_subnets
@@ -145,19 +149,14 @@ def timm_net(**options: object) -> nn.Module:
 
 
 def filled(reading: Reading, net: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """The largest arch with the weights of the network."""
-    state = net.state_dict()
-    assert sorted(reading.layout.sources.values()) == sorted(state)
-    body, head = build_body(reading.table), build_classifier(reading.table, 11)
-    for prefix, part in (("body.", body), ("head.", head)):
-        part.load_state_dict(
-            {
-                name: state[reading.layout.sources[prefix + name]].reshape(tensor.shape)
-                for name, tensor in part.state_dict().items()
-            }
-        )
-    largest = reading.table.space.largest()
-    return body.extract(largest).eval(), head.eval()
+    """The largest arch with the weights of the network, whose hidden channels are ordered."""
+    source = reading.table.source  # type: ignore[attr-defined]
+    body, head = fill_supernet(net.state_dict(), reading.layout, reading.table, origin_of(source), Path("net"), 11)
+    order_by_importance(body)
+    block = body.stages[0][0]
+    importance = block.expand.conv.weight.abs().sum((1, 2, 3)) + block.project.conv.weight.abs().sum((0, 2, 3))
+    assert (importance[:-1] >= importance[1:]).all()
+    return body.extract(reading.table.space.largest()).eval(), head.eval()
 
 
 def require_equal_nets(reading: Reading, net: nn.Module, maps: list[Tensor], images: Tensor) -> None:
