@@ -258,7 +258,9 @@ def _misfit(
     if share <= LARGEST_DAMAGE:
         return WeightsError(f"{what}, while its other tensors fit: the file is damaged, so download it again")
     if origin.model:
-        return WeightsError(f"{what}: the file is of another model, so choose its supernet.model=...")
+        return WeightsError(
+            f"{what}: the file is of another model, so choose its supernet.model=..., or set weights=default or null"
+        )
     return WeightsError(
         f"{what}: the file has the layout {origin.name} but is of another space, so choose its supernet=..."
     )

@@ -25,7 +25,7 @@ from nas_transfer.supernet.ops import copy_slices, leading_slice
 from nas_transfer.supernet.preprocessing import Preprocessing
 from nas_transfer.supernet.protocol import SupernetTable
 from nas_transfer.supernet.public.reading import default_weights_file
-from nas_transfer.supernet.readers import PublicNet
+from nas_transfer.supernet.readers import PublicNet, override_of
 from nas_transfer.supernet.resnet import torchvision_resnet
 from nas_transfer.supernet.weights.reading import read_file, require_plain_tensors, state_of
 from nas_transfer.tasks.classification import ClassificationTask
@@ -200,7 +200,7 @@ def load_checkpoint(weights: str, table: SupernetTable, weights_format: str = AU
     if checkpoint.space != table.space.name:
         raise WeightsError(
             f"{file} must hold weights of the space '{table.space.name}', got those of '{checkpoint.space}': "
-            f"set supernet={checkpoint.space}"
+            f"set {override_of(checkpoint.space)}"
         )
     unknown = sorted(set(checkpoint.table_fields) - set(default_fields_of_weights(table)))
     if unknown:
