@@ -6,7 +6,7 @@
 
 Called by compare_peers.sh, which says what is compared. METHOD is ``magnitude`` or ``taylor`` (Torch-Pruning's DepGraph
 with L2 magnitude or first-order Taylor importance of groups, Fang et al. 2023, global, in steps until the budget is
-met). BatchNorms are recalibrated before the training.
+met), or ``fastnas`` (NVIDIA ModelOpt). BatchNorms are recalibrated before the training.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ METHODS = {
     "resized": "whole, smaller images",
     "magnitude": "Torch-Pruning, magnitude",
     "taylor": "Torch-Pruning, Taylor",
+    "fastnas": "ModelOpt FastNAS",
 }
 STUDENT = {2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571}
 """97.5 % quantiles of Student's t by n - 1, for pairs of 3 to 6 seeds."""
@@ -91,11 +92,28 @@ def prune_with_depgraph(task: Task, images: Tensor, budget: float, method: str, 
     raise SystemExit(f"{method} ended at {count_macs(network, images)} multiply-accumulates, above {budget:.0f}")
 
 
-def score_of(task: Task, data: DownstreamData) -> float:
-    """The score on the validation split."""
+def prune_with_fastnas(task: Task, images: Tensor, share: float, data: DownstreamData, batches: list[object]) -> None:
+    """Prune a classifier to a share of its multiply-accumulates with ModelOpt's FastNAS, scored on the search split."""
+    from modelopt.torch import prune
+
+    def score(network: nn.Module) -> float:
+        return score_of(task, data.search_dataloader())
+
+    task.network, _ = prune.prune(
+        task.network, mode="fastnas", constraints={"flops": f"{100 * share:g}%"}, dummy_input=images[:1],
+        config={
+            "data_loader": [task.prepared(batch, task.active_arch)["images"] for batch in batches],  # type: ignore[arg-type, call-overload]
+            "collect_func": lambda batch: batch,
+            "score_func": score,
+        },
+    )  # fmt: skip
+
+
+def score_of(task: Task, batches: Iterable[object]) -> float:
+    """The score on labelled batches."""
     task.eval()
     with torch.inference_mode():
-        for batch in data.val_dataloader():
+        for batch in batches:
             task.update_metrics(batch)
     return task.compute_metrics()[task.score_key]
 
@@ -115,16 +133,19 @@ def prune(options: argparse.Namespace) -> None:
     images = task.eval().prepared(batches[0], task.active_arch)["images"]
     before, start = count_macs(task.network, images), time.monotonic()
     budget = options.share * before
-    prune_with_depgraph(task, images, budget, options.method, batches[:4])
+    if options.method == "fastnas":
+        prune_with_fastnas(task, images, options.share, data, batches)
+    else:
+        prune_with_depgraph(task, images, budget, options.method, batches[:4])
     recalibrate_batch_norm(task.network, batches, lambda batch: task(batch["images"]))
     steps, trainer = config.trainer.max_steps, build_bare_trainer(config.trainer, config.trainer.max_steps or 1)
     settings = build_training_settings(config, steps or 1, data.batch_size)
     share = config.task.sampling.build().distillation
     module = TaskModule(task, settings, load_subnet(task, parent) if share else None)
-    untrained = score_of(task, data)
+    untrained = score_of(task, data.val_dataloader())
     data.stream(steps or 1)
     trainer.fit(module.train(), datamodule=data)
-    score = score_of(task, data)
+    score = score_of(task, data.val_dataloader())
     line = {
         "net": options.net, "seed": options.seed, "method": options.method, "share": options.share,
         "macs": count_macs(task.eval().network, images), "whole_macs": before, "untrained": untrained, "score": score,

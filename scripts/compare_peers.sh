@@ -9,10 +9,11 @@
 #   resized    the whole network on the largest images within it
 #   magnitude  Torch-Pruning (DepGraph), L2 magnitude of groups; BatchNorms recalibrated
 #   taylor     the same with first-order Taylor importance, from gradients of four batches
-# The last four are then trained alike for STEPS steps at the rate RATE: the same images, the same imitation of the whole network.
+#   fastnas    NVIDIA ModelOpt's FastNAS, scored on the search split; in METHODS on request
+# The last ones are then trained alike for STEPS steps at the rate RATE: the same images, the same imitation of the whole network.
 # The last step prints the table. All runs are in RUNS. If the script is interrupted, the same command resumes it.
 # The other tools are installed into an environment of their own, $RUNS/peers, unless PEERS names its Python.
-# Environment: TRIALS=40 STEPS=100 RATE=0.0001 RUNS=runs/compare-peers PYTHON=python PEERS=.
+# Environment: TRIALS=40 STEPS=100 RATE=0.0001 METHODS="magnitude taylor" RUNS=runs/compare-peers PYTHON=python PEERS=.
 set -euo pipefail
 NETS=${1:?"give nets, such as \"efficientnet_lite0 efficientnet_lite1\""}
 SEEDS=${2:?"give seeds, such as \"0 1 2\""}
@@ -21,6 +22,7 @@ shift 3
 TRIALS=${TRIALS:-40}
 STEPS=${STEPS:-100}
 RATE=${RATE:-0.0001}
+METHODS=${METHODS:-magnitude taylor}
 RUNS=${RUNS:-runs/compare-peers}
 PYTHON=${PYTHON:-python}
 PEERS=${PEERS:-}
@@ -30,7 +32,7 @@ alike=(trainer.max_steps="$STEPS" trainer.check_val_every_n_epoch=1000 task.reci
 
 if [[ -z $PEERS ]]; then
     PEERS=$RUNS/peers/bin/python
-    [[ -x $PEERS ]] || { "$PYTHON" -m venv "$RUNS/peers" && "$PEERS" -m pip install "$here/..[weights,timm]" torch-pruning; }
+    [[ -x $PEERS ]] || { "$PYTHON" -m venv "$RUNS/peers" && "$PEERS" -m pip install "$here/..[weights,timm]" torch-pruning nvidia-modelopt; }
 fi
 run() { "$PYTHON" -m nas_transfer runs="$RUNS" task=small_cls supernet="$net" seed="$seed" "${given[@]}" "$@" </dev/null; }
 
@@ -46,7 +48,7 @@ for net in $NETS; do
                 run stage=finetune weights="$whole" arch="$search/archs/$method-$share.yaml" "${alike[@]}" \
                     name="$net-$method-$seed-$share"
             done
-            for method in magnitude taylor; do
+            for method in $METHODS; do
                 "$PEERS" "$here/compare_peers.py" prune "$RUNS" "$net" "$seed" "$method" "$share" "${given[@]}" "${alike[@]}"
             done
         done
