@@ -27,7 +27,7 @@ timm = pytest.importorskip("timm")
 TABLES: dict[str, Callable[[str], SupernetTable]] = {"timm": timm_table, "torchvision": torchvision_table}
 NETS = (
     ("timm", "resnet18"), ("timm", "resnet18d"), ("timm", "regnety_002"), ("timm", "mobilenetv3_small_050"),
-    ("timm", "efficientnet_b0"), ("timm", "tf_efficientnetv2_b0"), ("timm", "fbnetc_100"),
+    ("timm", "efficientnet_b0"), ("timm", "tf_efficientnetv2_b0"),
     ("torchvision", "regnet_x_400mf"), ("torchvision", "mobilenet_v3_small"), ("torchvision", "mnasnet0_5"),
 )  # fmt: skip
 SIZE = (64, 96)
