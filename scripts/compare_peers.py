@@ -25,12 +25,15 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nas_transfer.api.running import composed
+from nas_transfer.arch import Arch
 from nas_transfer.data.module import DownstreamData
 from nas_transfer.runs import files, read_front, read_result
 from nas_transfer.runs.atomic import write_text
+from nas_transfer.search.problem import Problem
 from nas_transfer.stages.common.build import (
     build_arch,
     build_bare_trainer,
+    build_blank,
     build_data,
     build_task,
     build_training_settings,
@@ -38,6 +41,8 @@ from nas_transfer.stages.common.build import (
     set_threads,
 )
 from nas_transfer.stages.config.entry import read_config
+from nas_transfer.stages.config.network import PredictConfig
+from nas_transfer.stages.config.trained import with_trained_groups
 from nas_transfer.stages.config.training import TrainConfig
 from nas_transfer.supernet.calibrate import recalibrate_batch_norm
 from nas_transfer.tasks.checkpoint import inherit, load_subnet
@@ -143,7 +148,7 @@ def prune(options: argparse.Namespace) -> None:
     share = config.task.sampling.build().distillation
     module = TaskModule(task, settings, load_subnet(task, parent) if share else None)
     untrained = score_of(task, data.val_dataloader())
-    data.stream(steps or 1)
+    data.stream(steps or 1, batches_per_step=1)
     trainer.fit(module.train(), datamodule=data)
     score = score_of(task, data.val_dataloader())
     line = {
@@ -156,18 +161,31 @@ def prune(options: argparse.Namespace) -> None:
     print(line)
 
 
+def resized_within(run: Path, budget: float) -> Arch:
+    """The whole network of a run at its largest input size within a budget of multiply-accumulates."""
+    cfg = composed(["stage=predict"])
+    cfg.weights, cfg.images = str(run), "-"
+    config = read_config(with_trained_groups(cfg), PredictConfig)
+    task = build_blank(config, config.supernet.build())
+    archs = Problem(task.space, input_gene=task.input_gene).resized
+    fitting = [(macs, arch) for macs, arch in zip(task.cost_totals(archs).macs, archs, strict=True) if macs <= budget]
+    if not fitting:
+        raise SystemExit(f"the whole network of {run} is within {budget:.0f} multiply-accumulates at no input size")
+    return max(fitting, key=lambda pair: pair[0])[1]
+
+
 def choose(runs: Path, net: str, seed: int, share: float) -> None:
     """Write ``ours-SHARE.yaml`` and ``resized-SHARE.yaml`` beside the archs of a search: the best within the budget."""
-    whole = read_result(runs / "finetune/small_cls" / f"{net}-S-{seed}")
-    search = runs / "search/small_cls" / f"{net}-R-{seed}"
+    run, search = runs / "finetune/small_cls" / f"{net}-S-{seed}", runs / "search/small_cls" / f"{net}-R-{seed}"
+    whole = read_result(run)
     assert whole is not None
-    budget, front = share * whole.costs.macs["total"], read_front(search)
-    for name, trials in (("ours", front.trials), ("resized", front.resized)):
-        fitting = [trial for trial in trials if trial.values["macs"] <= budget]
-        if not fitting:
-            raise SystemExit(f"no {name} network of {search} is within {budget:.0f} multiply-accumulates")
-        best = max(fitting, key=lambda trial: trial.values["macs" if name == "resized" else "score"])
-        text = yaml.safe_dump(dict(best.arch), sort_keys=False, default_flow_style=None)
+    budget = share * whole.costs.macs["total"]
+    fitting = [trial for trial in read_front(search).trials if trial.values["macs"] <= budget]
+    if not fitting:
+        raise SystemExit(f"no network on the front of {search} is within {budget:.0f} multiply-accumulates")
+    best = max(fitting, key=lambda trial: trial.values["score"])
+    for name, content in (("ours", dict(best.arch)), ("resized", resized_within(run, budget).to_dict())):
+        text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None)
         write_text(search / files.ARCHS_FOLDER / f"{name}-{share:g}.yaml", text)
 
 
