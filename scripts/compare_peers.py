@@ -6,7 +6,7 @@
 
 Called by compare_peers.sh, which says what is compared. METHOD is ``magnitude`` or ``taylor`` (Torch-Pruning's DepGraph
 with L2 magnitude or first-order Taylor importance of groups, Fang et al. 2023, global, in steps until the budget is
-met), or ``fastnas`` (NVIDIA ModelOpt). BatchNorms are recalibrated before the training.
+met). BatchNorms are recalibrated before the training.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nas_transfer.api.running import composed
 from nas_transfer.arch import Arch
-from nas_transfer.data.module import DownstreamData
 from nas_transfer.runs import files, read_front, read_result
 from nas_transfer.runs.atomic import write_text
 from nas_transfer.search.problem import Problem
@@ -57,7 +56,6 @@ METHODS = {
     "resized": "whole, smaller images",
     "magnitude": "Torch-Pruning, magnitude",
     "taylor": "Torch-Pruning, Taylor",
-    "fastnas": "ModelOpt FastNAS",
 }
 STUDENT = {2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571}
 """97.5 % quantiles of Student's t by n - 1, for pairs of 3 to 6 seeds."""
@@ -97,23 +95,6 @@ def prune_with_depgraph(task: Task, images: Tensor, budget: float, method: str, 
     raise SystemExit(f"{method} ended at {count_macs(network, images)} multiply-accumulates, above {budget:.0f}")
 
 
-def prune_with_fastnas(task: Task, images: Tensor, share: float, data: DownstreamData, batches: list[object]) -> None:
-    """Prune a classifier to a share of its multiply-accumulates with ModelOpt's FastNAS, scored on the search split."""
-    from modelopt.torch import prune
-
-    def score(network: nn.Module) -> float:
-        return score_of(task, data.search_dataloader())
-
-    task.network, _ = prune.prune(
-        task.network, mode="fastnas", constraints={"flops": f"{100 * share:g}%"}, dummy_input=images[:1],
-        config={
-            "data_loader": [task.prepared(batch, task.active_arch)["images"] for batch in batches],  # type: ignore[arg-type, call-overload]
-            "collect_func": lambda batch: batch,
-            "score_func": score,
-        },
-    )  # fmt: skip
-
-
 def score_of(task: Task, batches: Iterable[object]) -> float:
     """The score on labelled batches."""
     task.eval()
@@ -138,10 +119,7 @@ def prune(options: argparse.Namespace) -> None:
     images = task.eval().prepared(batches[0], task.active_arch)["images"]
     before, start = count_macs(task.network, images), time.monotonic()
     budget = options.share * before
-    if options.method == "fastnas":
-        prune_with_fastnas(task, images, options.share, data, batches)
-    else:
-        prune_with_depgraph(task, images, budget, options.method, batches[:4])
+    prune_with_depgraph(task, images, budget, options.method, batches[:4])
     recalibrate_batch_norm(task.network, batches, lambda batch: task(batch["images"]))
     steps, trainer = config.trainer.max_steps, build_bare_trainer(config.trainer, config.trainer.max_steps or 1)
     settings = build_training_settings(config, steps or 1, data.batch_size)

@@ -9,7 +9,6 @@
 #   resized    the whole network on the largest images within it
 #   magnitude  Torch-Pruning (DepGraph), L2 magnitude of groups; BatchNorms recalibrated
 #   taylor     the same with first-order Taylor importance, from gradients of four batches
-#   fastnas    NVIDIA ModelOpt's FastNAS, scored on the search split; in METHODS on request
 # The last ones are then trained alike for STEPS steps at the rate RATE: the same images, the same imitation of the whole network.
 # The last step prints the table. All runs are in RUNS. If the script is interrupted, the same command resumes it.
 # The other tools are installed into an environment of their own, $RUNS/peers, unless PEERS names its Python.
@@ -32,7 +31,7 @@ alike=(trainer.max_steps="$STEPS" trainer.val_every=null task.recipe.lr="$RATE")
 
 if [[ -z $PEERS ]]; then
     PEERS=$RUNS/peers/bin/python
-    [[ -x $PEERS ]] || { "$PYTHON" -m venv "$RUNS/peers" && "$PEERS" -m pip install "$here/..[weights,timm]" torch-pruning nvidia-modelopt; }
+    [[ -x $PEERS ]] || { "$PYTHON" -m venv "$RUNS/peers" && "$PEERS" -m pip install "$here/..[weights,timm]" torch-pruning; }
 fi
 run() { "$PYTHON" -m nas_transfer runs="$RUNS" task=small_cls supernet="$net" seed="$seed" "${given[@]}" "$@" </dev/null; }
 
