@@ -108,4 +108,6 @@ def _whole(name: str, deployed: Deployed) -> str:
 def _parent(parent: Ancestor) -> str:
     licence = parent.licence or "that of the weights it started from, and yours"
     made = parent.stage or parent.format
-    return "- " + markdown_text(f"{parent.file} ({made}; licence: {licence}; sha256 {parent.sha256[:16]})")
+    made = f"{made} {parent.model}" if parent.model else made
+    published = f"; {parent.published}" if parent.published else ""
+    return "- " + markdown_text(f"{parent.file} ({made}{published}; licence: {licence}; sha256 {parent.sha256[:16]})")

@@ -144,12 +144,12 @@ def inherited_table(inherited: Sequence[Inherited]) -> Table:
         others = f" and {len(one.descendants) - 1} more" if len(one.descendants) > 1 else ""
         rows.append(
             (
-                Path(ancestor.file).name, ancestor.stage or "public weights",
+                Path(ancestor.file).name, ancestor.stage or f"public weights {ancestor.model}".rstrip(),
                 ancestor.licence or "this program's own", cost, ancestor.format, ancestor.sha256[:12],
-                f"{one.descendants[0]}{others}", ancestor.file,
+                f"{one.descendants[0]}{others}", ancestor.file, ancestor.published,
             )
         )  # fmt: skip
-    columns = ("file", "made by", "licence", "cost", "format", "sha256", "inherited by", "path")
+    columns = ("file", "made by", "licence", "cost", "format", "sha256", "inherited by", "path", "published")
     note = "The cost of training these files is not part of the runs that start from them."
     return Table("Inherited", columns, tuple(rows), note)
 

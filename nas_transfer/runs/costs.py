@@ -82,6 +82,9 @@ class Ancestor:
         licence: licence of public weights; empty for weights that this program trained.
         stage, task: what trained it; empty for public weights.
         config_sha256: hash of that stage's configuration; empty for public weights.
+        model: name and tag of the public network; empty where the layout says it all.
+        url, paper: where public weights are published, and the arXiv identifier or title of their paper.
+        preprocessing: of the images with which public weights were trained, in words.
     """
 
     file: str
@@ -91,3 +94,14 @@ class Ancestor:
     stage: str = ""
     task: str = ""
     config_sha256: str = ""
+    model: str = ""
+    url: str = ""
+    paper: str = ""
+    preprocessing: str = ""
+
+    @property
+    def published(self) -> str:
+        """Page, paper and preprocessing of public weights, in words; empty for other files."""
+        paper = f"arXiv {self.paper}" if self.paper[:1].isdigit() else self.paper
+        images = self.preprocessing and f"images: {self.preprocessing}"
+        return ", ".join(part for part in (self.url, paper, images) if part)

@@ -257,6 +257,8 @@ def _misfit(
     what = f"{path} must hold {needed} for the supernet '{table.name}', got {got}"
     if share <= LARGEST_DAMAGE:
         return WeightsError(f"{what}, while its other tensors fit: the file is damaged, so download it again")
+    if origin.model:
+        return WeightsError(f"{what}: the file is of another model, so choose its supernet.model=...")
     return WeightsError(
         f"{what}: the file has the layout {origin.name} but is of another space, so choose its supernet=..."
     )

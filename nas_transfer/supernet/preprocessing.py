@@ -33,6 +33,12 @@ class Preprocessing:
     interpolation: str = "bicubic"
     resolution_interpolation: str | None = None
 
+    @property
+    def text(self) -> str:
+        """Mean, std, order of the channels and interpolation in words."""
+        mean, std = (" ".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
+        return f"mean {mean}, std {std} of {self.channel_order.upper()} 0-255, {self.interpolation}"
+
     def __post_init__(self) -> None:
         for field in ("mean", "std"):
             values = as_tuple(getattr(self, field), f"preprocessing.{field}")

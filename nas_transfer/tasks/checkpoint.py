@@ -60,6 +60,7 @@ class Checkpoint:
         body: tensors of the body by name.
         rest: tensors of neck and head by name.
         licence: licence of public weights; empty for weights of this program.
+        origin: of public weights model, page, paper and preprocessing, see `WeightsOrigin.record`.
         metrics: metrics of the evaluation after training, fractions.
         versions: versions of the packages that trained it.
         stage: that trained it.
@@ -80,6 +81,7 @@ class Checkpoint:
     body: dict[str, Tensor]
     rest: dict[str, Tensor]
     licence: str = ""
+    origin: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     stage: str = ""
@@ -92,8 +94,9 @@ class Checkpoint:
         if self.format == RANDOM:
             return ()
         itself = Ancestor(
-            str(self.path), self.sha256, self.format, self.licence, self.stage, self.task, self.config_sha256
-        )
+            str(self.path), self.sha256, self.format, self.licence, self.stage, self.task, self.config_sha256,
+            **self.origin,
+        )  # fmt: skip
         return (*self.provenance, itself)
 
     def is_of_kind(self, task: Task) -> bool:
@@ -244,6 +247,7 @@ def _imported(path: Path, content: object, table: SupernetTable, weights_format:
         body=imported.body,
         rest={f"head.{name}": tensor for name, tensor in imported.head.items()},
         licence=imported.origin.licence,
+        origin=imported.origin.record,
         table_fields=default_fields_of_weights(table) | dict(imported.origin.table_fields),
     )
 

@@ -87,6 +87,8 @@ def origin_of(net: PublicNet) -> WeightsOrigin:
         preprocessing=net.preprocessing,
         command=f"{net.command} weights=default",
         one_net=True,
+        model=net.full_name if net.library == "timm" else f"{net.model} {net.tag}".strip(),
+        crop_ratio=net.crop_ratio,
     )
 
 

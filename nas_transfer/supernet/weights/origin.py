@@ -22,6 +22,8 @@ class WeightsOrigin:
         command: overrides that load the weights; ``FILE`` stands for the path of the file.
         one_net: whether the weights belong to a single net, whose BatchNorm statistics are right for the largest arch,
             rather than to a supernet.
+        model: name and tag of the public network, where the layout has several.
+        crop_ratio: share of the short side of an image that its centre crop has in the authors' evaluation, if known.
         table_fields: values of the table's fields with the metadata `nas_transfer.supernet.fields.OF_WEIGHTS`, by name.
     """
 
@@ -33,7 +35,17 @@ class WeightsOrigin:
     preprocessing: Preprocessing
     command: str
     one_net: bool = False
+    model: str = ""
+    crop_ratio: float | None = None
     table_fields: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def record(self) -> dict[str, str]:
+        """What is kept with weights that descend from these, by the names of `nas_transfer.runs.Ancestor`."""
+        crop = "" if self.crop_ratio is None else f", centre crop {self.crop_ratio:.3g}"
+        return {
+            "model": self.model, "url": self.url, "paper": self.paper, "preprocessing": self.preprocessing.text + crop,
+        }  # fmt: skip
 
 
 def torchvision_origin(name: str, *, paper: str, files: tuple[str, ...], supernet: str) -> WeightsOrigin:
