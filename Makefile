@@ -37,8 +37,11 @@ demo-bc:
 	$(call DEMO,experiment=demo_c_proxy,C)
 	$(call DEMO,experiment=demo_net name=demo_c $(call PICKED,proxy/shapes_det),C)
 
-test: $(READY)  ## run all tests
+test: $(READY)  ## run all tests but the nightly ones
 	$(BIN)/python -m pytest $(PARALLEL)
+
+nightly: $(READY)  ## run the tests that run the whole program at length
+	$(BIN)/python -m pytest $(PARALLEL) -m nightly
 
 fast: $(READY)  ## run the tests that are not slow
 	$(BIN)/python -m pytest $(PARALLEL) -m 'not slow'

@@ -264,6 +264,8 @@ def summary(result: Result, folder: Path) -> str:
     if result.images_seen:
         rate = result.images_seen / max(result.seconds, 1e-9)
         lines.append(f"  training      {result.images_seen} images in {result.seconds:.0f} s, {rate:.1f} images/s")
+    if result.training is not None:
+        lines.append(f"  scoring       {result.training}")
     return "\n".join(lines)
 
 

@@ -2,7 +2,7 @@
 
 Hydra takes a sweeper only from a package below ``hydra_plugins``, which would be imported by every Hydra program of the
 environment. `register` therefore adds an alias of that kind to Hydra's table of plugin classes: an undocumented
-attribute, so the version of hydra-core is bounded and a test runs a search.
+attribute, so the version of hydra-core is bounded and a test runs a search. The launcher for Ray has one too.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from nas_transfer.errors import BusyError, ConfigError, NasTransferError, storage_error
+from nas_transfer.stages.common.ray_jobs import RayLauncher
 from nas_transfer.stages.common.run_directory import log_to
 from nas_transfer.stages.config.base import RunConfig
 from nas_transfer.stages.config.entry import begin_run, joined_run
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
     from nas_transfer.stages.common.launching import WorkerLauncher
     from nas_transfer.stages.common.slurm_jobs import QueueWatch
 
-TARGET = "hydra_plugins.nas_transfer.ArchSweeper"
-BASIC, SLURM = "BasicLauncher", "SlurmLauncher"
+ALIAS = "hydra_plugins.nas_transfer"
+BASIC, SLURM, RAY = "BasicLauncher", "SlurmLauncher", "RayLauncher"
 LOCAL = ("JoblibLauncher", "LocalLauncher")
 """Launchers whose jobs run on this machine."""
 REFUSED = "sbatch: error:"
@@ -45,10 +46,8 @@ class ArchSweeper(Sweeper):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keep the configuration and build the launcher."""
         self.composed = config
-        self.launch_jobs = (
-            Plugins.instance()
-            .instantiate_launcher(hydra_context=hydra_context, task_function=task_function, config=config)
-            .launch
+        self.job_launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
         )
 
     def sweep(self, arguments: list[str]) -> float | None:
@@ -86,7 +85,7 @@ class ArchSweeper(Sweeper):
             if launcher_of(self.composed) == SLURM:
                 returns = self.launch_on_slurm(batch, first)
             else:
-                returns = self.launch_jobs(batch, initial_job_idx=first)
+                returns = self.job_launcher.launch(batch, initial_job_idx=first)
         except NasTransferError:
             raise
         except Exception as error:  # submitit raises for all jobs when one of them died: the files tell which
@@ -108,12 +107,14 @@ class ArchSweeper(Sweeper):
         from nas_transfer.stages.common.slurm_jobs import QueueWatch
 
         self.queue = QueueWatch(Path(self.composed.run_dir))
-        return while_watched(lambda: self.launch_jobs(batch, initial_job_idx=first), self.queue.look, self.stop)
+        return while_watched(lambda: self.job_launcher.launch(batch, initial_job_idx=first), self.queue.look, self.stop)
 
     def stop(self) -> None:
-        """Cancel the jobs in SLURM's queue."""
+        """Cancel the jobs of a cluster."""
         if self.queue is not None:
             self.queue.cancel()
+        if isinstance(self.job_launcher, RayLauncher):
+            self.job_launcher.stop()
 
 
 def run_search(cfg: DictConfig, launch: Launch, stop: Callable[[], None] | None = None) -> float | None:
@@ -194,7 +195,8 @@ def _failure(result: JobReturn) -> str | None:
 
 
 def register() -> None:
-    """Register the sweeper with Hydra as `TARGET`. Every process that composes a configuration must do it."""
+    """Register the plugins with Hydra, below `ALIAS`. Every process that composes a configuration must do it."""
     plugins = Plugins.instance()
-    plugins.register(ArchSweeper)
-    plugins.class_name_to_class[TARGET] = ArchSweeper
+    for plugin in (ArchSweeper, RayLauncher):
+        plugins.register(plugin)
+        plugins.class_name_to_class[f"{ALIAS}.{plugin.__name__}"] = plugin

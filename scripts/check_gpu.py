@@ -26,6 +26,7 @@ CHECKS = (
     Check("resume", "gpu_checks.commands:check_resume"),
     Check("search", "gpu_checks.commands:check_search"),
     Check("proxy search", "gpu_checks.commands:check_proxy_search"),
+    Check("workers", "gpu_checks.commands:check_workers"),
     Check("bf16 evaluation", "gpu_checks.commands:check_bf16_evaluation"),
     Check("latency", "gpu_checks.networks:check_latency"),
     Check("training speed", "gpu_checks.speed:check_training_speed"),

@@ -1,5 +1,6 @@
 """What several tests share."""
 
+import gc
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command line sets it; before torch is imported
@@ -25,8 +26,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that have the most slow tests: a long one at the end would leave a process idle."""
+    for item in items:
+        if item.get_closest_marker("nightly"):
+            item.add_marker("slow")
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage less often, and never among what was imported: a tenth of the time of all tests."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 def load_supernet(name: str) -> MBConvTable:

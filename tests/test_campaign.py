@@ -66,7 +66,7 @@ def test_every_damage_changes_a_file(tmp_path: Path, damage: str) -> None:
     assert not path.is_file() or path.read_bytes() != bytes(range(200))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_small_campaign_finds_no_defect(tmp_path: Path) -> None:
     counts = {"kills": 1, "configurations": 4, "datasets": 3, "damaged": 2, "strangers": 1}
     options = [text for name, count in counts.items() for text in (f"--{name}", str(count))]

@@ -61,7 +61,7 @@ def verdicts(path: Path) -> list[tuple[str, str, str]]:
     return [(row["check"], row["measured"], row["verdict"]) for row in json.loads(path.read_text())["rows"]]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_all_checks_pass_on_a_cpu(tmp_path: Path) -> None:
     table = tmp_path / "table.json"
     command = [SCRIPTS / "check_gpu.sh", "--tiny", "--minutes", str(HANG_SECONDS // 60), "--json", table]

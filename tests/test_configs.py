@@ -35,7 +35,7 @@ def tasks_with(group: str) -> list[str]:
 
 NEW_HEADS = {
     "lraspp": ("head", "_seg"), "simcc": ("head", "_pose"),
-    "fcos": ("detector", "_det"), "ssdlite": ("detector", "_det"),
+    "fcos": ("detector", "_det"), "fcos_separable": ("detector", "_det"), "ssdlite": ("detector", "_det"),
 }  # fmt: skip
 HEADS = [(task, choice) for choice, (group, kind) in NEW_HEADS.items() for task in tasks_with(group) if kind in task]
 """Every task with every head that it does not choose itself."""
@@ -130,6 +130,20 @@ def test_every_task_takes_every_head_of_its_kind_with_its_genes(task: str, choic
 def test_the_command_line_wins_over_what_a_task_chooses() -> None:
     content = composed("task=shapes_det", "supernet=bignas", "trainer.max_epochs=7")
     assert (content["supernet"]["name"], content["trainer"]["max_epochs"]) == ("bignas", 7)
+
+
+@pytest.mark.parametrize(
+    ("task", "head", "given", "lr"),
+    [
+        ("small_det", "detector=ssdlite", [], 0.002), ("small_det", "detector=small", [], 0.0005),
+        ("small_det", "detector=ssdlite", ["task.recipe.lr=0.7"], 0.7), ("coco_det", "detector=fcos", [], 0.01),
+        ("coco_det", "detector=several", [], 0.02),
+    ],
+)  # fmt: skip
+def test_a_head_brings_its_own_recipe_and_the_command_line_wins(
+    task: str, head: str, given: list[str], lr: float
+) -> None:
+    assert composed(f"task={task}", head, *given)["task"]["recipe"]["lr"] == lr
 
 
 def test_a_wrong_and_a_missing_argument_are_found() -> None:

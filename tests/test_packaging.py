@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import REPOSITORY
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_wheel_carries_its_configuration_and_runs_elsewhere(tmp_path: Path) -> None:
     pytest.importorskip("build")
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(REPOSITORY)]

@@ -24,7 +24,7 @@ from nas_transfer.data.coco_annotations import (
     read_listed,
     require_same_categories,
 )
-from nas_transfer.data.drawing import Picture, draw_instances
+from nas_transfer.data.drawing import Picture, class_colour, draw_instances
 from nas_transfer.data.inspection import Contents, Inventory
 from nas_transfer.data.module import DownstreamData
 from nas_transfer.data.parts import Vocabulary
@@ -95,6 +95,10 @@ class InstanceImages(Dataset[DetectionSample]):
 
     def __len__(self) -> int:
         return len(self.entries)
+
+    def file_of(self, index: int) -> str:
+        """The file of the image at a position."""
+        return self.entries[index].file_name
 
     def __getitem__(self, key: SampleKey) -> DetectionSample:
         entry = self.entries[key.index]
@@ -298,7 +302,8 @@ class CocoInstancesData(DownstreamData[CocoPart, DetectionSample, DetectionBatch
         """The image with boxes and, where they are read, masks."""
         target = sample["target"]
         labels = [label - 1 for label in target["labels"].tolist()]
-        return draw_instances(sample["image"], target["boxes"], labels, self.class_names, target.get("masks"))
+        picture = draw_instances(sample["image"], target["boxes"], labels, self.class_names, target.get("masks"))
+        return replace(picture, legend={self.class_names[label]: class_colour(label) for label in sorted(set(labels))})
 
     def prediction_batch(self, image: torch.Tensor, boxes: Sequence[ScoredBox]) -> DetectionBatch:
         """The image alone."""

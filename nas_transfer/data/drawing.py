@@ -24,7 +24,9 @@ CAPTION = 16
 GAP = 8
 LEGEND_WIDTH, LEGEND_HEIGHT = 160, 20
 GOLDEN = 0.618033988749895  # hues this far apart stay different, however many there are
-MASK_OPACITY = 0.5
+MASK_OPACITY, BACKGROUND_OPACITY = 0.5, 0.12
+BACKGROUND_NAMES = ("background", "void", "unlabelled", "unlabeled", "ignore")
+"""Names of classes that stand for everything else: their tint would hide the image."""
 GUESS_OPACITY = 0.5
 LEFT, RIGHT, MIDDLE = (80, 180, 255), (255, 140, 40), (120, 230, 120)
 """Colours of keypoints by side."""
@@ -181,11 +183,15 @@ def _draw_body(
 
 
 def draw_label_map(image: torch.Tensor, labels: torch.Tensor, names: Sequence[str], side: int = TILE) -> Picture:
-    """An image under its label map (H, W) of indices into `names`; other labels are ignored and not tinted."""
+    """An image under its label map (H, W) of indices into `names`; other labels are ignored and not tinted.
+
+    Classes of `BACKGROUND_NAMES` are tinted faintly.
+    """
     picture, factor = fit(image, side)
     present = [int(label) for label in labels.unique() if label < len(names)]
     for label in present:
-        picture = _tint(picture, (labels == label).numpy(), class_colour(label), factor)
+        opacity = BACKGROUND_OPACITY if names[label].strip("_ ").lower() in BACKGROUND_NAMES else MASK_OPACITY
+        picture = _tint(picture, (labels == label).numpy(), class_colour(label), factor, opacity)
     share = float((labels >= len(names)).float().mean())
     legend = {names[label]: class_colour(label) for label in present}
     return Picture(picture, f"{len(present)} classes, {share:.0%} ignored", legend)
@@ -247,10 +253,12 @@ def _filter(factor: float) -> Image.Resampling:
     return Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.BOX
 
 
-def _tint(picture: Image.Image, mask: np.ndarray, colour: Colour, factor: float) -> Image.Image:
+def _tint(
+    picture: Image.Image, mask: np.ndarray, colour: Colour, factor: float, opacity: float = MASK_OPACITY
+) -> Image.Image:
     """Mix a colour into the picture where the mask (H, W), in pixels of the sample, is set."""
-    opacity = Image.fromarray(mask.astype(np.uint8) * round(255 * MASK_OPACITY))
-    fitted = opacity.resize(_scaled((mask.shape[1], mask.shape[0]), factor), _filter(factor))
+    alpha = Image.fromarray(mask.astype(np.uint8) * round(255 * opacity))
+    fitted = alpha.resize(_scaled((mask.shape[1], mask.shape[0]), factor), _filter(factor))
     return Image.composite(Image.new("RGB", picture.size, colour), picture, fitted)
 
 

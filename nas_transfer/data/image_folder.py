@@ -53,6 +53,10 @@ class LabelledImages(Dataset[ClassificationSample]):
     def __len__(self) -> int:
         return len(self.sample_ids)
 
+    def file_of(self, index: int) -> str:
+        """The file of the image at a position."""
+        return str(self.paths[index])
+
     def __getitem__(self, key: SampleKey) -> ClassificationSample:
         sample_id = int(self.sample_ids[key.index])
         image = read_image(str(self.paths[key.index]), follow_exif=True)

@@ -54,6 +54,10 @@ class LabelledMaps(Dataset[SegmentationSample]):
     def __len__(self) -> int:
         return len(self.sample_ids)
 
+    def file_of(self, index: int) -> str:
+        """The file of the image at a position."""
+        return str(self.images[index])
+
     def __getitem__(self, key: SampleKey) -> SegmentationSample:
         sample_id = int(self.sample_ids[key.index])
         path = str(self.images[key.index])

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -32,6 +32,18 @@ PART_NAMES: tuple[PartName, ...] = ("train", "val")
 
 VIEW_EPOCHS = 100_000
 """Distance between the first epochs of two draws of views."""
+
+NAME_LETTERS = 36
+"""Letters of a file's name in the caption of a picture: its end."""
+
+
+@runtime_checkable
+class NamesFiles(Protocol):
+    """A dataset that knows the files of its samples."""
+
+    def file_of(self, index: int) -> str:
+        """The file of the sample at a position."""
+
 
 Annotation = TypeVar("Annotation", bound=AnnotatedPart)
 BatchT = TypeVar("BatchT", bound=Mapping[str, object])
@@ -316,18 +328,32 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
     def preview(self, count: int) -> list[Picture]:
         """Pictures of the first `count` samples that training sees, augmented as there; all samples if there are fewer.
 
+        Their captions begin with the names of their files where the dataset knows them.
+
         Raises:
             DataError: there is no train part, or a sample that cannot be read.
         """
         train = self._from_train(self.require_parts().train, "train on")
         keys = itertools.chain.from_iterable(self._epoch_sampler(rank=0, world_size=1))
-        return [self.draw_sample(train[key]) for key in itertools.islice(keys, count)]  # type: ignore[index]
+        pictures = []
+        for key in itertools.islice(keys, count):
+            picture = self.draw_sample(train[key])  # type: ignore[index]
+            if isinstance(train, NamesFiles):
+                name = Path(train.file_of(key.index)).name[-NAME_LETTERS:]
+                picture = replace(picture, caption=f"{name}: {picture.caption}".rstrip(": "))
+            pictures.append(picture)
+        return pictures
 
     @property
     def num_train_images(self) -> int:
         """Images that an epoch of `train_dataloader` draws from, on all ranks together; 0 without a train part."""
         train = self.require_parts().train
         return 0 if train is None else _length(train)
+
+    @property
+    def num_val_images(self) -> int:
+        """Images that `val_dataloader` gives; persons for a pose task."""
+        return _length(self.require_parts().val)
 
     def batches_per_epoch(self, world_size: int) -> int:
         """Training batches that each of `world_size` ranks gets from one pass over the data; DataError without any."""

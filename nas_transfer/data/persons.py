@@ -118,6 +118,10 @@ class PersonCrops(Dataset[PoseSample]):
     def __len__(self) -> int:
         return len(self.persons.sample_ids)
 
+    def file_of(self, index: int) -> str:
+        """The file of the image at a position."""
+        return self.images[self.persons.entries[index]].file_name
+
     def __getitem__(self, key: SampleKey) -> PoseSample:
         persons, index = self.persons, key.index
         entry = self.images[persons.entries[index]]

@@ -120,6 +120,11 @@ def run_onnx(path: Path, threads: int) -> Run:
     return run
 
 
+def run_program(path: Path) -> Run:
+    """Load a torch.export file as a function of images, on the CPU."""
+    return run_torch(torch.export.load(path).module())
+
+
 def run_torch(module: nn.Module) -> Run:
     """Wrap a module as a function of images, without gradients."""
 

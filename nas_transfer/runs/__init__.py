@@ -53,7 +53,14 @@ from nas_transfer.runs.inputs import (
 )
 from nas_transfer.runs.kinds import TaskKind
 from nas_transfer.runs.manifest import Manifest, read_manifest
-from nas_transfer.runs.result import ExportSummary, Result, SearchSummary, read_result
+from nas_transfer.runs.result import (
+    ExportSummary,
+    FileLatency,
+    Result,
+    SearchSummary,
+    TrainingSummary,
+    read_result,
+)
 from nas_transfer.runs.trials import (
     Evaluation,
     Job,
@@ -85,6 +92,7 @@ __all__ = [
     "Direction",
     "Evaluation",
     "ExportSummary",
+    "FileLatency",
     "Finding",
     "Front",
     "ImageScore",
@@ -106,6 +114,7 @@ __all__ = [
     "TaskKind",
     "ThresholdCurve",
     "TrainingEstimate",
+    "TrainingSummary",
     "Trial",
     "Usage",
     "Validation",

@@ -22,6 +22,7 @@ OVERRIDES = f"{HYDRA_FOLDER}/overrides.yaml"
 
 # Of a training
 WEIGHTS = "weights.pt"
+BEST_WEIGHTS = "best.pt"
 LAST_CHECKPOINT = "checkpoints/last.ckpt"
 PREVIOUS_CHECKPOINT = "checkpoints/last.previous.ckpt"
 LOGS_FOLDER = "logs"
@@ -49,6 +50,9 @@ VALIDATION = "trust.json"
 DAMAGE = "damage.json"
 PREPARATION = "warm_start.spent.json"
 PREPARATION_JOB = "prepare.json"
+TIMING = "timing.json"
+TIMING_JOB = "time.json"
+PLAN = "plan.json"
 WORKER_PREFIX = "worker_"
 PROBE = "space.probe"
 STARTED_SUFFIX = ".started"
@@ -108,6 +112,11 @@ def worker_job(name: str) -> str:
 def is_worker_job(path: Path) -> bool:
     """Whether a job asks for its trials by itself."""
     return path.name.startswith(WORKER_PREFIX)
+
+
+def is_timing_job(path: Path) -> bool:
+    """Whether a job times archs before a search."""
+    return path.name == TIMING_JOB
 
 
 def rung_files(folder: Path, steps: int) -> dict[int, Path]:

@@ -47,6 +47,47 @@ class SearchSummary:
 
 
 @dataclass(frozen=True)
+class FileLatency:
+    """The latency of an exported file.
+
+    Attributes:
+        latency_ms: of one image, in milliseconds.
+        size: (H, W) at which it was measured.
+    """
+
+    latency_ms: float
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class TrainingSummary:
+    """How a training of one arch ended.
+
+    Attributes:
+        steps: optimiser steps that were made.
+        planned_steps: those that the configuration asked for; more than `steps` after early stopping.
+        metric: the metric that was watched.
+        best_step: the step after which the weights scored best, the last one included.
+        best_score: their score on the validation split, a fraction.
+        weights: whether the run ends with the last weights or with the best ones.
+    """
+
+    steps: int
+    planned_steps: int
+    metric: str
+    best_step: int
+    best_score: float
+    weights: Literal["last", "best"]
+
+    def __str__(self) -> str:
+        """For people."""
+        early = f", ended early after {self.steps} of {self.planned_steps}" if self.steps < self.planned_steps else ""
+        kept = "weights.pt holds these" if self.weights == "best" else f"weights.pt holds those of step {self.steps}"
+        best = f"best {self.metric} {100 * self.best_score:.2f} % at step {self.best_step}{early}"
+        return f"{best}; {kept}" if self.best_step != self.steps else f"{best}, the last one"
+
+
+@dataclass(frozen=True)
 class ExportSummary:
     """An export in figures.
 
@@ -57,6 +98,7 @@ class ExportSummary:
         latency_ms: latency of one image in milliseconds, by engine.
         latency_size: (H, W) at which it was measured.
         threads: number of CPU threads.
+        files: latency by file: that of ONNX files in onnxruntime, of torch.export files in torch; empty if unknown.
     """
 
     difference: Mapping[str, float]
@@ -64,6 +106,7 @@ class ExportSummary:
     latency_ms: Mapping[str, float]
     latency_size: tuple[int, int]
     threads: int
+    files: Mapping[str, FileLatency] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,6 +132,7 @@ class Result:
         export: summary of an export; None for other stages.
         kind: how a report tabulates the task's networks, None if unknown.
         status: ``finished``; an unfinished run has no result.
+        training: how a training of one arch ended; None for other stages.
         training_macs: multiply-accumulates of all forward and backward passes of the training, a backward pass as two
             forward passes; of a search, those of its preparation and its trials. 0 for runs that did not count them.
     """
@@ -116,6 +160,7 @@ class Result:
     git: str | None = field(default_factory=lambda: git_revision(Path(__file__).parent))
     status: Literal["finished"] = "finished"
     training_macs: int = 0
+    training: TrainingSummary | None = None
 
     def write(self, folder: Path) -> None:
         """Write ``result.json`` into a run folder."""

@@ -18,6 +18,7 @@ PACKAGES = (
     "pycocotools",
     "numpy",
     "optuna",
+    "timm",
 )
 
 

@@ -19,6 +19,7 @@ from pycocotools.coco import COCO
 from nas_transfer.arch import Arch
 from nas_transfer.errors import NasTransferError, storage_error
 from nas_transfer.runs import Evaluation, Outcome, Usage
+from nas_transfer.runs.phases import Phase
 from nas_transfer.search.objectives.base import ArchCost, Objective, TrialSubnet
 from nas_transfer.search.problem import Limit
 from nas_transfer.supernet.calibrate import has_batch_norm
@@ -82,8 +83,12 @@ class TrialEvaluator:
             logger.info("the network has no BatchNorm: no images are read to measure statistics")
             self._draw_calibration = _no_batches
         self.repeat = 0
-        self.calibration = cached(self._draw_calibration(0), cache_bytes)
-        self.search = cached(search, cache_bytes - size_of(self.calibration))
+        self.calibration = cached(
+            Phase(self._draw_calibration(0), "reading images for BatchNorm statistics", "batches"), cache_bytes
+        )
+        self.search = cached(
+            Phase(search, "reading the search split", "batches"), cache_bytes - size_of(self.calibration)
+        )
         self._prepared: dict[tuple[int, int], tuple[Iterable[Batch], Iterable[Batch]]] = {}
 
     def evaluate(self, evaluation: Evaluation) -> Outcome:

@@ -168,7 +168,7 @@ class SearchLoop:
             if not batch:
                 if not len(self.study):
                     raise ConfigError(
-                        "the warm-up and the two timed archs used up proxy.budget "
+                        "the warm-up and the two timed archs used up proxy.budget or search.minutes "
                         f"({self.prepared.images} images, {self.prepared.seconds:.0f} s): raise it"
                     )
                 return
@@ -306,15 +306,18 @@ class SearchLoop:
         return outcomes
 
 
-def prepare(folder: Path, file: Path, launch: Launch) -> None:
+def prepare(folder: Path, file: Path, launch: Launch, job: str = files.PREPARATION_JOB) -> None:
     """Launch a job without trials that writes a file for all other jobs of a search, unless the file exists.
+
+    Args:
+        job: the name of the job's file, by which it knows what to do.
 
     Raises:
         RunError: the job did not write the file.
     """
     if file.is_file():
         return
-    reason = launch([write_job(folder / files.JOBS_FOLDER / files.PREPARATION_JOB, [])])[0]
+    reason = launch([write_job(folder / files.JOBS_FOLDER / job, [])])[0]
     if not file.is_file():
         raise RunError(f"the first job of the search did not write {file}: {reason or 'it gave no reason'}")
 

@@ -21,7 +21,7 @@ from typing import TypeVar
 import optuna
 import sqlalchemy
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
-from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import OperationalError
 
@@ -29,6 +29,7 @@ from nas_transfer.arch import Arch
 from nas_transfer.errors import ConfigError, RunError
 from nas_transfer.runs import Direction, Outcome, files, read_outcome
 from nas_transfer.runs.lock import short_lock
+from nas_transfer.search.database import TrialDatabase
 from nas_transfer.search.samplers.base import ORIGIN, ArchSampler, arch_of
 from nas_transfer.search.study import REASON, Study, attributes_of
 from nas_transfer.space import SearchSpace
@@ -112,6 +113,7 @@ class SharedStudy(Study):
             )
         self.folder = folder
         self.patience = patience
+        self._num_genes = len(space.genes)
         self.sampler = sampler
         self._read: list[FrozenTrial] | None = None
         with warnings.catch_warnings():
@@ -126,11 +128,8 @@ class SharedStudy(Study):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # heartbeats are experimental in Optuna
-                self.database = RDBStorage(
-                    url,
-                    engine_kwargs=options,
-                    heartbeat_interval=self.patience.heartbeat_seconds,
-                    grace_period=self.patience.grace_seconds,
+                self.database = TrialDatabase(
+                    self._num_genes, url, options, self.patience.heartbeat_seconds, self.patience.grace_seconds
                 )
         except Exception as error:  # of SQLAlchemy, or a missing driver
             raise ConfigError(
@@ -308,7 +307,8 @@ class SharedStudy(Study):
         try:
             for name, value in attributes.items():
                 self._study._storage.set_trial_user_attr(asked.trial_id, name, value)
-            self._study.tell(asked.attempt, values, state)
+            with self._lock():  # not while another worker lets it fail: Optuna reads and writes its state in two steps
+                self._study.tell(asked.attempt, values, state)
         except (UpdateFinishedTrialError, ValueError):  # Optuna's tell raises ValueError for a finished trial
             if not self._study._storage.get_trial(asked.trial_id).state.is_finished():
                 raise

@@ -159,7 +159,7 @@ def may_ask(study: SharedStudy, schedule: Schedule, prepared: Spent, baselines: 
     )
     if fits < 1 and not asked:
         raise ConfigError(
-            f"the warm-up and the two timed archs used up proxy.budget ({prepared.images} images, "
+            f"the warm-up and the two timed archs used up proxy.budget or search.minutes ({prepared.images} images, "
             f"{prepared.seconds:.0f} s): raise it"
         )
     return fits - num_open >= 1

@@ -22,6 +22,7 @@ from nas_transfer.deploy.engines import (
     largest_difference,
     onnxruntime,
     run_onnx,
+    run_program,
     run_torch,
     unmatched_share,
     write_engines,
@@ -29,7 +30,7 @@ from nas_transfer.deploy.engines import (
 from nas_transfer.deploy.model_card import model_card
 from nas_transfer.deploy.modules import DeployedBody, run_by
 from nas_transfer.errors import ConfigError, RunError
-from nas_transfer.runs import ExportSummary, Result, files
+from nas_transfer.runs import ExportSummary, FileLatency, Result, files
 from nas_transfer.runs.atomic import write_text
 from nas_transfer.search.latency_table import pass_times
 from nas_transfer.stages.common.build import hold_run_inputs, set_threads
@@ -98,20 +99,18 @@ def _export(config: ExportConfig, task: Task, data: DownstreamData, checkpoint: 
     }
     metrics = {name: _score(task, data, engine) for name, engine in engines.items()}
     scores = {name: values[task.score_key] for name, values in metrics.items()}
-    size = _timed_size(task, parts[files.MODEL])
-    times = {name: _latency(engine, size) for name, engine in engines.items()}
+    timed = _timed_files(task, parts, folder, config.num_threads)
+    size = timed[files.MODEL].size
+    times = {"torch": _latency(engines["torch"], size), "onnxruntime": timed[files.MODEL].latency_ms}
     for name in engines:
         at = "x".join(map(str, size))
         print(f"{name:<12} {task.score_key} {100 * scores[name]:.2f} %, {times[name]:.2f} ms at {at}")
-    if raw is not None and raw.size is not None:
-        raw_ms = _latency(run_onnx(folder / files.MODEL_RAW, config.num_threads), raw.size)
-        print(f"{files.MODEL_RAW} without selection of boxes, {raw_ms:.2f} ms at {'x'.join(map(str, raw.size))}")
     if not abs(scores["torch"] - scores["onnxruntime"]) <= config.stage.max_score_difference:
         raise RunError(
             f"{files.MODEL} must score within stage.max_score_difference={config.stage.max_score_difference:g} of the "
             f"{scores['torch']:.4f} of torch, got {scores['onnxruntime']:.4f}: nothing was exported"
         )
-    export = ExportSummary(differences, scores["torch"], times, size, config.num_threads)
+    export = ExportSummary(differences, scores["torch"], times, size, config.num_threads, timed)
     result = make_result(config, task, metrics["onnxruntime"], provenance=checkpoint.lineage())
     result = replace(result, export=export)
     channels = dict(zip(body.outputs, task.table.feature_channels(task.body_arch(task.require_subnet())), strict=True))
@@ -192,6 +191,29 @@ def _timed_size(task: Task, deployed: Deployed) -> tuple[int, int]:
     if deployed.size or deployed.one_image:
         return height, width
     return max(height // deployed.stride, 1) * deployed.stride, max(width // deployed.stride, 1) * deployed.stride
+
+
+def _timed_files(task: Task, parts: Mapping[str, Deployed], folder: Path, threads: int) -> dict[str, FileLatency]:
+    """Time each written file on one image, and print it.
+
+    Args:
+        task: that is exported.
+        parts: the networks by ONNX file, beside which there may be a torch.export file.
+        folder: of the files.
+        threads: CPU threads of onnxruntime.
+    """
+    timed = {}
+    for name, deployed in parts.items():
+        size, path = _timed_size(task, deployed), folder / name
+        timed[name] = FileLatency(_latency(run_onnx(path, threads), size), size)
+        program = path.with_suffix(".pt2")
+        if program.is_file():  # a whole detector has none
+            if deployed.size is None:  # a program may refuse maps of one pixel
+                size = max(size[0], 2 * deployed.stride), max(size[1], 2 * deployed.stride)
+            timed[program.name] = FileLatency(_latency(run_program(program), size), size)
+    for name, one in timed.items():
+        print(f"{name:<14} {one.latency_ms:.2f} ms at {'x'.join(map(str, one.size))}")
+    return timed
 
 
 def _latency(engine: Run, size: tuple[int, int]) -> float:

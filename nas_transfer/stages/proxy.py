@@ -22,6 +22,7 @@ from nas_transfer.data.randomness import stable_seed
 from nas_transfer.errors import RunError
 from nas_transfer.runs import Evaluation, Spent, Usage, files
 from nas_transfer.runs.atomic import replacing
+from nas_transfer.runs.plan import Timing, read_timing
 from nas_transfer.runs.reading import holds_tensors
 from nas_transfer.search.evaluate import TrialEvaluator
 from nas_transfer.search.loop import is_prepared
@@ -36,6 +37,7 @@ from nas_transfer.stages.common.build import (
 from nas_transfer.stages.common.candidates import evaluator_of, searched_weights
 from nas_transfer.stages.common.damage import damage_of_run, hold_damage
 from nas_transfer.stages.common.repair import RepairedTrials
+from nas_transfer.stages.common.timing import timing_of
 from nas_transfer.stages.config.entry import read_config
 from nas_transfer.stages.config.search import ProxyConfig
 from nas_transfer.stages.search import run_job
@@ -61,7 +63,7 @@ REPEATED_EPOCHS = 1_000_000
 
 def run(cfg: DictConfig, folder: Path) -> None:
     """Train and evaluate the archs of one job; the first job makes the warm start."""
-    run_job(read_config(cfg, ProxyConfig), folder, build_proxy_evaluator)
+    run_job(read_config(cfg, ProxyConfig), folder, build_proxy_evaluator, time_proxy)
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,9 @@ class ProxyTraining:
         kept = files.state_file(folder, evaluation.trial, evaluation.steps) if evaluation.keep else None
         module = TaskModule(subnet, settings, self.teacher)
         return self.train(
-            module, evaluation.steps, before=before, after=evaluation.after, kept=kept, repeat=evaluation.repeat
-        )
+            module, evaluation.steps, "" if evaluation.trial < 0 else f"trial {evaluation.trial}", before=before,
+            after=evaluation.after, kept=kept, repeat=evaluation.repeat,
+        )  # fmt: skip
 
     def settings(self, total_steps: int) -> TrainingSettings:
         """How a task is trained with a learning rate that runs over `total_steps` steps."""
@@ -105,12 +108,13 @@ class ProxyTraining:
         return replace(settings, keep_statistics=self.repaired)
 
     def train(
-        self, module: TaskModule, steps: int, *, before: Path | None = None, after: int = 0, kept: Path | None = None,
-        repeat: int = 0,
+        self, module: TaskModule, steps: int, what: str, *, before: Path | None = None, after: int = 0,
+        kept: Path | None = None, repeat: int = 0,
     ) -> Usage:  # fmt: skip
         """Train a task up to this number of steps; returns the images that it saw and the MACs.
 
         Args:
+            what: what trains, for log lines about its progress; empty for none.
             before: the state to continue from, saved after `after` steps.
             kept: where to save the state at the end; None for nowhere.
             repeat: see `Evaluation`.
@@ -119,7 +123,7 @@ class ProxyTraining:
         # Longer than the training, which the trainer ends: Lightning does not resume an epoch that is complete.
         length = max(steps, self.last) * batches
         self.data.stream(length, batches_per_step=batches, first_epoch=repeat * REPEATED_EPOCHS)
-        trainer = build_bare_trainer(self.config.trainer, steps)
+        trainer = build_bare_trainer(self.config.trainer, steps, what)
         if kept is not None:
             kept.parent.mkdir(exist_ok=True)
             trainer.callbacks.append(LastCheckpoint(kept, steps))
@@ -142,6 +146,25 @@ def build_proxy_evaluator(config: ProxyConfig) -> TrialEvaluator:
     Raises:
         NasTransferError: the data or the weights cannot be used.
     """
+    table, checkpoint, training, repair = _parts(config)
+    file = config.folder / config.stage.prepares
+    if is_prepared(file):
+        return _evaluator(config, table, checkpoint, file, training, repair)
+    with replacing(file) as temporary:
+        spent = _make_warm_start(config, table, checkpoint, training, temporary)
+        evaluator = _evaluator(config, table, checkpoint, temporary, training, repair)
+        if (timing := read_timing(config.folder)) is None:
+            spent = _timed(evaluator, min(TIMED_STEPS, training.last), spent)
+        else:
+            spent = replace(spent, step_seconds=timing.step_seconds, scoring_seconds=timing.scoring_seconds)
+        spent.write(file.parent)
+    return evaluator
+
+
+def _parts(
+    config: ProxyConfig, *, measures_damage: bool = True
+) -> tuple[SupernetTable, Checkpoint, ProxyTraining, RepairedTrials | None]:
+    """Table, weights, training and repair of the trials; see `build_evaluator` for `measures_damage`."""
     last = config.rungs().steps[-1]
     set_threads(config.num_threads)
     table, checkpoint = searched_weights(config)
@@ -150,17 +173,28 @@ def build_proxy_evaluator(config: ProxyConfig) -> TrialEvaluator:
     repair = None
     if checkpoint.arch is not None:
         repair = RepairedTrials(config, table, checkpoint, data)
-        hold_damage(config, checkpoint, repair.repairer)
+        if measures_damage:
+            hold_damage(config, checkpoint, repair.repairer)
         taught = last and config.task.sampling.build().distillation
         training = replace(training, repaired=True, teacher=repair.whole if taught else None)
-    file = config.folder / config.stage.prepares
-    if is_prepared(file):
-        return _evaluator(config, table, checkpoint, file, training, repair)
-    with replacing(file) as temporary:
-        spent = _make_warm_start(config, table, checkpoint, training, temporary)
-        evaluator = _evaluator(config, table, checkpoint, temporary, training, repair)
-        _timed(evaluator, min(TIMED_STEPS, last), spent).write(file.parent)
-    return evaluator
+    return table, checkpoint, training, repair
+
+
+def time_proxy(config: ProxyConfig) -> Timing:
+    """Time the trials of a proxy search and a step of its warm-up, before the warm-up; nothing of it is kept."""
+    started = time.monotonic()
+    table, checkpoint, training, repair = _parts(config, measures_damage=False)
+    task, untrained = _inherited(config, table, checkpoint, training)
+    warmup, seconds = config.proxy.warmup_steps, 0.0
+    if untrained and warmup:
+        task.body.requires_grad_(False)
+        timed, begun = min(TIMED_STEPS, warmup), time.monotonic()
+        training.train(TaskModule(task, training.settings(warmup)), timed, "")
+        seconds = warmup * (time.monotonic() - begun) / timed
+        task.body.requires_grad_(True)
+    evaluator = evaluator_of(config, task, training.data, train=training, repair=repair)
+    steps = min(TIMED_STEPS, training.last)
+    return timing_of(config, evaluator, steps=steps, started=started, warmup_seconds=seconds)
 
 
 def _evaluator(
@@ -173,25 +207,32 @@ def _evaluator(
     return evaluator_of(config, supernet, training.data, train=training, repair=repair, damage=damage)
 
 
+def _inherited(
+    config: ProxyConfig, table: SupernetTable, checkpoint: Checkpoint, training: ProxyTraining
+) -> tuple[Task, list[str]]:
+    """The supernet's task with the inherited weights, and the names of its tensors that have none."""
+    task = build_task(config, table, SUPERNET, training.data)
+    if checkpoint.format == RANDOM:
+        logger.warning("weights=null: each arch is trained from random weights, so expect low scores")
+        return task, []
+    if checkpoint.arch is None:
+        return task, inherit(task, checkpoint)
+    load_whole(task, checkpoint)
+    return task, []
+
+
 def _make_warm_start(
     config: ProxyConfig, table: SupernetTable, checkpoint: Checkpoint, training: ProxyTraining, file: Path
 ) -> Spent:
     """Load the inherited weights and train neck and head behind the frozen body, unless all of it is trained."""
-    task = build_task(config, table, SUPERNET, training.data)
-    untrained = []
-    if checkpoint.format == RANDOM:
-        logger.warning("weights=null: each arch is trained from random weights, so expect low scores")
-    elif checkpoint.arch is None:
-        untrained = inherit(task, checkpoint)
-    else:
-        load_whole(task, checkpoint)
+    task, untrained = _inherited(config, table, checkpoint, training)
     spent = Spent()
     if untrained and config.proxy.warmup_steps:
         logger.info("warm-up of neck and head behind the frozen body: %d steps", config.proxy.warmup_steps)
         task.body.requires_grad_(False)
         start = time.monotonic()
         steps = config.proxy.warmup_steps
-        usage = training.train(TaskModule(task, training.settings(steps)), steps)
+        usage = training.train(TaskModule(task, training.settings(steps)), steps, "warm-up")
         device = "cuda" if torch.cuda.is_available() else "cpu"
         spent = Spent(time.monotonic() - start, device, usage.images, training_macs=usage.training_macs)
         logger.info("warm-up: %d images in %.0f s", usage.images, spent.seconds)

@@ -38,6 +38,7 @@ from nas_transfer.runs import (
     usage_in,
 )
 from nas_transfer.runs.lock import run_lock
+from nas_transfer.runs.plan import Timing, read_timing
 from nas_transfer.runs.texts import duration, value_text
 from nas_transfer.search.attainable import CostRange, attainable
 from nas_transfer.search.damage import fit_additive
@@ -46,6 +47,7 @@ from nas_transfer.search.front import TradeOff, front_of, pick, points_of, share
 from nas_transfer.search.loop import Launch, SearchLoop
 from nas_transfer.search.objectives.base import ArchCost
 from nas_transfer.search.pareto import signs
+from nas_transfer.search.planning import trial_seconds
 from nas_transfer.search.problem import Costs as ArchCosts
 from nas_transfer.search.problem import Problem
 from nas_transfer.search.resizing import gains_of, whole_network
@@ -60,12 +62,14 @@ from nas_transfer.stages.common.candidates import (
     job_of,
     searched_weights,
 )
-from nas_transfer.stages.common.damage import damage_usage, give_damage, prepare_damage
+from nas_transfer.stages.common.damage import damage_usage, give_damage, prepare_damage, uses_damage
 from nas_transfer.stages.common.launching import WorkerLauncher
-from nas_transfer.stages.common.problem import make_sampler
+from nas_transfer.stages.common.planning import close_plan, plan_of_run, planned, schedule_of
+from nas_transfer.stages.common.problem import make_sampler, searched_problem
 from nas_transfer.stages.common.repair import keep_networks, was_held_out
 from nas_transfer.stages.common.results import cost_report, make_result
 from nas_transfer.stages.common.slurm_jobs import wait_for_jobs
+from nas_transfer.stages.common.timing import time_search
 from nas_transfer.stages.common.trust import Rescored, rescore, validate_proxy
 from nas_transfer.stages.common.workers import open_study, run_worker, run_workers
 from nas_transfer.stages.config.entry import read_config
@@ -80,21 +84,27 @@ LEAST_TOLD = 3
 
 def run(cfg: DictConfig, folder: Path) -> None:
     """Evaluate the archs of one job with the weights of the supernet."""
-    run_job(read_config(cfg, SearchConfig), folder, build_evaluator)
+    run_job(read_config(cfg, SearchConfig), folder, build_evaluator, time_search)
 
 
-def run_job(config: Config, folder: Path, build: Callable[[Config], TrialEvaluator]) -> None:
-    """Evaluate the archs of one job, or those that a worker asks for.
+def run_job(
+    config: Config, folder: Path, build: Callable[[Config], TrialEvaluator], measure: Callable[[Config], Timing]
+) -> None:
+    """Evaluate the archs of one job, or those that a worker asks for, or time some before the search.
 
     The last worker writes the front if the process that started the workers is gone.
 
     Args:
         build: makes the evaluator, which later jobs of this process use again.
+        measure: times archs.
 
     Raises:
         NasTransferError: the configuration, the data or the weights cannot be used.
     """
     job = job_of(config, folder)
+    if files.is_timing_job(job):
+        measure(config).write(folder)
+        return
     evaluator = evaluator_in_process(config, build)
     if not files.is_worker_job(job):
         evaluate_job(job, evaluator)
@@ -140,8 +150,6 @@ class _Search:
             self.task = build_task(config, table, SUPERNET, data)
         self.objectives = {name: objective.build() for name, objective in keys.objectives.items()}
         self.trade_off = None if keys.trade_off is None else keys.trade_off.build()
-        budget = config.budget(data.batch_size * config.task.recipe.build().accumulate)
-        schedule = keys.schedule(config.rungs(), budget)
         checkpoint = searched_weights(config)[1]
         self.repairs = checkpoint.arch is not None
         if self.repairs and not was_held_out(config):
@@ -149,10 +157,16 @@ class _Search:
                 "the network was trained on images of the search split, so that scores are too high: train it with "
                 "data.split.hold_out_search=true, and search with the same seed and data.split.search_fraction"
             )
+        self.problem = searched_problem(config, self.task, self.objectives, repairs=self.repairs)
+        if keys.trials is None and not uses_damage(config, checkpoint):
+            make_sampler(config, self.problem, None)  # an infeasible constraint ends the search before archs are timed
+        keeps = self.repairs and not isinstance(config, ProxyConfig)
+        self.plan = plan_of_run(config, launch, len(self.problem.resized), keeps=keeps)
+        self.config = config = planned(config, self.plan)
+        schedule = schedule_of(config, self.plan, data.batch_size * config.task.recipe.build().accumulate)
         damage = prepare_damage(config, self.task.space, checkpoint, launch)
         give_damage(self.objectives, damage)
-        self.sampler = make_sampler(config, self.task, self.objectives, damage, repairs=self.repairs)
-        self.problem = self.sampler.problem
+        self.sampler = make_sampler(config, self.problem, damage)
         self.study = open_study(config, self.task.space, self.objectives, self.sampler)
         self.loop = SearchLoop(self.study, folder, schedule, launch, self.log_progress, self.problem.resized)
         self.done_before = len(self.study)
@@ -172,10 +186,12 @@ class _Search:
         if self.config.stage.prepares is not None:
             self.loop.prepare(self.folder / self.config.stage.prepares)
             self.log_estimate()
+        self.started = time.monotonic()
         if isinstance(self.study, SharedStudy):
             run_workers(self.config, self.study, self.loop, workers, self.log_progress)
         else:
             self.loop.run()
+        close_plan(self.config, self.plan, len(self.study))
         front = self.front()
         failures = self.study.failures()
         if failures and not front.trials:
@@ -198,12 +214,10 @@ class _Search:
     def log_estimate(self) -> None:
         """Log how long the search will take, estimated from two archs that were timed before it."""
         spent, schedule = self.loop.prepared, self.loop.schedule
-        if not spent.scoring_seconds:
+        if not spent.scoring_seconds or self.plan is not None:  # a plan has been announced
             return
-        step, scoring = np.mean(spent.step_seconds or 0.0), np.mean(spent.scoring_seconds)
-        rungs = schedule.rungs
-        a_trial = float(rungs.steps_per_trial * step + rungs.scorings_per_trial * scoring)
-        a_baseline = float(rungs.steps[-1] * step + len(rungs.steps) * scoring)
+        each = trial_seconds(spent, schedule.rungs)
+        a_trial, a_baseline = each.average, each.baseline
         budget, baselines = schedule.budget, self.loop.baselines_left()
         trials = min(schedule.trials, budget.trials_left(spent.images, spent.seconds, a_trial, baselines))
         baselines = min(baselines, int(trials))
@@ -271,7 +285,7 @@ class _Search:
                 len(told), first, value_text(first, told[0].values[first]),
                 "proxy.warmup_steps, proxy.rungs" if isinstance(self.config, ProxyConfig) else "the supernet",
             )  # fmt: skip
-        done, total = len(self.study), self.config.search.trials
+        done, total = len(self.study), self.loop.schedule.trials
         if self.trade_off is not None:
             self.trade_off.penalties(front)  # a score on another scale ends the search
         rate = (time.monotonic() - self.started) / max(1, done - self.done_before)
@@ -290,9 +304,10 @@ class _Search:
 
         Repeats and validations of archs that have left the front count too.
         """
-        study = self.study
+        study, timing = self.study, read_timing(self.folder)
+        timed = Usage() if timing is None else timing.usage
         return {
-            "preparation": self.loop.prepared.usage + damage_usage(self.config),
+            "preparation": self.loop.prepared.usage + damage_usage(self.config) + timed,
             "trials": Usage(study.images(), study.seconds(), study.seconds(accelerator=True), study.training_macs()),
             "validation": usage_in(self.folder / files.VALIDATION_FOLDER),
             "repeats": usage_in(self.folder / files.REPEATS_FOLDER),

@@ -133,10 +133,8 @@ def import_supernet(state: dict[str, Tensor], table: SupernetTable, path: Path, 
             )
         layout = chosen
     else:
-        if weights_format not in ("auto", source.library):
-            raise WeightsError(
-                f"weights_format must be auto or {source.library} for supernet={source.library}, got {weights_format}"
-            )
+        if weights_format != "auto":
+            raise WeightsError(f"weights_format must be auto for supernet={source.library}, got {weights_format}")
         origin, num_classes = origin_of(source), source.num_classes
         layout = read_net(source.library, source.full_name).layout
     body, head = fill_supernet(state, layout, table, origin, path, num_classes)
@@ -258,7 +256,9 @@ def _misfit(
     if share <= LARGEST_DAMAGE:
         return WeightsError(f"{what}, while its other tensors fit: the file is damaged, so download it again")
     if origin.model:
-        return WeightsError(f"{what}: the file is of another model, so choose its supernet.model=...")
+        return WeightsError(
+            f"{what}: the file is of another model, so choose its supernet.model=..., or set weights=default or null"
+        )
     return WeightsError(
         f"{what}: the file has the layout {origin.name} but is of another space, so choose its supernet=..."
     )

@@ -114,16 +114,17 @@ def make_elastic(module: nn.Module) -> None:
     """Replace the plain layers inside a module by elastic ones with the same weights and names, in place.
 
     Raises:
-        ValueError: a convolution with groups, or of another padding than an elastic one has.
+        ValueError: a convolution that is neither dense nor depthwise, or of another padding than an elastic one has.
     """
     for name, child in module.named_children():
         if type(child) is nn.Conv2d:
             kernel = child.kernel_size[0]
-            if child.groups != 1 or child.padding != (child.dilation[0] * (kernel // 2),) * 2:
-                raise ValueError(f"a convolution that becomes elastic must be dense and centred, got {child}")
+            depthwise = child.groups > 1 and child.groups == child.in_channels == child.out_channels
+            if (child.groups > 1 and not depthwise) or child.padding != (child.dilation[0] * (kernel // 2),) * 2:
+                raise ValueError(f"an elastic convolution must be dense or depthwise and centred, got {child}")
             elastic: nn.Module = ElasticConv2d(
-                child.in_channels, child.out_channels, kernel, child.stride[0], dilation=child.dilation[0],
-                bias=child.bias is not None,
+                child.in_channels, child.out_channels, kernel, child.stride[0], depthwise=depthwise,
+                dilation=child.dilation[0], bias=child.bias is not None,
             )  # fmt: skip
         elif type(child) is nn.ConvTranspose2d:
             elastic = ElasticConvTranspose2d(

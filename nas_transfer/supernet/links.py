@@ -141,7 +141,8 @@ def permute_hidden(branch: Branch, order: Tensor) -> bool:
 
     Args:
         branch: the branch, elastic or plain.
-        order: int64 (hidden,), for each new channel the index of the old one.
+        order: int64 (hidden,), for each new channel the index of the old one. The groups of a grouped convolution stay
+            together: they are ordered by the mean place of their channels.
 
     Returns:
         Whether the channels were reordered. They are not where a branch has depthwise layers alone, or none, before its
@@ -150,6 +151,8 @@ def permute_hidden(branch: Branch, order: Tensor) -> bool:
     dense = [position for position, layer in enumerate(branch.inner) if layer.conv.groups == 1]
     if not dense:
         return False
+    for layer in branch.inner[dense[-1] + 1 :]:
+        order = _by_groups(order, layer.conv.weight.shape[1])
     with torch.no_grad():
         for layer in branch.inner[dense[-1] :]:
             layer.conv.weight.copy_(layer.conv.weight[order])
@@ -168,6 +171,15 @@ def permute_hidden(branch: Branch, order: Tensor) -> bool:
             excite.bias.copy_(excite.bias[order])  # type: ignore[union-attr, index]
         branch.project.conv.weight.copy_(branch.project.conv.weight[:, order])
     return True
+
+
+def _by_groups(order: Tensor, width: int) -> Tensor:
+    """An order of channels that moves groups of this width as wholes; the same one for groups of one channel."""
+    if width == 1:
+        return order
+    places = order.argsort().view(-1, width).double().mean(1)
+    first = places.argsort(stable=True)[:, None] * width
+    return (first + torch.arange(width, device=order.device)).flatten()
 
 
 class RepairModule(Protocol[Body]):

@@ -19,6 +19,7 @@ from nas_transfer.supernet.weights.layout import Layout
 if TYPE_CHECKING:
     from torch import nn
 
+LIBRARIES = ("timm", "torchvision")
 MOST_CHOICES = 4
 STRIDE = 32
 
@@ -67,7 +68,7 @@ class PublicNet:
     @property
     def command(self) -> str:
         """The overrides that choose the supernet."""
-        return f"supernet={self.library} supernet.model={self.model}"
+        return override_of(self.name)
 
     @property
     def resolutions(self) -> tuple[int, ...]:
@@ -107,6 +108,12 @@ class Reader(Protocol):
         Raises:
             ConfigError: the network is of this family, but a module cannot be expressed (`unreadable`).
         """
+
+
+def override_of(name: str) -> str:
+    """The overrides that choose the supernet of this name, that of a `PublicNet` or of a file in ``conf/supernet``."""
+    library, _, model = name.partition("_")
+    return f"supernet={library} supernet.model={model}" if library in LIBRARIES and model else f"supernet={name}"
 
 
 def unreadable(net: PublicNet, name: str, module: object, needed: str) -> ConfigError:

@@ -25,7 +25,7 @@ from nas_transfer.supernet.ops import copy_slices, leading_slice
 from nas_transfer.supernet.preprocessing import Preprocessing
 from nas_transfer.supernet.protocol import SupernetTable
 from nas_transfer.supernet.public.reading import default_weights_file
-from nas_transfer.supernet.readers import PublicNet
+from nas_transfer.supernet.readers import PublicNet, override_of
 from nas_transfer.supernet.resnet import torchvision_resnet
 from nas_transfer.supernet.weights.reading import read_file, require_plain_tensors, state_of
 from nas_transfer.tasks.classification import ClassificationTask
@@ -67,6 +67,7 @@ class Checkpoint:
         config_sha256: SHA-256 of the configuration of that stage.
         provenance: the files that it descends from, oldest first.
         table_fields: values of the table's fields with the metadata `nas_transfer.supernet.fields.OF_WEIGHTS`, by name.
+        step: the training step after which the weights were kept; None for those of the end.
     """
 
     path: Path
@@ -88,6 +89,7 @@ class Checkpoint:
     config_sha256: str = ""
     provenance: tuple[Ancestor, ...] = ()
     table_fields: dict[str, object] = field(default_factory=dict)
+    step: int | None = None
 
     def lineage(self) -> tuple[Ancestor, ...]:
         """The provenance of weights that are trained from this file: its own, and the file itself with its hash."""
@@ -106,9 +108,9 @@ class Checkpoint:
 
 def save_checkpoint(
     path: Path, task: Task, *, parent: Checkpoint | None, metrics: Mapping[str, float], versions: Mapping[str, str],
-    stage: str, config_sha256: str,
+    stage: str, config_sha256: str, step: int | None = None,
 ) -> None:  # fmt: skip
-    """Write the network of a task and where it comes from, atomically."""
+    """Write the network of a task and where it comes from, atomically; `step` is that of weights on the way."""
     body = task.body.state_dict()
     inside = {id(tensor) for tensor in task.body.state_dict(keep_vars=True).values()}
     whole = task.network.state_dict(keep_vars=True)
@@ -129,7 +131,7 @@ def save_checkpoint(
         "stage": stage,
         "config_sha256": config_sha256,
         "provenance": [] if parent is None else [asdict(ancestor) for ancestor in parent.lineage()],
-    }
+    } | ({} if step is None else {"step": step})
     with replacing(path) as temporary, temporary.open("wb") as stream:  # a full disk is an OSError of the stream
         torch.save(content, stream)
 
@@ -198,7 +200,7 @@ def load_checkpoint(weights: str, table: SupernetTable, weights_format: str = AU
     if checkpoint.space != table.space.name:
         raise WeightsError(
             f"{file} must hold weights of the space '{table.space.name}', got those of '{checkpoint.space}': "
-            f"set supernet={checkpoint.space}"
+            f"set {override_of(checkpoint.space)}"
         )
     unknown = sorted(set(checkpoint.table_fields) - set(default_fields_of_weights(table)))
     if unknown:

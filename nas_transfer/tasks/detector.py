@@ -350,11 +350,11 @@ def detector_costs(channels: Sequence[int], num_classes: int, sizes: DetectorSiz
 
 def over_levels(
     name: str, in_channels: int, out_channels: int, kernel_size: int, level_sizes: Sequence[tuple[int, int]],
-    *, norm: bool = False,
+    *, norm: bool = False, groups: int = 1, bias: bool = True,
 ) -> ModuleCost:  # fmt: skip
     """One convolution that all pyramid levels share, with a norm or none: its parameters count once."""
     costs = [
-        convolution_cost(name, in_channels, out_channels, kernel_size, size, bias=True, batch_norm=norm)
+        convolution_cost(name, in_channels, out_channels, kernel_size, size, groups=groups, bias=bias, batch_norm=norm)
         for size in level_sizes
     ]
     return ModuleCost(name, sum(cost.macs for cost in costs), costs[0].params)

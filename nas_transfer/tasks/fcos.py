@@ -8,7 +8,7 @@ would train.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -24,7 +24,7 @@ from nas_transfer.arch import SUPERNET
 from nas_transfer.data.samples import DetectionTarget
 from nas_transfer.errors import ConfigError
 from nas_transfer.ranges import Positive, Share
-from nas_transfer.supernet.cost import Cost, Size, convolution_cost, strided_size
+from nas_transfer.supernet.cost import Cost, ModuleCost, Size, convolution_cost, strided_size
 from nas_transfer.supernet.layers import make_elastic
 from nas_transfer.supernet.networks import build_body
 from nas_transfer.tasks.detection_head import require_sides
@@ -39,7 +39,6 @@ LEVELS = (3, 5)
 """Numbers of levels: P3 to P5, or P3 to P7."""
 FINEST = 1
 """The index of the finest map that enters the pyramid among the maps of the body."""
-LAYERS_PER_CONVOLUTION = 3
 
 
 @dataclass(frozen=True)
@@ -160,25 +159,71 @@ class FcosSize:
         for stride, at in list(zip(STRIDES, sizes, strict=False))[len(maps) :]:
             neck.append(convolution_cost(f"extra_{stride}", width, width, 3, at, bias=True))
         head = [
-            over_levels(f"{tower}_tower_{number}", width, width, 3, sizes, norm=True)
+            cost
             for tower in ("class", "box")
             for number in range(self.tower_convolutions)
+            for cost in self.tower_costs(f"{tower}_tower_{number}", sizes)
         ]
         outputs = {"classes": num_classes, "boxes": 4, "centreness": 1}
         head += [over_levels(name, width, channels, 3, sizes) for name, channels in outputs.items()]
         return {"neck": Cost(tuple(neck)), "head": Cost(tuple(head))}
 
+    def tower_costs(self, name: str, sizes: Sequence[Size]) -> list[ModuleCost]:
+        """The costs of one convolution of a tower on levels of these sizes."""
+        return [over_levels(name, self.fpn_channels, self.fpn_channels, 3, sizes, norm=True)]
+
+    def tower(self, layers: nn.Sequential) -> Tower:
+        """A tower from that of torchvision's head."""
+        return Tower(layers, self.tower_convolutions)
+
+
+@dataclass(frozen=True)
+class SeparableFcosSize(FcosSize):
+    """FCOS with towers of separable convolutions: a depthwise and a 1x1 convolution instead of each 3x3 convolution.
+
+    At 64 channels, a tower costs an eighth. Its sizes are those of `FcosSize`, and its pyramid and predictors are the
+    same.
+    """
+
+    model: ClassVar[str] = "fcos_separable"
+
+    def tower_costs(self, name: str, sizes: Sequence[Size]) -> list[ModuleCost]:
+        """The costs of one separable convolution of a tower on levels of these sizes."""
+        width = self.fpn_channels
+        return [
+            over_levels(f"{name}_dw", width, width, 3, sizes, groups=width, bias=False),
+            over_levels(name, width, width, 1, sizes, norm=True),
+        ]
+
+    def tower(self, layers: nn.Sequential) -> Tower:
+        """A tower from that of torchvision's head, with new convolutions."""
+        separable: list[nn.Module] = []
+        for layer in layers:
+            if isinstance(layer, nn.Conv2d):
+                inputs, outputs = layer.in_channels, layer.out_channels
+                separable.append(nn.Conv2d(inputs, inputs, 3, padding=1, groups=inputs, bias=False))
+                separable.append(nn.Conv2d(inputs, outputs, 1))
+            else:
+                separable.append(layer)
+        return Tower(separable, self.tower_convolutions)
+
 
 class Tower(nn.Sequential):
-    """The convolutions of a head, each with a norm and a ReLU; the first `active_convolutions` are run."""
+    """The convolutions of a head, each with a norm and a ReLU; the first `active_convolutions` are run.
 
-    def __init__(self, layers: nn.Sequential) -> None:
+    Args:
+        layers: of all convolutions, equally many for each.
+        convolutions: how many there are.
+    """
+
+    def __init__(self, layers: Iterable[nn.Module], convolutions: int) -> None:
         super().__init__(*layers)
-        self.active_convolutions = len(layers) // LAYERS_PER_CONVOLUTION
+        self.active_convolutions = convolutions
+        self.layers_per_convolution = len(self) // convolutions
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (B, C, H, W) to the same shape."""
-        for layer in list(self)[: LAYERS_PER_CONVOLUTION * self.active_convolutions]:
+        for layer in list(self)[: self.layers_per_convolution * self.active_convolutions]:
             features = layer(features)
         return features
 
@@ -193,8 +238,8 @@ class FcosHead(FCOSHead):
         norm = partial(nn.GroupNorm, width // sizes.group_channels)
         self.classification_head = FCOSClassificationHead(width, 1, num_classes, depth, norm_layer=norm)
         self.regression_head = FCOSRegressionHead(width, 1, depth, norm_layer=norm)
-        self.classification_head.conv = Tower(self.classification_head.conv)
-        self.regression_head.conv = Tower(self.regression_head.conv)
+        self.classification_head.conv = sizes.tower(self.classification_head.conv)
+        self.regression_head.conv = sizes.tower(self.regression_head.conv)
 
 
 class Fcos(FCOS):

@@ -2,12 +2,14 @@
 
 Losses, anchors, box coding and non-maximum suppression are those of `torchvision.models.detection.SSD`, and the layers
 those of its SSDLite. Two things differ: the maps of the body are its own outputs, not those of an expansion layer, and
-images keep their aspect, as in the other detectors. A supernet holds the largest detector. A smaller one uses fewer
+images keep their aspect, as in the other detectors. So the sides of the anchors are shares of a constant instead of the
+sides of the image: equal pixels mean equal boxes in wide, tall and padded images. A supernet holds the largest detector. A smaller one uses fewer
 maps of the body, fewer or narrower extra layers, or a smaller image. The anchors of an arch are spread over its maps.
 """
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,8 +52,9 @@ class SsdliteSize:
         extra_layers: layers behind the body, each of which halves height and width; 4 in the paper.
         extra_channels: width of the second and third of them, in multiples of 4; the first is twice and the fourth half
             as wide. 256 in torchvision.
-        smallest_anchor: side of the anchors of the finest map, as a share of the image; 0.2 in torchvision.
-        largest_anchor: side of the anchors of the coarsest map, as a share of the image; 0.95 in torchvision.
+        smallest_anchor: side of the anchors of the finest map, as a share of the geometric mean of `min_size` and
+            `max_size`; 0.2 in torchvision, whose images are square.
+        largest_anchor: side of the anchors of the coarsest map, as a share of the same; 0.95 in torchvision.
         min_size: the short side of the image in pixels after resizing.
         max_size: upper bound of the long side; it takes precedence over `min_size`.
         score_threshold: boxes with a lower score are left out.
@@ -138,7 +141,9 @@ class SsdliteSize:
     def anchors(self) -> SsdliteAnchors:
         """The anchors of all maps."""
         ratios = [ASPECT_RATIOS] * len(self.strides)
-        return SsdliteAnchors(ratios, min_ratio=self.smallest_anchor, max_ratio=self.largest_anchor)
+        anchors = SsdliteAnchors(ratios, min_ratio=self.smallest_anchor, max_ratio=self.largest_anchor)
+        anchors.whole = math.sqrt(self.min_size * self.max_size)
+        return anchors
 
     def follow(self, network: nn.Module) -> None:
         """Make the detector of a supernet that of these sizes."""
@@ -185,7 +190,16 @@ class SsdliteSize:
 
 
 class SsdliteAnchors(DefaultBoxGenerator):
-    """torchvision's anchors, which an exported graph makes for images of any size."""
+    """torchvision's anchors, which an exported graph makes for images of any size.
+
+    Their centres are spread over the image. Their sides depend on `whole` instead of the image, and are those of
+    torchvision in square images of this side.
+
+    Attributes:
+        whole: pixels of which their sides are shares.
+    """
+
+    whole: float = 0.0
 
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
         """The anchors (N, 4) xyxy of each image, in pixels."""
@@ -196,7 +210,8 @@ class SsdliteAnchors(DefaultBoxGenerator):
         # Tracing would make a constant of torch.tensor([width, height]).
         sides = torch.stack([like.new_empty(()).fill_(side) for side in (width, height)])
         centres, halves = anchors[:, :2], 0.5 * anchors[:, 2:]
-        boxes = torch.cat([(centres - halves) * sides, (centres + halves) * sides], -1)
+        centres, halves = centres * sides, halves * self.whole
+        boxes = torch.cat([centres - halves, centres + halves], -1)
         return [boxes for _ in image_list.image_sizes]
 
 

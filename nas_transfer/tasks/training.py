@@ -45,6 +45,10 @@ class TrainingSettings:
     keep_statistics: bool = False
 
 
+SCORE = "score"
+"""The name under which callbacks find the score of a validation, on all ranks."""
+
+
 class ScoringModule(pl.LightningModule):
     """A task that Lightning scores.
 
@@ -63,10 +67,12 @@ class ScoringModule(pl.LightningModule):
         self.metrics: dict[str, float] = {}
         self.metrics_step = -1
         self.image_ids: list[int] = []
+        self._is_scored = False
 
     def on_validation_epoch_start(self) -> None:
         """Forget the images of the last validation."""
         self.image_ids = []
+        self._is_scored = False
 
     def validation_step(self, batch: Mapping[str, object], batch_index: int) -> None:
         """Add one evaluation batch to the metrics."""
@@ -75,11 +81,20 @@ class ScoringModule(pl.LightningModule):
         if isinstance(ids, Tensor):
             self.image_ids += ids.tolist()
 
+    def finish_scoring(self) -> dict[str, float]:
+        """All metrics of the images of this validation, once they have been predicted; computed once."""
+        if not self._is_scored:
+            self.metrics = self.task.compute_metrics()
+            self.metrics_step = self.trainer.global_step
+            self._is_scored = True
+        return self.metrics
+
     def on_validation_epoch_end(self) -> None:
-        """Keep all metrics and log them as ``val/<name>``."""
-        self.metrics = self.task.compute_metrics()
-        self.metrics_step = self.trainer.global_step
-        self.log_dict({f"val/{name}": value for name, value in self.metrics.items()}, rank_zero_only=True)
+        """Keep all metrics and log them as ``val/<name>``, and the score on all ranks as `SCORE`."""
+        metrics = self.finish_scoring()
+        self.log_dict({f"val/{name}": value for name, value in metrics.items()}, rank_zero_only=True)
+        if self.task.score_key in metrics:
+            self.log(SCORE, metrics[self.task.score_key], logger=False, sync_dist=True)
 
 
 class TaskModule(ScoringModule):

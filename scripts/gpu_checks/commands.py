@@ -173,21 +173,32 @@ def check_proxy_search(context: Context) -> Iterator[Row]:
     yield _all_on_device(context, "proxy search", counts)
 
 
-def _searched(context: Context, stage: str, *overrides: str) -> Iterator[Row]:
-    trials = 4 if context.tiny else 20
-    seconds = context.command(*_search_arguments(context, stage, trials), *overrides, "name=searched")
-    outcomes = _outcomes(context.run_folder(stage, "shapes_det", "searched"))
+def check_workers(context: Context) -> Iterator[Row]:
+    """Search with one worker, and with two that share the GPU: processes that load the supernet once."""
+    weights = _trained_supernet(context)
+    for workers in (2,) if context.tiny else (1, 2):
+        yield from _searched(
+            context, "search", f"weights={weights}", f"search.workers={workers}", title=f"search.workers={workers}"
+        )
+
+
+def _searched(context: Context, stage: str, *overrides: str, title: str = "") -> Iterator[Row]:
+    title = title or stage
+    trials, name = 4 if context.tiny else 20, title.replace("=", "_")
+    seconds = context.command(*_search_arguments(context, stage, trials), *overrides, f"name={name}")
+    folder = context.run_folder(stage, "shapes_det", name)
+    outcomes = _outcomes(folder)
     failed = [outcome.reason for outcome in outcomes if outcome.reason is not None]
     if failed:
         print(*failed, sep="\n")
-    front = read_front(context.run_folder(stage, "shapes_det", "searched"))
-    yield near(f"{stage}: trials", len(outcomes), trials, 0)
-    yield at_most(f"{stage}: failed trials", len(failed), 0)
-    yield at_least(f"{stage}: trials on the front", 0 if front is None else len(front.trials), 1)
+    front = read_front(folder)
+    yield near(f"{title}: trials", len(outcomes), trials, 0)
+    yield at_most(f"{title}: failed trials", len(failed), 0)
+    yield at_least(f"{title}: trials on the front", 0 if front is None else len(front.trials), 1)
     yield near(
-        f"{stage}: trials on {context.device.type}", sum(o.device == context.device.type for o in outcomes), trials, 0
+        f"{title}: trials on {context.device.type}", sum(o.device == context.device.type for o in outcomes), trials, 0
     )
-    yield stated(f"{stage}: time", seconds / trials, "s/trial")
+    yield stated(f"{title}: time", seconds / trials, "s/trial")
 
 
 def _search_arguments(context: Context, stage: str, trials: int) -> list[str]:

@@ -61,6 +61,12 @@ def test_a_label_map_tints_each_class_and_leaves_what_is_ignored() -> None:
     assert picture.caption == "2 classes, 25% ignored"
 
 
+def test_the_background_of_a_label_map_stays_pale() -> None:
+    drawn = pixels(draw_label_map(GREY, torch.zeros(80, 160, dtype=torch.uint8), ["_background_"]))
+    tinted = 0.88 * 100 + 0.12 * np.array(class_colour(0))
+    np.testing.assert_allclose(drawn, np.broadcast_to(tinted, drawn.shape), atol=1.5)
+
+
 def test_a_sheet_holds_every_picture_and_the_legend() -> None:
     labels = torch.ones(80, 160, dtype=torch.uint8)
     pictures = [draw_label_map(GREY, labels, ["a", "b"]) for _ in range(5)]

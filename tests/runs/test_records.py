@@ -22,6 +22,7 @@ from nas_transfer.runs import (
     DamageTable,
     Evaluation,
     ExportSummary,
+    FileLatency,
     Finding,
     Front,
     ImageScore,
@@ -69,7 +70,8 @@ FRONT = Front({"score": "maximize", "macs": "minimize"}, (TRIAL,), 3, PREDICTOR,
               (replace(TRIAL, file="", costs=None), replace(TRIAL, number=4)))  # fmt: skip
 SEARCH = SearchSummary(9, 1, 2, 1, 0.25, {"score": 1.0, "macs": 5.0}, 3, FRONT.objectives,
                        {"trials": Usage(80, 2.0, 1.0)}, VALIDATION, {"macs": (1.0, 5.0)})  # fmt: skip
-EXPORT = ExportSummary({"model.onnx": 1e-6}, 0.5, {"onnxruntime": 2.5}, (96, 128), 2)
+EXPORT = ExportSummary({"model.onnx": 1e-6}, 0.5, {"onnxruntime": 2.5}, (96, 128), 2,
+                       {"model.onnx": FileLatency(2.5, (96, 128))})  # fmt: skip
 ANCESTOR = Ancestor("a.pth", "f" * 64, "efficientnet_lite", "Apache-2.0", "finetune", "shapes_det", "e" * 64)
 KIND = TaskKind("pose", "Pose estimation", "ap", "keypoints", "topdown", "AP", "body", None, False)
 RESULT = Result(

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sqlalchemy
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from nas_transfer.arch import Arch, Gene
 from nas_transfer.errors import ConfigError, RunError
@@ -154,6 +154,53 @@ def test_a_trial_whose_worker_died_is_asked_again_under_its_number(tmp_path: Pat
     assert other.finish(again, evaluate(Evaluation(again.number, again.arch.to_dict())))
     assert not study.finish(asked, late)
     require_files_of_told(other, 1)
+
+
+def test_a_trial_is_not_told_while_another_worker_lets_it_fail(tmp_path: Path) -> None:
+    study, other = open_study(tmp_path), open_study(tmp_path)
+    asked = die(study, study.take(always))
+    told: list[bool] = []
+    outcome = evaluate(Evaluation(asked.number, asked.arch.to_dict()))
+    thread = threading.Thread(target=lambda: told.append(study.finish(asked, outcome)))
+    with other._lock():
+        thread.start()
+        thread.join(0.5)
+        assert other._put_back_dead(other._trials())
+    thread.join()
+    assert told == [False]
+    again = other.take(never)
+    assert again is not None
+    assert other.finish(again, outcome)
+    assert [trial.state for trial in other._trials()] == [TrialState.FAIL, TrialState.COMPLETE]
+
+
+def test_running_trials_are_read_again_only_once_their_state_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, other = open_study(tmp_path), open_study(tmp_path)
+    running = [study.take(always) for _ in range(3)]
+    assert len(other._trials()) == 3
+    read: list[int] = []
+    build = other.database._build_frozen_trial_from_trial_model
+
+    def counted(model: object) -> FrozenTrial:
+        trial = build(model)
+        read.append(trial.number)
+        return trial
+
+    monkeypatch.setattr(other.database, "_build_frozen_trial_from_trial_model", counted)
+    assert [trial.state for trial in other._trials()] == [TrialState.RUNNING] * 3
+    assert not read
+    asked = running[1]
+    assert asked is not None
+    study.finish(asked, evaluate(Evaluation(asked.number, asked.arch.to_dict())))
+    study._study._storage.create_new_trial(study._study._study_id)  # its genes are being written
+    for _ in range(2):
+        states = [trial.state for trial in other._trials()]
+        assert states == [TrialState.RUNNING, TrialState.COMPLETE, TrialState.RUNNING, TrialState.RUNNING]
+    assert read == [1, 3, 3]
+    open_study(tmp_path).take(always)
+    assert all(set(trial.params) == set(SPACE.names) for trial in other._trials())
 
 
 def test_a_worker_that_died_between_the_end_of_a_trial_and_its_retry_loses_none(tmp_path: Path) -> None:

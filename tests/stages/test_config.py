@@ -132,6 +132,13 @@ def test_a_fault_is_one_sentence_that_names_its_key(changes: dict[str, object], 
     assert found.startswith(sentence)
 
 
+@pytest.mark.parametrize("given", ["3", "{seed:1}"])
+def test_what_only_a_target_builds_must_have_one(given: str) -> None:
+    cfg = composed("stage=pretrain", "task=shapes_cls", "data.draw=null", f"++data.draw={given}")
+    with pytest.raises(ConfigError, match=r"data\.draw must be a mapping with a _target_, got"):
+        read_config(cfg, TrainConfig)
+
+
 def test_all_faults_are_reported_together_on_one_line() -> None:
     with pytest.raises(ConfigError) as caught:
         outer(number=0, switch="yes", weight={"grams": -1})

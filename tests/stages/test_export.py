@@ -140,6 +140,10 @@ def test_a_run_is_exported_scored_by_both_engines_and_loaded_without_this_packag
     assert max(result["export"]["difference"].values()) < 1e-4
     assert result["costs"] == own["costs"]
     assert abs(result["score"] - result["export"]["score_torch"]) <= 0.005
+    timed = result["export"]["files"]
+    assert set(timed) == {path.name for path in folder.iterdir() if path.suffix in (".onnx", ".pt2")}
+    assert all(one["latency_ms"] > 0 and len(one["size"]) == 2 for one in timed.values())
+    assert timed["model.onnx"]["latency_ms"] == result["export"]["latency_ms"]["onnxruntime"]
     if task != "shapes_seg":  # whose images are padded for the export
         assert result["metrics"] == pytest.approx(own["metrics"], abs=0.005)
     named = onnxruntime.InferenceSession(str(folder / "model.onnx")).get_modelmeta().custom_metadata_map

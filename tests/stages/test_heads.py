@@ -15,7 +15,7 @@ from nas_transfer.tasks.keypoint_head import KeypointHead
 from nas_transfer.tasks.segmentation_head import SegmentationHead
 from nas_transfer.tasks.simcc import SimccSize
 
-DETECTORS = ["coco", "fcos", "several", "several_shapes", "shapes", "small", "ssdlite"]
+DETECTORS = ["coco", "fcos", "fcos_separable", "several", "several_shapes", "shapes", "small", "ssdlite"]
 SAME_CLASS = ["coco", "shapes", "small"]
 POSE, PIXELS = (
     ["heatmaps", "heatmaps_shapes", "heatmaps_small", "simcc"],

@@ -149,7 +149,7 @@ def test_one_search_compares_several_detectors_that_inherit_one_body(
     assert "heads on the front: " in table
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("data", "task", "overrides"),
     [

@@ -46,7 +46,14 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "override",
-    ["name=mine", "runs=far", "resume=never", "num_workers=3", "trainer.enable_progress_bar=false", "tensorboard=true"],
+    [
+        "name=mine",
+        "runs=far",
+        "resume=never",
+        "num_workers=3",
+        "trainer.enable_progress_bar=false",
+        "logger=[csv,tensorboard]",
+    ],
 )
 def test_what_is_only_shown_or_where_it_lies_does_not_change_the_identity(override: str) -> None:
     assert config_sha256(composed(override)) == config_sha256(composed())

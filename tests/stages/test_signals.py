@@ -21,7 +21,7 @@ from nas_transfer.tasks.training import TaskModule
 from tests.stages.test_inputs import CLASSIFY, SEARCH, draw, write_weights
 from tests.stages.test_run_directory import HYDRA, composed
 from tests.stages.test_training import assert_equal_runs
-from tests.test_cli import run
+from tests.test_cli import forked, run
 
 TRAIN = [
     "stage=pretrain", *CLASSIFY[:-1], "arch=min", "trainer.max_steps=6", "checkpoint_every_n_steps=100",
@@ -165,7 +165,7 @@ def test_the_command_ends_with_the_exit_code_of_the_signal_and_one_sentence(
         "import os, signal, time\n\n\ndef run(cfg, folder):\n"
         f"    os.kill(os.getpid(), {int(number)})\n    time.sleep(60)\n"
     )
-    done = run(tmp_path, "stage.run=ending_stage.run", code=ENDINGS[number][1])
+    done = forked(tmp_path, "stage.run=ending_stage.run", code=ENDINGS[number][1])
     assert done.stderr.strip().startswith(f"{ENDINGS[number][2]}: nothing is kept in runs/")
     assert done.stderr.strip().endswith(" yet: the same command begins again")
 
@@ -188,7 +188,7 @@ def test_a_terminated_training_ends_with_143_and_the_same_command_goes_on(tmp_pa
     )
     assert kept is not None
     assert (tmp_path / kept.group(1) / "checkpoints/last.ckpt").is_file()
-    assert "resuming from" in run(tmp_path, *arguments).stdout
+    assert "resuming from" in forked(tmp_path, *arguments).stdout
 
 
 def test_a_process_that_was_forked_ends_by_the_signal_itself() -> None:

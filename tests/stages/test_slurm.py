@@ -68,6 +68,7 @@ class Deadly:
         return 1.0
 
 
+@pytest.mark.nightly
 def test_candidates_that_are_trained_by_halves_on_two_nodes_end_as_in_one_process(tmp_path: Path, parent: Path) -> None:
     halving = [*proxy.HALVING, "proxy.rungs=[0,2]", "search.trials=6"]
     command = proxy.arguments(tmp_path, parent, "shapes_cls", *halving)
@@ -78,6 +79,7 @@ def test_candidates_that_are_trained_by_halves_on_two_nodes_end_as_in_one_proces
     assert (there / "front.json").read_text() == (here / "front.json").read_text()
 
 
+@pytest.mark.nightly
 def test_a_job_that_dies_and_one_that_is_cancelled_fail_alone_and_the_third_scores_as_in_one_process(
     tmp_path: Path, supernet: Path
 ) -> None:

@@ -219,7 +219,7 @@ def real_arguments(name: str, folder: Path) -> list[str]:
     }[name]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("name", "classes", "metrics"),
     [

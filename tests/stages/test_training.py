@@ -25,8 +25,8 @@ def result(folder: Path) -> dict:
     return json.loads((folder / "result.json").read_text())
 
 
-def tensors(folder: Path) -> dict[str, torch.Tensor]:
-    content = torch.load(folder / "weights.pt", weights_only=True)
+def tensors(folder: Path, file: str = "weights.pt") -> dict[str, torch.Tensor]:
+    content = torch.load(folder / file, weights_only=True)
     return {f"body.{k}": v for k, v in content["body"].items()} | {f"rest.{k}": v for k, v in content["rest"].items()}
 
 
@@ -36,6 +36,7 @@ def assert_equal_runs(left: Path, right: Path) -> None:
     assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
     assert result(left)["samples_digest"] == result(right)["samples_digest"] != ""
     assert result(left)["metrics"] == result(right)["metrics"]
+    assert result(left)["training"] == result(right)["training"]
 
 
 def kill_after_first_checkpoint(folder: Path, arguments: list[str], run_folder: Path) -> None:
@@ -53,7 +54,16 @@ def kill_after_first_checkpoint(folder: Path, arguments: list[str], run_folder: 
 @pytest.mark.parametrize(
     "arguments",
     [
-        [*TINY, "arch=min", "trainer.max_steps=23", "checkpoint_every_n_steps=3", "ema_decay=0.9"],
+        [
+            *TINY,
+            "arch=min",
+            "trainer.max_steps=20",
+            "checkpoint_every_n_steps=4",
+            "ema_decay=0.9",
+            "trainer.val_every=0.4",  # after the steps that are saved
+            "trainer.use_best=true",
+            "trainer.patience=9",
+        ],
         [
             *CLASSIFY,
             "arch=supernet",
@@ -63,7 +73,7 @@ def kill_after_first_checkpoint(folder: Path, arguments: list[str], run_folder: 
             "task.recipe.accumulate=2",
         ],
     ],
-    ids=["detector with averaged weights", "supernet with accumulated gradients"],
+    ids=["detector that ends with its best averaged weights", "supernet with accumulated gradients"],
 )
 def test_a_killed_run_goes_on_to_the_same_weights_samples_and_scores(tmp_path: Path, arguments: list[str]) -> None:
     killed, whole = ([*arguments, "name=mine", f"runs={name}"] for name in ("killed", "whole"))
@@ -74,6 +84,40 @@ def test_a_killed_run_goes_on_to_the_same_weights_samples_and_scores(tmp_path: P
     assert "resuming from" in forked(tmp_path, *killed).stdout
     assert_equal_runs(*folders)
     assert "already finished" in forked(tmp_path, *killed).stdout
+
+
+@pytest.mark.slow
+def test_scoring_on_the_way_changes_no_weight_and_keeps_the_best(tmp_path: Path) -> None:
+    common = [*TINY, "arch=min", "trainer.max_steps=8"]
+    forked(tmp_path, *common, "trainer.val_every=null", "name=unscored")
+    forked(tmp_path, *common, "trainer.val_every=0.2", "name=scored")
+    unscored, scored = (tmp_path / "runs/finetune/shapes_det" / name for name in ("unscored", "scored"))
+    ours, theirs = tensors(scored), tensors(unscored)
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    training = result(scored)["training"]
+    assert training["weights"] == "last"
+    forked(tmp_path, *TINY, "stage=evaluate", f"weights={scored / 'best.pt'}", "name=best")
+    assert result(tmp_path / "runs/evaluate/shapes_det/best")["score"] == training["best_score"]
+    assert torch.load(scored / "best.pt", weights_only=True)["step"] == training["best_step"]
+
+
+@pytest.mark.slow
+def test_a_training_that_gets_no_better_ends_early(tmp_path: Path) -> None:
+    done = forked(
+        tmp_path, *TINY, "arch=min", "trainer.max_steps=40", "trainer.val_every=0.2", "trainer.patience=3",
+        "task.recipe.lr=1e-20", "task.recipe.clip_norm=1e-20", "name=mine",
+    )  # fmt: skip
+    found = result(tmp_path / "runs/finetune/shapes_det/mine")
+    steps, best = found["training"]["steps"], found["training"]["best_step"]
+    assert f"early stopping at step {steps} of 20: 3 scorings" in done.stdout
+    assert steps == best + 3 * 2 < 20
+    assert found["images_seen"] == 4 * steps
+
+
+@pytest.mark.slow
+def test_a_supernet_has_no_scores_that_could_decide(tmp_path: Path) -> None:
+    done = forked(tmp_path, *TINY, "arch=supernet", "trainer.max_steps=2", "trainer.use_best=true", code=2)
+    assert "trainer.use_best needs scores while training" in sentence(done)
 
 
 @pytest.mark.slow
@@ -103,7 +147,7 @@ def test_a_supernet_pretrained_finetuned_and_evaluated_hands_its_weights_on(tmp_
         "trainer.max_steps=1",
         "name=tuned",
         "ema_decay=0.5",
-        "tensorboard=true",
+        "logger=[csv,tensorboard]",
     )
     assert "weights of the body from" in tune.stdout
     tuned = tmp_path / "runs/finetune/shapes_det/tuned"
@@ -163,7 +207,7 @@ def test_weights_that_are_no_tensors_are_one_sentence_and_run_nothing(
     assert not (tmp_path / "pwned").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_real_boxes_are_trained_on_and_scored(tmp_path: Path) -> None:
     sizes = ["min_size=128", "max_size=160", "proposals_test=100", "detections=10"]
     small = [*(f"task.build.detector.{size}" for size in sizes), "num_threads=1"]
@@ -176,7 +220,7 @@ def test_real_boxes_are_trained_on_and_scored(tmp_path: Path) -> None:
     assert {"map", "map_50", "map_75"} <= set(found["metrics"])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_real_class_folders_are_trained_and_scored(tmp_path: Path) -> None:
     forked(
         tmp_path, "stage=pretrain", "task=imagenet", f"data.root={sample_data('flowers5')}", "arch=min",

@@ -31,7 +31,7 @@ from nas_transfer.sweeper import run_search
 from tests.guard import HANG_SECONDS
 from tests.stages import test_proxy
 from tests.stages.test_proxy import parent
-from tests.stages.test_search import arguments, supernet, trials
+from tests.stages.test_search import FAULTY, arguments, supernet, trials
 
 __all__ = ["parent", "supernet"]  # fixtures
 
@@ -147,6 +147,16 @@ def test_the_trial_of_a_killed_worker_is_evaluated_by_another_one(
 
 
 @pytest.mark.slow
+def test_a_worker_out_of_memory_records_its_trial_as_failed_and_goes_on(
+    tmp_path: Path, supernet: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched(composed(tmp_path, supernet, FAULTY + "}", "search.workers=1"), monkeypatch, in_turn)
+    require_front_of_files(tmp_path, 8)
+    reasons = {number: outcome["reason"] for number, outcome in trials(tmp_path).items()}
+    assert (reasons[6], reasons[7]) == ("OutOfMemoryError: no memory left", None)
+
+
+@pytest.mark.slow
 def test_the_same_command_adds_workers_to_a_search_that_runs(
     tmp_path: Path, supernet: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,12 +253,14 @@ def local(tmp_path: Path) -> LocalProcesses:
 @pytest.mark.slow
 def test_a_process_that_is_killed_takes_no_other_one_with_it(tmp_path: Path) -> None:
     jobs = [Job(tmp_path / f"{name}.json", ()) for name in ("first", "refused", "broken", "killed", "last")]
-    reasons = local(tmp_path).launch(jobs)
+    processes = local(tmp_path)
+    reasons = processes.launch(jobs)
     assert reasons == [
         None, "the weights do not fit", "ValueError: a defect of two lines", "its process was ended by signal 9", None
     ]  # fmt: skip
     assert (tmp_path / "first.done").exists()
     assert (tmp_path / "last.done").exists()
+    assert processes.launch(jobs[:1]) == [None]  # a new start, once all have ended
 
 
 @pytest.mark.slow

@@ -19,7 +19,9 @@ from nas_transfer.supernet.mbconv.table import MBConvTable
 from nas_transfer.supernet.networks import build_body
 from nas_transfer.supernet.ops import copy_slices
 from nas_transfer.supernet.protocol import SupernetTable
+from nas_transfer.supernet.resnet.elastic import ElasticResNetTable
 from nas_transfer.supernet.resnet.network import ResNetBody
+from nas_transfer.supernet.resnet.rows import ResidualStage, StemConv
 from nas_transfer.supernet.resnet.table import ResNetTable
 from tests.conftest import load_supernet
 from tests.supernet.exactness import randomise_convnext
@@ -169,6 +171,37 @@ def convnext(batches: list[Tensor]) -> Family:
     return Family(table, body.extract(table.space.largest()), tuple(partial(body.extract, arch) for arch in archs))
 
 
+def elastic_resnet(batches: list[Tensor]) -> Family:
+    """Basic blocks, and bottlenecks with groups, squeeze-and-excitation and pooled shortcuts."""
+    stages = tuple(
+        ResidualStage(
+            name=f"s{index}", width=32 << index, inner_width=(8 << index, 16 << index), depth=(1, 2),
+            stride=2 if index else 1, bottleneck=index > 0, group_width=8 if index == 1 else 0,
+            squeeze_channels=(8, 8) if index == 2 else (0, 0), shortcut="pool" if index == 3 else "conv",
+        )
+        for index in range(4)
+    )  # fmt: skip
+    table = ElasticResNetTable(
+        name="small", resolutions=(64,), stem=(StemConv((16,), (3, 5), 2),), max_pool=True, stages=stages,
+        batch_norm_eps=1e-5, preprocessing=load_supernet("resnet50").preprocessing,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    body = build_body(table)
+    largest = build_body(table, table.space.largest())
+    copy_slices(body, largest)
+    randomise_norms(largest)
+    recalibrate_batch_norm(largest, batches, largest)
+    body.load_state_dict(largest.state_dict(), strict=False)  # the stem's smaller kernels are maps
+
+    def cut(arch: Arch) -> nn.Module:
+        subnet = build_body(table, arch)
+        copy_slices(body, subnet)
+        return subnet.eval()
+
+    return Family(table, largest.eval(), tuple(partial(cut, arch) for arch in archs_of(table)))
+
+
 FAMILIES = {
     "mbconv": mbconv, "once_for_all": once_for_all, "shufflenet": shufflenet, "resnet": resnet, "convnext": convnext,
+    "elastic_resnet": elastic_resnet,
 }  # fmt: skip

@@ -1,7 +1,7 @@
 """FCOS behind the elastic body: torchvision's own detector, extraction, costs, imitation and a short training."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from nas_transfer.arch import SUPERNET, Arch, ArchOrSupernet
 from nas_transfer.errors import ConfigError
 from nas_transfer.supernet.ops import leading_slice
 from nas_transfer.tasks.detection import DetectionTask
-from nas_transfer.tasks.fcos import FcosSize
+from nas_transfer.tasks.fcos import FcosSize, SeparableFcosSize
 from nas_transfer.tasks.task import TaskSettings, Teacher
 from tests.conftest import load_supernet
 from tests.tasks.test_detector_genes import BATCH, counted, own_gradients, random_archs, replace_gene, with_statistics
@@ -26,6 +26,7 @@ SIZES = FcosSize(
     score_threshold=0.05, detections=10,
 )  # fmt: skip
 GENES = {"min_size": [32, 48], "fpn_levels": [3], "fpn_channels": [8, 16], "tower_convolutions": [1, 2]}
+SEPARABLE = SeparableFcosSize(**asdict(SIZES))
 TABLE = load_supernet("bignas_nano")
 
 
@@ -83,34 +84,37 @@ def test_torchvisions_fcos_with_the_same_weights_gives_the_same_detections_and_l
         torch.testing.assert_close(loss, expected[name], rtol=1e-6, atol=1e-6)
 
 
+def require_exact_extraction(task: DetectionTask, arch: Arch) -> None:
+    """The subnet of an arch has the detections, losses and gradients of the supernet."""
+    task.set_arch(arch)
+    subnet = task.extract(arch)
+    assert not any("Elastic" in type(module).__name__ for module in subnet.network.modules())
+    with torch.no_grad():
+        ours, theirs = (each.eval().forward_batch(BATCH)[0] for each in (task, subnet))
+    assert len(ours["boxes"]) > 0
+    for name in task.outputs:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-9, atol=1e-9)
+    for each in (task.train(), subnet.train()):
+        each.network.zero_grad(set_to_none=True)
+        losses, _ = each.losses(BATCH, regularise=True, teacher=None)
+        torch.stack(list(losses.values())).sum().backward()
+    shared, own = own_gradients(task), own_gradients(subnet)
+    for name, gradient in own.items():
+        active = leading_slice(shared[name], gradient.shape, name)
+        torch.testing.assert_close(active, gradient, rtol=1e-9, atol=1e-9)
+        assert torch.count_nonzero(shared[name]) == torch.count_nonzero(active)
+    assert all(name in own or not gradient.any() for name, gradient in shared.items())
+
+
 @pytest.mark.slow
 def test_ten_whole_archs_are_extracted_exactly_with_detections_losses_and_gradients() -> None:
     task = with_statistics(detector().double())
     for arch in random_archs(task, 10):
-        task.set_arch(arch)
-        subnet = task.extract(arch)
-        assert not any("Elastic" in type(module).__name__ for module in subnet.network.modules())
-        with torch.no_grad():
-            ours, theirs = (each.eval().forward_batch(BATCH)[0] for each in (task, subnet))
-        assert len(ours["boxes"]) > 0
-        for name in task.outputs:
-            torch.testing.assert_close(ours[name], theirs[name], rtol=1e-9, atol=1e-9)
-        for each in (task.train(), subnet.train()):
-            each.network.zero_grad(set_to_none=True)
-            losses, _ = each.losses(BATCH, regularise=True, teacher=None)
-            torch.stack(list(losses.values())).sum().backward()
-        shared, own = own_gradients(task), own_gradients(subnet)
-        for name, gradient in own.items():
-            active = leading_slice(shared[name], gradient.shape, name)
-            torch.testing.assert_close(active, gradient, rtol=1e-9, atol=1e-9)
-            assert torch.count_nonzero(shared[name]) == torch.count_nonzero(active)
-        assert all(name in own or not gradient.any() for name, gradient in shared.items())
+        require_exact_extraction(task, arch)
 
 
-@pytest.mark.slow
-def test_costs_of_ten_whole_archs_equal_torchs_counter() -> None:
-    supernet = detector()
-    archs = random_archs(supernet, 10)
+def require_counted_costs(supernet: DetectionTask, archs: Sequence[Arch]) -> None:
+    """The costs of archs are those of torch's counter and of their parameters."""
     totals = supernet.cost_totals(archs)
     for index, arch in enumerate(archs):
         subnet = supernet.extract(arch).eval()
@@ -121,6 +125,45 @@ def test_costs_of_ten_whole_archs_equal_torchs_counter() -> None:
         macs = counted(subnet.network.backbone, images) + counted(subnet.network.head, levels)
         assert macs == totals.macs[index] == sum(cost.macs for cost in subnet.costs(arch).values())
         assert sum(p.numel() for p in subnet.network.parameters()) == totals.params[index]
+
+
+@pytest.mark.slow
+def test_costs_of_ten_whole_archs_equal_torchs_counter() -> None:
+    supernet = detector()
+    archs = random_archs(supernet, 10)
+    require_counted_costs(supernet, archs)
+
+
+@pytest.mark.slow
+def test_separable_towers_are_extracted_exactly_and_cost_what_torch_counts() -> None:
+    task = with_statistics(detector(sizes=SEPARABLE).double())
+    archs = random_archs(task, 3)
+    require_exact_extraction(task, archs[0])
+    require_counted_costs(detector(sizes=SEPARABLE), archs)
+
+
+def test_a_separable_tower_is_a_tower_whose_kernels_are_products() -> None:
+    arch = TABLE.space.smallest()
+    sizes = replace(SEPARABLE, fpn_channels=64, group_channels=2)
+    task = with_statistics(detector(arch, sizes, genes=False)).double()
+    plain = detector(arch, FcosSize(**asdict(sizes)), genes=False).double()
+    assert (task.kind.name, plain.kind.name) == ("detection_fcos_separable", "detection_fcos")
+    tensors = task.network.state_dict()
+    towers = [f"head.{head}_head.conv." for head in ("classification", "regression")]
+    expected = {name: tensor for name, tensor in tensors.items() if not name.startswith(tuple(towers))}
+    for tower in towers:
+        for number in range(4):  # depthwise and 1x1 convolution, norm and ReLU; without the first, three layers
+            ours, theirs = f"{tower}{4 * number + 1}.", f"{tower}{3 * number}."
+            expected[theirs + "weight"] = tensors[ours + "weight"] * tensors[f"{tower}{4 * number}.weight"][None, :, 0]
+            expected[theirs + "bias"] = tensors[ours + "bias"]
+            for name in ("weight", "bias"):
+                expected[f"{tower}{3 * number + 1}.{name}"] = tensors[f"{tower}{4 * number + 2}.{name}"]
+    plain.network.load_state_dict(expected)
+    with torch.no_grad():
+        ours, theirs = task.eval().forward_batch(BATCH)[0], stock_fcos(plain, arch).double().eval()(BATCH["images"])[0]
+    assert len(ours["boxes"]) == 10
+    for name in ("boxes", "scores"):
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-6, atol=1e-6)
 
 
 def test_smaller_archs_imitate_the_levels_of_the_same_stride() -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
+from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD
 from torchvision.models.detection.ssdlite import SSDLiteHead, _extra_block
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
@@ -81,17 +82,17 @@ def stock_ssdlite(task: DetectionTask, sizes: SsdliteSize) -> SSD:
         for ours, block in zip(predictors.values(), theirs, strict=True):
             block[1].load_state_dict(ours[1].state_dict())
     stock = SSD(
-        StockBackbone(task.body, sizes.taps, extra), anchors, (64, 96), 4, head=head, score_thresh=0.01,
+        StockBackbone(task.body, sizes.taps, extra), anchors, (64, 64), 4, head=head, score_thresh=0.01,
         nms_thresh=0.55, topk_candidates=300, detections_per_img=10,
     )  # fmt: skip
     mean, std = TABLE.preprocessing.mean, TABLE.preprocessing.std
-    stock.transform = GeneralizedRCNNTransform(64, 96, list(mean), list(std))
+    stock.transform = GeneralizedRCNNTransform(64, 64, list(mean), list(std))
     return stock
 
 
 @pytest.mark.parametrize("taps", [2, 3])
 def test_torchvisions_ssdlite_with_the_same_weights_gives_the_same_detections_and_losses(taps: int) -> None:
-    sizes = replace(SIZES, taps=taps)
+    sizes = replace(SIZES, taps=taps, max_size=64)
     task = with_statistics(detector(TABLE.space.smallest(), sizes, genes=False)).double()
     stock = stock_ssdlite(task, sizes).double()
     with torch.no_grad():
@@ -144,6 +145,19 @@ def test_costs_of_ten_whole_archs_equal_torchs_counter() -> None:
         macs = counted(subnet.network.backbone, images) + counted(subnet.network.head, maps)
         assert macs == totals.macs[index] == sum(cost.macs for cost in subnet.costs(arch).values())
         assert sum(p.numel() for p in subnet.network.parameters()) == totals.params[index]
+
+
+def test_anchors_of_a_map_have_the_same_sides_in_wide_and_tall_images() -> None:
+    """Else the same pixels would have to give other offsets in each image."""
+    sides = []
+    for height, width in ((64, 96), (96, 64)):
+        images = ImageList(torch.zeros(1, 3, height, width), [(height, width)])
+        boxes = SIZES.anchors()(
+            images, [torch.zeros(1, 1, height // stride, width // stride) for stride in (8, 16, 32)]
+        )
+        sides.append((boxes[0][:, 2:] - boxes[0][:, :2]).reshape(-1, 6, 2))
+    torch.testing.assert_close(sides[0], sides[1])
+    torch.testing.assert_close(sides[0][0, 0], torch.full((2,), 0.1 * (64 * 96) ** 0.5))
 
 
 def test_the_extra_layers_are_as_wide_as_torchvisions() -> None:

@@ -71,6 +71,7 @@ def _below(path: Path, root: Path) -> str:
 
 def _draw_worst(analysis: Analysis, folder: Path, module: ScoringModule, data: DownstreamData) -> None:
     """Draw the worst images with their annotations and, at the recommended threshold, their predictions."""
+    folder.mkdir(parents=True, exist_ok=True)
     task, val = module.task.eval(), data.require_parts().val
     threshold = LEAST_SCORE_DRAWN if analysis.threshold is None else analysis.threshold.recommended
     for number, image in enumerate(analysis.worst[:MOST_DRAWN], start=1):

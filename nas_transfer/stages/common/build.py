@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
+from hydra.errors import InstantiationException
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.trainer.states import TrainerFn
@@ -28,7 +29,7 @@ from nas_transfer.runs.atomic import replacing
 from nas_transfer.runs.reading import START_ANEW, holds_tensors, is_present
 from nas_transfer.space import SearchSpace
 from nas_transfer.stages.common.kept import CURRENT
-from nas_transfer.stages.common.progress import ProgressLog
+from nas_transfer.stages.common.progress import ProgressLog, TrainingBar
 from nas_transfer.stages.common.run_directory import is_main_process
 from nas_transfer.stages.common.signals import RECEIVER, SIGNALS, EndedBySignal
 from nas_transfer.stages.config.base import DataRunConfig, TaskRunConfig, TrainerConfig
@@ -300,11 +301,16 @@ def build_task(config: TaskRunConfig, table: SupernetTable, arch: ArchOrSupernet
     return built
 
 
-def build_bare_trainer(config: TrainerConfig, steps: int) -> pl.Trainer:
-    """Lightning's trainer for a short training without validation that writes nothing to disk."""
+def build_bare_trainer(config: TrainerConfig, steps: int, what: str = "") -> pl.Trainer:
+    """Lightning's trainer for a short training without validation that writes nothing to disk.
+
+    Args:
+        what: what trains, for log lines about its progress; empty for none.
+    """
     return config.lightning.build(
         **_trainer_arguments(config),
         enable_progress_bar=False,
+        callbacks=[ProgressLog(what, steps)] if what else [],
         limit_val_batches=0,
         logger=False,
         enable_checkpointing=False,
@@ -318,22 +324,27 @@ def build_trainer(config: ScoredRunConfig, folder: Path, callbacks: Sequence[Cal
     on_terminal = sys.stdout.isatty()
     bars: list[Callback] = []
     if config.trainer.enable_progress_bar:
-        bars.append(pl.callbacks.RichProgressBar() if on_terminal else ProgressLog())
-    loggers: list[Logger] = [pl.loggers.CSVLogger(str(folder), name=files.LOGS_FOLDER)]
-    if config.tensorboard:
-        try:
-            loggers.append(pl.loggers.TensorBoardLogger(str(folder), name=files.TENSORBOARD_FOLDER))
-        except ModuleNotFoundError as error:
-            raise ConfigError("tensorboard=true needs TensorBoard: pip install tensorboard") from error
+        bars.append(TrainingBar() if on_terminal else ProgressLog())
     return config.trainer.lightning.build(
         **_trainer_arguments(config.trainer),
         enable_progress_bar=config.trainer.enable_progress_bar and on_terminal,
         callbacks=[*bars, *callbacks],
-        logger=loggers,
+        logger=[_build_logger(name, logger) for name, logger in config.logger.items()],
+        enable_checkpointing=False,  # `LastCheckpoint` and `BestWeights` do it
         default_root_dir=str(folder),
         max_epochs=1,
         check_val_every_n_epoch=None,
     )
+
+
+def _build_logger(name: str, logger: Factory[Logger]) -> Logger:
+    """One of Lightning's loggers; ConfigError if its package is not installed."""
+    try:
+        return logger.build()
+    except InstantiationException as error:
+        if isinstance(error.__cause__, ModuleNotFoundError):
+            raise ConfigError(f"logger={name} needs a package that is not installed: pip install {name}") from error
+        raise
 
 
 def _trainer_arguments(config: TrainerConfig) -> dict[str, object]:

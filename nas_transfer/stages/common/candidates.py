@@ -83,15 +83,21 @@ def evaluator_in_process(config: Config, build: Callable[[Config], TrialEvaluato
     return _evaluators[key]
 
 
-def build_evaluator(config: SearchConfig, *, cache: bool = True) -> TrialEvaluator:
-    """The evaluator of the jobs of a search. Without `cache`, it reads the images again for every trial."""
+def build_evaluator(config: SearchConfig, *, cache: bool = True, measures_damage: bool = True) -> TrialEvaluator:
+    """The evaluator of the jobs of a search.
+
+    Args:
+        cache: False to read the images again for every trial.
+        measures_damage: whether to measure the damages of choices first, where the search asks for them.
+    """
     set_threads(config.num_threads)
     table, checkpoint = searched_weights(config)
     data = build_data(config.data, SUPERNET, table.preprocessing)
     supernet = build_task(config, table, SUPERNET, data)
     if checkpoint.arch is not None:
         repair = RepairedTrials(config, table, checkpoint, data)
-        hold_damage(config, checkpoint, repair.repairer)
+        if measures_damage:
+            hold_damage(config, checkpoint, repair.repairer)
         damage = damage_of_run(config, supernet.space, checkpoint)
         return evaluator_of(config, supernet, data, cache=cache, repair=repair, damage=damage)
     load_network(supernet, checkpoint)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 
 from nas_transfer.errors import ConfigError, RunError
 from nas_transfer.runs import ChoiceDamage, DamageTable, Usage, files, read_damage
+from nas_transfer.runs.phases import Phase
 from nas_transfer.search.damage import ArchDamage
 from nas_transfer.search.loop import Launch, prepare
 from nas_transfer.search.objectives.base import Objective
@@ -71,7 +72,7 @@ def hold_damage(config: SearchConfig, checkpoint: Checkpoint, repairer: Callable
     space, device = meter.task.space, meter.task.device
     measured, choices = meter.choices(), []
     logger.info("measuring the damage of %d choices", len(measured))
-    for choice in measured:
+    for choice in Phase(measured, "damage", "choices"):
         begun = time.monotonic()
         found = meter.damages(choice)
         spent = time.monotonic() - begun

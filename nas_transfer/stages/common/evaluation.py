@@ -10,6 +10,7 @@ from nas_transfer.arch import SUPERNET, Arch
 from nas_transfer.arch_files import LARGEST, SMALLEST
 from nas_transfer.data.module import DownstreamData
 from nas_transfer.errors import ConfigError
+from nas_transfer.runs.phases import Phase
 from nas_transfer.stages.common.build import (
     build_arch,
     build_blank,
@@ -104,5 +105,6 @@ def extract_calibrated(config: DataRunConfig, supernet: Task, arch: Arch, data: 
     """
     subnet = supernet.extract(arch).to(evaluation_device(config.trainer.accelerator))
     # Pairs at least: on one image the BatchNorm of a globally pooled branch has no variance.
-    subnet.calibrate(data.calibration_dataloader(config.calibration_images, max(2, data.batch_size)))
+    batches = data.calibration_dataloader(config.calibration_images, max(2, data.batch_size))
+    subnet.calibrate(Phase(batches, "BatchNorm statistics", "batches"))
     return subnet.to(supernet.device)

@@ -50,6 +50,7 @@ class LocalProcesses:
         num_gpus = torch.cuda.device_count()
         visible = os.environ.get(VISIBLE_GPUS)
         receivers: list[Connection] = []
+        self._processes.clear()  # those of an earlier start have ended
         for index, job in enumerate(jobs):
             receiver, sender = spawn.Pipe(duplex=False)
             environment = gpu_of_worker(index, num_gpus, visible)

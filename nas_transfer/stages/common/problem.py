@@ -23,21 +23,28 @@ from nas_transfer.tasks.task import Task
 logger = logging.getLogger(__name__)
 
 
-def make_sampler(
-    config: SearchConfig, task: Task, objectives: Mapping[str, Objective], damage: ArchDamage | None, *, repairs: bool
-) -> ArchSampler:
-    """The configured sampler of the problem of a search.
+def searched_problem(
+    config: SearchConfig, task: Task, objectives: Mapping[str, Objective], *, repairs: bool
+) -> Problem:
+    """The problem of a search.
 
     Args:
         task: the supernet's task; its tensors are not used.
-        damage: the damages of archs; None if not known.
         repairs: whether trials are parts of one whole network.
+    """
+    fixed = trained_genes(config, task, objectives) if repairs else []
+    return make_problem(config.search, task, objectives, fixed)
+
+
+def make_sampler(config: SearchConfig, problem: Problem, damage: ArchDamage | None) -> ArchSampler:
+    """The configured sampler of the problem of a search.
+
+    Args:
+        damage: the damages of archs; None if not known.
 
     Raises:
         ConfigError: no arch is within the limits.
     """
-    fixed = trained_genes(config, task, objectives) if repairs else []
-    problem = make_problem(config.search, task, objectives, fixed)
     problem.damage = damage
     rng = np.random.default_rng(config.seed)
     problem.draw(rng)  # an infeasible constraint ends the search here

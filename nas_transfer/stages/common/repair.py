@@ -67,12 +67,15 @@ class RepairedTrials:
     """Cuts repaired subnets out of a whole network, and keeps those that are asked for as run folders.
 
     The views of one repeat at a time are in memory.
+
+    Attributes:
+        checkpoint: the weights of the whole network.
     """
 
     def __init__(
         self, config: SearchConfig, table: SupernetTable, checkpoint: Checkpoint, data: DownstreamData
     ) -> None:
-        self._config, self._checkpoint = config, checkpoint
+        self._config, self.checkpoint = config, checkpoint
         self._build = partial(build_repairer, config, table, checkpoint, data, shared=config.search.variants > 0)
         self._repeat = 0
         self._repairer: SubnetRepairer | None = None
@@ -99,7 +102,7 @@ class RepairedTrials:
         (folder / files.CONFIG).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(self._config.folder / files.CONFIG, folder / files.CONFIG)
         save_checkpoint(
-            folder / files.WEIGHTS, subnet, parent=self._checkpoint, metrics={}, versions=versions(),
+            folder / files.WEIGHTS, subnet, parent=self.checkpoint, metrics={}, versions=versions(),
             stage=self._config.stage.name, config_sha256=self._config.config_sha256,
         )  # fmt: skip
 

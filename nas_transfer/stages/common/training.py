@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
-from nas_transfer.arch import SUPERNET
+from nas_transfer.arch import SUPERNET, ArchOrSupernet
 from nas_transfer.data.module import DownstreamData
-from nas_transfer.runs import Result, files
+from nas_transfer.errors import ConfigError
+from nas_transfer.runs import Result, TrainingSummary, files
+from nas_transfer.runs.versions import versions
 from nas_transfer.stages.common.analysis import write_analysis
 from nas_transfer.stages.common.build import (
     EndOnSignal,
@@ -33,9 +37,19 @@ from nas_transfer.stages.common.build import (
 from nas_transfer.stages.common.evaluation import evaluate_task
 from nas_transfer.stages.common.repair import build_repairer
 from nas_transfer.stages.common.results import make_result, write_predictions
+from nas_transfer.stages.common.scoring import BestWeights, early_stopping, steps_between_scorings
 from nas_transfer.stages.config.base import DataRunConfig
 from nas_transfer.stages.config.training import TrainConfig
-from nas_transfer.tasks.checkpoint import Checkpoint, checkpoint_arch, inherit, is_whole, load_subnet, save_checkpoint
+from nas_transfer.tasks.checkpoint import (
+    Checkpoint,
+    checkpoint_arch,
+    inherit,
+    is_whole,
+    load_checkpoint,
+    load_network,
+    load_subnet,
+    save_checkpoint,
+)
 from nas_transfer.tasks.recipe import Recipe
 from nas_transfer.tasks.task import Task
 from nas_transfer.tasks.training import TaskModule
@@ -54,7 +68,8 @@ def train(config: TrainConfig, folder: Path) -> Result | None:
     arch = build_arch(config, table)
     data = build_data(config.data, arch, table.preprocessing)
     hold_run_inputs(config, data)
-    trainer = build_trainer(config, folder, _callbacks(config, folder))
+    _require_scored(config, arch)
+    trainer = build_trainer(config, folder)
     steps_per_epoch = steps_of_epoch(config, data, trainer)
     total_steps = config.trainer.steps(steps_per_epoch)
     recipe = config.task.recipe.build()
@@ -70,9 +85,22 @@ def train(config: TrainConfig, folder: Path) -> Result | None:
     accumulate = recipe.accumulate
     num_batches = total_steps * accumulate
     data.stream(num_batches, batches_per_step=accumulate)
-    every = max(1, round(config.trainer.check_val_every_n_epoch * steps_per_epoch * accumulate))
-    # A supernet keeps no statistics to be scored with on the way: an interval beyond the end means never.
-    trainer.val_check_interval = every if arch is not SUPERNET else num_batches + 1
+    best = None
+    every = steps_between_scorings(
+        config.trainer.val_every, total_steps, steps_per_epoch, total_batch, data.num_val_images
+    )
+    if arch is not SUPERNET:  # a supernet keeps no statistics to be scored with on the way
+        save = partial(
+            save_checkpoint, parent=parent, versions=versions(), stage=config.stage.name,
+            config_sha256=config.config_sha256,
+        )  # fmt: skip
+        best = BestWeights(
+            folder / files.BEST_WEIGHTS, lambda path, metrics, step: save(path, task, metrics=metrics, step=step),
+            task.score_key, total_steps,
+        )  # fmt: skip
+    # An interval beyond the end means never.
+    trainer.val_check_interval = num_batches + 1 if best is None or every is None else every * accumulate
+    trainer.callbacks[:] = [*trainer.callbacks, *_callbacks(config, folder, best)]
     logger.info(
         "%s of %s on %d images: %d steps, %.1f epochs of %d",
         "the supernet" if arch is SUPERNET else f"arch {arch.short_id()}",
@@ -81,17 +109,28 @@ def train(config: TrainConfig, folder: Path) -> Result | None:
     if last is not None:
         logger.info("resuming from %s", last)
     trainer.fit(module, datamodule=data, ckpt_path=None if last is None else str(last), weights_only=True)
-    seconds = module.seconds
+    seconds, steps = module.seconds, trainer.global_step
+    if steps < total_steps:
+        logger.info(
+            "early stopping at step %d of %d: %d scorings brought no better %s",
+            steps, total_steps, config.trainer.patience, task.score_key,
+        )  # fmt: skip
     metrics = evaluate_task(config, module, data, trainer)
+    summary = None if best is None else _summary(config, best, steps, total_steps)
+    if summary is not None and summary.weights == "best" and summary.best_step != steps:
+        metrics = _evaluate_best(config, module, data, trainer, folder / files.BEST_WEIGHTS)
     if not trainer.is_global_zero:
         return None
-    images = num_batches * data.batch_size * trainer.world_size
+    if summary is not None:
+        logger.info("%s", summary)
+    images = steps * accumulate * data.batch_size * trainer.world_size
     result = make_result(
         config, task, metrics, seconds=seconds, images_seen=images, devices=trainer.world_size,
         training_macs=module.training_macs,
         on_accelerator=trainer.strategy.root_device.type != "cpu", samples_digest=module.samples_digest,
         provenance=() if parent is None else parent.lineage(),
     )  # fmt: skip
+    result = replace(result, training=summary)
     save_checkpoint(
         folder / files.WEIGHTS, task, parent=parent, metrics=metrics, versions=result.versions,
         stage=result.stage, config_sha256=result.config_sha256,
@@ -101,11 +140,42 @@ def train(config: TrainConfig, folder: Path) -> Result | None:
     return result
 
 
-def _callbacks(config: TrainConfig, folder: Path) -> list[Callback]:
-    """Callbacks that run after each step."""
-    callbacks: list[Callback] = []
+def _require_scored(config: TrainConfig, arch: ArchOrSupernet) -> None:
+    """Raise ConfigError if scores on the way are to decide about a supernet, which has none."""
+    for name in ("patience", "use_best"):
+        if arch is SUPERNET and getattr(config.trainer, name):
+            raise ConfigError(
+                f"trainer.{name} needs scores while training, which a supernet does not have: leave it out, or train "
+                "one arch with arch=max"
+            )
+
+
+def _summary(config: TrainConfig, best: BestWeights, steps: int, total_steps: int) -> TrainingSummary | None:
+    """How the training ended; None if no score was defined."""
+    if best.step is None:
+        return None
+    weights: Literal["last", "best"] = "best" if config.trainer.use_best else "last"
+    return TrainingSummary(steps, total_steps, best.score_key, best.step, best.score, weights)
+
+
+def _evaluate_best(
+    config: TrainConfig, module: TaskModule, data: DownstreamData, trainer: pl.Trainer, file: Path
+) -> dict[str, float]:
+    """Load the weights that scored best, and score them again for their predictions."""
+    trainer.strategy.barrier()
+    load_network(module.task, load_checkpoint(str(file), module.task.table))
+    exchanging = (BestWeights, pl.callbacks.WeightAveraging)
+    trainer.callbacks[:] = [callback for callback in trainer.callbacks if not isinstance(callback, exchanging)]
+    module.metrics_step = -1
+    return evaluate_task(config, module, data, trainer)
+
+
+def _callbacks(config: TrainConfig, folder: Path, best: BestWeights | None) -> list[Callback]:
+    """Callbacks that run after each step and each scoring."""
+    callbacks: list[Callback] = [] if best is None else [best]
     if config.ema_decay is not None:
         callbacks.append(pl.callbacks.EMAWeightAveraging(decay=config.ema_decay))
+    callbacks += early_stopping(config.trainer)
     # Last, so that a step's checkpoint holds what the others did after that step.
     last = LastCheckpoint(folder / files.LAST_CHECKPOINT, config.checkpoint_every_n_steps)
     return [*callbacks, last, EndOnSignal(last)]

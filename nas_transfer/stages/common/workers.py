@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from nas_transfer.errors import NasTransferError, RunError
 from nas_transfer.paths import PACKAGE
 from nas_transfer.runs import Job, files, read_spent, write_job
+from nas_transfer.runs.plan import read_plan
 from nas_transfer.runs.versions import program_sha256
 from nas_transfer.search.evaluate import TrialEvaluator
 from nas_transfer.search.loop import SearchLoop
@@ -22,7 +23,8 @@ from nas_transfer.space import SearchSpace
 from nas_transfer.stages.common.candidates import searched_weights
 from nas_transfer.stages.common.damage import damage_of_run
 from nas_transfer.stages.common.launching import WorkerLauncher
-from nas_transfer.stages.common.problem import make_sampler
+from nas_transfer.stages.common.planning import planned, schedule_of
+from nas_transfer.stages.common.problem import make_sampler, searched_problem
 from nas_transfer.stages.config.search import SearchConfig
 
 logger = logging.getLogger(__name__)
@@ -54,14 +56,17 @@ def run_worker(config: SearchConfig, evaluator: TrialEvaluator) -> None:
         RunError: the search has not begun, or runs with another version of the program.
     """
     task, objectives = evaluator.supernet, evaluator.objectives
+    plan = None if config.search.trials is not None else read_plan(config.folder)
+    config = planned(config, plan)
     checkpoint = searched_weights(config)[1]
     damage = damage_of_run(config, task.space, checkpoint)
-    sampler = make_sampler(config, task, objectives, damage, repairs=checkpoint.arch is not None)
+    problem = searched_problem(config, task, objectives, repairs=checkpoint.arch is not None)
+    sampler = make_sampler(config, problem, damage)
     study = open_study(config, task.space, objectives, sampler)
     assert isinstance(study, SharedStudy)
     _require_same_program(study)
-    budget = config.budget(int(str(config.data["batch_size"])) * config.task.recipe.build().accumulate)
-    schedule = config.search.schedule(config.rungs(), budget)
+    images_per_step = int(str(config.data["batch_size"])) * config.task.recipe.build().accumulate
+    schedule = schedule_of(config, plan, images_per_step)
     worker = Worker(study, schedule, evaluator.evaluate, read_spent(config.folder), sampler.problem.resized)
     logger.info("this worker told %d trials", worker.run())
 

@@ -46,6 +46,8 @@ class SearchKeys:
     """``search``: objectives, sampler, limits, and the division into batches and jobs.
 
     Attributes:
+        trials: number of trials; None for as many as `minutes` allow.
+        minutes: duration of a search without `trials`, from which a number of trials is planned.
         workers: number of processes that ask, evaluate and tell by themselves; None to search in batches.
         job: the file of the job that this process runs; None in the process that proposes trials.
     """
@@ -54,7 +56,8 @@ class SearchKeys:
     sampler: Factory["Callable[..., ArchSampler]"] = key()
     score_key: str | None = key()
     trade_off: Factory["TradeOff"] | None = key(identity=False, target="nas_transfer.search.front.TradeOff")
-    trials: Positive = key(identity=False)
+    trials: Positive | None = key(identity=False)
+    minutes: PositiveNumber | None = key(identity=False)
     ask_batch: Positive = key()
     variants: Count = key()
     trials_per_job: Positive = key(identity=False)
@@ -88,13 +91,16 @@ class SearchKeys:
                         f"search.trade_off must name objectives of this search ({names}), got {name}: "
                         f"use objective=[{SCORE},{second}]"
                     )
+        if self.trials is None and self.minutes is None:
+            yield "search.trials or search.minutes must say how long to search, got null for both: set one of them"
         if self.repeats == 1:
             yield f"search.repeats must be 0 or at least {LEAST_REPEATS} seeds, got 1"
 
     def schedule(self, rungs: "Rungs", budget: "Budget") -> "Schedule":
-        """How the search is divided into batches, jobs and rungs; ConfigError naming a value."""
+        """How a search with a number of trials is divided into batches, jobs and rungs; ConfigError naming a value."""
         from nas_transfer.search.loop import Schedule
 
+        assert self.trials is not None  # given, or planned from the minutes
         return Schedule(self.trials, self.ask_batch, self.trials_per_job, self.max_failures, rungs, budget)
 
     def patience(self) -> "Patience":

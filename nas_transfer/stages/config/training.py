@@ -1,13 +1,18 @@
 """The keys of stages that train one network, or score it."""
 
 # No `from __future__ import annotations`: the reader needs the fields' types themselves, not their source text.
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from nas_transfer.errors import ConfigError
 from nas_transfer.ranges import Count, Positive, Several, ShareBelowOne
 from nas_transfer.stages.config.base import NO_WEIGHTS, DataRunConfig, TrainerConfig
+from nas_transfer.stages.config.factory import Factory
 from nas_transfer.stages.config.field import key
+
+if TYPE_CHECKING:
+    from pytorch_lightning.loggers import Logger
 
 
 def length_faults(trainer: TrainerConfig) -> Iterator[str]:
@@ -20,9 +25,13 @@ def length_faults(trainer: TrainerConfig) -> Iterator[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredRunConfig(DataRunConfig):
-    """The keys of stages that score one network or train it."""
+    """The keys of stages that score one network or train it.
 
-    tensorboard: bool = key(identity=False)
+    Attributes:
+        logger: Lightning's loggers, by the name of their choice.
+    """
+
+    logger: Mapping[str, Factory["Logger"]] = key(identity=False, builds=False)
     sample_predictions: Count = key(identity=False)
 
 

@@ -92,8 +92,8 @@ def faults_of(hint: object, value: object, path: str) -> Iterator[str]:
         for name, child in value.items():
             if name in fields:
                 yield from faults_of(fields[str(name)], child, f"{path}.{name}")
-    elif (origin is Callable or (isinstance(kind, type) and is_protocol(kind))) and not isinstance(value, Mapping):
-        yield _wrong(path, kind, value)  # only a `_target_` builds one
+    elif origin is Callable or (isinstance(kind, type) and is_protocol(kind)):
+        yield f"{path} must be a mapping with a {TARGET}, got {shown(value)}"
 
 
 def hints_of(target: object) -> dict[str, object]:

@@ -1,0 +1,92 @@
+"""The plan of a search with a budget in minutes: what was timed before it, and the number of trials that follows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from nas_transfer.runs import files
+from nas_transfer.runs.costs import Usage
+from nas_transfer.runs.reading import is_present, read_record, write_record
+
+TIMING_FORMAT = PLAN_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What was timed before a search.
+
+    Attributes:
+        step_seconds: of a training step of the smallest and of the largest arch; empty where trials are not trained.
+        scoring_seconds: of the rest of a trial, for the same archs: repair or BatchNorm statistics, and the score.
+        warmup_seconds: estimated for the warm-up; 0 without one.
+        damage_seconds: estimated for the damages of all choices; 0 if they are not measured, or were before.
+        seconds: duration of the timing itself.
+        images: trained on for it.
+        device: kind of device.
+        training_macs: multiply-accumulates of its training.
+    """
+
+    step_seconds: tuple[float, ...]
+    scoring_seconds: tuple[float, ...]
+    warmup_seconds: float
+    damage_seconds: float
+    seconds: float
+    images: int = 0
+    device: str = "cpu"
+    training_macs: int = 0
+
+    @property
+    def usage(self) -> Usage:
+        """What the timing itself used."""
+        return Usage(self.images, self.seconds, 0.0 if self.device == "cpu" else self.seconds, self.training_macs)
+
+    def write(self, folder: Path) -> None:
+        """Write it into the run folder."""
+        write_record(folder / files.TIMING, self, TIMING_FORMAT)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a budget in minutes is spent. A search that is continued takes it as it is.
+
+    Attributes:
+        minutes: the budget, ``search.minutes``.
+        workers: processes that evaluate trials at the same time.
+        trials: number of trials.
+        ask_batch, num_random: ``search.ask_batch`` and ``search.sampler.num_random`` of a search of so many trials;
+            `num_random` is None for a sampler without it.
+        trial_seconds: estimate for a trial, on average.
+        before_seconds: estimate for what comes before the first trial, the timing included.
+        after_seconds: estimate for what comes after the last one.
+    """
+
+    minutes: float
+    workers: int
+    trials: int
+    ask_batch: int
+    num_random: int | None
+    trial_seconds: float
+    before_seconds: float
+    after_seconds: float
+
+    @property
+    def device_minutes(self) -> float:
+        """Minutes for warm-up and trials, over all workers; the search ends when they are spent."""
+        return self.workers * (self.minutes - self.after_seconds / 60)
+
+    def write(self, folder: Path) -> None:
+        """Write it into the run folder."""
+        write_record(folder / files.PLAN, self, PLAN_FORMAT)
+
+
+def read_timing(folder: Path) -> Timing | None:
+    """Read what was timed before a search, None if nothing was."""
+    path = folder / files.TIMING
+    return read_record(path, Timing, TIMING_FORMAT) if is_present(path) else None
+
+
+def read_plan(folder: Path) -> Plan | None:
+    """Read the plan of a search, None if it has none."""
+    path = folder / files.PLAN
+    return read_record(path, Plan, PLAN_FORMAT) if is_present(path) else None

@@ -1,0 +1,141 @@
+"""The budget of a search in minutes: archs are timed by a first job, and the number of trials follows from it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import TypeVar
+
+from nas_transfer.errors import ConfigError, RunError
+from nas_transfer.runs import files
+from nas_transfer.runs.plan import Plan, Timing, read_plan, read_timing
+from nas_transfer.runs.texts import duration
+from nas_transfer.search.loop import Launch, Schedule, prepare
+from nas_transfer.search.planning import TrialSeconds, batch_of, kept_trials, start_of, trial_seconds, trials_in
+from nas_transfer.stages.common.slurm_jobs import wait_for_jobs
+from nas_transfer.stages.config.search import ProxyConfig, SearchConfig
+
+logger = logging.getLogger(__name__)
+
+FEW_TRIALS = 10
+"""Fewer trials are too few to learn from."""
+NUM_RANDOM = "num_random"
+
+Config = TypeVar("Config", bound=SearchConfig)
+
+
+def plan_of_run(config: SearchConfig, launch: Launch, baselines: int, *, keeps: bool) -> Plan | None:
+    """The plan of a search without ``search.trials``, which is made once and kept; None for one with it.
+
+    Args:
+        launch: runs the job that times archs.
+        baselines: how many of the first trials train to the last rung.
+        keeps: whether the networks of the front are evaluated once more.
+
+    Raises:
+        ConfigError: the budget leaves no time for a trial.
+        RunError: the job failed.
+    """
+    minutes, folder = config.search.minutes, config.folder
+    if config.search.trials is not None or minutes is None:
+        return None
+    plan = read_plan(folder)
+    if plan is not None and plan.minutes == minutes:
+        logger.info("search.minutes=%g: %d trials, as planned when the search began", minutes, plan.trials)
+        return plan
+    if not (folder / files.TIMING).is_file():
+        logger.info("search.minutes=%g: timing the smallest and the largest arch first", minutes)
+        wait_for_jobs(folder)
+        prepare(folder, folder / files.TIMING, launch, files.TIMING_JOB)
+    timing = read_timing(folder)
+    if timing is None:
+        raise RunError(f"{folder / files.TIMING} is missing: repeat the command")
+    made = make_plan(config, timing, baselines, keeps=keeps)
+    if plan is not None:  # a longer budget continues the search
+        made = replace(made, ask_batch=plan.ask_batch, num_random=plan.num_random)
+    made.write(folder)
+    _announce(config, timing, made)
+    return made
+
+
+def make_plan(config: SearchConfig, timing: Timing, baselines: int, *, keeps: bool) -> Plan:
+    """Divide ``search.minutes``; see `plan_of_run`."""
+    keys, each = config.search, trial_seconds(timing, config.rungs())
+    assert keys.minutes is not None
+    workers = keys.workers or 1
+    before = timing.seconds + timing.warmup_seconds + timing.damage_seconds
+    trials = trials_in(workers * (60 * keys.minutes - before), each, baselines, keeps=keeps)
+    if not trials:
+        raise ConfigError(_too_short(config, each, before))
+    sampler = keys.sampler
+    num_random = start_of(trials, int(str(sampler[NUM_RANDOM]))) if NUM_RANDOM in sampler else None
+    after = kept_trials(trials) * each.average / workers if keeps else 0.0
+    return Plan(
+        keys.minutes, workers, trials, batch_of(trials, keys.ask_batch), num_random, each.average, before, after
+    )
+
+
+def _too_short(config: SearchConfig, each: TrialSeconds, before: float) -> str:
+    remedy = "raise it"
+    if isinstance(config, ProxyConfig):
+        remedy += (
+            f", or lower proxy.warmup_steps ({config.proxy.warmup_steps}) or proxy.rungs ({list(config.proxy.rungs)})"
+        )
+    else:
+        remedy += f", or lower calibration_images ({config.calibration_images}) or repair_views ({config.repair_views})"
+    return (
+        f"search.minutes={config.search.minutes:g} leaves no time for a trial of {duration(each.baseline)} after "
+        f"{duration(before)} of preparation: {remedy}"
+    )
+
+
+def planned(config: Config, plan: Plan | None) -> Config:
+    """The configuration with the numbers of a plan."""
+    if plan is None:
+        return config
+    sampler = config.search.sampler
+    if plan.num_random is not None and NUM_RANDOM in sampler:
+        sampler = sampler.with_values(num_random=plan.num_random)
+    search = replace(config.search, trials=plan.trials, ask_batch=plan.ask_batch, sampler=sampler)
+    return replace(config, search=search)
+
+
+def schedule_of(config: SearchConfig, plan: Plan | None, images_per_step: int) -> Schedule:
+    """Batches, jobs, rungs and limits of a planned search. Its minutes are a limit, too: a timed step may be wrong."""
+    budget = config.budget(images_per_step)
+    if plan is not None:
+        limits = [limit for limit in (budget.device_minutes, plan.device_minutes) if limit is not None]
+        budget = replace(budget, device_minutes=min(limits))
+    return config.search.schedule(config.rungs(), budget)
+
+
+def close_plan(config: SearchConfig, plan: Plan | None, trials: int) -> None:
+    """Record the number of trials of a search that its minutes have ended earlier than planned."""
+    if plan is None or trials >= plan.trials:
+        return
+    logger.warning(
+        "search.minutes=%g ended the search after %d of %d trials, which took longer than the timed ones",
+        plan.minutes, trials, plan.trials,
+    )  # fmt: skip
+    replace(plan, trials=trials).write(config.folder)
+
+
+def _announce(config: SearchConfig, timing: Timing, plan: Plan) -> None:
+    """Log what the search will do, and how to do the same on any machine."""
+    seconds = plan.trials * plan.trial_seconds / plan.workers
+    parts = [f"about {plan.trials} trials of {duration(plan.trial_seconds)}, {duration(seconds)}"]
+    if plan.workers > 1:
+        parts[0] += f" with {plan.workers} workers"
+    if timing.warmup_seconds and isinstance(config, ProxyConfig):
+        parts.append(f"a warm-up of {config.proxy.warmup_steps} steps, {duration(timing.warmup_seconds)}")
+    if timing.damage_seconds:
+        parts.append(f"damages, {duration(timing.damage_seconds)}")
+    if plan.after_seconds:
+        parts.append(f"the networks of the front, {duration(plan.after_seconds)}")
+    logger.info("search.minutes=%g: %s", plan.minutes, "; ".join(parts))
+    same = [f"search.trials={plan.trials}", f"search.ask_batch={plan.ask_batch}"]
+    if plan.num_random is not None:
+        same.append(f"search.sampler.num_random={plan.num_random}")
+    logger.info("the same search on any machine: %s", " ".join(same))
+    if plan.trials < FEW_TRIALS:
+        logger.warning("%d trials are few to choose from: raise search.minutes", plan.trials)

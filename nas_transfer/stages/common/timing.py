@@ -1,0 +1,61 @@
+"""The job that times archs before a search with a budget in minutes."""
+
+from __future__ import annotations
+
+import time
+
+from nas_transfer.runs import Evaluation, files
+from nas_transfer.runs.plan import Timing
+from nas_transfer.search.evaluate import TrialEvaluator
+from nas_transfer.search.objectives.damage import Damage
+from nas_transfer.stages.common.candidates import build_evaluator
+from nas_transfer.stages.common.damage import uses_damage
+from nas_transfer.stages.common.repair import RepairedTrials
+from nas_transfer.stages.config.search import SearchConfig
+from nas_transfer.tasks.damage import DamageMeter
+
+
+def time_search(config: SearchConfig) -> Timing:
+    """Time the trials of a search without training."""
+    started = time.monotonic()
+    evaluator = build_evaluator(config, measures_damage=False)
+    return timing_of(config, evaluator, steps=0, started=started)
+
+
+def timing_of(
+    config: SearchConfig, evaluator: TrialEvaluator, *, steps: int, started: float, warmup_seconds: float = 0.0
+) -> Timing:
+    """Time the smallest and the largest arch, and the damage of a choice where a search measures it.
+
+    Args:
+        steps: training steps of each arch.
+        started: the time at which the job began.
+        warmup_seconds: estimated before.
+    """
+    damage_seconds = 0.0
+    if isinstance(evaluator.repair, RepairedTrials):
+        repairer = evaluator.repair.repairer()  # reads its views: no part of a trial
+        if uses_damage(config, evaluator.repair.checkpoint) and not (config.folder / files.DAMAGE).is_file():
+            meter = DamageMeter(repairer)
+            choices = meter.choices()
+            begun = time.monotonic()
+            meter.damages(choices[len(choices) // 2])
+            damage_seconds = len(choices) * (time.monotonic() - begun)
+    evaluator.limits = {}
+    evaluator.objectives = {
+        name: objective for name, objective in evaluator.objectives.items() if not isinstance(objective, Damage)
+    }
+    space = evaluator.supernet.space
+    ends = space.ends()
+    timed = (ends[-2] if evaluator.repair is not None else ends[0], ends[-1])  # one network has one head
+    outcomes = [evaluator.evaluate(Evaluation(-1, arch.to_dict(), steps=steps)) for arch in timed]
+    return Timing(
+        step_seconds=tuple(outcome.training_seconds / steps for outcome in outcomes) if steps else (),
+        scoring_seconds=tuple(outcome.seconds - outcome.training_seconds for outcome in outcomes),
+        warmup_seconds=warmup_seconds,
+        damage_seconds=damage_seconds,
+        seconds=time.monotonic() - started,
+        images=sum(outcome.images for outcome in outcomes),
+        device=evaluator.supernet.device.type,
+        training_macs=sum(outcome.training_macs for outcome in outcomes),
+    )

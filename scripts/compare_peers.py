@@ -1,0 +1,247 @@
+"""Prune a trained classifier with other tools, train it as our subnets are trained, and print the comparison.
+
+    python scripts/compare_peers.py choose RUNS NET SEED SHARE
+    python scripts/compare_peers.py prune RUNS NET SEED METHOD SHARE [key=value ...]
+    python scripts/compare_peers.py table RUNS
+
+Called by compare_peers.sh, which says what is compared. METHOD is ``magnitude`` or ``taylor`` (Torch-Pruning's DepGraph
+with L2 magnitude or first-order Taylor importance of groups, Fang et al. 2023, global, in steps until the budget is
+met), or ``fastnas`` (NVIDIA ModelOpt). BatchNorms are recalibrated before the training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+import yaml
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from nas_transfer.api.running import composed
+from nas_transfer.data.module import DownstreamData
+from nas_transfer.runs import files, read_front, read_result
+from nas_transfer.runs.atomic import write_text
+from nas_transfer.stages.common.build import (
+    build_arch,
+    build_bare_trainer,
+    build_data,
+    build_task,
+    build_training_settings,
+    build_weights,
+    set_threads,
+)
+from nas_transfer.stages.config.entry import read_config
+from nas_transfer.stages.config.training import TrainConfig
+from nas_transfer.supernet.calibrate import recalibrate_batch_norm
+from nas_transfer.tasks.checkpoint import inherit, load_subnet
+from nas_transfer.tasks.task import Task
+from nas_transfer.tasks.training import TaskModule
+
+STEPS = 400
+"""Steps in which the channels are pruned; the first network within the budget is kept."""
+ROUND_TO = 8
+METHODS = {
+    "ours": "nas_transfer, repaired",
+    "resized": "whole, smaller images",
+    "magnitude": "Torch-Pruning, magnitude",
+    "taylor": "Torch-Pruning, Taylor",
+    "fastnas": "ModelOpt FastNAS",
+}
+STUDENT = {2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571}
+"""97.5 % quantiles of Student's t by n - 1, for pairs of 3 to 6 seeds."""
+
+
+def count_macs(network: nn.Module, images: Tensor) -> int:
+    """Multiply-accumulates of one image, by torch's counter."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(images[:1])
+    return int(counter.get_total_flops()) // 2
+
+
+def prune_with_depgraph(task: Task, images: Tensor, budget: float, method: str, batches: Iterable[object]) -> None:
+    """Prune a classifier in place with Torch-Pruning until it is within a budget of multiply-accumulates."""
+    import torch_pruning
+
+    network = task.network
+    importance = {
+        "magnitude": torch_pruning.importance.GroupMagnitudeImportance,
+        "taylor": torch_pruning.importance.GroupTaylorImportance,
+    }[method]()
+    last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
+    pruner = torch_pruning.pruner.BasePruner(
+        network, images[:1], importance=importance, global_pruning=True, pruning_ratio=0.95, iterative_steps=STEPS,
+        ignored_layers=[last], round_to=ROUND_TO, max_pruning_ratio=0.9,
+    )  # fmt: skip
+    batches = list(batches) if method == "taylor" else []
+    for _ in range(STEPS):
+        if count_macs(network, images) <= budget:
+            return
+        if batches:
+            network.zero_grad()
+            for batch in batches:
+                losses, _ = task.losses(batch, regularise=False, teacher=None)
+                torch.stack(list(losses.values())).sum().backward()
+        pruner.step()
+    raise SystemExit(f"{method} ended at {count_macs(network, images)} multiply-accumulates, above {budget:.0f}")
+
+
+def prune_with_fastnas(task: Task, images: Tensor, share: float, data: DownstreamData, batches: list[object]) -> None:
+    """Prune a classifier to a share of its multiply-accumulates with ModelOpt's FastNAS, scored on the search split."""
+    from modelopt.torch import prune
+
+    def score(network: nn.Module) -> float:
+        return score_of(task, data.search_dataloader())
+
+    task.network, _ = prune.prune(
+        task.network, mode="fastnas", constraints={"flops": f"{100 * share:g}%"}, dummy_input=images[:1],
+        config={
+            "data_loader": [task.prepared(batch, task.active_arch)["images"] for batch in batches],  # type: ignore[arg-type, call-overload]
+            "collect_func": lambda batch: batch,
+            "score_func": score,
+        },
+    )  # fmt: skip
+
+
+def score_of(task: Task, batches: Iterable[object]) -> float:
+    """The score on labelled batches."""
+    task.eval()
+    with torch.inference_mode():
+        for batch in batches:
+            task.update_metrics(batch)
+    return task.compute_metrics()[task.score_key]
+
+
+def prune(options: argparse.Namespace) -> None:
+    """Prune, recalibrate, score, train, score, and add a line to ``peers.jsonl``."""
+    whole = options.runs / "finetune/small_cls" / f"{options.net}-S-{options.seed}"
+    given = [f"supernet={options.net}", f"weights={whole}", f"seed={options.seed}", "arch=max", *options.overrides]
+    config = read_config(composed(["stage=finetune", "task=small_cls", *given]), TrainConfig)
+    set_threads(config.num_threads)
+    table, parent = build_weights(config)
+    assert parent is not None
+    data = build_data(config.data, build_arch(config, table), table.preprocessing)
+    task = build_task(config, table, build_arch(config, table), data)
+    inherit(task, parent)
+    batches = list(data.calibration_dataloader(config.calibration_images, data.batch_size))
+    images = task.eval().prepared(batches[0], task.active_arch)["images"]
+    before, start = count_macs(task.network, images), time.monotonic()
+    budget = options.share * before
+    if options.method == "fastnas":
+        prune_with_fastnas(task, images, options.share, data, batches)
+    else:
+        prune_with_depgraph(task, images, budget, options.method, batches[:4])
+    recalibrate_batch_norm(task.network, batches, lambda batch: task(batch["images"]))
+    steps, trainer = config.trainer.max_steps, build_bare_trainer(config.trainer, config.trainer.max_steps or 1)
+    settings = build_training_settings(config, steps or 1, data.batch_size)
+    share = config.task.sampling.build().distillation
+    module = TaskModule(task, settings, load_subnet(task, parent) if share else None)
+    untrained = score_of(task, data.val_dataloader())
+    data.stream(steps or 1)
+    trainer.fit(module.train(), datamodule=data)
+    score = score_of(task, data.val_dataloader())
+    line = {
+        "net": options.net, "seed": options.seed, "method": options.method, "share": options.share,
+        "macs": count_macs(task.eval().network, images), "whole_macs": before, "untrained": untrained, "score": score,
+        "seconds": time.monotonic() - start,
+    }  # fmt: skip
+    with (options.runs / "peers.jsonl").open("a") as stream:
+        stream.write(json.dumps(line) + "\n")
+    print(line)
+
+
+def choose(runs: Path, net: str, seed: int, share: float) -> None:
+    """Write ``ours-SHARE.yaml`` and ``resized-SHARE.yaml`` beside the archs of a search: the best within the budget."""
+    whole = read_result(runs / "finetune/small_cls" / f"{net}-S-{seed}")
+    search = runs / "search/small_cls" / f"{net}-R-{seed}"
+    assert whole is not None
+    budget, front = share * whole.costs.macs["total"], read_front(search)
+    for name, trials in (("ours", front.trials), ("resized", front.resized)):
+        fitting = [trial for trial in trials if trial.values["macs"] <= budget]
+        if not fitting:
+            raise SystemExit(f"no {name} network of {search} is within {budget:.0f} multiply-accumulates")
+        best = max(fitting, key=lambda trial: trial.values["macs" if name == "resized" else "score"])
+        text = yaml.safe_dump(dict(best.arch), sort_keys=False, default_flow_style=None)
+        write_text(search / files.ARCHS_FOLDER / f"{name}-{share:g}.yaml", text)
+
+
+def read_ours(runs: Path) -> list[dict[str, object]]:
+    """The lines of our subnets and of the whole network on smaller images, from their run folders."""
+    lines: list[dict[str, object]] = []
+    for folder in sorted((runs / "finetune/small_cls").glob("*-*-*-*")):
+        net, method, seed, share = folder.name.rsplit("-", 3)
+        result = read_result(folder)
+        if method in ("ours", "resized") and result is not None:
+            macs = result.costs.macs["total"]
+            lines.append({"net": net, "seed": int(seed), "method": method, "share": float(share), "macs": macs,
+                          "score": result.score})  # fmt: skip
+    return lines
+
+
+def interval(values: Sequence[float]) -> str:
+    """Mean and half the width of the 95 % interval, in points."""
+    mean = 100 * statistics.fmean(values)
+    if len(values) - 1 not in STUDENT:
+        return f"{mean:+.1f}"
+    half = 100 * STUDENT[len(values) - 1] * statistics.stdev(values) / math.sqrt(len(values))
+    return f"{mean:+.1f} ± {half:.1f}"
+
+
+def table(runs: Path) -> None:
+    """Print the scores of each method at each budget, and the paired differences of ours from the others."""
+    peers = runs / "peers.jsonl"
+    lines: list[Mapping[str, object]] = list(read_ours(runs))
+    lines += [json.loads(line) for line in peers.read_text().splitlines()] if peers.is_file() else []
+    print("| net | share of MACs | method | MACs (M) | top-1 (%), by seed | mean | ours minus it (95 %) |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for net, share in sorted({(str(line["net"]), float(str(line["share"]))) for line in lines}):
+        point = [line for line in lines if (line["net"], line["share"]) == (net, share)]
+        ours = {line["seed"]: float(str(line["score"])) for line in point if line["method"] == "ours"}
+        for method, label in METHODS.items():
+            own = sorted((line for line in point if line["method"] == method), key=lambda line: int(str(line["seed"])))
+            if not own:
+                continue
+            scores = [float(str(line["score"])) for line in own]
+            macs = statistics.fmean(float(str(line["macs"])) for line in own) / 1e6
+            paired = [ours[line["seed"]] - float(str(line["score"])) for line in own if line["seed"] in ours]
+            differs = interval(paired) if paired and method != "ours" else ""
+            by_seed = " ".join(f"{100 * score:.1f}" for score in scores)
+            mean = f"{100 * statistics.fmean(scores):.1f}"
+            print(f"| {net} | {share:g} | {label} | {macs:.1f} | {by_seed} | {mean} | {differs} |")
+
+
+def main() -> None:
+    """Run the command that the arguments name."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    chosen = commands.add_parser("choose")
+    chosen.add_argument("runs", type=Path)
+    chosen.add_argument("net")
+    chosen.add_argument("seed", type=int)
+    chosen.add_argument("share", type=float)
+    one = commands.add_parser("prune")
+    one.add_argument("runs", type=Path)
+    one.add_argument("net")
+    one.add_argument("seed", type=int)
+    one.add_argument("method", choices=[name for name in METHODS if name not in ("ours", "resized")])
+    one.add_argument("share", type=float, help="of the whole network's multiply-accumulates, 0 to 1")
+    one.add_argument("overrides", nargs="*")
+    all_of_them = commands.add_parser("table")
+    all_of_them.add_argument("runs", type=Path)
+    options = parser.parse_args()
+    if options.command == "prune":
+        prune(options)
+    elif options.command == "choose":
+        choose(options.runs, options.net, options.seed, options.share)
+    else:
+        table(options.runs)
+
+
+if __name__ == "__main__":
+    main()

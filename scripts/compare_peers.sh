@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Compare repaired subnets of one trained classifier with structural pruning and with smaller images, at equal multiply-accumulates.
+#   scripts/compare_peers.sh NETS SEEDS SHARES [key=value ...]
+#   for instance: scripts/compare_peers.sh "efficientnet_lite0 efficientnet_lite1" "0 1 2" "0.5 0.35 0.25" data.root=flowers5
+# For each net, whose weights are an installed package, and each seed:
+#   S          trains the whole network, with the search split held out
+#   R          searches its subnets, repaired and untrained
+#   ours       the best subnet of the front within each share of the whole network's multiply-accumulates
+#   resized    the whole network on the largest images within it
+#   magnitude  Torch-Pruning (DepGraph), L2 magnitude of groups; BatchNorms recalibrated
+#   taylor     the same with first-order Taylor importance, from gradients of four batches
+#   fastnas    NVIDIA ModelOpt's FastNAS, scored on the search split; in METHODS on request
+# The last ones are then trained alike for STEPS steps at the rate RATE: the same images, the same imitation of the whole network.
+# The last step prints the table. All runs are in RUNS. If the script is interrupted, the same command resumes it.
+# The other tools are installed into an environment of their own, $RUNS/peers, unless PEERS names its Python.
+# Environment: TRIALS=40 STEPS=100 RATE=0.0001 METHODS="magnitude taylor" RUNS=runs/compare-peers PYTHON=python PEERS=.
+set -euo pipefail
+NETS=${1:?"give nets, such as \"efficientnet_lite0 efficientnet_lite1\""}
+SEEDS=${2:?"give seeds, such as \"0 1 2\""}
+SHARES=${3:?"give shares of multiply-accumulates, such as \"0.5 0.35\""}
+shift 3
+TRIALS=${TRIALS:-40}
+STEPS=${STEPS:-100}
+RATE=${RATE:-0.0001}
+METHODS=${METHODS:-magnitude taylor}
+RUNS=${RUNS:-runs/compare-peers}
+PYTHON=${PYTHON:-python}
+PEERS=${PEERS:-}
+here=$(dirname "$0")
+given=(data.split.hold_out_search=true trainer.enable_progress_bar=false sample_predictions=0 "$@")
+alike=(trainer.max_steps="$STEPS" trainer.check_val_every_n_epoch=1000 task.recipe.lr="$RATE")
+
+if [[ -z $PEERS ]]; then
+    PEERS=$RUNS/peers/bin/python
+    [[ -x $PEERS ]] || { "$PYTHON" -m venv "$RUNS/peers" && "$PEERS" -m pip install "$here/..[weights,timm]" torch-pruning nvidia-modelopt; }
+fi
+run() { "$PYTHON" -m nas_transfer runs="$RUNS" task=small_cls supernet="$net" seed="$seed" "${given[@]}" "$@" </dev/null; }
+
+for net in $NETS; do
+    for seed in $SEEDS; do
+        whole=$RUNS/finetune/small_cls/$net-S-$seed
+        search=$RUNS/search/small_cls/$net-R-$seed
+        run stage=finetune weights="$net" name="$net-S-$seed"
+        run stage=search weights="$whole" search.trials="$TRIALS" search.ask_batch=8 search.sampler.num_random=8 name="$net-R-$seed"
+        for share in $SHARES; do
+            "$PYTHON" "$here/compare_peers.py" choose "$RUNS" "$net" "$seed" "$share"
+            for method in ours resized; do
+                run stage=finetune weights="$whole" arch="$search/archs/$method-$share.yaml" "${alike[@]}" \
+                    name="$net-$method-$seed-$share"
+            done
+            for method in $METHODS; do
+                "$PEERS" "$here/compare_peers.py" prune "$RUNS" "$net" "$seed" "$method" "$share" "${given[@]}" "${alike[@]}"
+            done
+        done
+    done
+done
+"$PYTHON" "$here/compare_peers.py" table "$RUNS"

@@ -1,0 +1,222 @@
+"""Kill workers of a search at random while it runs, and check that no result is lost and none is told twice.
+
+    python scripts/kill_workers.py [search|proxy] [--launcher local|ray] [--trials 60] [--workers 4] [--kills 12]
+
+A small supernet is trained for a few steps, then `stage=search`, or `stage=proxy` with rungs, runs with workers on
+`task=shapes_cls`. `--launcher local` runs them as processes of this machine, and the same command adds a worker after
+every second kill. `--launcher ray` starts a Ray cluster of two nodes on the loopback interface and stops it at the
+end: Ray starts killed workers again, and the same command adds a worker once. Kills (SIGKILL) are spread over the
+trials, and hit workers that are chosen at random, those that still start included.
+
+Checked against the database and the files: each trial has one finished attempt with values or a reason, its file says
+the same, and the front is what the files make it. Needs a checkout; Ray needs the extra `[ray]`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import optuna
+from hostile.ray_nodes import children, ray_nodes, raylets
+from hostile.stages import COMMON, PARENT, PARENT_COMMAND
+from optuna.trial import TrialState
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+STAGES = {
+    "search": ["stage=search", "search.frozen={resolution: 48}"],
+    "proxy": ["stage=proxy", "search.frozen={resolution: 48}", "proxy.rungs=[0,2,4]", "proxy.warmup_steps=1"],
+}
+END_SECONDS = 3000.0
+
+
+@dataclass
+class Search:
+    """A search with workers, all commands that take part in it, and what was done to it.
+
+    Attributes:
+        folder: where its commands run.
+        options: the options of this script.
+        address: address of the Ray cluster, None for processes of this machine.
+        nodes: folder of the Ray cluster.
+    """
+
+    folder: Path
+    options: argparse.Namespace
+    address: str | None
+    nodes: Path
+    commands: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    kills: int = 0
+
+    @property
+    def run(self) -> Path:
+        return self.folder / "runs" / self.options.stage / "shapes_cls" / "mine"
+
+    @property
+    def database(self) -> str:
+        return f"sqlite:///{self.folder}/search.db"
+
+    def start(self, workers: int) -> None:
+        """Start the search, or add workers to it."""
+        launcher = [] if self.address is None else ["hydra/launcher=ray", f"hydra.launcher.address={self.address}"]
+        command = [
+            *STAGES[self.options.stage], *COMMON, f"weights={PARENT}", f"search.trials={self.options.trials}",
+            "search.sampler.num_random=10", f"search.workers={workers}", "search.grace_seconds=20",
+            f"search.storage={self.database}", "search.max_failures=20", *launcher,
+        ]  # fmt: skip
+        log = self.folder / f"log_{len(self.commands)}.txt"
+        self.commands.append(start(self.folder, log, command))
+
+    def workers(self) -> list[int]:
+        """Processes of workers, those that still start included."""
+        if self.address is not None:
+            return [process for process, title in children(raylets(self.nodes)) if title.startswith("ray::_run")]
+        parents = {command.pid for command in self.commands}
+        return [process for process, command in children(parents) if "spawn_main" in command]
+
+    def num_told(self) -> int:
+        """Number of trials that have a file."""
+        return len(list((self.run / "trials").glob("*.json")))
+
+    def logs(self, first: int = 0) -> str:
+        """The output of all commands, or of those that were started later."""
+        paths = [self.folder / f"log_{number}.txt" for number in range(first, len(self.commands))]
+        return "\n".join(path.read_text(errors="replace") for path in paths)
+
+
+def start(folder: Path, log: Path, command: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Start the program in a folder."""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    with log.open("wb") as stream:
+        return subprocess.Popen(
+            [sys.executable, "-m", "nas_transfer", *command],
+            cwd=folder, env=environment, stdout=stream, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+
+def run_with_kills(search: Search, rng: random.Random) -> None:
+    """Run the search to its end, kill workers, and add others."""
+    options = search.options
+    search.start(options.workers)
+    end = time.monotonic() + END_SECONDS
+    while search.commands[0].poll() is None:
+        if time.monotonic() > end:
+            raise SystemExit(f"the search does not end: {search.logs()}")
+        time.sleep(0.1)
+        due = options.trials * search.kills / (options.kills + 1)
+        if search.kills < options.kills and search.num_told() >= due and (workers := search.workers()):
+            time.sleep(rng.random())  # at another point of an evaluation each time
+            os.kill(rng.choice(workers), signal.SIGKILL)
+            search.kills += 1
+            if search.kills == options.kills // 3 or (search.address is None and search.kills % 2 == 0):
+                search.start(1)
+    for command in search.commands:
+        command.wait(END_SECONDS)
+
+
+def faults(search: Search) -> Iterator[str]:
+    """What is wrong with the finished search, sentence by sentence."""
+    count = search.options.trials
+    if search.commands[0].returncode != 0:
+        yield f"the search ended with exit code {search.commands[0].returncode}"
+    storage = optuna.storages.RDBStorage(search.database)
+    [name] = optuna.study.get_all_study_names(storage)
+    attempts: dict[int, list[optuna.trial.FrozenTrial]] = {}
+    for trial in optuna.load_study(study_name=name, storage=storage).trials:
+        attempts.setdefault(trial.system_attrs.get("failed_trial", trial.number), []).append(trial)
+    files = {int(path.stem): json.loads(path.read_text()) for path in (search.run / "trials").glob("*.json")}
+    if sorted(files) != list(range(count)) or len(attempts) != count:
+        yield f"{len(files)} files and {len(attempts)} trials in the database instead of {count}"
+        return
+    for number, (_, tried) in enumerate(sorted(attempts.items())):
+        told = [each for each in tried if each.state == TrialState.COMPLETE or "reason" in each.user_attrs]
+        outcome = files[number]
+        if len(told) > 1:
+            yield f"trial {number} was told {len(told)} times"
+        if any(not each.state.is_finished() for each in tried):
+            yield f"trial {number} is not finished"
+        if told and list(outcome["values"].values()) != list(told[0].values or []):
+            yield f"the file of trial {number} holds {outcome['values']}, the database {told[0].values}"
+        if not outcome["values"] and not outcome["reason"]:
+            yield f"trial {number} has neither values nor a reason"
+    front = json.loads((search.run / "front.json").read_text())
+    points = {
+        number: (-each["values"]["score"], each["values"]["macs"]) for number, each in files.items() if each["values"]
+    }
+    best = {
+        number for number, point in points.items()
+        if not any(all(a <= b for a, b in zip(other, point)) and other != point for other in points.values())
+    }  # fmt: skip
+    shown = {member["number"] for member in front["trials"]}
+    if {points[number] for number in shown} != {points[number] for number in best}:
+        yield f"the front holds the trials {sorted(shown)}, the files make it {sorted(best)}"
+
+
+def summary(search: Search, seconds: float) -> str:
+    """What the search came to, in one line."""
+    files = [json.loads(path.read_text()) for path in (search.run / "trials").glob("*.json")]
+    kinds = Counter(
+        "scored" if each["values"] else "stopped at a rung" if each["left_out"] else "failed" for each in files
+    )
+    told = [int(number) for number in re.findall(r"this worker told (\d+) trials", search.logs(1))]
+    again = len(set(re.findall(r"the worker of trial (\d+) died", search.logs())))
+    return (
+        f"stage={search.options.stage}, launcher {search.options.launcher}, {search.options.workers} workers: "
+        f"{search.kills} kills in {seconds:.0f} s; {dict(kinds)}; {again} trials asked again; "
+        f"{len(search.commands) - 1} commands added workers: {len(told)} came to the end, told {sum(told)} trials"
+    )
+
+
+@contextmanager
+def cluster(launcher: str) -> Iterator[tuple[str | None, Path]]:
+    """The address and the folder of a Ray cluster, if one is asked for."""
+    if launcher == "local":
+        yield None, Path()
+        return
+    with ray_nodes(2, 3) as started:
+        yield started
+
+
+def main() -> int:
+    """Run the search, kill workers and print what is wrong; returns 1 if anything is."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", nargs="?", choices=STAGES, default="search")
+    parser.add_argument("--launcher", choices=["local", "ray"], default="local")
+    parser.add_argument("--trials", type=int, default=60)
+    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--kills", type=int, default=12)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep", type=Path, help="folder that keeps runs and logs")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="kill_workers_") as name, cluster(options.launcher) as (address, nodes):
+        folder = options.keep or Path(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        if start(folder, folder / "parent.txt", PARENT_COMMAND).wait():
+            raise SystemExit((folder / "parent.txt").read_text())
+        search = Search(folder, options, address, nodes)
+        begin = time.monotonic()
+        run_with_kills(search, random.Random(options.seed))
+        seconds = time.monotonic() - begin
+        wrong = list(faults(search))
+        print(summary(search, seconds))
+        print("\n".join(wrong) if wrong else "0 lost, 0 told twice, front equal to the files")
+        if wrong:
+            print(search.logs())
+        return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
