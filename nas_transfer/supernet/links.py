@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import Protocol, TypeVar, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_transfer.errors import ConfigError
@@ -37,6 +38,33 @@ def beside(tensors: Sequence[Tensor]) -> Tensor:
     return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors), 1)
 
 
+class Patches(nn.Module):
+    """The neighbourhood of each pixel as channels, so that a convolution with a kernel becomes one of 1x1.
+
+    Args:
+        kernel_size: odd; the maps are padded with zeros.
+    """
+
+    def __init__(self, kernel_size: int) -> None:
+        super().__init__()
+        self.kernel_size = kernel_size
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, C * kernel_size ** 2, H, W)."""
+        patches = F.unfold(features, self.kernel_size, padding=self.kernel_size // 2)
+        return patches.view(len(features), -1, *features.shape[2:])
+
+
+def of_patches(conv: nn.Conv2d) -> nn.Conv2d:
+    """The 1x1 convolution of `Patches` that a convolution of stride 1 is; both share their weight."""
+    weight = conv.weight.detach()
+    if not weight.is_contiguous():
+        weight = conv.weight.data = weight.contiguous()
+    flat = nn.Conv2d(weight[0].numel(), len(weight), 1, bias=False, device="meta")
+    flat.weight = nn.Parameter(weight.view(len(weight), -1, 1, 1), requires_grad=False)
+    return flat
+
+
 @dataclass(frozen=True)
 class Branch:
     """Layers that end in a linear one: ``project(gate(inner(reads(features))))``.
@@ -45,13 +73,14 @@ class Branch:
         inner: the layers before the projection, in order; a convolution has a bias unless a BatchNorm follows.
         project: a 1x1 convolution of stride 1 without activation, either without bias and with a BatchNorm, or with a
             bias and with or without a `nas_transfer.supernet.norms.LayerScale`.
-        gate: squeeze-and-excitation or global response normalisation between `inner` and `project`, or None.
+        gate: squeeze-and-excitation or global response normalisation between `inner` and `project`, or None; `Patches`
+            where `project` stands for a convolution with a kernel (`of_patches`).
         reads: maps the block's input to the branch's input.
     """
 
     inner: tuple[ConvNormActivation, ...]
     project: ConvNormActivation
-    gate: SqueezeExcite | ResponseNorm | None = None
+    gate: SqueezeExcite | ResponseNorm | Patches | None = None
     reads: Callable[[Tensor], Tensor] = _all_channels
 
     def hidden(self, features: Tensor) -> Tensor:
@@ -146,8 +175,10 @@ def permute_hidden(branch: Branch, order: Tensor) -> bool:
 
     Returns:
         Whether the channels were reordered. They are not where a branch has depthwise layers alone, or none, before its
-        projection: they are channels of the block's input then.
+        projection: they are channels of the block's input then. Nor are those of `Patches`.
     """
+    if isinstance(branch.gate, Patches):
+        return False
     dense = [position for position, layer in enumerate(branch.inner) if layer.conv.groups == 1]
     if not dense:
         return False

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from nas_transfer.supernet.activations import Sample, Walk, moments_of
 from nas_transfer.supernet.calibrate import Moments, recalibrate_batch_norm
-from nas_transfer.supernet.links import Link, permute_hidden, repair_module
+from nas_transfer.supernet.links import Link, Patches, permute_hidden, repair_module
 from nas_transfer.supernet.mending import (
     ORIGINAL,
     RECALIBRATED,
@@ -345,6 +345,9 @@ def batch_counts(stem: nn.Module, links: Sequence[Link], batches: Sequence[Tenso
             for layer in branch.inner:
                 hidden = layer(hidden)
                 largest[link.stage] = max(largest[link.stage], hidden.numel() * hidden.element_size())
+            if isinstance(branch.gate, Patches):
+                size = hidden.numel() * hidden.element_size() * branch.gate.kernel_size**2
+                largest[link.stage] = max(largest[link.stage], size)
         features = link.block(features)
     counts = []
     for size in largest:
@@ -390,6 +393,8 @@ def order_channels(
         outputs = [link.finish(link.join(maps, features)) for maps, features in zip(hidden, inputs, strict=True)]
         sample = samples.setdefault(link.stage, Sample.draw(outputs, rows, link.stage))
         for index, branch in enumerate(link.branches):
+            if isinstance(branch.gate, Patches):
+                continue  # too many for a greedy order: the channels stay as they are
             found = sample.rows([maps[index] for maps in hidden])
             centred = found - found.mean(0)
             weight = linear_weight(branch.project)

@@ -1,7 +1,6 @@
 """The links of elastic residual bodies, see `nas_transfer.supernet.links`.
 
-The last convolution of a bottleneck is refitted. A basic block ends in a 3x3 convolution, which is no projection of one
-pixel: such a block is recalibrated, or left as it is, as a whole.
+The last convolution of each block is refitted, the 3x3 convolution of a basic block as a projection of patches.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import copy
 from torch import Tensor, nn
 
 from nas_transfer.supernet.layers import ConvNormActivation
-from nas_transfer.supernet.links import Branch, Link, Part
+from nas_transfer.supernet.links import Branch, Link, Part, Patches, of_patches
 from nas_transfer.supernet.resnet.elastic_network import ElasticResNetBody, ResidualBlock
 
 
@@ -33,9 +32,12 @@ def links(body: ElasticResNetBody) -> list[Link]:
 def _part(block: ResidualBlock) -> Part:
     """What a block adds up before its ReLU."""
     channels = block.project.norm.num_features
-    if block.project.conv.kernel_size != (1, 1):
-        return Part(channels, (), lambda features, _: block.project(block.hidden(features)) + block.skipped(features))
-    main = Branch(tuple(block.inner), block.project, block.squeeze_excite)  # type: ignore[arg-type]
+    inner: tuple[ConvNormActivation, ...] = tuple(block.inner)  # type: ignore[assignment]
+    if block.project.conv.kernel_size == (1, 1):
+        main = Branch(inner, block.project, block.squeeze_excite)
+    else:
+        project = ConvNormActivation(of_patches(block.project.conv), block.project.norm, None)
+        main = Branch(inner, project, Patches(block.project.conv.kernel_size[0]))
     if block.shortcut is None:
         return Part(channels, (main,), lambda features, _: features)
     strided, norm = block.shortcut.conv, block.shortcut.norm
