@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Compare repaired subnets of one trained classifier with structural pruning and with smaller images, at equal multiply-accumulates.
 #   scripts/compare_peers.sh NETS SEEDS SHARES [key=value ...]
-#   for instance: scripts/compare_peers.sh "efficientnet_lite0 efficientnet_lite1" "0 1 2" "0.5 0.35 0.25" data.root=flowers5
+#   for instance: scripts/compare_peers.sh "efficientnet_lite0 efficientnet_lite1" "0 1 2" "0.5 0.35 0.25" data.root=flowers5 data.image_size=128 supernet.resolutions=[48,64,80,96,112,128]
 # For each net, whose weights are an installed package, and each seed:
 #   S          trains the whole network, with the search split held out
 #   R          searches its subnets, repaired and untrained
@@ -28,7 +28,7 @@ PYTHON=${PYTHON:-python}
 PEERS=${PEERS:-}
 here=$(dirname "$0")
 given=(data.split.hold_out_search=true trainer.enable_progress_bar=false sample_predictions=0 "$@")
-alike=(trainer.max_steps="$STEPS" trainer.check_val_every_n_epoch=1000 task.recipe.lr="$RATE")
+alike=(trainer.max_steps="$STEPS" trainer.val_every=null task.recipe.lr="$RATE")
 
 if [[ -z $PEERS ]]; then
     PEERS=$RUNS/peers/bin/python

@@ -18,10 +18,12 @@ from nas_transfer.errors import ConfigError
 from nas_transfer.paths import conf_dir
 from nas_transfer.runs import Evaluation, Job
 from nas_transfer.stages import proxy
+from nas_transfer.stages.common.candidates import searched_weights
 from nas_transfer.stages.config.entry import read_config
-from nas_transfer.stages.config.search import ProxyConfig
+from nas_transfer.stages.config.search import ProxyConfig, SearchConfig
 from nas_transfer.stages.finetune import run as train
 from nas_transfer.sweeper import run_search
+from nas_transfer.tasks.checkpoint import random_weights
 from tests.conftest import sample_data
 from tests.stages.test_search import trials, without_times
 from tests.test_cli import Fork, forked
@@ -354,3 +356,15 @@ def test_what_could_not_be_done_after_the_search_is_refused_before_it(
     with pytest.raises(ConfigError, match=sentence):
         searched(composed(tmp_path, parent, "shapes_cls", override))
     assert not (tmp_path / "run" / "trials").exists()
+
+
+def test_a_proxy_search_may_start_from_random_weights_and_a_search_may_not() -> None:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        search, brief = (compose("config", [f"stage={stage}", "weights=null"]) for stage in ("search", "proxy"))
+    with pytest.raises(ConfigError, match="weights must name a supernet to search, got null"):
+        read_config(search, SearchConfig)
+    config = read_config(brief, ProxyConfig)
+    assert config.starts_from_random_weights
+    table = config.supernet.build()
+    assert random_weights(table).lineage() == ()
+    assert searched_weights(config)[1].format == "random"

@@ -198,7 +198,9 @@ def elastic_resnet(batches: list[Tensor]) -> Family:
         copy_slices(body, subnet)
         return subnet.eval()
 
-    return Family(table, largest.eval(), tuple(partial(cut, arch) for arch in archs_of(table)))
+    genes = table.space.largest().to_dict()
+    narrow = table.space.from_dict({**genes, "inner_width": table.space.smallest().to_dict()["inner_width"]})
+    return Family(table, largest.eval(), (partial(cut, table.space.smallest()), partial(cut, narrow)))
 
 
 FAMILIES = {
