@@ -36,6 +36,7 @@ from nas_transfer.stages.config.training import EvaluateConfig
 from nas_transfer.stages.finetune import run as train
 from nas_transfer.supernet.layers import fold_batch_norms
 from nas_transfer.supernet.networks import build_body
+from nas_transfer.supernet.norms import LayerScale, ResponseNorm
 from nas_transfer.supernet.protocol import SupernetTable
 from nas_transfer.tasks.coco_metrics import evaluate_coco
 from nas_transfer.tasks.deployed import Deployed
@@ -44,8 +45,11 @@ from tests.conftest import load_supernet
 from tests.stages.test_proxy import BASE, TASKS
 
 DETNAS_PUBLIC = "detnas_nano, as public supernets shuffle channels"
+CONVNEXT_V2 = "convnext_micro, with global response normalisation"
 FAMILIES = [
     DETNAS_PUBLIC,
+    "convnext_micro",
+    CONVNEXT_V2,
     "efficientnet_lite0",
     "bignas_nano",
     "detnas_nano",
@@ -65,6 +69,8 @@ def body_of(table: SupernetTable) -> DeployedBody:
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 1.5)
+        if isinstance(module, LayerScale | ResponseNorm):
+            module.weight.data.uniform_(0.5, 1.5)
     fold_batch_norms(body)
     return body
 
@@ -78,6 +84,8 @@ def test_bodies_of_every_family_are_the_same_in_onnx_at_any_batch_and_size(
     table = load_supernet(name.partition(",")[0])
     if name == DETNAS_PUBLIC:
         table = replace(table, channel_shuffle_method=1)  # type: ignore[type-var]
+    if name == CONVNEXT_V2:
+        table = replace(table, response_norm=True, layer_scale=False)  # type: ignore[type-var]
     body = body_of(table)
     sizes = [(1, 3, 64, 96), (3, 3, 128, 32)]
     images = [255 * torch.rand(size) for size in sizes]
