@@ -15,7 +15,7 @@ Batches are computed from the durations of the same trials: every batch of W wai
 `hypervolume` needs no time: it asks and tells in the order in which the evaluations of W workers would end.
 
 `storage` asks for trials and tells them without evaluating anything, in studies of 100, 1000 and 10,000 trials, up to
-`--trials`, and prints the milliseconds a trial. It needs a database of its own.
+`--trials`, of which `--running` more run, and prints the milliseconds a trial. It needs a database of its own.
 """
 
 from __future__ import annotations
@@ -245,6 +245,8 @@ def storage(options: argparse.Namespace, surface: Surface) -> None:
             first = opened()
             told(first)
             fill(first, size)
+            for _ in range(options.running):
+                first.take(lambda: True)
             study = opened()
             told(study)  # reads all trials once
             start, processor = time.perf_counter(), time.process_time()
@@ -252,7 +254,7 @@ def storage(options: argparse.Namespace, surface: Surface) -> None:
                 told(study)
             seconds, used = time.perf_counter() - start, time.process_time() - processor
             print(
-                f"{size} trials, {options.sampler}: {1000 * seconds / TIMED:.0f} ms a trial, "
+                f"{size} trials, {options.running} more run: {1000 * seconds / TIMED:.0f} ms a trial, "
                 f"{1000 * used / TIMED:.0f} ms of one core",
                 flush=True,
             )
@@ -277,6 +279,7 @@ def main() -> None:
     parser.add_argument("--grace", type=int, default=20, help="seconds without a heartbeat until a worker is dead")
     parser.add_argument("--sampler", default="pareto_evolution")
     parser.add_argument("--storage", help="URL of a database; by default an SQLite file")
+    parser.add_argument("--running", type=int, default=0, help="trials that run while others are asked and told")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
