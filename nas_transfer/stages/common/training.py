@@ -86,9 +86,7 @@ def train(config: TrainConfig, folder: Path) -> Result | None:
     num_batches = total_steps * accumulate
     data.stream(num_batches, batches_per_step=accumulate)
     best = None
-    every = steps_between_scorings(
-        config.trainer.val_every, total_steps, steps_per_epoch, total_batch, data.num_val_images
-    )
+    every = steps_between_scorings(config.scoring.every, total_steps, steps_per_epoch, total_batch, data.num_val_images)
     if arch is not SUPERNET:  # a supernet keeps no statistics to be scored with on the way
         save = partial(
             save_checkpoint, parent=parent, versions=versions(), stage=config.stage.name,
@@ -113,7 +111,7 @@ def train(config: TrainConfig, folder: Path) -> Result | None:
     if steps < total_steps:
         logger.info(
             "early stopping at step %d of %d: %d scorings brought no better %s",
-            steps, total_steps, config.trainer.patience, task.score_key,
+            steps, total_steps, config.scoring.patience, task.score_key,
         )  # fmt: skip
     metrics = evaluate_task(config, module, data, trainer)
     summary = None if best is None else _summary(config, best, steps, total_steps)
@@ -143,9 +141,9 @@ def train(config: TrainConfig, folder: Path) -> Result | None:
 def _require_scored(config: TrainConfig, arch: ArchOrSupernet) -> None:
     """Raise ConfigError if scores on the way are to decide about a supernet, which has none."""
     for name in ("patience", "use_best"):
-        if arch is SUPERNET and getattr(config.trainer, name):
+        if arch is SUPERNET and getattr(config.scoring, name):
             raise ConfigError(
-                f"trainer.{name} needs scores while training, which a supernet does not have: leave it out, or train "
+                f"scoring.{name} needs scores while training, which a supernet does not have: leave it out, or train "
                 "one arch with arch=max"
             )
 
@@ -154,7 +152,7 @@ def _summary(config: TrainConfig, best: BestWeights, steps: int, total_steps: in
     """How the training ended; None if no score was defined."""
     if best.step is None:
         return None
-    weights: Literal["last", "best"] = "best" if config.trainer.use_best else "last"
+    weights: Literal["last", "best"] = "best" if config.scoring.use_best else "last"
     return TrainingSummary(steps, total_steps, best.score_key, best.step, best.score, weights)
 
 
@@ -175,7 +173,7 @@ def _callbacks(config: TrainConfig, folder: Path, best: BestWeights | None) -> l
     callbacks: list[Callback] = [] if best is None else [best]
     if config.ema_decay is not None:
         callbacks.append(pl.callbacks.EMAWeightAveraging(decay=config.ema_decay))
-    callbacks += early_stopping(config.trainer)
+    callbacks += early_stopping(config.scoring)
     # Last, so that a step's checkpoint holds what the others did after that step.
     last = LastCheckpoint(folder / files.LAST_CHECKPOINT, config.checkpoint_every_n_steps)
     return [*callbacks, last, EndOnSignal(last)]
