@@ -19,7 +19,7 @@ from nas_transfer.tasks.training import SCORE, ScoringModule
 logger = logging.getLogger(__name__)
 
 MOST_SCORINGS, MOST_SHARE = 10, 0.1
-"""How often ``scoring.every=auto`` scores at most, and the share of the work of the training that this takes at most."""
+"""How often ``scoring.every=auto`` scores at most, and the share of the work of a training that this takes at most."""
 SCORED_PER_TRAINED = 3
 """An image that is trained on costs as much as so many that are scored: a backward pass counts as two forward ones."""
 
