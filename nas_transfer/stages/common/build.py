@@ -33,7 +33,7 @@ from nas_transfer.stages.common.progress import ProgressLog, TrainingBar
 from nas_transfer.stages.common.run_directory import is_main_process
 from nas_transfer.stages.common.signals import RECEIVER, SIGNALS, EndedBySignal
 from nas_transfer.stages.config.base import DataRunConfig, TaskRunConfig, TrainerConfig
-from nas_transfer.stages.config.factory import Factory
+from nas_transfer.stages.config.factory import AUTO, Factory
 from nas_transfer.stages.config.training import ScoredRunConfig
 from nas_transfer.supernet.preprocessing import Preprocessing
 from nas_transfer.supernet.protocol import SupernetTable
@@ -251,6 +251,8 @@ def make_data(factory: Factory[DownstreamData], arch: ArchOrSupernet, preprocess
     Classification resizes images with the interpolation of the weights. A supernet is trained without the search split,
     so that a search never scores images that were trained on. A single arch is trained on all of train.
     """
+    if factory["batch_size"] == AUTO:
+        raise ConfigError("data.batch_size=auto is for stage=finetune and stage=pretrain: name a number")
     chosen: dict[str, object] = {}
     split = factory["split"]
     if isinstance(split, Mapping) and split["hold_out_search"] is None:
@@ -301,14 +303,16 @@ def build_task(config: TaskRunConfig, table: SupernetTable, arch: ArchOrSupernet
     return built
 
 
-def build_bare_trainer(config: TrainerConfig, steps: int, what: str = "") -> pl.Trainer:
+def build_bare_trainer(config: TrainerConfig, steps: int, what: str = "", folder: Path | None = None) -> pl.Trainer:
     """Lightning's trainer for a short training without validation that writes nothing to disk.
 
     Args:
         what: what trains, for log lines about its progress; empty for none.
+        folder: for files that Lightning writes and deletes again.
     """
     return config.lightning.build(
         **_trainer_arguments(config),
+        default_root_dir=None if folder is None else str(folder),
         enable_progress_bar=False,
         callbacks=[ProgressLog(what, steps)] if what else [],
         limit_val_batches=0,

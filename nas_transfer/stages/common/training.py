@@ -21,6 +21,7 @@ from nas_transfer.errors import ConfigError
 from nas_transfer.runs import Result, TrainingSummary, files
 from nas_transfer.runs.versions import versions
 from nas_transfer.stages.common.analysis import write_analysis
+from nas_transfer.stages.common.batch_size import with_batch_size
 from nas_transfer.stages.common.build import (
     EndOnSignal,
     LastCheckpoint,
@@ -66,6 +67,7 @@ def train(config: TrainConfig, folder: Path) -> Result | None:
     set_threads(config.num_threads)
     table, parent = build_weights(config)
     arch = build_arch(config, table)
+    config = with_batch_size(config, folder, table, arch)
     data = build_data(config.data, arch, table.preprocessing)
     hold_run_inputs(config, data)
     _require_scored(config, arch)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from nas_transfer.errors import ConfigError
 from nas_transfer.ranges import Count, Positive, PositiveShare, Several
-from nas_transfer.stages.config.factory import Factory
+from nas_transfer.stages.config.factory import Factory, ForAuto
 from nas_transfer.stages.config.field import key
 from nas_transfer.stages.config.reader import sha256_of
 from nas_transfer.stages.config.values import faults_of
@@ -191,8 +191,10 @@ class TaskRunConfig(RunConfig):
     num_threads: Positive = key()
 
 
-DATA_FILLS: Mapping[str, object] = {"split.hold_out_search": False, "interpolation": "bilinear"}
-"""What a stage sets in ``data`` where it is null."""
+DATA_FILLS: Mapping[str, object] = {
+    "split.hold_out_search": False, "interpolation": "bilinear", "batch_size": ForAuto(1),
+}  # fmt: skip
+"""What a stage sets in ``data`` where it is null, or ``auto``."""
 
 
 @dataclass(frozen=True, kw_only=True)
