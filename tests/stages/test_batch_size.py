@@ -49,6 +49,7 @@ def test_the_largest_batch_is_the_last_one_that_did_not_run_out_of_memory(
             tried.append(len(batch["images"]))
             if tried[-1] > fits:
                 raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB")
+            super().training_step(batch, batch_index)
 
     module = Limited(build_task(config, table, arch, data), build_training_settings(config, 3, 1))
     trainer = build_bare_trainer(config.trainer, 3, folder=tmp_path)
@@ -65,7 +66,9 @@ def test_a_run_keeps_the_batch_size_that_it_found(tmp_path: Path) -> None:
     size = json.loads((run / "batch_size.json").read_text())["batch_size"]
     assert f"data.batch_size=auto: {size} on a CPU" in done.stdout
     assert json.loads((run / "result.json").read_text())["images_seen"] == 2 * size
-    predicted = forked(tmp_path, "stage=predict", f"weights={run}", f"images={tmp_path}/data/shapes_cls", "max_frames=1")
+    predicted = forked(
+        tmp_path, "stage=predict", f"weights={run}", f"images={tmp_path}/data/shapes_cls", "max_frames=1"
+    )
     assert "predict shapes_cls" in predicted.stdout
     refused = forked(tmp_path, "stage=evaluate", *TINY, "data.batch_size=auto", f"weights={run}", code=2)
     assert "name a number" in sentence(refused)
