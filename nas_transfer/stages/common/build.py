@@ -43,6 +43,8 @@ from nas_transfer.tasks.training import TrainingSettings
 
 logger = logging.getLogger(__name__)
 
+SAVE_DIR = "save_dir"
+"""Where Lightning's loggers write."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
@@ -333,7 +335,7 @@ def build_trainer(config: ScoredRunConfig, folder: Path, callbacks: Sequence[Cal
         **_trainer_arguments(config.trainer),
         enable_progress_bar=config.trainer.enable_progress_bar and on_terminal,
         callbacks=[*bars, *callbacks],
-        logger=[_build_logger(name, logger) for name, logger in config.logger.items()],
+        logger=[_build_logger(name, logger, config.run_dir, folder) for name, logger in config.logger.items()],
         enable_checkpointing=False,  # `LastCheckpoint` and `BestWeights` do it
         default_root_dir=str(folder),
         max_epochs=1,
@@ -341,10 +343,11 @@ def build_trainer(config: ScoredRunConfig, folder: Path, callbacks: Sequence[Cal
     )
 
 
-def _build_logger(name: str, logger: Factory[Logger]) -> Logger:
-    """One of Lightning's loggers; ConfigError if its package is not installed."""
+def _build_logger(name: str, logger: Factory[Logger], run_dir: str, folder: Path) -> Logger:
+    """One of Lightning's loggers; `folder` is that of the run. ConfigError if its package is not installed."""
+    in_run = SAVE_DIR in logger and logger[SAVE_DIR] == run_dir
     try:
-        return logger.build()
+        return logger.build(**({SAVE_DIR: str(folder)} if in_run else {}))
     except InstantiationException as error:
         if isinstance(error.__cause__, ModuleNotFoundError):
             raise ConfigError(f"logger={name} needs a package that is not installed: pip install {name}") from error

@@ -7,8 +7,8 @@ run starts the stream at its next batch instead of at an epoch boundary, and the
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -87,42 +87,23 @@ def train(config: TrainConfig, folder: Path) -> Result | None:
     accumulate = recipe.accumulate
     num_batches = total_steps * accumulate
     data.stream(num_batches, batches_per_step=accumulate)
-    best = None
+    best = _best_weights(config, task, parent, total_steps)
     every = steps_between_scorings(config.scoring.every, total_steps, steps_per_epoch, total_batch, data.num_val_images)
-    if arch is not SUPERNET:  # a supernet keeps no statistics to be scored with on the way
-        save = partial(
-            save_checkpoint, parent=parent, versions=versions(), stage=config.stage.name,
-            config_sha256=config.config_sha256,
-        )  # fmt: skip
-        best = BestWeights(
-            folder / files.BEST_WEIGHTS, lambda path, metrics, step: save(path, task, metrics=metrics, step=step),
-            task.score_key, total_steps,
-        )  # fmt: skip
     # An interval beyond the end means never.
     trainer.val_check_interval = num_batches + 1 if best is None or every is None else every * accumulate
     trainer.callbacks[:] = [*trainer.callbacks, *_callbacks(config, folder, best)]
+    name = "the supernet" if arch is SUPERNET else f"arch {arch.short_id()}"
     logger.info(
         "%s of %s on %d images: %d steps, %.1f epochs of %d",
-        "the supernet" if arch is SUPERNET else f"arch {arch.short_id()}",
-        table.name, data.num_train_images, total_steps, total_steps / steps_per_epoch, steps_per_epoch,
+        name, table.name, data.num_train_images, total_steps, total_steps / steps_per_epoch, steps_per_epoch,
     )  # fmt: skip
     if last is not None:
         logger.info("resuming from %s", last)
     trainer.fit(module, datamodule=data, ckpt_path=None if last is None else str(last), weights_only=True)
     seconds, steps = module.seconds, trainer.global_step
-    if steps < total_steps:
-        logger.info(
-            "early stopping at step %d of %d: %d scorings brought no better %s",
-            steps, total_steps, config.scoring.patience, task.score_key,
-        )  # fmt: skip
-    metrics = evaluate_task(config, module, data, trainer)
-    summary = None if best is None else _summary(config, best, steps, total_steps)
-    if summary is not None and summary.weights == "best" and summary.best_step != steps:
-        metrics = _evaluate_best(config, module, data, trainer, folder / files.BEST_WEIGHTS)
+    metrics, summary = _evaluate(config, module, data, trainer, best)
     if not trainer.is_global_zero:
         return None
-    if summary is not None:
-        logger.info("%s", summary)
     images = steps * accumulate * data.batch_size * trainer.world_size
     result = make_result(
         config, task, metrics, seconds=seconds, images_seen=images, devices=trainer.world_size,
@@ -150,20 +131,48 @@ def _require_scored(config: TrainConfig, arch: ArchOrSupernet) -> None:
             )
 
 
-def _summary(config: TrainConfig, best: BestWeights, steps: int, total_steps: int) -> TrainingSummary | None:
-    """How the training ended; None if no score was defined."""
-    if best.step is None:
+def _best_weights(config: TrainConfig, task: Task, parent: Checkpoint | None, total_steps: int) -> BestWeights | None:
+    """What keeps the best weights; None for a supernet, which has no statistics to be scored with on the way."""
+    if task.is_supernet:
         return None
+    same = versions()
+
+    def save(path: Path, metrics: Mapping[str, float], step: int) -> None:
+        save_checkpoint(
+            path, task, parent=parent, metrics=metrics, versions=same, stage=config.stage.name,
+            config_sha256=config.config_sha256, step=step,
+        )  # fmt: skip
+
+    return BestWeights(config.folder / files.BEST_WEIGHTS, save, task.score_key, total_steps)
+
+
+def _evaluate(
+    config: TrainConfig, module: TaskModule, data: DownstreamData, trainer: pl.Trainer, best: BestWeights | None
+) -> tuple[dict[str, float], TrainingSummary | None]:
+    """All metrics of the weights that the run ends with, and how the training ended; None if no score was defined."""
+    steps, total_steps = trainer.global_step, module.settings.total_steps
+    if steps < total_steps:
+        logger.info(
+            "early stopping at step %d of %d: %d scorings brought no better %s",
+            steps, total_steps, config.scoring.patience, module.task.score_key,
+        )  # fmt: skip
+    metrics = evaluate_task(config, module, data, trainer)
+    if best is None or best.step is None:
+        return metrics, None
     weights: Literal["last", "best"] = "best" if config.scoring.use_best else "last"
-    return TrainingSummary(steps, total_steps, best.score_key, best.step, best.score, weights)
+    summary = TrainingSummary(steps, total_steps, best.score_key, best.step, best.score, weights)
+    if weights == "best" and best.step != steps:
+        metrics = _evaluate_best(config, module, data, trainer, best)
+    logger.info("%s", summary)
+    return metrics, summary
 
 
 def _evaluate_best(
-    config: TrainConfig, module: TaskModule, data: DownstreamData, trainer: pl.Trainer, file: Path
+    config: TrainConfig, module: TaskModule, data: DownstreamData, trainer: pl.Trainer, best: BestWeights
 ) -> dict[str, float]:
     """Load the weights that scored best, and score them again for their predictions."""
     trainer.strategy.barrier()
-    load_network(module.task, load_checkpoint(str(file), module.task.table))
+    load_network(module.task, load_checkpoint(str(best.path), module.task.table))
     exchanging = (BestWeights, pl.callbacks.WeightAveraging)
     trainer.callbacks[:] = [callback for callback in trainer.callbacks if not isinstance(callback, exchanging)]
     module.metrics_step = -1
