@@ -87,7 +87,7 @@ def train(config: TrainConfig, folder: Path) -> Result | None:
     accumulate = recipe.accumulate
     num_batches = total_steps * accumulate
     data.stream(num_batches, batches_per_step=accumulate)
-    best = _best_weights(config, task, parent, total_steps)
+    best = _best_weights(config, folder, task, parent, total_steps)
     every = steps_between_scorings(config.scoring.every, total_steps, steps_per_epoch, total_batch, data.num_val_images)
     # An interval beyond the end means never.
     trainer.val_check_interval = num_batches + 1 if best is None or every is None else every * accumulate
@@ -131,7 +131,9 @@ def _require_scored(config: TrainConfig, arch: ArchOrSupernet) -> None:
             )
 
 
-def _best_weights(config: TrainConfig, task: Task, parent: Checkpoint | None, total_steps: int) -> BestWeights | None:
+def _best_weights(
+    config: TrainConfig, folder: Path, task: Task, parent: Checkpoint | None, total_steps: int
+) -> BestWeights | None:
     """What keeps the best weights; None for a supernet, which has no statistics to be scored with on the way."""
     if task.is_supernet:
         return None
@@ -143,7 +145,7 @@ def _best_weights(config: TrainConfig, task: Task, parent: Checkpoint | None, to
             config_sha256=config.config_sha256, step=step,
         )  # fmt: skip
 
-    return BestWeights(config.folder / files.BEST_WEIGHTS, save, task.score_key, total_steps)
+    return BestWeights(folder / files.BEST_WEIGHTS, save, task.score_key, total_steps)
 
 
 def _evaluate(
