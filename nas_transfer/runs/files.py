@@ -23,6 +23,7 @@ OVERRIDES = f"{HYDRA_FOLDER}/overrides.yaml"
 # Of a training
 WEIGHTS = "weights.pt"
 BEST_WEIGHTS = "best.pt"
+BATCH_SIZE = "batch_size.json"
 LAST_CHECKPOINT = "checkpoints/last.ckpt"
 PREVIOUS_CHECKPOINT = "checkpoints/last.previous.ckpt"
 LOGS_FOLDER = "logs"

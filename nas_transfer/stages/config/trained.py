@@ -15,6 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nas_transfer.errors import ConfigError
 from nas_transfer.runs import files
+from nas_transfer.runs.batch_size import read_batch_size
+from nas_transfer.stages.config.factory import AUTO
 from nas_transfer.stages.config.trusted import (
     require_drawn_nearby,
     require_folder_name,
@@ -112,6 +114,7 @@ def with_trained_groups(cfg: DictConfig) -> DictConfig:
         merged = cast(dict[str, object], OmegaConf.to_container(cfg, resolve=False))
         theirs = cast(dict[str, object], OmegaConf.to_container(trained, resolve=False))
         _fill_added(theirs)
+        _fill_batch_size(theirs, file.parent.parent)
         composed = {key: merged[key] for key in TRAINED_GROUPS}
         merged |= {key: theirs[key] for key in TRAINED_GROUPS}
         if cfg.data.root is not None:
@@ -132,6 +135,16 @@ def _fill_added(theirs: dict[str, object]) -> None:
     split = data.get("split") if isinstance(data, dict) else None
     if isinstance(split, dict):
         split.setdefault("val_fraction", None)
+
+
+def _fill_batch_size(theirs: dict[str, object], folder: Path) -> None:
+    """Put the batch size that a run has found in the place of ``auto``."""
+    data = theirs["data"]
+    if isinstance(data, dict) and data.get("batch_size") == AUTO:
+        found = read_batch_size(folder)
+        if found is None:
+            raise ValueError(f"{folder / files.BATCH_SIZE} is missing")
+        data["batch_size"] = found.batch_size
 
 
 def _resolved(cfg: DictConfig, key: str) -> object:
