@@ -229,9 +229,12 @@ class SegmentationTask(Task[SegmentationBatch, Tensor]):
         return slide(self._logits, image, self.evaluation)[0].argmax(0)
 
     def _logits(self, images: Tensor) -> Tensor:
-        """Logits (B, C, H, W) of raw images (B, 3, H, W), which are padded to the sides of the deployed network."""
+        """Logits (B, C, H, W) of raw images (B, 3, H, W), which are padded to the sides of the deployed network.
+
+        At other sides, the maps of different strides would not cover the same area, and labels would be displaced.
+        """
         height, width = images.shape[2:]
-        if self.as_deployed and self._stride <= LARGEST_STRIDE:
+        if self._stride <= LARGEST_STRIDE:
             images = padded(images, self._stride, PADDING)
         return _enlarge_to(self.network(self.normalise(images)), images)[:, :, :height, :width]
 

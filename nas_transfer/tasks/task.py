@@ -97,8 +97,8 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
         predictions: predictions of the last `compute_metrics` in COCO's result format, by file name, for tasks that
             keep them.
         keeps_details: whether evaluations keep what `analyse` needs of each image; off in the trials of a search.
-        as_deployed: whether evaluations give the network its images as `deployed` does, padded for themselves; off in
-            the trials of a search, which are scored in whole batches.
+        as_deployed: whether a detector pads each image for itself, as `deployed` does; off in the trials of a search,
+            which are scored in whole batches.
     """
 
     kind: TaskKind
