@@ -104,7 +104,7 @@ def _int8_lines(export: ExportSummary) -> list[str]:
     kept = f", {int8.float_layers} in floats" if int8.float_layers else ""
     return [
         f"- `{files.MODEL_INT8}`: the same network in 8-bit integers ({int8.layers} layers{kept}), calibrated on "
-        f"{int8.images} images of train: score {100 * int8.score:.2f} % ({-100 * int8.loss:+.2f} points), "
+        f"{int8.images} images of train: score {100 * int8.score:.2f} % ({-100 * int8.loss + 0:+.2f} points), "
         f"{int8.speedup:.2f} times as fast; instructions for bytes of that CPU: "
         + (", ".join(int8.instructions) or "none")
     ]

@@ -39,7 +39,7 @@ IN_BODY = (
     "MaxPool",
     "AveragePool",
 )
-MIXING = ("Add", "Concat", "RoiAlign", "MaxPool", "AveragePool", "GlobalAveragePool")
+MIXING = ("Add", "Concat", "RoiAlign", "MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean")
 PASSING = ("Relu", "Clip", "Mul", "Sigmoid", "HardSigmoid", "HardSwish", "Flatten", "Identity")
 """What stands between a layer and those that read its features: what mixes features, and what passes them on."""
 INSTRUCTIONS = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp")

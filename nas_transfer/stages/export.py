@@ -117,7 +117,9 @@ def _export(config: ExportConfig, task: Task, data: DownstreamData, checkpoint: 
     export = _timed(config, task, model, images, found.engines, scores)
     if int8 is not None:
         int8 = replace(int8, speedup=export.latency_ms[ONNX] / export.latency_ms[INT8])
-        print(f"8-bit integers change the score by {-100 * int8.loss:+.2f} points, {int8.speedup:.2f} times as fast")
+        print(
+            f"8-bit integers change the score by {-100 * int8.loss + 0:+.2f} points, {int8.speedup:.2f} times as fast"
+        )
     timed = _timed_files(config, task, parts, images, folder, export)
     result = make_result(config, task, found.metrics[ONNX], provenance=checkpoint.lineage())
     result = replace(result, export=replace(export, difference=found.differences, int8=int8, files=timed))

@@ -146,7 +146,7 @@ def quantised_file(
         score = metrics[task.score_key]
         loss = before[task.score_key] - score
         part = "all layers but those that predict" if head else "the body alone"
-        about = f"{task.score_key} {100 * score:.2f} % ({-100 * loss:+.2f})"
+        about = f"{task.score_key} {100 * score:.2f} % ({-100 * loss + 0:+.2f})"
         print(f"{target.name}: {part} in 8-bit integers, {about}")
         if loss <= bound:
             summary = Int8Summary(score, loss, 0.0, kept.layers, kept.float_layers, sum(map(len, images)), instructions)
