@@ -34,7 +34,7 @@ from nas_transfer.stages.common.run_directory import is_main_process, log_to
 from nas_transfer.stages.common.signals import RECEIVER, WORDS, EndedBySignal
 from nas_transfer.stages.config.entry import begin_run, run_name
 from nas_transfer.stages.config.guesses import choice_hint, refuse_first_guesses
-from nas_transfer.stages.config.heads import GROUPS, wrong_group
+from nas_transfer.stages.config.heads import GROUPS, one_choice, wrong_group
 from nas_transfer.stages.config.trained import trained_task
 from nas_transfer.sweeper import register
 
@@ -202,19 +202,27 @@ def _composition_sentence(error: Exception, arguments: Sequence[str] | None = No
             hint = f"did you mean '{similar[0]}'?"
         remedy = hint or "name one of these"
         return f"{group} must be one of {', '.join(error.options)}, got '{choice}': {remedy}"
+    given = sys.argv[1:] if arguments is None else arguments
+    listed = re.search(r"resolving interpolation '\$\{(\w+)\}'", text)  # a recipe is chosen by the name of one head
+    if listed is not None and listed.group(1) in GROUPS:
+        return one_choice(listed.group(1), _choice_in(given, listed.group(1)))
     unknown = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text)
     if unknown is None:
         nested = error.__cause__
         return f"{text} {nested}" if nested is not None and str(nested) not in text else text
     key = unknown.group(1).lstrip("+~")
-    given = sys.argv[1:] if arguments is None else arguments
     if key in GROUPS:
-        choice = next((one.partition("=")[2] for one in given if one.partition("=")[0].lstrip("+~") == key), "")
-        return wrong_group(_composed([one for one in given if not one.startswith(f"{key}=")]), key, choice)
+        others = [one for one in given if not one.startswith(f"{key}=")]
+        return wrong_group(_composed(others), key, _choice_in(given, key))
     if (conf_dir() / key).is_dir():
         return f"this task has no {key} to choose: remove {key} from the command, or choose another task"
     near = _nearest(key, _known_keys(given))
     return f"'{key}' is not a key of the configuration: did you mean '{near}'? (--cfg job shows all keys)"
+
+
+def _choice_in(arguments: Sequence[str], group: str) -> str:
+    """What arguments choose of a group."""
+    return next((one.partition("=")[2] for one in arguments if one.partition("=")[0].lstrip("+~") == group), "")
 
 
 def _nearest(key: str, known: Sequence[str]) -> str:

@@ -14,8 +14,8 @@ Batches are computed from the durations of the same trials: every batch of W wai
 
 `hypervolume` needs no time: it asks and tells in the order in which the evaluations of W workers would end.
 
-`storage` tells trials one after the other without evaluating anything, and prints the milliseconds a trial at several
-numbers of trials in the study.
+`storage` asks for trials and tells them without evaluating anything, in studies of 100, 1000 and 10,000 trials, up to
+`--trials`, of which `--running` more run, and prints the milliseconds a trial. It needs a database of its own.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import sqlalchemy
 import torch
 from bench_samplers import Surface, alone, build, share
 from hydra.utils import instantiate
@@ -43,6 +44,9 @@ from nas_transfer.search.shared_study import Asked, Patience, SharedStudy
 from nas_transfer.search.workers import Worker, is_finished
 
 DIRECTIONS = {"score": "maximize", "macs": "minimize"}
+
+TIMED = 40
+"""Trials that are timed in a study of one size."""
 
 
 class Killed(BaseException):
@@ -203,25 +207,64 @@ def hypervolume(options: argparse.Namespace, surface: Surface) -> None:
         )
 
 
+def fill(study: SharedStudy, count: int) -> None:
+    """Let a study have `count` told trials: copies of its first one, written at once."""
+    first, more = study.database.get_all_trials(1)[0], range(len(study), count)
+    copied = "SELECT t.trial_id, {columns} FROM trials t, {table} c WHERE c.trial_id = :first AND t.number >= :number"
+    tables = {
+        "trial_params": ("param_name", "param_value", "distribution_json"),
+        "trial_values": ("objective", "value", "value_type"),
+        "trial_user_attributes": ("key", "value_json"),
+    }
+    names = {name: study.database.engine.dialect.identifier_preparer.quote(name) for name in ("key",)}
+    with study.database.engine.begin() as connection:
+        rows = [{"number": number} for number in more]
+        connection.execute(
+            sqlalchemy.text("INSERT INTO trials (number, study_id, state) VALUES (:number, 1, 'COMPLETE')"), rows
+        )
+        for table, columns in tables.items():
+            quoted = [names.get(column, column) for column in columns]
+            source = copied.format(columns=", ".join(f"c.{column}" for column in quoted), table=table)
+            connection.execute(
+                sqlalchemy.text(f"INSERT INTO {table} (trial_id, {', '.join(quoted)}) {source}"),
+                {"first": first._trial_id, "number": more.start},
+            )
+
+
 def storage(options: argparse.Namespace, surface: Surface) -> None:
-    """Print how long it takes to ask for a trial and to tell it, as the study grows."""
-    with tempfile.TemporaryDirectory() as name:
-        sampler = build("random", surface, options.seed)
-        patience = Patience(options.grace, 3)
-        study = SharedStudy(Path(name), options.storage, surface.space, DIRECTIONS, sampler, patience)
-        start, processor, before = time.perf_counter(), time.process_time(), 0
-        for number in range(1, options.trials + 1):
-            asked = study.take(lambda: len(study) < options.trials)
-            assert asked is not None
-            study.finish(asked, Outcome(asked.number, asked.arch.to_dict(), {"score": 0.5, "macs": 1.0}))
-            if number in (100, 300, 1000, 3000, 10_000) or number == options.trials:
-                now, used = time.perf_counter(), time.process_time()
-                print(
-                    f"{number} trials: {1000 * (now - start) / (number - before):.0f} ms a trial, "
-                    f"{1000 * (used - processor) / (number - before):.0f} ms of one core",
-                    flush=True,
+    """Print how long it takes to ask for a trial and to tell it in studies of several sizes."""
+    for size in [size for size in (100, 1000, 10_000) if size <= options.trials]:
+        with tempfile.TemporaryDirectory() as name:
+
+            def opened(folder: str = name) -> SharedStudy:
+                sampler = build(options.sampler, surface, options.seed)
+                return SharedStudy(
+                    Path(folder), options.storage, surface.space, DIRECTIONS, sampler, Patience(options.grace, 3)
                 )
-                start, processor, before = now, used, number
+
+            first = opened()
+            told(first)
+            fill(first, size)
+            for _ in range(options.running):
+                first.take(lambda: True)
+            study = opened()
+            told(study)  # reads all trials once
+            start, processor = time.perf_counter(), time.process_time()
+            for _ in range(TIMED):
+                told(study)
+            seconds, used = time.perf_counter() - start, time.process_time() - processor
+            print(
+                f"{size} trials, {options.running} more run: {1000 * seconds / TIMED:.0f} ms a trial, "
+                f"{1000 * used / TIMED:.0f} ms of one core",
+                flush=True,
+            )
+
+
+def told(study: SharedStudy) -> None:
+    """Ask for a trial and tell it."""
+    asked = study.take(lambda: len(study) >= 0)
+    assert asked is not None
+    study.finish(asked, Outcome(asked.number, asked.arch.to_dict(), {"score": 0.5, "macs": 1.0}))
 
 
 def main() -> None:
@@ -236,6 +279,7 @@ def main() -> None:
     parser.add_argument("--grace", type=int, default=20, help="seconds without a heartbeat until a worker is dead")
     parser.add_argument("--sampler", default="pareto_evolution")
     parser.add_argument("--storage", help="URL of a database; by default an SQLite file")
+    parser.add_argument("--running", type=int, default=0, help="trials that run while others are asked and told")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

@@ -37,7 +37,7 @@ for seed in $SEEDS; do
             run seed="$seed" stage=evaluate "${scored[@]}" name="$route-$seed-$index"
             if [[ $STEPS != 0 ]]; then
                 run seed="$seed" stage=finetune weights="$whole" arch="$arch" name="$route-$seed-$index" \
-                    trainer.max_steps="$STEPS" trainer.val_every=null task.recipe.lr="$RATE"
+                    trainer.max_steps="$STEPS" scoring.every=null task.recipe.lr="$RATE"
             fi
             index=$((index + 1))
         done

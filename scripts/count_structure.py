@@ -13,8 +13,8 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGE = REPOSITORY / "nas_transfer"
-READS_HYDRA = ("cli.py", "sweeper.py", "stages/config/")
-"""Where Hydra's own objects are read; elsewhere only a stage's entry takes one."""
+READS_HYDRA = ("cli.py", "sweeper.py", "stages/config/", "stages/common/ray_jobs.py")
+"""Where Hydra's own objects are read, its plugins included; elsewhere only a stage's entry takes one."""
 ENTRY = "run"
 MOST_PARAMETERS = 10
 

@@ -54,7 +54,7 @@ def network_of(net: PublicNet) -> nn.Module:
             tensor.normal_(0, 0.1)
         elif name.endswith("running_var") or (tensor.dim() == 1 and name.endswith("weight")):
             tensor.uniform_(0.5, 1.5)
-        elif tensor.dim() == 1 and name.endswith("gamma"):  # layer scale, which starts near 0
+        elif name.endswith(("gamma", "layer_scale")):  # which start near 0
             tensor.uniform_(0.05, 0.15)
     return network
 

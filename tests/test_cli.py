@@ -128,7 +128,7 @@ def test_the_configuration_is_printed_without_loading_torch_or_numpy(tmp_path: P
         (["resume=sometimes"], "resume=auto"),
         (["trainer.num_nodes=null"], "trainer.num_nodes must be"),
         (["task=shapes_det", "detector=[fcos,ssdlite]"], "use detector=several 'task.build.detector.heads=[...]'"),
-        (["task=shapes_det", "head=simcc"], "task=shapes_det takes detector=coco, fcos, several, "),
+        (["task=shapes_det", "head=simcc"], "task=shapes_det takes detector=coco, fcos, fcos_separable, "),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path: Path, arguments: list[str], expected: str) -> None:

@@ -12,7 +12,7 @@ from nas_transfer.errors import ConfigError
 
 IGNORE_LABEL = 255  # of pixels that are neither trained nor scored
 
-_PADDING = 114  # the grey with which `transforms.RandomZoom` pads
+PADDING = 114  # the grey with which `transforms.RandomZoom` pads
 _CROP_DRAWS = 10  # mmsegmentation's RandomCrop
 
 
@@ -64,7 +64,7 @@ class SegmentationTrain(nn.Module):
         below, after = (max(0, crop - side) for crop, side in zip(self.crop_size, size, strict=True))
         if below or after:
             border = [0, 0, after, below]
-            image = functional.pad(image, border, fill=_PADDING)
+            image = functional.pad(image, border, fill=PADDING)
             labels = functional.pad(labels[None], border, fill=IGNORE_LABEL)[0]
         return image, labels
 

@@ -1,7 +1,8 @@
 """Networks for other programs: exported files, engines that run them, model cards.
 
-`engines` writes torch.export and ONNX files and compares how they run, `modules` holds what is exported and how a task
-is scored with another engine, `model_card` describes the files.
+`engines` writes torch.export and ONNX files and compares how they run, `quantise` writes 8-bit integers, `openvino`
+that engine's own format. `modules` holds what is exported and how a task is scored with another engine, `timing`
+measures latencies, `metadata`, `model_card` and `examples` describe the files.
 """
 
 from nas_transfer.deploy.engines import Run, largest_difference, run_onnx, run_torch, unmatched_share, write_engines

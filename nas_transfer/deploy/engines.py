@@ -12,6 +12,7 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
+from nas_transfer.deploy.metadata import write_metadata
 from nas_transfer.errors import ConfigError, RunError
 from nas_transfer.tasks.deployed import Deployed
 
@@ -76,7 +77,7 @@ def write_engines(deployed: Deployed, path: Path, metadata: Mapping[str, str] | 
                 output_names=outputs,
             )  # fmt: skip
             torch.export.save(program, path.with_suffix(".pt2"), extra_files=dict(metadata or {}))
-        _write_metadata(onnx, metadata)
+        write_metadata(Path(onnx), metadata or {})
         return
     _assume_whole_strides(deployed)  # a detector pads its images to multiples of 32 by itself
     with quiet():
@@ -85,18 +86,7 @@ def write_engines(deployed: Deployed, path: Path, metadata: Mapping[str, str] | 
             output_names=outputs,
             dynamic_axes={INPUT: {2: "height", 3: "width"}} | {name: {0: "detections"} for name in outputs},
         )  # fmt: skip
-    _write_metadata(onnx, metadata)
-
-
-def _write_metadata(path: str, metadata: Mapping[str, str] | None) -> None:
-    """Add texts to an ONNX file, which onnxruntime returns as ``get_modelmeta().custom_metadata_map``."""
-    if not metadata:
-        return
-    import onnx
-
-    model = onnx.load(path)
-    onnx.helper.set_model_props(model, dict(metadata))
-    onnx.save(model, path)
+    write_metadata(Path(onnx), metadata or {})
 
 
 def _example(deployed: Deployed) -> Tensor:
@@ -160,6 +150,17 @@ def largest_difference(one: Run, other: Run, batches: Sequence[Tensor], names: t
 def unmatched_share(one: Run, other: Run, images: Sequence[Tensor], names: tuple[str, str] = ENGINE_NAMES) -> float:
     """The share of the detections of two engines that the other engine does not make, in whatever order.
 
+    The arguments and errors are those of `unmatched_detections`.
+    """
+    unmatched, total = unmatched_detections(one, other, images, names)
+    return unmatched / max(1, total)
+
+
+def unmatched_detections(
+    one: Run, other: Run, images: Sequence[Tensor], names: tuple[str, str] = ENGINE_NAMES
+) -> tuple[int, int]:
+    """How many detections of two engines the other engine does not make, and how many there are in both.
+
     Two detections are equal if they have the same label, their boxes differ by at most `BOX_TOLERANCE` of the longer
     side of the image, and their scores by at most `SCORE_TOLERANCE`. The first three outputs of the engines are boxes
     (N, 4), labels (N,) and scores (N,).
@@ -181,7 +182,14 @@ def unmatched_share(one: Run, other: Run, images: Sequence[Tensor], names: tuple
         equal &= (scores[0][:, None] - scores[1][None]).abs() <= SCORE_TOLERANCE
         total += sum(map(len, scores))
         unmatched += int((~equal.any(1)).sum()) + int((~equal.any(0)).sum())
-    return unmatched / max(1, total)
+    return unmatched, total
+
+
+def count_convolutions(path: Path) -> int:
+    """The number of convolutions in an ONNX file."""
+    import onnx
+
+    return sum(node.op_type == "Conv" for node in onnx.load(path).graph.node)
 
 
 def _pairs(one: Run, other: Run, batches: Sequence[Tensor], names: tuple[str, str]) -> Iterator[tuple[Tensor, Tensor]]:

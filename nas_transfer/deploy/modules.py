@@ -6,12 +6,12 @@ import copy
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_transfer.deploy.engines import Run
 from nas_transfer.supernet.preprocessing import Preprocessing
 from nas_transfer.supernet.protocol import TAP_STRIDES
+from nas_transfer.tasks.deployed import padded
 from nas_transfer.tasks.normalise import Normalise, in_order
 from nas_transfer.tasks.task import Task
 
@@ -43,21 +43,19 @@ class EngineNetwork(nn.Module):
         run: the engine.
         stride: the engine needs sides in multiples of this. Other images are padded on the right and at the bottom, and
             the output, which is expected at the size of the images, is cut to them.
+        padding: the grey of the padding.
     """
 
-    def __init__(self, run: Run, stride: int = 1) -> None:
+    def __init__(self, run: Run, stride: int = 1, padding: int = 0) -> None:
         super().__init__()
         self.run = run
-        self.stride = stride
+        self.stride, self.padding = stride, padding
 
     def forward(self, images: Tensor) -> Tensor:
         """Map raw images (B, 3, H, W) to the first output."""
-        height, width = images.shape[2:]
-        missing = (0, -width % self.stride, 0, -height % self.stride)
-        pixels = images.to(torch.float32)
-        if not any(missing):
-            return self.run(pixels)[0].to(images.device)
-        return self.run(F.pad(pixels, missing))[0][:, :, :height, :width].to(images.device)
+        pixels = padded(images.to(torch.float32), self.stride, self.padding)
+        output = self.run(pixels)[0].to(images.device)
+        return output if pixels.shape == images.shape else output[:, :, : images.shape[2], : images.shape[3]]
 
 
 class EngineDetector(nn.Module):
@@ -100,5 +98,6 @@ def run_by(task: Task, run: Run) -> Task:
         scored.network = EngineDetector(run, deployed.outputs, task.table.preprocessing)
     else:
         scored.normalise = RawPixels()
-        scored.network = EngineNetwork(run, deployed.stride if deployed.size is None else 1)
+        stride = deployed.stride if deployed.size is None else 1
+        scored.network = EngineNetwork(run, stride, deployed.padding or 0)
     return scored

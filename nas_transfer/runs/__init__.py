@@ -56,6 +56,7 @@ from nas_transfer.runs.manifest import Manifest, read_manifest
 from nas_transfer.runs.result import (
     ExportSummary,
     FileLatency,
+    Int8Summary,
     Result,
     SearchSummary,
     TrainingSummary,
@@ -98,6 +99,7 @@ __all__ = [
     "ImageScore",
     "InputFile",
     "Inputs",
+    "Int8Summary",
     "Job",
     "LabelSummary",
     "Manifest",

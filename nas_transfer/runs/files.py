@@ -23,6 +23,7 @@ OVERRIDES = f"{HYDRA_FOLDER}/overrides.yaml"
 # Of a training
 WEIGHTS = "weights.pt"
 BEST_WEIGHTS = "best.pt"
+BATCH_SIZE = "batch_size.json"
 LAST_CHECKPOINT = "checkpoints/last.ckpt"
 PREVIOUS_CHECKPOINT = "checkpoints/last.previous.ckpt"
 LOGS_FOLDER = "logs"
@@ -70,6 +71,7 @@ TENSORS = "weights.safetensors"
 BODY = "body.onnx"
 MODEL = "model.onnx"
 MODEL_RAW = "model_raw.onnx"
+MODEL_INT8 = "model_int8.onnx"
 MODEL_CARD = "model_card.md"
 REPORT_PAGE, REPORT_MARKDOWN, REPORT_CSV = "report.html", "report.md", "report.csv"
 
@@ -97,6 +99,11 @@ def previous(path: Path) -> Path:
 def images_file(part: str) -> str:
     """Where the list of the images of a part of a dataset is written, relative to the run folder."""
     return f"{IMAGES_FOLDER}/{part}.txt.gz"
+
+
+def openvino_file(name: str) -> str:
+    """The network of an ONNX file in OpenVINO's format; its weights are beside it, with the ending ``.bin``."""
+    return f"{name.removesuffix('.onnx')}_openvino.xml"
 
 
 def trial_file(number: int) -> str:

@@ -88,17 +88,44 @@ class TrainingSummary:
 
 
 @dataclass(frozen=True)
+class Int8Summary:
+    """A network in 8-bit integers, in figures.
+
+    Attributes:
+        score: its score, a fraction.
+        loss: by how much that of the ONNX file in floats is higher.
+        speedup: how many times its latency that of the ONNX file in floats is.
+        layers, float_layers: convolutions and linear layers in integers, and those left in floats.
+        images: images of train on which ranges were measured.
+        instructions: those for bytes that the processor has; empty for none.
+    """
+
+    score: float
+    loss: float
+    speedup: float
+    layers: int
+    float_layers: int
+    images: int
+    instructions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class ExportSummary:
     """An export in figures.
 
     Attributes:
-        difference: largest difference between ONNX and torch, by file: as a share of the largest output, or for a
+        difference: largest difference between a file and torch, by file: as a share of the largest output, or for a
             detector the share of detections without a match.
         score_torch: score of the torch network, a fraction; the score of the run is that of onnxruntime.
-        latency_ms: latency of one image in milliseconds, by engine.
+        latency_ms: median latency of one image in milliseconds, by engine.
         latency_size: (H, W) at which it was measured.
         threads: number of CPU threads.
         files: latency by file: that of ONNX files in onnxruntime, of torch.export files in torch; empty if unknown.
+        latency_range: quartiles of the latency, by engine.
+        cpu_ms: median time of the processor for one image, over all threads, by engine.
+        busy: share of the time of all cores that other processes took meanwhile; None if unknown.
+        scores: scores by engine, fractions.
+        int8: the network in 8-bit integers; None without one.
     """
 
     difference: Mapping[str, float]
@@ -107,6 +134,11 @@ class ExportSummary:
     latency_size: tuple[int, int]
     threads: int
     files: Mapping[str, FileLatency] = field(default_factory=dict)
+    latency_range: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    cpu_ms: Mapping[str, float] = field(default_factory=dict)
+    busy: float | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
+    int8: Int8Summary | None = None
 
 
 @dataclass(frozen=True)

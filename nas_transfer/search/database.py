@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 
 import sqlalchemy
 from optuna.storages import RDBStorage
+from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 STATES = sqlalchemy.text("SELECT trial_id, state FROM trials WHERE study_id = :study AND trial_id > :after")
@@ -23,16 +24,19 @@ class TrialDatabase(RDBStorage):
         engine_kwargs: arguments of SQLAlchemy's engine.
         heartbeat_interval: seconds between two heartbeats.
         grace_period: seconds without a heartbeat after which a trial is stale.
+        on_stale: called with each trial that `optuna.storages.fail_stale_trials` has let fail.
     """
 
     def __init__(
-        self, num_params: int, url: str, engine_kwargs: Mapping[str, object], heartbeat_interval: int, grace_period: int
-    ) -> None:
+        self, num_params: int, url: str, engine_kwargs: Mapping[str, object], heartbeat_interval: int,
+        grace_period: int, on_stale: Callable[[Study, FrozenTrial], None],
+    ) -> None:  # fmt: skip
         self._num_params = num_params
         self._states: dict[int, str] = {}  # of unfinished trials as they were last read, by their key
         super().__init__(
-            url, engine_kwargs=dict(engine_kwargs), heartbeat_interval=heartbeat_interval, grace_period=grace_period
-        )
+            url, engine_kwargs=dict(engine_kwargs), heartbeat_interval=heartbeat_interval, grace_period=grace_period,
+            heartbeat_stale_trial_callback=on_stale,
+        )  # fmt: skip
 
     def _get_trials(
         self,

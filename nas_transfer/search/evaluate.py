@@ -164,10 +164,15 @@ class TrialEvaluator:
             with self._autocast():
                 subnet.calibrate(self._batches(arch)[0])
         fold_batch_norms(subnet.eval().network)
+        subnet.as_deployed = False  # a pass for each batch: images of other sizes change the padding
         return subnet
 
     def score(self, subnet: Task) -> dict[str, float]:
-        """Compute all metrics of a subnet on the search split."""
+        """Compute all metrics of a subnet on the search split.
+
+        They approximate those of a final evaluation: BatchNorms are folded, and a batch of a detector shares its
+        padding.
+        """
         arch = subnet.space.arch_or_largest(subnet.arch)
         subnet.ground_truth = self.ground_truth
         with torch.inference_mode(), self._autocast():

@@ -116,10 +116,12 @@ class SharedStudy(Study):
         self._num_genes = len(space.genes)
         self.sampler = sampler
         self._read: list[FrozenTrial] | None = None
+        self._stale: list[FrozenTrial] = []
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # experimental in Optuna
             self._retry = RetryHeartbeatStaleTrialCallback(patience.retries)
         super().__init__(folder, storage, space, directions, sampler)
+        self._study_id = self.database.get_study_id_from_name(self._study.study_name)
 
     def _open(self, folder: Path, storage: str | None) -> optuna.storages.BaseStorage:
         url = storage or f"sqlite:///{folder.resolve() / files.STUDY_DATABASE}"
@@ -129,8 +131,9 @@ class SharedStudy(Study):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # heartbeats are experimental in Optuna
                 self.database = TrialDatabase(
-                    self._num_genes, url, options, self.patience.heartbeat_seconds, self.patience.grace_seconds
-                )
+                    self._num_genes, url, options, self.patience.heartbeat_seconds, self.patience.grace_seconds,
+                    lambda _, trial: self._stale.append(trial),
+                )  # fmt: skip
         except Exception as error:  # of SQLAlchemy, or a missing driver
             raise ConfigError(
                 f"search.storage must be the URL of a database, cannot open {url}: {' '.join(str(error).split())}"
@@ -198,13 +201,13 @@ class SharedStudy(Study):
             for trial in trials:
                 if trial.state == TrialState.WAITING:
                     self.database.record_heartbeat(trial._trial_id)  # before it runs: it can never run without
-                    self._study._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+                    self.database.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
                     return self._begin(trial._trial_id, trials)
             with self._seen(trials):
                 asks = may_ask()
             if not asks:
                 return None
-            return self._begin(self._study._storage.create_new_trial(self._study._study_id), trials)
+            return self._begin(self._study._storage.create_new_trial(self._study_id), trials)
 
     @contextmanager
     def _seen(self, trials: list[FrozenTrial]) -> Iterator[None]:
@@ -229,7 +232,7 @@ class SharedStudy(Study):
     def _begin(self, trial_id: int, trials: list[FrozenTrial]) -> Asked:
         """Record a heartbeat for a trial, and choose its arch if it has none; `trials` are those before."""
         self.database.record_heartbeat(trial_id)
-        trial = self._study._storage.get_trial(trial_id)
+        trial = self.database.get_trial(trial_id)
         params = trial.params if self._is_whole(trial) else self._choose(trial, trials)
         first = _origin(trial)
         number = sum(_origin(each) == each.number for each in trials if each.number < first)
@@ -256,11 +259,12 @@ class SharedStudy(Study):
         Returns:
             Whether any trial has changed.
         """
-        is_changed = bool(self.database._get_stale_trial_ids(self._study._study_id))
+        self._stale.clear()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # experimental in Optuna
+            optuna.storages.fail_stale_trials(self._study)
+        is_changed = bool(self._stale)
         if is_changed:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # experimental in Optuna
-                optuna.storages.fail_stale_trials(self._study)
             trials = self._trials()
         with self._seen(trials):
             latest = self._numbered()
@@ -275,10 +279,10 @@ class SharedStudy(Study):
         """Let another worker evaluate a trial, because this one ends. It does not count as one of the retries."""
         with self._lock():
             try:
-                self._study._storage.set_trial_state_values(asked.trial_id, TrialState.FAIL)
+                self.database.set_trial_state_values(asked.trial_id, TrialState.FAIL)
             except UpdateFinishedTrialError:
                 return
-            trial = self._study._storage.get_trial(asked.trial_id)
+            trial = self.database.get_trial(asked.trial_id)
             self._study.add_trial(
                 optuna.create_trial(
                     state=TrialState.WAITING,
@@ -306,11 +310,11 @@ class SharedStudy(Study):
         state, values = self._state(final)
         try:
             for name, value in attributes.items():
-                self._study._storage.set_trial_user_attr(asked.trial_id, name, value)
+                self.database.set_trial_user_attr(asked.trial_id, name, value)
             with self._lock():  # not while another worker lets it fail: Optuna reads and writes its state in two steps
                 self._study.tell(asked.attempt, values, state)
         except (UpdateFinishedTrialError, ValueError):  # Optuna's tell raises ValueError for a finished trial
-            if not self._study._storage.get_trial(asked.trial_id).state.is_finished():
+            if not self.database.get_trial(asked.trial_id).state.is_finished():
                 raise
             return False
         return True

@@ -7,7 +7,7 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -17,24 +17,24 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from nas_transfer.data.module import DownstreamData
-from nas_transfer.deploy.engines import (
-    Run,
-    largest_difference,
-    onnxruntime,
-    run_onnx,
-    run_program,
-    run_torch,
-    unmatched_share,
-    write_engines,
-)
+from nas_transfer.deploy.engines import INPUT, Run, onnxruntime, run_onnx, run_program, run_torch
+from nas_transfer.deploy.metadata import metadata_of
 from nas_transfer.deploy.model_card import model_card
-from nas_transfer.deploy.modules import DeployedBody, run_by
-from nas_transfer.errors import ConfigError, RunError
-from nas_transfer.runs import ExportSummary, FileLatency, Result, files
+from nas_transfer.deploy.modules import DeployedBody
+from nas_transfer.deploy.timing import BUSY_SHARE, measure
+from nas_transfer.errors import ConfigError
+from nas_transfer.runs import ExportSummary, FileLatency, Int8Summary, Result, files
 from nas_transfer.runs.atomic import write_text
-from nas_transfer.search.latency_table import pass_times
-from nas_transfer.stages.common.build import hold_run_inputs, set_threads
-from nas_transfer.stages.common.evaluation import load_trained
+from nas_transfer.stages.common.build import evaluation_device, hold_run_inputs, set_threads
+from nas_transfer.stages.common.evaluation import load_trained, score_alone
+from nas_transfer.stages.common.exported import (
+    check_score,
+    checked_file,
+    checked_openvino,
+    quantised_file,
+    require_openvino,
+    score_by,
+)
 from nas_transfer.stages.common.results import make_result
 from nas_transfer.stages.config.entry import read_config
 from nas_transfer.stages.config.network import ExportConfig
@@ -48,7 +48,7 @@ from nas_transfer.tasks.task import Task
 
 logger = logging.getLogger(__name__)
 
-WARMUP, REPEATS = 5, 30
+TORCH, ONNX, INT8, OPENVINO = "torch", "onnxruntime", "onnxruntime int8", "openvino"
 
 
 def run(cfg: DictConfig, folder: Path) -> Result:
@@ -66,7 +66,8 @@ def run(cfg: DictConfig, folder: Path) -> Result:
     hold_run_inputs(config, data)
     if task.is_supernet:
         raise ConfigError("stage=export needs one arch, got arch=supernet: use max, min, a name or a file")
-    task.to("cpu")
+    if config.stage.openvino:
+        require_openvino(task.deployed(), task.deployed_raw())
     unchecked = folder / files.UNCHECKED_FOLDER
     shutil.rmtree(unchecked, ignore_errors=True)
     unchecked.mkdir(parents=True)
@@ -79,45 +80,73 @@ def run(cfg: DictConfig, folder: Path) -> Result:
     return result
 
 
+@dataclass
+class _Measured:
+    """Engines, their metrics, and how far files are from torch."""
+
+    engines: dict[str, Run] = field(default_factory=dict)
+    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    differences: dict[str, float] = field(default_factory=dict)
+
+
 def _export(config: ExportConfig, task: Task, data: DownstreamData, checkpoint: Checkpoint, folder: Path) -> Result:
     """Write all files and compare them with the network."""
+    found = _Measured()
+    found.metrics[TORCH] = score_alone(task.to(evaluation_device(config.trainer.accelerator)), data)
+    task.to("cpu")
     _write_weights(task, checkpoint, folder)
     fold_batch_norms(task.eval().network)
     body = DeployedBody(Normalise(task.table.preprocessing), copy.deepcopy(task.body).requires_grad_(True)).eval()
-    parts = {files.BODY: Deployed(body, body.outputs), files.MODEL: task.deployed()}
-    raw = task.deployed_raw()
+    model, raw = task.deployed(), task.deployed_raw()
+    parts = {files.BODY: Deployed(body, body.outputs), files.MODEL: model}
     if raw is not None:
         parts[files.MODEL_RAW] = raw
-    images = _real_images(data, config.stage.compared_images, parts[files.MODEL].stride)
-    metadata = {"task": task.kind.name, "names": json.dumps(list(data.vocabulary.names))}
-    differences = {
-        name: _checked(deployed, images, folder / name, config, metadata) for name, deployed in parts.items()
-    }
-    engines = {
-        "torch": run_torch(parts[files.MODEL].module.eval()),
-        "onnxruntime": run_onnx(folder / files.MODEL, config.num_threads),
-    }
-    metrics = {name: _score(task, data, engine) for name, engine in engines.items()}
-    scores = {name: values[task.score_key] for name, values in metrics.items()}
-    timed = _timed_files(task, parts, folder, config.num_threads)
-    size = timed[files.MODEL].size
-    times = {"torch": _latency(engines["torch"], size), "onnxruntime": timed[files.MODEL].latency_ms}
-    for name in engines:
-        at = "x".join(map(str, size))
-        print(f"{name:<12} {task.score_key} {100 * scores[name]:.2f} %, {times[name]:.2f} ms at {at}")
-    if not abs(scores["torch"] - scores["onnxruntime"]) <= config.stage.max_score_difference:
-        raise RunError(
-            f"{files.MODEL} must score within stage.max_score_difference={config.stage.max_score_difference:g} of the "
-            f"{scores['torch']:.4f} of torch, got {scores['onnxruntime']:.4f}: nothing was exported"
+    images = _real_images(data, config.stage.compared_images, model.stride)
+    for name, deployed in parts.items():
+        metadata = _metadata(task, data, deployed)
+        found.differences[name] = checked_file(deployed, images, folder / name, config, metadata)
+    found.engines = {TORCH: run_torch(model.module.eval()), ONNX: run_onnx(folder / files.MODEL, config.num_threads)}
+    found.metrics[ONNX] = score_by(task, data, found.engines[ONNX])
+    check_score(config, task, data, files.MODEL, found.metrics[TORCH], found.metrics[ONNX])
+    if config.stage.openvino:
+        _add_openvino(config, task, data, parts, images, folder, found)
+    int8: Int8Summary | None = None
+    if config.stage.int8:
+        found.engines[INT8], found.metrics[INT8], int8 = quantised_file(config, task, data, folder, found.metrics[ONNX])
+    scores = {name: values[task.score_key] for name, values in found.metrics.items()}
+    export = _timed(config, task, model, images, found.engines, scores)
+    if int8 is not None:
+        int8 = replace(int8, speedup=export.latency_ms[ONNX] / export.latency_ms[INT8])
+        print(
+            f"8-bit integers change the score by {-100 * int8.loss + 0:+.2f} points, {int8.speedup:.2f} times as fast"
         )
-    export = ExportSummary(differences, scores["torch"], times, size, config.num_threads, timed)
-    result = make_result(config, task, metrics["onnxruntime"], provenance=checkpoint.lineage())
-    result = replace(result, export=export)
+    timed = _timed_files(config, task, parts, images, folder, export)
+    result = make_result(config, task, found.metrics[ONNX], provenance=checkpoint.lineage())
+    result = replace(result, export=replace(export, difference=found.differences, int8=int8, files=timed))
     channels = dict(zip(body.outputs, task.table.feature_channels(task.body_arch(task.require_subnet())), strict=True))
-    write_text(
-        folder / files.MODEL_CARD, model_card(result, str(config.data["root"]), channels, parts[files.MODEL], raw)
-    )
+    card = model_card(
+        result, str(config.data["root"]), channels, model, raw, names=data.vocabulary.names,
+        preprocessing=task.table.preprocessing,
+    )  # fmt: skip
+    write_text(folder / files.MODEL_CARD, card)
     return result
+
+
+def _add_openvino(
+    config: ExportConfig, task: Task, data: DownstreamData, parts: Mapping[str, Deployed], images: list[Tensor],
+    folder: Path, found: _Measured,
+) -> None:  # fmt: skip
+    """Write and compare OpenVINO's file; score it, unless it makes no selection of boxes."""
+    name = files.MODEL_RAW if files.MODEL_RAW in parts else files.MODEL
+    file, metadata = files.openvino_file(name), _metadata(task, data, parts[name])
+    engine, found.differences[file] = checked_openvino(config, parts[name], images, folder / name, metadata)
+    if name == files.MODEL:
+        found.engines[OPENVINO], found.metrics[OPENVINO] = engine, score_by(task, data, engine)
+        check_score(config, task, data, file, found.metrics[TORCH], found.metrics[OPENVINO])
+
+
+def _metadata(task: Task, data: DownstreamData, deployed: Deployed) -> dict[str, str]:
+    return metadata_of(deployed, task.kind.name, data.vocabulary.names, task.table.preprocessing, INPUT)
 
 
 def _write_weights(task: Task, checkpoint: Checkpoint, folder: Path) -> None:
@@ -149,40 +178,40 @@ def _real_images(data: DownstreamData, count: int, stride: int) -> list[Tensor]:
     return images
 
 
-def _checked(
-    deployed: Deployed, images: list[Tensor], path: Path, config: ExportConfig, metadata: Mapping[str, str]
-) -> float:
-    """Write a network's files and return how far ONNX is from torch; RunError beyond the bound.
-
-    Outputs are compared value by value, except those of a detector, where detections of equal score may swap places.
-    """
-    write_engines(deployed, path, metadata)
-    if deployed.size is not None:
-        images = [F.interpolate(image, deployed.size, mode="bilinear") for image in images]
-    compare, key, bound, what = (
-        (unmatched_share, "max_unmatched", config.stage.max_unmatched, "of the detections")
-        if deployed.one_image
-        else (largest_difference, "max_difference", config.stage.max_difference, "of the largest output")
-    )
-    engines = run_torch(deployed.module.eval()), run_onnx(path, config.num_threads)
-    difference = compare(*engines, images, ("torch", path.name))
-    print(f"{path.name:<12} differs from torch by {difference:.1e} {what}, {len(images)} images")
-    if not difference <= bound:
-        raise RunError(
-            f"{path.name} must differ from torch by at most stage.{key}={bound:g} {what}, got {difference:.2g}: "
-            "nothing was exported"
-        )
-    return difference
-
-
-def _score(task: Task, data: DownstreamData, engine: Run) -> dict[str, float]:
-    """All metrics on the validation split with the network run by an engine."""
-    scored = run_by(task, engine)
-    scored.ground_truth = data.val_ground_truth
+def _timed(
+    config: ExportConfig,
+    task: Task,
+    model: Deployed,
+    images: list[Tensor],
+    engines: Mapping[str, Run],
+    scores: Mapping[str, float],
+) -> ExportSummary:
+    """Time the engines in turn on the first image, and print their scores and latencies."""
+    size = _timed_size(task, model)
+    image = F.interpolate(images[0], size, mode="bilinear")
     with torch.inference_mode():
-        for batch in data.val_dataloader():
-            scored.update_metrics(batch)
-    return scored.compute_metrics()
+        latencies, others = measure(engines, image, config.stage.latency_rounds)
+    for name, latency in latencies.items():
+        print(
+            f"{name:<16} {task.score_key} {100 * scores[name]:.2f} %, {latency} at {size[0]}x{size[1]}, "
+            f"{config.num_threads} threads"
+        )
+    if others is not None and others > BUSY_SHARE:
+        logger.warning(
+            "other processes took %.0f %% of the time of all cores during the measurement: the latencies are too high; "
+            "export again with resume=never on an idle machine", 100 * others,
+        )  # fmt: skip
+    return ExportSummary(
+        difference={},
+        score_torch=scores[TORCH],
+        latency_ms={name: latency.wall for name, latency in latencies.items()},
+        latency_size=size,
+        threads=config.num_threads,
+        latency_range={name: (latency.low, latency.high) for name, latency in latencies.items()},
+        cpu_ms={name: latency.cpu for name, latency in latencies.items()},
+        busy=others,
+        scores=scores,
+    )
 
 
 def _timed_size(task: Task, deployed: Deployed) -> tuple[int, int]:
@@ -193,30 +222,28 @@ def _timed_size(task: Task, deployed: Deployed) -> tuple[int, int]:
     return max(height // deployed.stride, 1) * deployed.stride, max(width // deployed.stride, 1) * deployed.stride
 
 
-def _timed_files(task: Task, parts: Mapping[str, Deployed], folder: Path, threads: int) -> dict[str, FileLatency]:
-    """Time each written file on one image, and print it.
-
-    Args:
-        task: that is exported.
-        parts: the networks by ONNX file, beside which there may be a torch.export file.
-        folder: of the files.
-        threads: CPU threads of onnxruntime.
-    """
-    timed = {}
+def _timed_files(
+    config: ExportConfig, task: Task, parts: Mapping[str, Deployed], images: list[Tensor], folder: Path,
+    export: ExportSummary,
+) -> dict[str, FileLatency]:  # fmt: skip
+    """Time each written file that `export` has no latency of, and print it; returns the latencies of all files."""
+    known = {files.MODEL: ONNX, files.MODEL_INT8: INT8}
+    timed = {
+        file: FileLatency(export.latency_ms[engine], export.latency_size)
+        for file, engine in known.items()
+        if engine in export.latency_ms
+    }
     for name, deployed in parts.items():
         size, path = _timed_size(task, deployed), folder / name
-        timed[name] = FileLatency(_latency(run_onnx(path, threads), size), size)
         program = path.with_suffix(".pt2")
+        engines = {} if name in timed else {name: (run_onnx(path, config.num_threads), size)}
         if program.is_file():  # a whole detector has none
             if deployed.size is None:  # a program may refuse maps of one pixel
                 size = max(size[0], 2 * deployed.stride), max(size[1], 2 * deployed.stride)
-            timed[program.name] = FileLatency(_latency(run_program(program), size), size)
-    for name, one in timed.items():
-        print(f"{name:<14} {one.latency_ms:.2f} ms at {'x'.join(map(str, one.size))}")
+            engines[program.name] = run_program(program), size
+        for file, (engine, sides) in engines.items():
+            image = F.interpolate(images[0], sides, mode="bilinear")
+            latency = measure({file: engine}, image, config.stage.latency_rounds)[0][file]
+            timed[file] = FileLatency(latency.wall, sides)
+            print(f"{file:<16} {latency} at {'x'.join(map(str, sides))}")
     return timed
-
-
-def _latency(engine: Run, size: tuple[int, int]) -> float:
-    """Median milliseconds of one image of this size."""
-    times = pass_times(lambda images: engine(255 * images), (1, 3, *size), torch.device("cpu"), WARMUP, REPEATS)
-    return float(sorted(times)[len(times) // 2])

@@ -179,6 +179,7 @@ class _Search:
             self.task.table.name, self.done_before, self.config.search.trials, f"{self.problem.size:.2g}",
             ", ".join(f"{name} ({objective.direction})" for name, objective in self.objectives.items()),
         )  # fmt: skip
+        logger.info("trials are scored in whole batches of the search split, stage=evaluate scores as deployed")
         ranges = self.ranges = attainable(self.problem, partial(_all_costs, self.task, self.problem))
         logger.info("costs within reach: %s", ", ".join(f"{name} {reach}" for name, reach in ranges.items()))
         if not isinstance(self.study, SharedStudy):

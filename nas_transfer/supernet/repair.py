@@ -203,9 +203,9 @@ class Repairer:
         if starved:
             worst = max(starved, key=lambda mender: mender.channels)
             logger.warning(
-                "%d of %d blocks are recalibrated instead of repaired: %s has %d channels and needs at least %d rows, "
-                "got %d; give more images or views", len(starved), len(links), worst.link.name, worst.channels,
-                ROWS_PER_CHANNEL * worst.channels, worst.fitted_rows,
+                "%d of %d blocks are not repaired, but recalibrated if they have BatchNorms: %s has %d channels and "
+                "needs at least %d rows, got %d; give more images or views", len(starved), len(links), worst.link.name,
+                worst.channels, ROWS_PER_CHANNEL * worst.channels, worst.fitted_rows,
             )  # fmt: skip
         return tuple(blocks)
 

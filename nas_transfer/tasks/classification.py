@@ -115,7 +115,9 @@ class ClassificationTask(Task[ClassificationBatch, Tensor]):
     def deployed(self) -> Deployed:
         """``logits`` (B, C) at the resolution of the arch."""
         size = self.input_size(self.active_arch)
-        return Deployed(DeployedNetwork(self.normalise, self.network), ("logits",), size)
+        meanings = {"logits": "(B, classes), of which the softmax is the probabilities"}
+        module = DeployedNetwork(self.normalise, self.network)
+        return Deployed(module, ("logits",), size, meanings=meanings, first_label=0)
 
     def forward_batch(self, batch: ClassificationBatch) -> Tensor:
         """Logits (B, C) of an evaluation batch."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_transfer.supernet.protocol import TAP_STRIDES
@@ -24,6 +25,10 @@ class Deployed:
             then those of torchvision's detectors, by name.
         stride: the sides of the input are multiples of this, where any are taken.
         usual_size: the size (H, W) of images at which costs are stated; None for the input size of the arch.
+        padding: the grey, 0-255, with which images of other sides are padded on the right and at the bottom; None where
+            they are not padded.
+        meanings: what each output is, by name: shape, format and unit.
+        first_label: the label of the first class, where an output holds labels or has a channel for each class.
     """
 
     module: nn.Module
@@ -32,6 +37,9 @@ class Deployed:
     one_image: bool = False
     stride: int = TOP_STRIDE
     usual_size: tuple[int, int] | None = None
+    padding: int | None = None
+    meanings: Mapping[str, str] = field(default_factory=dict)
+    first_label: int | None = None
 
     @property
     def takes(self) -> str:
@@ -40,6 +48,12 @@ class Deployed:
             return "one RGB image of any size"
         sides = f"sides in multiples of {self.stride}" if self.size is None else f"{self.size[0]}x{self.size[1]} pixels"
         return f"any batch of RGB images of {sides}"
+
+
+def padded(images: Tensor, stride: int, grey: int) -> Tensor:
+    """Raw images (B, 3, H, W), padded on the right and at the bottom to sides in multiples of a stride."""
+    missing = (0, -images.shape[3] % stride, 0, -images.shape[2] % stride)
+    return F.pad(images, missing, value=grey) if any(missing) else images
 
 
 class DeployedNetwork(nn.Module):

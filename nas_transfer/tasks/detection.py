@@ -35,9 +35,22 @@ from nas_transfer.tasks.prediction import Prediction
 from nas_transfer.tasks.raw_detectors import OUTPUTS, OneStage
 from nas_transfer.tasks.several_detectors import KEY, SeveralDetectors
 from nas_transfer.tasks.task import Task, TaskSettings, Teacher
+from nas_transfer.tasks.traced_resizing import with_traced_resizing
 
 RESULT_FILES = {"bbox": "predictions", "segm": "predictions_segm"}
 """Names of the files of predicted boxes and masks."""
+MEANINGS = {
+    "boxes": "(N, 4) xyxy: left, top, right, bottom, in pixels of the input image",
+    "labels": "(N,), integers",
+    "scores": "(N,) in 0-1",
+    "masks": "(N, 1, M, M), probabilities inside each box",
+}
+"""What the outputs of a deployed detector are."""
+RAW_MEANINGS = {
+    "boxes": "(B, N, 4) xyxy: left, top, right, bottom, in pixels of the input image, of all N anchors",
+    "scores": "(B, N, classes) in 0-1",
+}
+"""The same without a selection of boxes."""
 
 
 class DetectionTask(Task[DetectionBatch, dict[str, Tensor]]):
@@ -134,9 +147,9 @@ class DetectionTask(Task[DetectionBatch, dict[str, Tensor]]):
 
     def deployed(self) -> Deployed:
         """The detector with its resizing, for one image: boxes (N, 4) xyxy in pixels, labels (N,) and scores (N,)."""
-        return Deployed(
-            _DeployedDetector(self.network, self.table.preprocessing, self.outputs), self.outputs, one_image=True
-        )
+        module = _DeployedDetector(self.network, self.table.preprocessing, self.outputs)
+        meanings = {name: MEANINGS[name] for name in self.outputs}
+        return Deployed(module, self.outputs, one_image=True, meanings=meanings, first_label=1)
 
     def deployed_raw(self) -> Deployed | None:
         """All boxes and scores of a batch of images of one size, before non-maximum suppression.
@@ -147,7 +160,8 @@ class DetectionTask(Task[DetectionBatch, dict[str, Tensor]]):
         if not isinstance(sizes, OneStage):
             return None
         height, width = (-(-side // TOP_STRIDE) * TOP_STRIDE for side in (sizes.min_size, sizes.max_size))
-        return Deployed(sizes.raw(self.normalise, self.network, (height, width)), OUTPUTS, size=(height, width))
+        module = sizes.raw(self.normalise, self.network, (height, width))
+        return Deployed(module, OUTPUTS, size=(height, width), meanings=RAW_MEANINGS, first_label=0)
 
     def forward_batch(self, batch: DetectionBatch) -> list[dict[str, Tensor]]:
         """Boxes (N, 4) xyxy in pixels of the image, labels (N,) in 1..C and scores (N,), for each image."""
@@ -160,10 +174,21 @@ class DetectionTask(Task[DetectionBatch, dict[str, Tensor]]):
         return Prediction({"predictions.json": boxes}, partial(draw_detections, output, vocabulary.names))
 
     def update_metrics(self, batch: DetectionBatch) -> None:
-        """Predict a batch and keep the detections."""
+        """Predict a batch and keep the detections.
+
+        As deployed, only images of one size share a pass, since the padding to a common size changes what is detected.
+        """
         image_ids = [int(target["image_id"]) for target in batch["targets"]]
         sizes = [(image.shape[-2], image.shape[-1]) for image in batch["images"]]
-        self.metric.update(image_ids, self.forward_batch(batch), sizes)
+        if not self.as_deployed:
+            self.metric.update(image_ids, self.forward_batch(batch), sizes)
+            return
+        outputs: dict[int, dict[str, Tensor]] = {}
+        for size in dict.fromkeys(sizes):
+            alike = [index for index, other in enumerate(sizes) if other == size]
+            found = self.network(self.as_floats([batch["images"][index] for index in alike]))
+            outputs |= dict(zip(alike, found, strict=True))
+        self.metric.update(image_ids, [outputs[index] for index in range(len(sizes))], sizes)
 
     def compute_metrics(self) -> dict[str, float]:
         """Return COCO's average precisions and recalls, ``map`` first, and reset them.
@@ -237,7 +262,7 @@ class _DeployedDetector(nn.Module):
 
     def __init__(self, network: nn.Module, preprocessing: Preprocessing, outputs: Sequence[str]) -> None:
         super().__init__()
-        self.network, self.preprocessing, self.outputs = network, preprocessing, tuple(outputs)
+        self.network, self.preprocessing, self.outputs = with_traced_resizing(network), preprocessing, tuple(outputs)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """The outputs of the only image."""

@@ -32,6 +32,13 @@ from nas_transfer.tasks.prediction import Prediction
 from nas_transfer.tasks.several_keypoints import SeveralKeypointHeads, SeveralKeypointNetworks, SeveralPoseSizes
 from nas_transfer.tasks.task import Task, TaskSettings, Teacher
 
+MEANINGS = {
+    "heatmaps": "(B, keypoints, h, w); a keypoint is where its map is largest, and cell i of a map that is s times "
+    "smaller than the crop covers the pixels s i to s i + s - 1",
+    "simcc": "(B, keypoints, columns + rows), logits of the position across and down, at one scale for both",
+}
+"""What the outputs of the heads are."""
+
 
 class PoseTask(Task[PoseBatch, Tensor]):
     """A head behind the last map of the body. In a sandwich, the smaller archs imitate the outputs of the largest one.
@@ -153,9 +160,9 @@ class PoseTask(Task[PoseBatch, Tensor]):
         If all archs have the same input size, sides may be any multiples of 32.
         """
         size = self.input_size(self.active_arch) if self.sizes.resizes else None
-        return Deployed(
-            DeployedNetwork(self.normalise, self.network), (self.sizes.head(self.active_arch).output,), size
-        )
+        output = self.sizes.head(self.active_arch).output
+        meanings = {output: MEANINGS[output]} if output in MEANINGS else {}
+        return Deployed(DeployedNetwork(self.normalise, self.network), (output,), size, meanings=meanings)
 
     def forward_batch(self, batch: PoseBatch) -> Tensor:
         """The outputs of an evaluation batch."""

@@ -19,14 +19,14 @@ from nas_transfer.arch import SUPERNET, Arch
 from nas_transfer.data.drawing import Picture, draw_label_map
 from nas_transfer.data.parts import Vocabulary
 from nas_transfer.data.samples import SegmentationBatch
-from nas_transfer.data.segmentation_transforms import IGNORE_LABEL
+from nas_transfer.data.segmentation_transforms import IGNORE_LABEL, PADDING
 from nas_transfer.errors import ConfigError
 from nas_transfer.ranges import Positive
 from nas_transfer.runs import Analysis, TaskKind
 from nas_transfer.supernet.cost import Cost, Size
 from nas_transfer.supernet.layers import Layers
 from nas_transfer.supernet.networks import build_body
-from nas_transfer.tasks.deployed import TOP_STRIDE, Deployed, DeployedNetwork
+from nas_transfer.tasks.deployed import TOP_STRIDE, Deployed, DeployedNetwork, padded
 from nas_transfer.tasks.genes import Choices, task_genes, values_of
 from nas_transfer.tasks.label_analysis import MapScores, analyse_maps
 from nas_transfer.tasks.metrics import SegmentResults
@@ -44,6 +44,8 @@ from nas_transfer.tasks.task import Task, TaskSettings, Teacher
 
 SCALE = "scale_percent"
 """The gene of the input size."""
+LARGEST_STRIDE = 4 * TOP_STRIDE
+"""Images are scored at sides in multiples of the deployed stride, unless it is larger than this, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -199,9 +201,19 @@ class SegmentationTask(Task[SegmentationBatch, Tensor]):
 
     def deployed(self) -> Deployed:
         """``logits`` (B, C, H, W) of images whose scaled sides are multiples of 32."""
-        stride = TOP_STRIDE * 100 // math.gcd(100, values_of(self.largest, self.active_arch)[SCALE])
         module = DeployedNetwork(self.normalise, self.network, _enlarge_to)
-        return Deployed(module, ("logits",), stride=stride, usual_size=self.crop_size)
+        meanings = {
+            "logits": "(B, classes, H, W) at the size of the input; the class of a pixel is that of the largest"
+        }
+        return Deployed(
+            module, ("logits",), stride=self._stride, usual_size=self.crop_size, padding=PADDING, meanings=meanings,
+            first_label=0,
+        )  # fmt: skip
+
+    @property
+    def _stride(self) -> int:
+        """The sides of which the scaled ones are multiples of 32 are multiples of this."""
+        return TOP_STRIDE * 100 // math.gcd(100, values_of(self.largest, self.active_arch)[SCALE])
 
     def forward_batch(self, batch: SegmentationBatch) -> Tensor:
         """Logits of all images at once, padded to a common size: for BatchNorm statistics, not for scores."""
@@ -212,10 +224,19 @@ class SegmentationTask(Task[SegmentationBatch, Tensor]):
 
     def predict(self, image: Tensor) -> Tensor:
         """The class of every pixel of one image uint8 (3, H, W): int64 (H, W)."""
-        size = (image.shape[1], image.shape[2])
         if self.evaluation.mode == "whole":
-            return enlarge(self.network(self.normalise(image[None])), size)[0].argmax(0)
-        return slide(lambda part: self.network(self.normalise(part)), image, self.evaluation)[0].argmax(0)
+            return self._logits(image[None])[0].argmax(0)
+        return slide(self._logits, image, self.evaluation)[0].argmax(0)
+
+    def _logits(self, images: Tensor) -> Tensor:
+        """Logits (B, C, H, W) of raw images (B, 3, H, W), which are padded to the sides of the deployed network.
+
+        At other sides, the maps of different strides would not cover the same area, and labels would be displaced.
+        """
+        height, width = images.shape[2:]
+        if self._stride <= LARGEST_STRIDE:
+            images = padded(images, self._stride, PADDING)
+        return _enlarge_to(self.network(self.normalise(images)), images)[:, :, :height, :width]
 
     def predict_image(self, batch: SegmentationBatch, image_id: int, vocabulary: Vocabulary) -> Prediction:
         """The class of each pixel."""
@@ -313,7 +334,7 @@ def resized(maps: Tensor, size: Size) -> Tensor:
 
 
 def slide(network: Callable[[Tensor], Tensor], image: Tensor, evaluation: SegmentationEvaluation) -> Tensor:
-    """Mean logits over windows that cover an image (3, H, W): (1, C, H, W).
+    """Mean logits over windows that cover an image (3, H, W): (1, C, H, W). `network` gives those of one window.
 
     The last window of a row or column is moved back so that it ends at the border. A smaller image is one window.
     """
@@ -328,7 +349,7 @@ def slide(network: Callable[[Tensor], Tensor], image: Tensor, evaluation: Segmen
         for left in starts[1]:
             area = (slice(top, top + evaluation.window[0]), slice(left, left + evaluation.window[1]))
             part = image[None, :, area[0], area[1]]
-            logits = enlarge(network(part), (part.shape[2], part.shape[3]))
+            logits = network(part)
             if total is None:
                 total = logits.new_zeros(1, logits.shape[1], *size)
             total[:, :, area[0], area[1]] += logits

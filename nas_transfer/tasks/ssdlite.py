@@ -3,8 +3,10 @@
 Losses, anchors, box coding and non-maximum suppression are those of `torchvision.models.detection.SSD`, and the layers
 those of its SSDLite. Two things differ: the maps of the body are its own outputs, not those of an expansion layer, and
 images keep their aspect, as in the other detectors. So the sides of the anchors are shares of a constant instead of the
-sides of the image: equal pixels mean equal boxes in wide, tall and padded images. A supernet holds the largest detector. A smaller one uses fewer
-maps of the body, fewer or narrower extra layers, or a smaller image. The anchors of an arch are spread over its maps.
+sides of the image: equal pixels mean equal boxes in wide, tall and padded images.
+
+A supernet holds the largest detector. A smaller one uses fewer maps of the body, fewer or narrower extra layers, or a
+smaller image. The anchors of an arch are spread over its maps.
 """
 
 from __future__ import annotations

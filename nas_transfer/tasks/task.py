@@ -97,6 +97,8 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
         predictions: predictions of the last `compute_metrics` in COCO's result format, by file name, for tasks that
             keep them.
         keeps_details: whether evaluations keep what `analyse` needs of each image; off in the trials of a search.
+        as_deployed: whether a detector pads each image for itself, as `deployed` does; off in the trials of a search,
+            which are scored in whole batches.
     """
 
     kind: TaskKind
@@ -121,6 +123,7 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
         self.ground_truth: COCO | None = None
         self.predictions: dict[str, list[CocoResult]] = {}
         self.keeps_details = False
+        self.as_deployed = True
 
     @property
     def score_key(self) -> str:

@@ -82,8 +82,10 @@ def raylets(folder: Path) -> set[int]:
 
 def _started(log: Path, *options: str) -> subprocess.Popen[bytes]:
     ray = Path(sys.executable).parent / "ray"
+    # by default, workers get a niceness of 15, and are killed where the whole machine has little memory left
+    environment = {**os.environ, "RAY_worker_niceness": "0", "RAY_memory_monitor_refresh_ms": "0"}
     with log.open("wb") as stream:
-        return subprocess.Popen([str(ray), "start", *options], stdout=stream, stderr=stream, env={**os.environ})
+        return subprocess.Popen([str(ray), "start", *options], stdout=stream, stderr=stream, env=environment)
 
 
 def _wait_for_raylets(folder: Path, count: int, processes: list[subprocess.Popen[bytes]]) -> None:

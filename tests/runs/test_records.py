@@ -39,6 +39,7 @@ from nas_transfer.runs import (
     TaskKind,
     ThresholdCurve,
     TrainingEstimate,
+    TrainingSummary,
     Trial,
     Usage,
     Validation,
@@ -77,6 +78,7 @@ KIND = TaskKind("pose", "Pose estimation", "ap", "keypoints", "topdown", "AP", "
 RESULT = Result(
     "export", "shapes_pose", ARCH, "ap", 0.5, {"ap": 0.5}, COSTS, 2.5, 2, 0.5, 80, 4, "abc", 3, "e" * 64, (ANCESTOR,),
     SEARCH, EXPORT, KIND, {"torch": "2"}, "abc123", training_macs=12,
+    training=TrainingSummary(3, 4, "ap", 2, 0.5, "last"),
 )  # fmt: skip
 FINDING = Finding("tiny", "train", "a.jpg", "a.jpg: a box of 2 pixels")
 TRAINING = TrainingEstimate("CPU", "max", 8, 0.5, 3, 100, 2.5, 1.5, 4.5)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -31,11 +32,14 @@ from nas_transfer.errors import ConfigError, RunError
 from nas_transfer.paths import conf_dir
 from nas_transfer.stages import export
 from nas_transfer.stages.common.evaluation import load_trained
+from nas_transfer.stages.common.exported import check_score
 from nas_transfer.stages.config.entry import read_config
 from nas_transfer.stages.config.training import EvaluateConfig
+from nas_transfer.stages.evaluate import run as evaluate
 from nas_transfer.stages.finetune import run as train
 from nas_transfer.supernet.layers import fold_batch_norms
 from nas_transfer.supernet.networks import build_body
+from nas_transfer.supernet.norms import LayerScale, ResponseNorm
 from nas_transfer.supernet.protocol import SupernetTable
 from nas_transfer.tasks.coco_metrics import evaluate_coco
 from nas_transfer.tasks.deployed import Deployed
@@ -44,8 +48,11 @@ from tests.conftest import load_supernet
 from tests.stages.test_proxy import BASE, TASKS
 
 DETNAS_PUBLIC = "detnas_nano, as public supernets shuffle channels"
+CONVNEXT_V2 = "convnext_micro, with global response normalisation"
 FAMILIES = [
     DETNAS_PUBLIC,
+    "convnext_micro",
+    CONVNEXT_V2,
     "efficientnet_lite0",
     "bignas_nano",
     "detnas_nano",
@@ -65,6 +72,8 @@ def body_of(table: SupernetTable) -> DeployedBody:
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 1.5)
+        if isinstance(module, LayerScale | ResponseNorm):
+            module.weight.data.uniform_(0.5, 1.5)
     fold_batch_norms(body)
     return body
 
@@ -78,6 +87,8 @@ def test_bodies_of_every_family_are_the_same_in_onnx_at_any_batch_and_size(
     table = load_supernet(name.partition(",")[0])
     if name == DETNAS_PUBLIC:
         table = replace(table, channel_shuffle_method=1)  # type: ignore[type-var]
+    if name == CONVNEXT_V2:
+        table = replace(table, response_norm=True, layer_scale=False)  # type: ignore[type-var]
     body = body_of(table)
     sizes = [(1, 3, 64, 96), (3, 3, 128, 32)]
     images = [255 * torch.rand(size) for size in sizes]
@@ -97,6 +108,13 @@ def composed(*overrides: str) -> DictConfig:
         return compose("config", [*overrides, *BASE])
 
 
+def arguments_of(task: str, run: Path) -> list[str]:
+    """A tiny dataset whose images have several sizes (detection), or sides that are no multiples of 32 (label maps)."""
+    own = [value for value in TASKS[task] if not value.startswith("search.")]
+    odd = ["data.draw.image_size=48"] if task == "shapes_seg" else []
+    return [f"task={task}", f"data.root={run}/data", *own, *odd]
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The folder of a task's tiny run, trained once."""
@@ -104,9 +122,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     @cache
     def folder(task: str) -> Path:
         run = tmp_path_factory.mktemp(task)
-        own = [value for value in TASKS[task] if not value.startswith("search.")]
-        cfg = composed(f"task={task}", f"data.root={run}/data", *own, "arch=min", "trainer.max_steps=3")
-        result = train(cfg, run)
+        result = train(cfg := composed(*arguments_of(task, run), "arch=min", "trainer.max_steps=3"), run)
         assert result is not None
         result.write(run)
         (run / ".hydra").mkdir()
@@ -123,7 +139,8 @@ def exported(trained: Callable[[str], Path], tmp_path_factory: pytest.TempPathFa
     @cache
     def folder(task: str) -> Path:
         written = tmp_path_factory.mktemp(f"{task}_exported")
-        cfg = composed("stage=export", f"weights={trained(task)}")  # all else is the run's
+        int8 = ["stage.int8=true", "stage.int8_images=8", "stage.max_int8_loss=1", "stage.latency_rounds=2"]
+        cfg = composed("stage=export", f"weights={trained(task)}", *int8)  # all else is the run's
         export.run(cfg, written).write(written)
         return written
 
@@ -144,38 +161,121 @@ def test_a_run_is_exported_scored_by_both_engines_and_loaded_without_this_packag
     assert set(timed) == {path.name for path in folder.iterdir() if path.suffix in (".onnx", ".pt2")}
     assert all(one["latency_ms"] > 0 and len(one["size"]) == 2 for one in timed.values())
     assert timed["model.onnx"]["latency_ms"] == result["export"]["latency_ms"]["onnxruntime"]
-    if task != "shapes_seg":  # whose images are padded for the export
-        assert result["metrics"] == pytest.approx(own["metrics"], abs=0.005)
-    named = onnxruntime.InferenceSession(str(folder / "model.onnx")).get_modelmeta().custom_metadata_map
-    assert len(json.loads(named["names"])) == own["costs"]["num_classes"]
+    assert result["metrics"] == pytest.approx(own["metrics"], abs=0.005)
+    for file in ("model.onnx", "model_int8.onnx"):
+        about = onnxruntime.InferenceSession(str(folder / file)).get_modelmeta().custom_metadata_map
+        assert len(json.loads(about["names"])) == own["costs"]["num_classes"]
+        assert json.loads(about["input"])["range"] == [0, 255]
+        assert json.loads(about["preprocessing"])["inside_the_network"]
+        assert list(json.loads(about["outputs"])) == [
+            output.name for output in onnxruntime.InferenceSession(str(folder / file)).get_outputs()
+        ]
+    int8 = result["export"]["int8"]
+    assert int8["loss"] == pytest.approx(result["score"] - int8["score"])
+    assert int8["layers"] > 0
+    assert (folder / "model_int8.onnx").stat().st_size < (folder / "model.onnx").stat().st_size
     saved = torch.load(run / "weights.pt", weights_only=True)
     with safe_open(folder / "weights.safetensors", "pt") as tensors:
         kept = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118  it is no mapping
         assert json.loads(tensors.metadata()["arch"]) == saved["arch"]
         assert json.loads(tensors.metadata()["table_fields"]) == saved["table_fields"]
     assert sum(t.numel() for t in kept.values()) == sum(t.numel() for t in (saved["body"] | saved["rest"]).values())
-    if task in ("shapes_cls", "shapes_det"):
-        examples_run((folder / "model_card.md").read_text(), folder)
+    examples_run((folder / "model_card.md").read_text(), folder, with_torch=task == "shapes_cls")
 
 
-def examples_run(card: str, folder: Path) -> None:
-    """The model card's examples run in an interpreter that has no nas_transfer, and print what the card says."""
+def examples_run(card: str, folder: Path, *, with_torch: bool) -> None:
+    """The model card's examples run in an interpreter without nas_transfer, the first one also without torch.
+
+    The first one draws named results, the second one prints what the card says.
+    """
     rng = np.random.default_rng(0)
-    Image.fromarray(rng.integers(0, 255, (96, 128, 3), dtype=np.uint8)).save(folder / "image.jpg")
+    Image.fromarray(rng.integers(0, 255, (90, 125, 3), dtype=np.uint8)).save(folder / "image.jpg")
     examples = re.findall(r"```python\n(.*?)```", card, re.S)
     assert len(examples) == 2
     printed = []
-    for example in examples:
-        script = "import sys; sys.modules['nas_transfer'] = None\n" + example
+    for example, absent in zip(examples, (("nas_transfer", "torch", "onnx"), ("nas_transfer",)), strict=True):
+        if "torch" not in absent and not with_torch:
+            continue
+        script = f"import sys; sys.modules |= dict.fromkeys({absent})\n" + example
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         ran = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", script], cwd=folder, env=environment, capture_output=True, text=True
         )
         assert ran.returncode == 0, ran.stderr
         printed.append(ran.stdout)
-    assert re.match(r"(logits|heatmaps|boxes) \(", printed[0])
-    channels = [int(found) for found in re.findall(r"`stride_\d+` \((\d+) channels\)", card)]
-    assert [int(line.split(", ")[1]) for line in printed[1].splitlines()] == channels
+    about = onnxruntime.InferenceSession(str(folder / "model.onnx")).get_modelmeta().custom_metadata_map
+    lines = [line.rsplit(" ", 2 if line.endswith("%") else 1)[0] for line in printed[0].splitlines()]
+    assert lines
+    assert set(lines) <= set(json.loads(about["names"]))
+    with Image.open(folder / "drawn.png") as drawn, Image.open(folder / "image.jpg") as image:
+        assert np.asarray(drawn).ndim == 3
+        assert drawn.size != image.size or not np.array_equal(np.asarray(drawn), np.asarray(image))
+    if with_torch:
+        channels = [int(found) for found in re.findall(r"`stride_\d+` \((\d+) channels\)", card)]
+        assert [int(line.split(", ")[1]) for line in printed[1].splitlines()] == channels
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["shapes_cls", "shapes_det", "shapes_insseg", "shapes_pose", "shapes_seg"])
+def test_one_network_has_one_score_at_the_end_of_training_in_an_evaluation_and_in_an_export(
+    trained: Callable[[str], Path], exported: Callable[[str], Path], tmp_path: Path, task: str
+) -> None:
+    run = trained(task)
+    own, export_result = (json.loads((path / "result.json").read_text()) for path in (run, exported(task)))
+    again = evaluate(composed("stage=evaluate", *arguments_of(task, run), f"weights={run}"), tmp_path)
+    assert again is not None
+    assert again.metrics == pytest.approx(own["metrics"], abs=1e-6)
+    assert export_result["export"]["score_torch"] == pytest.approx(own["score"], abs=1e-6)
+    if task not in ("shapes_cls", "shapes_pose"):  # which pad nothing
+        one_by_one = composed("stage=evaluate", *arguments_of(task, run), f"weights={run}", "data.batch_size=1")
+        alone = evaluate(one_by_one, tmp_path)
+        assert alone is not None
+        assert alone.metrics == pytest.approx(own["metrics"], abs=1e-6)
+    assert max(own["metrics"].values()) > 0
+
+
+@pytest.mark.slow
+def test_a_subnet_of_a_supernet_has_one_score_too(tmp_path: Path) -> None:
+    arguments = [*arguments_of("shapes_cls", tmp_path), "calibration_images=16"]
+    cfg = composed(*arguments, "arch=supernet", "trainer.max_steps=1")
+    result = train(cfg, tmp_path)
+    assert result is not None
+    (tmp_path / ".hydra").mkdir()
+    OmegaConf.save(cfg, tmp_path / ".hydra" / "config.yaml")
+    again = evaluate(composed("stage=evaluate", *arguments, f"weights={tmp_path}", "arch=min"), tmp_path / "again")
+    assert again is not None
+    assert again.score == pytest.approx(result.metrics["min/top1"], abs=1e-6)
+    exporting = composed("stage=export", f"weights={tmp_path}", "arch=min", "stage.latency_rounds=1")
+    summary = export.run(exporting, tmp_path / "exported").export
+    assert summary is not None
+    assert summary.score_torch == pytest.approx(result.metrics["min/top1"], abs=1e-6)
+
+
+def test_scores_may_differ_by_one_image_and_more_is_refused_with_a_remedy() -> None:
+    stage = SimpleNamespace(max_score_difference=0.005)
+    task, data = SimpleNamespace(score_key="map"), SimpleNamespace(num_val_images=40)
+
+    def check(found: float) -> None:
+        check_score(SimpleNamespace(stage=stage), task, data, "model.onnx", {"map": 0.5}, {"map": found})  # type: ignore[arg-type]
+
+    check(0.5251 - 0.05)
+    with pytest.raises(RunError, match=r"within 0\.0250 .*one of 40 images.*stage\.compared_images=40"):
+        check(0.47)
+    data.num_val_images = 5000
+    with pytest.raises(RunError, match=r"within 0\.0050 "):
+        check(0.494)
+
+
+@pytest.mark.slow
+def test_integers_that_lose_too_much_are_refused_and_nothing_is_written(
+    trained: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nas_transfer.stages.common.exported.allowance", lambda limit, images: -1.0)
+    cfg = composed("stage=export", f"weights={trained('shapes_cls')}", "stage.int8=true", "stage.int8_images=4")
+    monkeypatch.setattr("nas_transfer.stages.export.check_score", lambda *_: None)
+    with pytest.raises(RunError, match=r"model_int8\.onnx must score .*nothing was exported; calibrate on more images"):
+        export.run(cfg, tmp_path)
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "inputs.json"] == []
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import logging
 import math
 import time
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ import nas_transfer.cli  # noqa: F401  registers the resolvers and the sweeper
 from nas_transfer.errors import ConfigError
 from nas_transfer.paths import conf_dir
 from nas_transfer.runs import Evaluation, Job
+from nas_transfer.runs.plan import Timing
 from nas_transfer.stages import proxy
 from nas_transfer.stages.common.candidates import searched_weights
 from nas_transfer.stages.config.entry import read_config
@@ -115,6 +117,39 @@ def test_a_score_does_not_depend_on_which_candidates_came_before(tmp_path: Path,
         untrained.extract(Evaluation(0, archs[0].to_dict())).network.state_dict()["head.classifier.weight"],
         forwards[0]["head.classifier.weight"],
     )
+
+
+@pytest.mark.slow
+def test_minutes_are_planned_once_and_equal_the_number_of_trials_that_the_log_names(
+    tmp_path: Path, parent: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    planned = composed(tmp_path, parent, "shapes_cls", "search.minutes=150")
+    timing = Timing((0.0, 0.0), (1000.0, 2000.0), warmup_seconds=600.0, damage_seconds=0.0, seconds=0.0)
+    timing.write(tmp_path / "run")
+    result = searched(planned)
+    assert result["search"]["trials"] == (150 * 60 - 600) // 1500
+    same = next(text for text in caplog.messages if text.startswith("the same search on any machine: "))
+    assert "about 5 trials of 25 min" in caplog.text
+    first = without_times(trials(tmp_path / "run"))
+    (tmp_path / "run" / "timing.json").unlink()
+    assert searched(planned)["search"]["trials"] == 5  # not timed again
+    assert not (tmp_path / "run" / "timing.json").exists()
+    named = composed(tmp_path, parent, "shapes_cls", f"run_dir={tmp_path}/named", *same.split(": ")[1].split())
+    searched(named)
+    assert without_times(trials(tmp_path / "named")) == first
+    assert not (tmp_path / "named" / "plan.json").exists()
+
+
+@pytest.mark.slow
+def test_steps_scores_and_the_warm_up_are_timed(tmp_path: Path, parent: Path) -> None:
+    (tmp_path / "run").mkdir()
+    timing = proxy.time_proxy(read_config(composed(tmp_path, parent, "shapes_det"), ProxyConfig))
+    assert len(timing.step_seconds) == len(timing.scoring_seconds) == 2
+    assert min(*timing.step_seconds, *timing.scoring_seconds, timing.warmup_seconds) > 0
+    assert timing.seconds >= sum(timing.scoring_seconds)
+    assert timing.images == 2 * 2 * 4
+    assert list((tmp_path / "run").iterdir()) == []
 
 
 @pytest.mark.slow

@@ -12,12 +12,12 @@ from nas_transfer.tasks.training import ScoringModule
 
 
 @pytest.mark.parametrize(
-    ("val_every", "expected"),
+    ("every", "expected"),
     [(None, None), (1, 15), (0.5, 8), (0.001, 1), ("auto", 36)],
     ids=["never", "epoch", "half an epoch", "each step", "ten times"],
 )
-def test_an_interval_is_given_in_epochs(val_every: Any, expected: int | None) -> None:
-    assert steps_between_scorings(val_every, 360, 15, 4, 13) == expected
+def test_an_interval_is_given_in_epochs(every: Any, expected: int | None) -> None:
+    assert steps_between_scorings(every, 360, 15, 4, 13) == expected
 
 
 def test_scoring_costs_a_tenth_of_the_training_at_most() -> None:

@@ -60,9 +60,9 @@ def kill_after_first_checkpoint(folder: Path, arguments: list[str], run_folder: 
             "trainer.max_steps=20",
             "checkpoint_every_n_steps=4",
             "ema_decay=0.9",
-            "trainer.val_every=0.4",  # after the steps that are saved
-            "trainer.use_best=true",
-            "trainer.patience=9",
+            "scoring.every=0.4",  # after the steps that are saved
+            "scoring.use_best=true",
+            "scoring.patience=9",
         ],
         [
             *CLASSIFY,
@@ -89,8 +89,8 @@ def test_a_killed_run_goes_on_to_the_same_weights_samples_and_scores(tmp_path: P
 @pytest.mark.slow
 def test_scoring_on_the_way_changes_no_weight_and_keeps_the_best(tmp_path: Path) -> None:
     common = [*TINY, "arch=min", "trainer.max_steps=8"]
-    forked(tmp_path, *common, "trainer.val_every=null", "name=unscored")
-    forked(tmp_path, *common, "trainer.val_every=0.2", "name=scored")
+    forked(tmp_path, *common, "scoring.every=null", "name=unscored")
+    forked(tmp_path, *common, "scoring.every=0.2", "name=scored")
     unscored, scored = (tmp_path / "runs/finetune/shapes_det" / name for name in ("unscored", "scored"))
     ours, theirs = tensors(scored), tensors(unscored)
     assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
@@ -104,7 +104,7 @@ def test_scoring_on_the_way_changes_no_weight_and_keeps_the_best(tmp_path: Path)
 @pytest.mark.slow
 def test_a_training_that_gets_no_better_ends_early(tmp_path: Path) -> None:
     done = forked(
-        tmp_path, *TINY, "arch=min", "trainer.max_steps=40", "trainer.val_every=0.2", "trainer.patience=3",
+        tmp_path, *TINY, "arch=min", "trainer.max_steps=40", "scoring.every=0.2", "scoring.patience=3",
         "task.recipe.lr=1e-20", "task.recipe.clip_norm=1e-20", "name=mine",
     )  # fmt: skip
     found = result(tmp_path / "runs/finetune/shapes_det/mine")
@@ -116,8 +116,8 @@ def test_a_training_that_gets_no_better_ends_early(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_supernet_has_no_scores_that_could_decide(tmp_path: Path) -> None:
-    done = forked(tmp_path, *TINY, "arch=supernet", "trainer.max_steps=2", "trainer.use_best=true", code=2)
-    assert "trainer.use_best needs scores while training" in sentence(done)
+    done = forked(tmp_path, *TINY, "arch=supernet", "trainer.max_steps=2", "scoring.use_best=true", code=2)
+    assert "scoring.use_best needs scores while training" in sentence(done)
 
 
 @pytest.mark.slow

@@ -1,18 +1,22 @@
 """The detector: extraction, elastic laterals, and costs against torch's counter."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from nas_transfer.arch import SUPERNET, ArchOrSupernet
 from nas_transfer.errors import ConfigError
 from nas_transfer.tasks.detection import DetectionTask
 from nas_transfer.tasks.detector import DetectorSize, pyramid_distance
 from nas_transfer.tasks.task import TaskSettings, Teacher
+from nas_transfer.tasks.traced_resizing import with_traced_resizing
 from tests.conftest import load_supernet
 
 SIZES = DetectorSize(
@@ -112,3 +116,46 @@ def test_smaller_archs_imitate_the_largest_ones_pyramid() -> None:
 def test_anchor_sizes_must_be_one_a_level() -> None:
     with pytest.raises(ConfigError, match="anchor_sizes"):
         replace(SIZES, anchor_sizes=(32, 64))
+
+
+def test_detections_do_not_depend_on_the_other_images_of_a_batch_unless_a_search_scores_them() -> None:
+    task = make_task(load_supernet("bignas_nano").space.smallest()).eval()
+    generator = torch.Generator().manual_seed(1)
+    sizes = [(64, 64), (60, 96), (64, 64), (96, 50)]
+    images = [torch.randint(256, (3, *size), dtype=torch.uint8, generator=generator) for size in sizes]
+
+    def found(*batches: list[int]) -> list[torch.Tensor]:
+        for batch in batches:
+            targets = [{"image_id": index} for index in batch]
+            task.update_metrics({"images": [images[index] for index in batch], "targets": targets})  # type: ignore[typeddict-item]
+        assert task.metric.rows("image_ids").tolist() == [0, 1, 2, 3]
+        rows = [task.metric.rows(name).double() for name in ("counts", "labels", "scores", "boxes")]
+        task.metric.reset()
+        return rows
+
+    with torch.inference_mode():
+        together, alone = found([0, 1, 2, 3]), found([0], [1], [2], [3])
+        for one, other in zip(together, alone, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+        task.as_deployed = False
+        assert any(len(one) != len(other) or not one.equal(other) for one, other in zip(found([0, 1, 2, 3]), alone))
+
+
+@pytest.mark.parametrize("size", [(77, 154), (64, 64), (303, 77)])
+def test_a_traced_detector_resizes_to_the_size_of_the_detector(tmp_path: Path, size: tuple[int, int]) -> None:
+    class Resizer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.transform = GeneralizedRCNNTransform(64, 80, [0.0] * 3, [1.0] * 3)
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return self.transform.resize(image, None)[0]
+
+    resizer = Resizer()
+    torch.onnx.export(
+        with_traced_resizing(resizer), (torch.zeros(3, 50, 60),), str(tmp_path / "resize.onnx"), dynamo=False,
+        opset_version=17, input_names=["image"], dynamic_axes={"image": {1: "height", 2: "width"}},
+    )  # fmt: skip
+    image = torch.rand(3, *size)
+    (found,) = onnxruntime.InferenceSession(tmp_path / "resize.onnx").run(None, {"image": image.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), resizer(image), rtol=1e-4, atol=1e-4)

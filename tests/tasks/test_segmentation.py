@@ -205,3 +205,14 @@ def test_a_single_image_cannot_train_and_says_so() -> None:
         make_task().losses(alone, regularise=True, teacher=None)
     with pytest.raises(ConfigError, match="stride"):
         SegmentationEvaluation("slide", (32, 48), (33, 48), keep_predictions=False)
+
+
+def test_an_image_is_scored_as_the_deployed_network_sees_it() -> None:
+    task = make_task(load_supernet("bignas_nano").space.smallest()).eval()
+    image = make_batch(40, 70)["images"][0]  # type: ignore[index]
+    padded = torch.nn.functional.pad(image[None].float(), (0, 96 - 70, 0, 64 - 40), value=114)
+    deployed = task.deployed()
+    with torch.inference_mode():
+        (logits,) = deployed.module.eval()(padded)
+        assert torch.equal(task.predict(image), logits[0, :, :40, :70].argmax(0))
+    assert (deployed.stride, deployed.padding) == (32, 114)

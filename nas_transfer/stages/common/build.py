@@ -33,7 +33,7 @@ from nas_transfer.stages.common.progress import ProgressLog, TrainingBar
 from nas_transfer.stages.common.run_directory import is_main_process
 from nas_transfer.stages.common.signals import RECEIVER, SIGNALS, EndedBySignal
 from nas_transfer.stages.config.base import DataRunConfig, TaskRunConfig, TrainerConfig
-from nas_transfer.stages.config.factory import Factory
+from nas_transfer.stages.config.factory import AUTO, Factory
 from nas_transfer.stages.config.training import ScoredRunConfig
 from nas_transfer.supernet.preprocessing import Preprocessing
 from nas_transfer.supernet.protocol import SupernetTable
@@ -43,6 +43,8 @@ from nas_transfer.tasks.training import TrainingSettings
 
 logger = logging.getLogger(__name__)
 
+SAVE_DIR = "save_dir"
+"""Where Lightning's loggers write."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
@@ -251,6 +253,8 @@ def make_data(factory: Factory[DownstreamData], arch: ArchOrSupernet, preprocess
     Classification resizes images with the interpolation of the weights. A supernet is trained without the search split,
     so that a search never scores images that were trained on. A single arch is trained on all of train.
     """
+    if factory["batch_size"] == AUTO:
+        raise ConfigError("data.batch_size=auto is for stage=finetune and stage=pretrain: name a number")
     chosen: dict[str, object] = {}
     split = factory["split"]
     if isinstance(split, Mapping) and split["hold_out_search"] is None:
@@ -301,14 +305,16 @@ def build_task(config: TaskRunConfig, table: SupernetTable, arch: ArchOrSupernet
     return built
 
 
-def build_bare_trainer(config: TrainerConfig, steps: int, what: str = "") -> pl.Trainer:
+def build_bare_trainer(config: TrainerConfig, steps: int, what: str = "", folder: Path | None = None) -> pl.Trainer:
     """Lightning's trainer for a short training without validation that writes nothing to disk.
 
     Args:
         what: what trains, for log lines about its progress; empty for none.
+        folder: for files that Lightning writes and deletes again.
     """
     return config.lightning.build(
         **_trainer_arguments(config),
+        default_root_dir=None if folder is None else str(folder),
         enable_progress_bar=False,
         callbacks=[ProgressLog(what, steps)] if what else [],
         limit_val_batches=0,
@@ -329,7 +335,7 @@ def build_trainer(config: ScoredRunConfig, folder: Path, callbacks: Sequence[Cal
         **_trainer_arguments(config.trainer),
         enable_progress_bar=config.trainer.enable_progress_bar and on_terminal,
         callbacks=[*bars, *callbacks],
-        logger=[_build_logger(name, logger) for name, logger in config.logger.items()],
+        logger=[_build_logger(name, logger, config.run_dir, folder) for name, logger in config.logger.items()],
         enable_checkpointing=False,  # `LastCheckpoint` and `BestWeights` do it
         default_root_dir=str(folder),
         max_epochs=1,
@@ -337,10 +343,11 @@ def build_trainer(config: ScoredRunConfig, folder: Path, callbacks: Sequence[Cal
     )
 
 
-def _build_logger(name: str, logger: Factory[Logger]) -> Logger:
-    """One of Lightning's loggers; ConfigError if its package is not installed."""
+def _build_logger(name: str, logger: Factory[Logger], run_dir: str, folder: Path) -> Logger:
+    """One of Lightning's loggers; `folder` is that of the run. ConfigError if its package is not installed."""
+    in_run = SAVE_DIR in logger and logger[SAVE_DIR] == run_dir
     try:
-        return logger.build()
+        return logger.build(**({SAVE_DIR: str(folder)} if in_run else {}))
     except InstantiationException as error:
         if isinstance(error.__cause__, ModuleNotFoundError):
             raise ConfigError(f"logger={name} needs a package that is not installed: pip install {name}") from error

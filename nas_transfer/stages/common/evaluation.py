@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import pytorch_lightning as pl
+import torch
 
 from nas_transfer.arch import SUPERNET, Arch
 from nas_transfer.arch_files import LARGEST, SMALLEST
@@ -95,6 +96,16 @@ def validate(module: ScoringModule, data: DownstreamData, trainer: pl.Trainer) -
             "trainer.limit_val_batches"
         )
     return module.metrics
+
+
+def score_alone(task: Task, data: DownstreamData) -> dict[str, float]:
+    """The metrics of a subnet on the validation split without a trainer: those of `validate` in float32."""
+    task.eval()
+    task.ground_truth = data.val_ground_truth
+    with torch.inference_mode():
+        for batch in data.val_dataloader():
+            task.update_metrics(task.on_device(batch))
+        return task.compute_metrics()
 
 
 def extract_calibrated(config: DataRunConfig, supernet: Task, arch: Arch, data: DownstreamData) -> Task:

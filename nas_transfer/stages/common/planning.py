@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import replace
 from typing import TypeVar
 
@@ -76,16 +77,14 @@ def make_plan(config: SearchConfig, timing: Timing, baselines: int, *, keeps: bo
 
 
 def _too_short(config: SearchConfig, each: TrialSeconds, before: float) -> str:
-    remedy = "raise it"
+    enough = math.ceil((before + FEW_TRIALS * max(each.average, each.baseline)) / 60)
     if isinstance(config, ProxyConfig):
-        remedy += (
-            f", or lower proxy.warmup_steps ({config.proxy.warmup_steps}) or proxy.rungs ({list(config.proxy.rungs)})"
-        )
+        steps = f"proxy.warmup_steps ({config.proxy.warmup_steps}) or proxy.rungs ({list(config.proxy.rungs)})"
     else:
-        remedy += f", or lower calibration_images ({config.calibration_images}) or repair_views ({config.repair_views})"
+        steps = f"calibration_images ({config.calibration_images}) or repair_views ({config.repair_views})"
     return (
         f"search.minutes={config.search.minutes:g} leaves no time for a trial of {duration(each.baseline)} after "
-        f"{duration(before)} of preparation: {remedy}"
+        f"{duration(before)} of preparation: set search.minutes={enough} for {FEW_TRIALS} trials, or lower {steps}"
     )
 
 

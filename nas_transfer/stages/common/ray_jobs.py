@@ -100,7 +100,7 @@ class RayLauncher(Launcher):
             raise ConfigError("hydra/launcher=ray needs Ray: pip install 'nas-transfer[ray]'") from error
         if not ray.is_initialized():
             try:
-                ray.init(address=self.address, logging_level=logging.WARNING)
+                ray.init(address=self.address, logging_level=logging.ERROR)
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise ConfigError(
                     f"no Ray cluster answers at hydra.launcher.address={self.address}: {_first_line(error)}"

@@ -12,14 +12,14 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 
 from nas_transfer.errors import WeightsError
-from nas_transfer.stages.config.base import TrainerConfig
+from nas_transfer.stages.config.training import ScoringConfig
 from nas_transfer.supernet.weights.reading import read_file
 from nas_transfer.tasks.training import SCORE, ScoringModule
 
 logger = logging.getLogger(__name__)
 
 MOST_SCORINGS, MOST_SHARE = 10, 0.1
-"""How often ``val_every=auto`` scores at most, and the share of the work of the training that this takes at most."""
+"""How often ``scoring.every=auto`` scores at most, and the share of the work of a training that this takes at most."""
 SCORED_PER_TRAINED = 3
 """An image that is trained on costs as much as so many that are scored: a backward pass counts as two forward ones."""
 
@@ -28,18 +28,18 @@ Save = Callable[[Path, Mapping[str, float], int], None]
 
 
 def steps_between_scorings(
-    val_every: Literal["auto"] | float | None, total_steps: int, steps_per_epoch: int, images_per_step: int,
+    every: Literal["auto"] | float | None, total_steps: int, steps_per_epoch: int, images_per_step: int,
     val_images: int,
 ) -> int | None:  # fmt: skip
     """Optimiser steps between two scorings of a training; None to score the end alone.
 
     Args:
-        val_every: epochs; ``auto`` for `MOST_SCORINGS` scorings, or as many as cost `MOST_SHARE` of the training.
+        every: epochs; ``auto`` for `MOST_SCORINGS` scorings, or as many as cost `MOST_SHARE` of the training.
     """
-    if val_every is None:
+    if every is None:
         return None
-    if val_every != "auto":
-        return max(1, round(val_every * steps_per_epoch))
+    if every != "auto":
+        return max(1, round(every * steps_per_epoch))
     work = SCORED_PER_TRAINED * total_steps * images_per_step
     affordable = int(MOST_SHARE * work / max(1, val_images))
     return math.ceil(total_steps / min(affordable, MOST_SCORINGS)) if affordable else None
@@ -119,7 +119,7 @@ class BestWeights(Callback):
         logger.info("step %d of %d: %s %.2f %%%s", step, self.total_steps, self.score_key, 100 * score, best)
 
 
-def early_stopping(config: TrainerConfig) -> list[Callback]:
+def early_stopping(config: ScoringConfig) -> list[Callback]:
     """Lightning's early stopping if it is asked for."""
     if config.patience is None:
         return []

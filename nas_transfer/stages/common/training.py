@@ -7,8 +7,8 @@ run starts the stream at its next batch instead of at an epoch boundary, and the
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +21,7 @@ from nas_transfer.errors import ConfigError
 from nas_transfer.runs import Result, TrainingSummary, files
 from nas_transfer.runs.versions import versions
 from nas_transfer.stages.common.analysis import write_analysis
+from nas_transfer.stages.common.batch_size import with_batch_size
 from nas_transfer.stages.common.build import (
     EndOnSignal,
     LastCheckpoint,
@@ -66,6 +67,7 @@ def train(config: TrainConfig, folder: Path) -> Result | None:
     set_threads(config.num_threads)
     table, parent = build_weights(config)
     arch = build_arch(config, table)
+    config = with_batch_size(config, folder, table, arch)
     data = build_data(config.data, arch, table.preprocessing)
     hold_run_inputs(config, data)
     _require_scored(config, arch)
@@ -85,44 +87,23 @@ def train(config: TrainConfig, folder: Path) -> Result | None:
     accumulate = recipe.accumulate
     num_batches = total_steps * accumulate
     data.stream(num_batches, batches_per_step=accumulate)
-    best = None
-    every = steps_between_scorings(
-        config.trainer.val_every, total_steps, steps_per_epoch, total_batch, data.num_val_images
-    )
-    if arch is not SUPERNET:  # a supernet keeps no statistics to be scored with on the way
-        save = partial(
-            save_checkpoint, parent=parent, versions=versions(), stage=config.stage.name,
-            config_sha256=config.config_sha256,
-        )  # fmt: skip
-        best = BestWeights(
-            folder / files.BEST_WEIGHTS, lambda path, metrics, step: save(path, task, metrics=metrics, step=step),
-            task.score_key, total_steps,
-        )  # fmt: skip
+    best = _best_weights(config, folder, task, parent, total_steps)
+    every = steps_between_scorings(config.scoring.every, total_steps, steps_per_epoch, total_batch, data.num_val_images)
     # An interval beyond the end means never.
     trainer.val_check_interval = num_batches + 1 if best is None or every is None else every * accumulate
     trainer.callbacks[:] = [*trainer.callbacks, *_callbacks(config, folder, best)]
+    name = "the supernet" if arch is SUPERNET else f"arch {arch.short_id()}"
     logger.info(
         "%s of %s on %d images: %d steps, %.1f epochs of %d",
-        "the supernet" if arch is SUPERNET else f"arch {arch.short_id()}",
-        table.name, data.num_train_images, total_steps, total_steps / steps_per_epoch, steps_per_epoch,
+        name, table.name, data.num_train_images, total_steps, total_steps / steps_per_epoch, steps_per_epoch,
     )  # fmt: skip
     if last is not None:
         logger.info("resuming from %s", last)
     trainer.fit(module, datamodule=data, ckpt_path=None if last is None else str(last), weights_only=True)
     seconds, steps = module.seconds, trainer.global_step
-    if steps < total_steps:
-        logger.info(
-            "early stopping at step %d of %d: %d scorings brought no better %s",
-            steps, total_steps, config.trainer.patience, task.score_key,
-        )  # fmt: skip
-    metrics = evaluate_task(config, module, data, trainer)
-    summary = None if best is None else _summary(config, best, steps, total_steps)
-    if summary is not None and summary.weights == "best" and summary.best_step != steps:
-        metrics = _evaluate_best(config, module, data, trainer, folder / files.BEST_WEIGHTS)
+    metrics, summary = _evaluate(config, module, data, trainer, best)
     if not trainer.is_global_zero:
         return None
-    if summary is not None:
-        logger.info("%s", summary)
     images = steps * accumulate * data.batch_size * trainer.world_size
     result = make_result(
         config, task, metrics, seconds=seconds, images_seen=images, devices=trainer.world_size,
@@ -143,27 +124,57 @@ def train(config: TrainConfig, folder: Path) -> Result | None:
 def _require_scored(config: TrainConfig, arch: ArchOrSupernet) -> None:
     """Raise ConfigError if scores on the way are to decide about a supernet, which has none."""
     for name in ("patience", "use_best"):
-        if arch is SUPERNET and getattr(config.trainer, name):
+        if arch is SUPERNET and getattr(config.scoring, name):
             raise ConfigError(
-                f"trainer.{name} needs scores while training, which a supernet does not have: leave it out, or train "
+                f"scoring.{name} needs scores while training, which a supernet does not have: leave it out, or train "
                 "one arch with arch=max"
             )
 
 
-def _summary(config: TrainConfig, best: BestWeights, steps: int, total_steps: int) -> TrainingSummary | None:
-    """How the training ended; None if no score was defined."""
-    if best.step is None:
+def _best_weights(
+    config: TrainConfig, folder: Path, task: Task, parent: Checkpoint | None, total_steps: int
+) -> BestWeights | None:
+    """What keeps the best weights; None for a supernet, which has no statistics to be scored with on the way."""
+    if task.is_supernet:
         return None
-    weights: Literal["last", "best"] = "best" if config.trainer.use_best else "last"
-    return TrainingSummary(steps, total_steps, best.score_key, best.step, best.score, weights)
+    same = versions()
+
+    def save(path: Path, metrics: Mapping[str, float], step: int) -> None:
+        save_checkpoint(
+            path, task, parent=parent, metrics=metrics, versions=same, stage=config.stage.name,
+            config_sha256=config.config_sha256, step=step,
+        )  # fmt: skip
+
+    return BestWeights(folder / files.BEST_WEIGHTS, save, task.score_key, total_steps)
+
+
+def _evaluate(
+    config: TrainConfig, module: TaskModule, data: DownstreamData, trainer: pl.Trainer, best: BestWeights | None
+) -> tuple[dict[str, float], TrainingSummary | None]:
+    """All metrics of the weights that the run ends with, and how the training ended; None if no score was defined."""
+    steps, total_steps = trainer.global_step, module.settings.total_steps
+    if steps < total_steps:
+        logger.info(
+            "early stopping at step %d of %d: %d scorings brought no better %s",
+            steps, total_steps, config.scoring.patience, module.task.score_key,
+        )  # fmt: skip
+    metrics = evaluate_task(config, module, data, trainer)
+    if best is None or best.step is None:
+        return metrics, None
+    weights: Literal["last", "best"] = "best" if config.scoring.use_best else "last"
+    summary = TrainingSummary(steps, total_steps, best.score_key, best.step, best.score, weights)
+    if weights == "best" and best.step != steps:
+        metrics = _evaluate_best(config, module, data, trainer, best)
+    logger.info("%s", summary)
+    return metrics, summary
 
 
 def _evaluate_best(
-    config: TrainConfig, module: TaskModule, data: DownstreamData, trainer: pl.Trainer, file: Path
+    config: TrainConfig, module: TaskModule, data: DownstreamData, trainer: pl.Trainer, best: BestWeights
 ) -> dict[str, float]:
     """Load the weights that scored best, and score them again for their predictions."""
     trainer.strategy.barrier()
-    load_network(module.task, load_checkpoint(str(file), module.task.table))
+    load_network(module.task, load_checkpoint(str(best.path), module.task.table))
     exchanging = (BestWeights, pl.callbacks.WeightAveraging)
     trainer.callbacks[:] = [callback for callback in trainer.callbacks if not isinstance(callback, exchanging)]
     module.metrics_step = -1
@@ -175,7 +186,7 @@ def _callbacks(config: TrainConfig, folder: Path, best: BestWeights | None) -> l
     callbacks: list[Callback] = [] if best is None else [best]
     if config.ema_decay is not None:
         callbacks.append(pl.callbacks.EMAWeightAveraging(decay=config.ema_decay))
-    callbacks += early_stopping(config.trainer)
+    callbacks += early_stopping(config.scoring)
     # Last, so that a step's checkpoint holds what the others did after that step.
     last = LastCheckpoint(folder / files.LAST_CHECKPOINT, config.checkpoint_every_n_steps)
     return [*callbacks, last, EndOnSignal(last)]

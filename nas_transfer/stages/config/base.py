@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from nas_transfer.errors import ConfigError
-from nas_transfer.ranges import Count, Positive, PositiveNumber, PositiveShare, Several
-from nas_transfer.stages.config.factory import Factory
+from nas_transfer.ranges import Count, Positive, PositiveShare, Several
+from nas_transfer.stages.config.factory import Factory, ForAuto
 from nas_transfer.stages.config.field import key
 from nas_transfer.stages.config.reader import sha256_of
 from nas_transfer.stages.config.values import faults_of
@@ -91,9 +91,6 @@ class TrainerConfig:
 
     Attributes:
         max_steps, max_epochs: the length; the first limit that is reached ends the run.
-        val_every: epochs between two scorings of a single arch while it trains; None to score the end alone.
-        patience: scorings without a better score after which a training ends; None to train to the end.
-        use_best: end with the weights that scored best instead of the last ones.
         limit_train_batches: number or share of the batches that make an epoch.
         lightning: the Trainer's class and all other arguments.
     """
@@ -105,9 +102,6 @@ class TrainerConfig:
     sync_batchnorm: bool = key()
     max_steps: int | None = key()
     max_epochs: int | float | None = key()
-    val_every: Literal["auto"] | PositiveNumber | None = key(counts_with=("patience", "use_best"))
-    patience: Positive | None = key(counts_with=("patience",))
-    use_best: bool = key(counts_with=("use_best",))
     limit_train_batches: Positive | PositiveShare | None = key()
     log_every_n_steps: Positive = key(identity=False)
     enable_progress_bar: bool = key(identity=False)
@@ -120,9 +114,6 @@ class TrainerConfig:
                 yield (
                     f"trainer.{name} must be above 0 or null, got {value}: set trainer.max_steps or trainer.max_epochs"
                 )
-        if self.val_every is None and (self.patience is not None or self.use_best):
-            name = "patience" if self.patience is not None else "use_best"
-            yield f"trainer.{name} needs scores while training, got trainer.val_every=null: set trainer.val_every=auto"
         if not _are_devices(self.devices):
             yield f"trainer.devices must be a number of devices, a list of their numbers or auto, got {self.devices}"
         if "limit_val_batches" in self.lightning:
@@ -200,8 +191,10 @@ class TaskRunConfig(RunConfig):
     num_threads: Positive = key()
 
 
-DATA_FILLS: Mapping[str, object] = {"split.hold_out_search": False, "interpolation": "bilinear"}
-"""What a stage sets in ``data`` where it is null."""
+DATA_FILLS: Mapping[str, object] = {
+    "split.hold_out_search": False, "interpolation": "bilinear", "batch_size": ForAuto(1),
+}  # fmt: skip
+"""What a stage sets in ``data`` where it is null, or ``auto``."""
 
 
 @dataclass(frozen=True, kw_only=True)

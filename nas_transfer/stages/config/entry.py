@@ -20,7 +20,7 @@ from nas_transfer.stages.common.kept import CURRENT
 from nas_transfer.stages.common.run_directory import RunDirectory, is_main_process, open_run, set_aside
 from nas_transfer.stages.config import reader
 from nas_transfer.stages.config.base import RunConfig, TaskRunConfig
-from nas_transfer.stages.config.heads import GROUPS, require_fitting_heads
+from nas_transfer.stages.config.heads import GROUPS, one_choice, require_fitting_heads
 from nas_transfer.stages.config.training import TrainConfig
 
 Config = TypeVar("Config", bound=RunConfig)
@@ -119,10 +119,7 @@ def _refuse_repeated_choices(hydra_cfg: DictConfig) -> None:
         if not isinstance(names, list) or not (conf_dir() / group).is_dir():
             continue
         if group in GROUPS:
-            raise ConfigError(
-                f"{group} must be one choice, got [{','.join(map(str, names))}]: use {group}=several "
-                f"'task.build.{group}.heads=[...]' to search several heads"
-            )
+            raise ConfigError(one_choice(group, f"[{','.join(map(str, names))}]"))
         repeated = [name for position, name in enumerate(names) if name in names[:position]]
         if repeated:
             raise ConfigError(f"{group} must not repeat a choice, got {repeated[0]} twice: name each one once")

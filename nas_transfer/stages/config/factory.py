@@ -21,6 +21,16 @@ SHORT = 6
 """Most names that a message lists."""
 
 
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class ForAuto:
+    """A value for the check of an argument that may be ``auto``, since the stage then chooses it."""
+
+    value: object
+
+
 @dataclass(frozen=True)
 class Factory(Generic[Built]):
     """A mapping with a `_target_` and its arguments, resolved and plain.
@@ -61,7 +71,7 @@ class Factory(Generic[Built]):
 
         Args:
             builds: whether to build the object, which then checks its values.
-            fills: values for the check by dotted name, for arguments that are null.
+            fills: values for the check by dotted name, for arguments that are null, or `ForAuto`.
         """
         content = _filled(self.content, fills)
         faults = [fault for path, node in _targets(content, self.path) for fault in _binding_faults(path, node)]
@@ -75,13 +85,15 @@ class Factory(Generic[Built]):
 
 
 def _filled(content: Mapping[str, object], fills: Mapping[str, object]) -> dict[str, object]:
-    """The content with values in the place of those that are null."""
+    """The content with values in the place of those that are null, or ``auto`` where that is allowed."""
     filled = dict(content)
     for name, value in fills.items():
         first, _, inner = name.partition(".")
         child = filled.get(first)
         if inner and isinstance(child, Mapping):
             filled[first] = _filled(child, {inner: value})
+        elif not inner and isinstance(value, ForAuto):
+            filled[first] = value.value if child == AUTO else child
         elif not inner and first in filled and child is None:
             filled[first] = value
     return filled

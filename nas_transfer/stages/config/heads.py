@@ -45,6 +45,14 @@ def wrong_group(cfg: DictConfig, group: str, choice: str) -> str:
     return _sentence(cfg, f"{group}={choice}", heads_of(cfg))
 
 
+def one_choice(group: str, given: str) -> str:
+    """The sentence about a list of heads."""
+    return (
+        f"{group} must be one choice, got {given}: use {group}=several 'task.build.{group}.heads=[...]' to search "
+        "several heads"
+    )
+
+
 def heads_of(cfg: DictConfig) -> dict[str, list[str]]:
     """The choices that the task of a configuration takes, by group; none for a task without a head."""
     hints = _arguments(cfg)

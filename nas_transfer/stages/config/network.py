@@ -50,19 +50,29 @@ class ProfileConfig(TaskRunConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ExportStageConfig(StageConfig):
-    """``stage`` of an export: the largest allowed differences between an engine and torch.
+    """``stage`` of an export: further files, and the largest allowed differences between an engine and torch.
 
     Attributes:
         max_difference: between outputs, as a share of the largest output.
         max_unmatched: for a detector, the share of detections without a match.
-        max_score_difference: between the scores on the validation split.
+        max_score_difference: between the scores on the validation split; one image of the split is allowed in any case.
         compared_images: number of images of that split on which outputs are compared.
+        int8: whether the network is written in 8-bit integers, too.
+        int8_images: number of images of train on which the ranges of its activations are measured.
+        max_int8_loss: by how much its score may be lower; one image of the split is allowed in any case.
+        openvino: whether the network is written in OpenVINO's format, too.
+        latency_rounds: rounds in which the engines are timed in turn.
     """
 
     max_difference: Amount = key()
     max_unmatched: Share = key()
     max_score_difference: Share = key()
     compared_images: Positive = key()
+    int8: bool = key()
+    int8_images: Positive = key(counts_with=("int8",))
+    max_int8_loss: Share = key(counts_with=("int8",))
+    openvino: bool = key()
+    latency_rounds: Positive = key(identity=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nas_transfer.errors import ConfigError
 from nas_transfer.runs import files
+from nas_transfer.runs.batch_size import read_batch_size
+from nas_transfer.stages.config.factory import AUTO
 from nas_transfer.stages.config.trusted import (
     require_drawn_nearby,
     require_folder_name,
@@ -28,6 +30,8 @@ TRAINED_GROUPS = ("task", "supernet", "data", "seed")
 """Groups and keys that must be those with which the network was trained."""
 
 
+CALIBRATION = "calibration_images"
+"""The key with which the BatchNorm statistics of a subnet, and so its score, vary; another value may be given."""
 MOST_BYTES = 1 << 20
 
 
@@ -45,7 +49,7 @@ def trained_config(weights: str | None) -> DictConfig | None:
     with _readable(file):
         cfg = _plain_yaml(file)
         content = cast(dict[str, object], OmegaConf.to_container(cfg, resolve=False))
-        require_plain_values({key: content[key] for key in TRAINED_GROUPS}, file)
+        require_plain_values({key: content[key] for key in (*TRAINED_GROUPS, CALIBRATION) if key in content}, file)
         require_folder_name(cfg.task.name, "task.name", file)
     return cfg
 
@@ -112,8 +116,11 @@ def with_trained_groups(cfg: DictConfig) -> DictConfig:
         merged = cast(dict[str, object], OmegaConf.to_container(cfg, resolve=False))
         theirs = cast(dict[str, object], OmegaConf.to_container(trained, resolve=False))
         _fill_added(theirs)
+        _fill_batch_size(theirs, file.parent.parent)
         composed = {key: merged[key] for key in TRAINED_GROUPS}
         merged |= {key: theirs[key] for key in TRAINED_GROUPS}
+        if CALIBRATION in theirs and CALIBRATION not in given:
+            merged[CALIBRATION] = theirs[CALIBRATION]
         if cfg.data.root is not None:
             cast(dict[str, object], merged["data"])["root"] = cfg.data.root
         config = OmegaConf.create(merged)
@@ -134,13 +141,23 @@ def _fill_added(theirs: dict[str, object]) -> None:
         split.setdefault("val_fraction", None)
 
 
+def _fill_batch_size(theirs: dict[str, object], folder: Path) -> None:
+    """Put the batch size that a run has found in the place of ``auto``."""
+    data = theirs["data"]
+    if isinstance(data, dict) and data.get("batch_size") == AUTO:
+        found = read_batch_size(folder)
+        if found is None:
+            raise ValueError(f"{folder / files.BATCH_SIZE} is missing")
+        data["batch_size"] = found.batch_size
+
+
 def _resolved(cfg: DictConfig, key: str) -> object:
     value = cfg[key]
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 def changes_since(cfg: DictConfig) -> list[str]:
-    """A sentence for each value of ``task.build`` that differs from the run that ``weights`` names."""
+    """A sentence for each value of ``task.build``, and for `CALIBRATION`, that the run of ``weights`` has otherwise."""
     trained, file = trained_config(cfg.weights), _config_file(cfg.weights)
     if trained is None or file is None:
         return []
@@ -148,6 +165,8 @@ def changes_since(cfg: DictConfig) -> list[str]:
         mine, theirs = (
             _flat(OmegaConf.to_container(one.task.build, resolve=True), "task.build") for one in (cfg, trained)
         )
+    if CALIBRATION in trained and CALIBRATION in cfg:
+        mine[CALIBRATION], theirs[CALIBRATION] = cfg[CALIBRATION], trained[CALIBRATION]
     return [
         f"{key} is {mine.get(key)}, the run in {cfg.weights} had {theirs.get(key)}"
         for key in sorted(mine.keys() | theirs.keys())

@@ -1,0 +1,38 @@
+"""How many trials fit into a time, from timed archs."""
+
+import pytest
+
+from nas_transfer.runs.plan import Timing
+from nas_transfer.search.halving import Rungs
+from nas_transfer.search.planning import TrialSeconds, batch_of, kept_trials, start_of, trial_seconds, trials_in
+
+TIMING = Timing((0.2, 0.6), (3.0, 5.0), warmup_seconds=60.0, damage_seconds=0.0, seconds=20.0)
+
+
+def test_a_trial_takes_the_mean_of_the_smallest_and_the_largest_arch() -> None:
+    assert trial_seconds(TIMING, Rungs((100,))) == TrialSeconds(pytest.approx(44), pytest.approx(44))
+    halved = trial_seconds(TIMING, Rungs((0, 100), keep=0.5))
+    assert halved.average == pytest.approx(0.5 * 100 * 0.4 + 1.5 * 4)  # all are scored at once, half of them trained
+    assert halved.baseline == pytest.approx(100 * 0.4 + 2 * 4)
+
+
+@pytest.mark.parametrize("seconds", [0, 43, 44, 100, 1000, 3000])
+@pytest.mark.parametrize("baselines", [0, 4])
+@pytest.mark.parametrize("keeps", [False, True])
+def test_no_more_trials_fit(seconds: float, baselines: int, keeps: bool) -> None:
+    each = TrialSeconds(44.0, 60.0)
+
+    def needed(trials: int) -> float:
+        of_baselines = min(trials, baselines) * each.baseline
+        return of_baselines + max(0, trials - baselines) * each.average + keeps * kept_trials(trials) * each.average
+
+    trials = trials_in(seconds, each, baselines, keeps=keeps)
+    within = seconds + keeps * each.baseline  # what is kept of a handful of trials is rounded
+    assert needed(trials) <= within + 1e-9
+    assert needed(trials + 2) > seconds
+
+
+def test_a_short_search_has_small_batches_and_a_short_start() -> None:
+    assert (batch_of(60, 10), start_of(60, 20)) == (10, 20)  # as configured
+    assert (batch_of(18, 10), start_of(18, 20)) == (3, 6)
+    assert (batch_of(3, 10), start_of(3, 20)) == (2, 4)
