@@ -27,7 +27,7 @@ PYTHON=${PYTHON:-python}
 PEERS=${PEERS:-}
 here=$(dirname "$0")
 given=(data.split.hold_out_search=true trainer.enable_progress_bar=false sample_predictions=0 "$@")
-alike=(trainer.max_steps="$STEPS" trainer.val_every=null task.recipe.lr="$RATE")
+alike=(trainer.max_steps="$STEPS" scoring.every=null task.recipe.lr="$RATE")
 
 if [[ -z $PEERS ]]; then
     PEERS=$RUNS/peers/bin/python
