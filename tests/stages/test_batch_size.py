@@ -69,6 +69,6 @@ def test_a_run_keeps_the_batch_size_that_it_found(tmp_path: Path) -> None:
     predicted = forked(
         tmp_path, "stage=predict", f"weights={run}", f"images={tmp_path}/data/shapes_cls", "max_frames=1"
     )
-    assert "predict shapes_cls" in predicted.stdout
+    assert "72 images of" in predicted.stdout
     refused = forked(tmp_path, "stage=evaluate", *TINY, "data.batch_size=auto", f"weights={run}", code=2)
     assert "name a number" in sentence(refused)
