@@ -84,7 +84,6 @@ def _started(log: Path, *options: str) -> subprocess.Popen[bytes]:
     ray = Path(sys.executable).parent / "ray"
     # by default, workers get a niceness of 15, and are killed where the whole machine has little memory left
     environment = {**os.environ, "RAY_worker_niceness": "0", "RAY_memory_monitor_refresh_ms": "0"}
-    environment["RAY_raylet_start_wait_time_s"] = f"{START_SECONDS:.0f}"
     with log.open("wb") as stream:
         return subprocess.Popen([str(ray), "start", *options], stdout=stream, stderr=stream, env=environment)
 
