@@ -54,7 +54,7 @@ def ray_nodes(count: int, cpus: int) -> Iterator[tuple[str, Path]]:
             options = head if number == 0 else [f"--address={address}", f"--temp-dir={folder}"]
             options = [*options, f"--node-ip-address={HOST.format(number + 2)}"]
             processes.append(_started(folder / f"{number}.txt", *options, *NODE, f"--num-cpus={cpus}"))
-            _wait_for_raylets(folder, number + 1, processes)
+            _wait_for_node(folder / f"{number}.txt", processes[-1])
         yield address, folder
     finally:
         for process in reversed(processes):
@@ -88,10 +88,9 @@ def _started(log: Path, *options: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen([str(ray), "start", *options], stdout=stream, stderr=stream, env=environment)
 
 
-def _wait_for_raylets(folder: Path, count: int, processes: list[subprocess.Popen[bytes]]) -> None:
+def _wait_for_node(log: Path, process: subprocess.Popen[bytes]) -> None:
     end = time.monotonic() + START_SECONDS
-    while len(raylets(folder)) < count:
-        if processes[-1].poll() is not None or time.monotonic() > end:
-            raise RuntimeError((folder / f"{count - 1}.txt").read_text())
+    while "Ray runtime started" not in log.read_text(errors="replace"):
+        if process.poll() is not None or time.monotonic() > end:
+            raise RuntimeError(log.read_text(errors="replace"))
         time.sleep(0.5)
-    time.sleep(2)  # until the node has joined
