@@ -238,9 +238,7 @@ def storage(options: argparse.Namespace, surface: Surface) -> None:
 
             def opened(folder: str = name) -> SharedStudy:
                 sampler = build(options.sampler, surface, options.seed)
-                return SharedStudy(
-                    Path(folder), options.storage, surface.space, DIRECTIONS, sampler, Patience(options.grace, 3)
-                )
+                return SharedStudy(Path(folder), options.storage, surface.space, DIRECTIONS, sampler, Patience(3600, 3))
 
             first = opened()
             told(first)
