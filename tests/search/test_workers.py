@@ -6,6 +6,7 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from nas_transfer.search.problem import Problem
 from nas_transfer.search.shared_study import Asked, Patience, SharedStudy
 from nas_transfer.search.workers import Worker
 from nas_transfer.space import SearchSpace
+from tests.guard import HANG_SECONDS
 from tests.search.test_samplers import build
 
 SPACE = SearchSpace(
@@ -156,15 +158,22 @@ def test_a_trial_whose_worker_died_is_asked_again_under_its_number(tmp_path: Pat
     require_files_of_told(other, 1)
 
 
-def test_a_trial_is_not_told_while_another_worker_lets_it_fail(tmp_path: Path) -> None:
+def test_a_trial_is_not_told_while_another_worker_lets_it_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study, other = open_study(tmp_path), open_study(tmp_path)
     asked = die(study, study.take(always))
     told: list[bool] = []
     outcome = evaluate(Evaluation(asked.number, asked.arch.to_dict()))
+    waits, lock = threading.Event(), study._lock
+
+    def noted() -> AbstractContextManager[object]:
+        waits.set()
+        return lock()
+
+    monkeypatch.setattr(study, "_lock", noted)
     thread = threading.Thread(target=lambda: told.append(study.finish(asked, outcome)))
     with other._lock():
         thread.start()
-        thread.join(0.5)
+        assert waits.wait(HANG_SECONDS)
         assert other._put_back_dead(other._trials())
     thread.join()
     assert told == [False]

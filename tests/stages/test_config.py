@@ -157,7 +157,7 @@ def test_the_faults_of_a_search_are_reported_together_also_those_of_torchs_class
         read_config(cfg, ProxyConfig)
     keys = (
         "search.trials", "proxy.rungs", "recipe.lr", "search.precision", "fpn_chanels", "num_threads", "resume",
-        "weights", "search.constraints.macs.mx",
+        "search.constraints.macs.mx",
     )  # fmt: skip
     for name in keys:
         assert any(name in fault for fault in caught.value.faults), name
@@ -168,6 +168,7 @@ def test_the_faults_of_a_search_are_reported_together_also_those_of_torchs_class
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
+        (["stage=search"], "weights must name a supernet to search, got null"),
         (["stage=search", "weights=x", "search.repeats=1"], "search.repeats must be 0 or at least 2 seeds, got 1"),
         (["stage=search", "weights=x", "search.trade_off={second: params}"], "use objective=[score,params]"),
         (["stage=search", "weights=x", "search.trade_off={ratio: -1, second: macs}"], "search.trade_off.ratio"),
