@@ -18,6 +18,7 @@ MODULES = (
     "errors",
     "supernet.protocol",
     "supernet.cost",
+    "supernet.readers",
     "tasks.task",
     "tasks.deployed",
     "tasks.training",
