@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -75,6 +76,7 @@ def _main_in(folder: Path, arguments: Sequence[str], streams: Sequence[Path], en
     """Run the program with these arguments in this process, which is good for nothing else after that."""
     for path, stream in zip(streams, (sys.stdout, sys.stderr), strict=True):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), stream.fileno())
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a test in the background may be made to ignore it
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
