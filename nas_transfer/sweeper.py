@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from nas_transfer.stages.common.slurm_jobs import QueueWatch
 
 ALIAS = "hydra_plugins.nas_transfer"
-BASIC, SLURM, RAY = "BasicLauncher", "SlurmLauncher", "RayLauncher"
+BASIC, SLURM = "BasicLauncher", "SlurmLauncher"
 LOCAL = ("JoblibLauncher", "LocalLauncher")
 """Launchers whose jobs run on this machine."""
 REFUSED = "sbatch: error:"

@@ -11,6 +11,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 STATES = sqlalchemy.text("SELECT trial_id, state FROM trials WHERE study_id = :study AND trial_id > :after")
 
+CLEAR = sqlalchemy.text("DELETE FROM trial_params WHERE trial_id = :trial")
+
 
 class TrialDatabase(RDBStorage):
     """An RDBStorage that reads a trial again only if its state has changed.
@@ -37,6 +39,11 @@ class TrialDatabase(RDBStorage):
             url, engine_kwargs=dict(engine_kwargs), heartbeat_interval=heartbeat_interval, grace_period=grace_period,
             heartbeat_stale_trial_callback=on_stale,
         )  # fmt: skip
+
+    def clear_params(self, trial_id: int) -> None:
+        """Remove the parameters of a trial: Optuna keeps the value of one that is written twice, and says nothing."""
+        with self.engine.begin() as connection:
+            connection.execute(CLEAR, {"trial": trial_id})
 
     def _get_trials(
         self,

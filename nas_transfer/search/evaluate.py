@@ -28,6 +28,8 @@ from nas_transfer.tasks.task import Task
 
 logger = logging.getLogger(__name__)
 
+STATISTICS_IMAGES = "reading images for BatchNorm statistics"
+
 Batch: TypeAlias = Mapping[str, object]
 
 PRECISIONS = {"32": None, "bf16": torch.bfloat16, "16": torch.float16}
@@ -83,12 +85,8 @@ class TrialEvaluator:
             logger.info("the network has no BatchNorm: no images are read to measure statistics")
             self._draw_calibration = _no_batches
         self.repeat = 0
-        self.calibration = cached(
-            Phase(self._draw_calibration(0), "reading images for BatchNorm statistics", "batches"), cache_bytes
-        )
-        self.search = cached(
-            Phase(search, "reading the search split", "batches"), cache_bytes - size_of(self.calibration)
-        )
+        self.calibration = cached(self._draw_calibration(0), cache_bytes, STATISTICS_IMAGES)
+        self.search = cached(search, cache_bytes - size_of(self.calibration), "reading the search split")
         self._prepared: dict[tuple[int, int], tuple[Iterable[Batch], Iterable[Batch]]] = {}
 
     def evaluate(self, evaluation: Evaluation) -> Outcome:
@@ -185,7 +183,9 @@ class TrialEvaluator:
         if repeat == self.repeat:
             return
         self.repeat, self._prepared = repeat, {}
-        self.calibration = cached(self._draw_calibration(repeat), self.cache_bytes - size_of(self.search))
+        self.calibration = cached(
+            self._draw_calibration(repeat), self.cache_bytes - size_of(self.search), STATISTICS_IMAGES
+        )
 
     def _batches(self, arch: Arch) -> tuple[Iterable[Batch], Iterable[Batch]]:
         """Calibration and search batches at the input size of an arch, cached for each size within `cache_bytes`."""
@@ -238,11 +238,15 @@ class _TrialSubnet(TrialSubnet):
         return self.metrics
 
 
-def cached(batches: Iterable[Batch], limit: int) -> Iterable[Batch]:
-    """Load batches into a list if they fit into `limit` bytes; otherwise return them as they are."""
+def cached(batches: Iterable[Batch], limit: int, what: str) -> Iterable[Batch]:
+    """Load batches into a list if they fit into `limit` bytes; otherwise return them as they are.
+
+    Args:
+        what: the work, for the log where it takes long.
+    """
     loaded: list[Batch] = []
     total = 0
-    for batch in batches:
+    for batch in Phase(batches, what, "batches"):
         loaded.append(batch)
         total += _batch_bytes(batch)
         if total > limit:

@@ -166,8 +166,10 @@ class SharedStudy(Study):
 
     def _has_retry(self, trial: FrozenTrial) -> bool:
         """Whether the worker of the latest attempt has died, and the trial is to be asked again."""
-        died = trial.state == TrialState.FAIL and REASON not in trial.user_attrs
-        return died and len(trial.system_attrs.get(HISTORY, [])) < self.patience.retries
+        return trial.state == TrialState.FAIL and REASON not in trial.user_attrs and self._may_retry(trial)
+
+    def _may_retry(self, trial: FrozenTrial) -> bool:
+        return len(trial.system_attrs.get(HISTORY, [])) < self.patience.retries
 
     @property
     def num_told(self) -> int:
@@ -239,7 +241,8 @@ class SharedStudy(Study):
         return Asked(number, arch_of(self.space, params), trial.number, trial_id)
 
     def _choose(self, trial: FrozenTrial, trials: list[FrozenTrial]) -> dict[str, int]:
-        """Let the sampler choose the arch of a trial, and write its genes; `_is_whole` finds those of a dead worker."""
+        """Let the sampler choose the arch of a trial, and write its genes in place of those of a dead worker."""
+        self.database.clear_params(trial._trial_id)
         self.sampler.known_trials = trials
         self._study._thread_local.cached_all_trials = None  # as Optuna's ask does it
         self.sampler.before_trial(self._study, trial)
@@ -268,8 +271,9 @@ class SharedStudy(Study):
             trials = self._trials()
         with self._seen(trials):
             latest = self._numbered()
+        stale = {trial.number for trial in self._stale}  # also those whose workers died while they told a reason
         for number, trial in latest:
-            if self._has_retry(trial):
+            if self._has_retry(trial) or (trial.number in stale and self._may_retry(trial)):
                 logger.warning("the worker of trial %d died: it is asked again", number)
                 self._retry(self._study, trial)
                 is_changed = True
@@ -309,9 +313,9 @@ class SharedStudy(Study):
         attributes = attributes_of(final) | {"training_seconds": final.training_seconds}
         state, values = self._state(final)
         try:
-            for name, value in attributes.items():
-                self.database.set_trial_user_attr(asked.trial_id, name, value)
             with self._lock():  # not while another worker lets it fail: Optuna reads and writes its state in two steps
+                for name, value in attributes.items():
+                    self.database.set_trial_user_attr(asked.trial_id, name, value)
                 self._study.tell(asked.attempt, values, state)
         except (UpdateFinishedTrialError, ValueError):  # Optuna's tell raises ValueError for a finished trial
             if not self.database.get_trial(asked.trial_id).state.is_finished():

@@ -78,10 +78,10 @@ class Worker:
         try:
             with self.study.heartbeats(asked):
                 outcome = self._outcome(asked)
+                told = self.study.finish(asked, outcome)
         except BaseException:
             self.study.give_back(asked)
             raise
-        told = self.study.finish(asked, outcome)
         for path in (self.folder / files.STATES_FOLDER).glob(f"{asked.number}.*") if told else ():
             path.unlink(missing_ok=True)
         shown = ", ".join(f"{name} {value_text(name, value)}" for name, value in outcome.values.items())

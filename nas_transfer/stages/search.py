@@ -179,7 +179,11 @@ class _Search:
             self.task.table.name, self.done_before, self.config.search.trials, f"{self.problem.size:.2g}",
             ", ".join(f"{name} ({objective.direction})" for name, objective in self.objectives.items()),
         )  # fmt: skip
-        logger.info("trials are scored in whole batches of the search split, stage=evaluate scores as deployed")
+        if self.task.pads_batches:
+            logger.info(
+                "trials are scored in batches that share their padding; stage=evaluate scores a detector as deployed, "
+                "which may differ by tenths of a point"
+            )
         ranges = self.ranges = attainable(self.problem, partial(_all_costs, self.task, self.problem))
         logger.info("costs within reach: %s", ", ".join(f"{name} {reach}" for name, reach in ranges.items()))
         if not isinstance(self.study, SharedStudy):

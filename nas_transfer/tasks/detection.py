@@ -72,6 +72,7 @@ class DetectionTask(Task[DetectionBatch, dict[str, Tensor]]):
     kind = TaskKind("detection", "Object detection", "map", model="faster_rcnn", score_label="mAP", size_label=None)
     input_gene = "min_size"
     outputs: ClassVar[tuple[str, ...]] = ("boxes", "labels", "scores")
+    pads_batches: ClassVar[bool] = True
     detector: DetectionHead | SeveralDetectors
 
     def __init__(

@@ -97,6 +97,7 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
         predictions: predictions of the last `compute_metrics` in COCO's result format, by file name, for tasks that
             keep them.
         keeps_details: whether evaluations keep what `analyse` needs of each image; off in the trials of a search.
+        pads_batches: whether images of other sizes in its batch change what an image is padded to (`as_deployed`).
         as_deployed: whether a detector pads each image for itself, as `deployed` does; off in the trials of a search,
             which are scored in whole batches.
     """
@@ -105,6 +106,7 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
     uses_classifier_genes: ClassVar[bool] = False
     takes_boxes: ClassVar[bool] = False
     pretrains: ClassVar[bool] = False
+    pads_batches: ClassVar[bool] = False
     input_gene: ClassVar[str | None] = None
     untrained_genes: tuple[str, ...] = ()
     weightless_genes: tuple[str, ...] = ()

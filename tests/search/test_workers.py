@@ -20,6 +20,7 @@ from nas_transfer.runs import Evaluation, Outcome, files
 from nas_transfer.search.halving import Rungs
 from nas_transfer.search.loop import Budget, Schedule
 from nas_transfer.search.problem import Problem
+from nas_transfer.search.samplers.base import arch_of
 from nas_transfer.search.shared_study import Asked, Patience, SharedStudy
 from nas_transfer.search.workers import Worker
 from nas_transfer.space import SearchSpace
@@ -139,6 +140,44 @@ def test_a_worker_that_died_while_it_asked_leaves_its_trial_to_the_next(tmp_path
     asked = open_study(tmp_path).take(never)
     assert asked is not None
     assert (asked.number, asked.arch) == (0, SPACE.smallest())
+
+
+def test_genes_of_a_worker_that_died_while_it_wrote_them_are_replaced(tmp_path: Path) -> None:
+    for number in range(4):
+        (tmp_path / str(number)).mkdir()
+        study = open_study(tmp_path / str(number))
+        for _ in range(6):
+            study.take(always)
+        trial_id = study._study._storage.create_new_trial(study._study_id)
+        name, distribution = next(iter(study.sampler.infer_relative_search_space(study._study, None).items()))  # type: ignore[arg-type]
+        study._study._storage.set_trial_param(trial_id, name, number % len(SPACE.genes[0].choices), distribution)
+        asked = open_study(tmp_path / str(number)).take(never)
+        assert asked is not None
+        assert asked.trial_id == trial_id
+        assert arch_of(SPACE, study.database.get_trial(trial_id).params) == asked.arch
+
+
+@pytest.mark.parametrize("left_out", [True, False])
+def test_a_trial_whose_worker_died_while_it_told_a_reason_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left_out: bool
+) -> None:
+    study, other = open_study(tmp_path), open_study(tmp_path)
+    asked = study.take(always)
+    outcome = Outcome(asked.number, asked.arch.to_dict(), {}, reason="a reason", left_out=left_out)
+
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(study._study, "tell", end)
+    with pytest.raises(KeyboardInterrupt):
+        study.finish(asked, outcome)
+    die(study, asked)
+    again = other.take(never)
+    assert again is not None
+    assert again.number == asked.number
+    assert other.finish(again, outcome)
+    (trial,) = other._finished()
+    assert trial.state == (TrialState.PRUNED if left_out else TrialState.FAIL)
 
 
 def test_a_trial_whose_worker_died_is_asked_again_under_its_number(tmp_path: Path) -> None:

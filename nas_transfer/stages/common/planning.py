@@ -109,8 +109,12 @@ def schedule_of(config: SearchConfig, plan: Plan | None, images_per_step: int) -
 
 
 def close_plan(config: SearchConfig, plan: Plan | None, trials: int) -> None:
-    """Record the number of trials of a search that its minutes have ended earlier than planned."""
-    if plan is None or trials >= plan.trials:
+    """Record the number of trials of a search that its minutes have ended earlier than planned.
+
+    A search that ``proxy.budget`` may have ended keeps its plan, and continues when that budget is raised.
+    """
+    budget = config.budget(1)
+    if plan is None or trials >= plan.trials or budget.images is not None or budget.device_minutes is not None:
         return
     logger.warning(
         "search.minutes=%g ended the search after %d of %d trials, which took longer than the timed ones",

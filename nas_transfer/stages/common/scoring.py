@@ -104,6 +104,8 @@ class BestWeights(Callback):
         trainer.fit_loop.epoch_loop.val_loop.run()
         trainer.training = True
         connector._first_loop_iter = first_of_loop
+        if trainer.should_stop:
+            raise StopIteration  # ends the epoch before this batch, as the interrupted run would have ended
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Keep the weights if they score better than all before."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from nas_transfer.errors import RunError
 from nas_transfer.runs import Evaluation, files
 from nas_transfer.runs.plan import Timing
 from nas_transfer.search.evaluate import TrialEvaluator
@@ -31,6 +32,9 @@ def timing_of(
         steps: training steps of each arch.
         started: the time at which the job began.
         warmup_seconds: estimated before.
+
+    Raises:
+        RunError: one of the archs cannot be trained or scored, so that its time says nothing.
     """
     damage_seconds = 0.0
     if isinstance(evaluator.repair, RepairedTrials):
@@ -49,6 +53,12 @@ def timing_of(
     ends = space.ends()
     timed = (ends[-2] if evaluator.repair is not None else ends[0], ends[-1])  # one network has one head
     outcomes = [evaluator.evaluate(Evaluation(-1, arch.to_dict(), steps=steps)) for arch in timed]
+    for size, outcome in zip(("smallest", "largest"), outcomes, strict=True):
+        if outcome.reason is not None:
+            raise RunError(
+                f"the {size} arch must be timed to plan search.minutes, but it failed with {outcome.reason}: remove "
+                "the cause, or set search.trials"
+            )
     return Timing(
         step_seconds=tuple(outcome.training_seconds / steps for outcome in outcomes) if steps else (),
         scoring_seconds=tuple(outcome.seconds - outcome.training_seconds for outcome in outcomes),

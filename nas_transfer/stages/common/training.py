@@ -89,6 +89,11 @@ def train(config: TrainConfig, folder: Path) -> Result | None:
     data.stream(num_batches, batches_per_step=accumulate)
     best = _best_weights(config, folder, task, parent, total_steps)
     every = steps_between_scorings(config.scoring.every, total_steps, steps_per_epoch, total_batch, data.num_val_images)
+    if (config.scoring.use_best or config.scoring.patience) and (every is None or every >= total_steps):
+        logger.warning(
+            "scoring.use_best and scoring.patience change nothing: with scoring.every=%s, there is no score before the "
+            "end of %d steps", config.scoring.every, total_steps,
+        )  # fmt: skip
     # An interval beyond the end means never.
     trainer.val_check_interval = num_batches + 1 if best is None or every is None else every * accumulate
     trainer.callbacks[:] = [*trainer.callbacks, *_callbacks(config, folder, best)]

@@ -59,7 +59,7 @@ class ExportStageConfig(StageConfig):
         compared_images: number of images of that split on which outputs are compared.
         int8: whether the network is written in 8-bit integers, too.
         int8_images: number of images of train on which the ranges of its activations are measured.
-        max_int8_loss: by how much its score may be lower; one image of the split is allowed in any case.
+        max_int8_loss: by how much its score may be lower.
         openvino: whether the network is written in OpenVINO's format, too.
         latency_rounds: rounds in which the engines are timed in turn.
     """

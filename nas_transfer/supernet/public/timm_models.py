@@ -32,11 +32,12 @@ def describe(model: str) -> PublicNet:
     if tag and tag not in tags:
         raise ConfigError(f"timm has no weights '{tag}' for {name}{_instead(tags)}")
     fields = timm.get_pretrained_cfg(model).to_dict()
+    found = str(fields.get("tag") or "")  # such as "untrained", which names no weights
     mean, std = (tuple(round(value * LARGEST_PIXEL, 6) for value in fields[field]) for field in ("mean", "std"))
     return PublicNet(
         library=LIBRARY,
         model=name,
-        tag=tag or str(fields.get("tag") or ""),
+        tag=tag or (found if found in tags else ""),
         url=_url(fields),
         paper=_paper(fields),
         licence=f"{fields.get('license') or 'not stated'} (timm's weights), {RESEARCH}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from nas_transfer.supernet.layers import ConvNormActivation
+from nas_transfer.supernet.links import Branch, permute_hidden
 from nas_transfer.supernet.resnet.elastic_network import ResidualBlock
 
 
@@ -22,32 +22,20 @@ def order_by_importance(network: nn.Module) -> None:
 
 @torch.no_grad()
 def _order_block(block: ResidualBlock) -> None:
-    layers = [*block.inner, block.project]
-    if len(layers) == 2:
-        writes, reads = layers
-        order = _order(_out_norm(writes) + _in_norm(reads), 1)
-        _permute_out(writes, order)
-        _permute_in(reads, order)
-    else:
-        first, spatial, last = layers
-        groups = spatial.conv.groups  # type: ignore[union-attr]
+    *inner, last = block.inner
+    gate, group_width = block.squeeze_excite, 1
+    if inner:  # a bottleneck
+        (first,) = inner
+        groups = last.conv.groups  # type: ignore[union-attr]
         if groups == 1:
-            order = _order(_out_norm(first) + _in_norm(spatial), 1)
-            _permute_out(first, order)
-            _permute_in(spatial, order)
-            order = _order(_out_norm(spatial) + _in_norm(last), 1)
-            _permute_out(spatial, order)
+            permute_hidden(Branch((first,), last), _order(_out_norm(first) + _in_norm(last), 1))
+            importance = _out_norm(last) + _in_norm(block.project)
         else:
-            width = len(_out_norm(first)) // groups  # type: ignore[operator]
-            order = _order(_out_norm(first) + _out_norm(spatial) + _in_norm(last), width)
-            _permute_out(first, order)
-            _permute_out(spatial, order)
-        _permute_in(last, order)
-    if block.squeeze_excite is not None:
-        squeeze, excite = block.squeeze_excite.squeeze, block.squeeze_excite.excite
-        squeeze.weight.copy_(squeeze.weight[:, order])
-        excite.weight.copy_(excite.weight[order])
-        excite.bias.copy_(excite.bias[order])  # type: ignore[union-attr, index]
+            group_width = len(_out_norm(first)) // groups  # type: ignore[operator]
+            importance = _out_norm(first) + _out_norm(last) + _in_norm(block.project)
+    else:
+        importance = _out_norm(last) + _in_norm(block.project)
+    permute_hidden(Branch(tuple(block.inner), block.project, gate), _order(importance, group_width))
 
 
 def _out_norm(layer: nn.Module) -> Tensor:
@@ -62,15 +50,4 @@ def _order(importance: Tensor, group_width: int) -> Tensor:
     """Channels, int64, in falling order of importance; those of a group stay together."""
     groups = importance.view(-1, group_width)
     order = groups.sum(1).argsort(descending=True, stable=True)
-    return (order[:, None] * group_width + torch.arange(group_width)).flatten()
-
-
-def _permute_out(layer: ConvNormActivation | nn.Module, order: Tensor) -> None:
-    layer.conv.weight.copy_(layer.conv.weight[order])  # type: ignore[union-attr, index, operator]
-    for tensor in layer.norm.state_dict(keep_vars=True).values():  # type: ignore[union-attr, operator]
-        if tensor.dim():
-            tensor.copy_(tensor[order])
-
-
-def _permute_in(layer: ConvNormActivation | nn.Module, order: Tensor) -> None:
-    layer.conv.weight.copy_(layer.conv.weight[:, order])  # type: ignore[union-attr, index, operator]
+    return (order[:, None] * group_width + torch.arange(group_width, device=order.device)).flatten()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import nn
@@ -12,7 +13,6 @@ from nas_transfer.supernet.resnet.elastic import ElasticResNetTable
 from nas_transfer.supernet.resnet.rows import CONV, POOL, ResidualStage, StemConv
 from nas_transfer.supernet.weights.layout import Layout
 
-PARTS = ("stem", "classifier")
 CHANNEL_DIVISOR = 8
 
 
@@ -131,7 +131,7 @@ def _reading(
 ) -> Reading:
     """The table and the layout."""
     net, layout = reader.net, Layout()
-    rows, activations = [], ("relu", "sigmoid")
+    rows, activations = [], set()
     for number, (conv, norm) in enumerate(stem):
         layout.conv_norm(f"body.stem.{number}", conv, norm)
         reader.norm(norm)
@@ -141,13 +141,15 @@ def _reading(
             _add_block(layout, f"body.stages.{index}.{number}", block)
             if block.squeeze:
                 squeeze = reader.squeeze(block.squeeze)
-                activations = squeeze.activations
+                activations.add(squeeze.activations)
                 target = f"body.stages.{index}.{number}.squeeze_excite"
                 layout.conv(f"{target}.squeeze", squeeze.squeeze, bias=True)
                 layout.conv(f"{target}.excite", squeeze.excite, bias=True)
     layout.conv("head.classifier", classifier, bias=True)
     if reader.eps is None:
         raise unreadable(net, stem[0][1], "none", "a BatchNorm")
+    if len(activations) > 1:
+        raise unreadable(net, "squeeze-and-excitation", f"{sorted(activations)}", "the same in all blocks")
     table = ElasticResNetTable(
         name=net.name,
         resolutions=net.resolutions,
@@ -156,7 +158,7 @@ def _reading(
         stages=tuple(rows),
         batch_norm_eps=reader.eps,
         preprocessing=net.preprocessing,
-        squeeze_activations=activations,
+        squeeze_activations=next(iter(activations), ("relu", "sigmoid")),
         source=net,
     )
     return Reading(table, layout)
@@ -196,6 +198,8 @@ def _stage(reader: ModuleReader, name: str, blocks: list[Block]) -> ResidualStag
         if len(widths) > 1 or kernels != ([1, 3, 1] if bottleneck else [3, 3]):
             needed = "a block of 1x1, 3x3, 1x1 or of 3x3, 3x3 convolutions with one width inside"
             raise unreadable(net, block.name, f"kernels {kernels} and widths {sorted(widths)}", needed)
+        if any(conv.same_padding for conv in convs):
+            raise unreadable(net, block.name, "padding that depends on the image", "padded by half the kernel")
         if convs[0].stride > 1 and bottleneck:
             raise unreadable(
                 net, block.convs[0], f"stride {convs[0].stride}", "of stride 1, with the stride in the 3x3"
@@ -217,7 +221,7 @@ def _stage(reader: ModuleReader, name: str, blocks: list[Block]) -> ResidualStag
     return ResidualStage(
         name=name,
         width=width,
-        inner_width=_part_widths(inner, max(CHANNEL_DIVISOR, group_width)),
+        inner_width=_part_widths(inner, math.lcm(CHANNEL_DIVISOR, group_width or 1)),
         depth=fewer_choices(len(blocks)),
         stride=stride,
         bottleneck=bottleneck,
