@@ -1,6 +1,7 @@
 """Training runs as a user starts them: to the end, interrupted, resumed, swept, on two ranks."""
 
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -103,15 +104,26 @@ def test_scoring_on_the_way_changes_no_weight_and_keeps_the_best(tmp_path: Path)
 
 @pytest.mark.slow
 def test_a_training_that_gets_no_better_ends_early(tmp_path: Path) -> None:
-    done = forked(
-        tmp_path, *TINY, "arch=min", "trainer.max_steps=40", "scoring.every=0.2", "scoring.patience=3",
-        "task.recipe.lr=1e-20", "task.recipe.clip_norm=1e-20", "name=mine",
-    )  # fmt: skip
-    found = result(tmp_path / "runs/finetune/shapes_det/mine")
+    arguments = [
+        *TINY, "arch=min", "trainer.max_steps=40", "scoring.every=0.2", "scoring.patience=3",
+        "task.recipe.lr=1e-20", "task.recipe.clip_norm=1e-20", "name=mine", "checkpoint_every_n_steps=2",
+    ]  # fmt: skip
+    done = forked(tmp_path, *arguments)
+    folder = tmp_path / "runs/finetune/shapes_det/mine"
+    found = result(folder)
     steps, best = found["training"]["steps"], found["training"]["best_step"]
     assert f"early stopping at step {steps} of 20: 3 scorings" in done.stdout
     assert steps == best + 3 * 2 < 20
     assert found["images_seen"] == 4 * steps
+    # Killed after the training, during the last evaluation: the same command trains no further.
+    whole = tmp_path / "whole"
+    shutil.copytree(folder, whole)
+    assert (folder / "checkpoints/last.ckpt").is_file()
+    for name in ("result.json", "weights.pt"):
+        (folder / name).unlink()
+    forked(tmp_path, *arguments)
+    assert_equal_runs(folder, whole)
+    assert result(folder)["images_seen"] == found["images_seen"]
 
 
 @pytest.mark.slow
