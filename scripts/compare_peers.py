@@ -57,8 +57,8 @@ METHODS = {
     "magnitude": "Torch-Pruning, magnitude",
     "taylor": "Torch-Pruning, Taylor",
 }
-STUDENT = {2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571}
-"""97.5 % quantiles of Student's t by n - 1, for pairs of 3 to 6 seeds."""
+STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571}
+"""97.5 % quantiles of Student's t by n - 1, for pairs of 2 to 6 seeds."""
 
 
 def count_macs(network: nn.Module, images: Tensor) -> int:
@@ -105,7 +105,10 @@ def score_of(task: Task, batches: Iterable[object]) -> float:
 
 
 def prune(options: argparse.Namespace) -> None:
-    """Prune, recalibrate, score, train, score, and add a line to ``peers.jsonl``."""
+    """Prune, recalibrate, score, train, score, and add a line to ``peers.jsonl``, unless there is one already."""
+    key = ("net", "seed", "method", "share")
+    if any(all(line[name] == getattr(options, name) for name in key) for line in read_peers(options.runs)):
+        return
     whole = options.runs / "finetune/small_cls" / f"{options.net}-S-{options.seed}"
     given = [f"supernet={options.net}", f"weights={whole}", f"seed={options.seed}", "arch=max", *options.overrides]
     config = read_config(composed(["stage=finetune", "task=small_cls", *given]), TrainConfig)
@@ -180,6 +183,12 @@ def read_ours(runs: Path) -> list[dict[str, object]]:
     return lines
 
 
+def read_peers(runs: Path) -> list[dict[str, object]]:
+    """The lines of pruned networks."""
+    path = runs / "peers.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
 def interval(values: Sequence[float]) -> str:
     """Mean and half the width of the 95 % interval, in points."""
     mean = 100 * statistics.fmean(values)
@@ -191,9 +200,7 @@ def interval(values: Sequence[float]) -> str:
 
 def table(runs: Path) -> None:
     """Print the scores of each method at each budget, and the paired differences of ours from the others."""
-    peers = runs / "peers.jsonl"
-    lines: list[Mapping[str, object]] = list(read_ours(runs))
-    lines += [json.loads(line) for line in peers.read_text().splitlines()] if peers.is_file() else []
+    lines: list[Mapping[str, object]] = [*read_ours(runs), *read_peers(runs)]
     print("| net | share of MACs | method | MACs (M) | top-1 (%), by seed | mean | ours minus it (95 %) |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for net, share in sorted({(str(line["net"]), float(str(line["share"]))) for line in lines}):

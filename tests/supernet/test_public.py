@@ -175,6 +175,26 @@ def test_what_cannot_be_read_is_refused_in_one_sentence(library: str, model: str
         TABLES[library](model)
 
 
+def test_a_file_of_a_model_without_published_weights_is_read(tmp_path: Path) -> None:
+    assert reading.LIBRARIES["timm"].describe("mobilenetv2_035").tag == ""
+    table = timm_table("mobilenetv2_035")
+    assert load_checkpoint(saved("timm", "mobilenetv2_035", tmp_path), table).num_classes == 1000
+
+
+def test_a_net_that_is_read_wrongly_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, file = timm_table("resnet18"), saved("timm", "resnet18", tmp_path)
+    build = reading.LIBRARIES["timm"].build
+
+    def other(net: reading.PublicNet) -> nn.Module:
+        network = build(net)
+        network.act1 = nn.Identity()  # what no tensor of the file tells
+        return network
+
+    monkeypatch.setattr(reading.LIBRARIES["timm"], "build", other)
+    with pytest.raises(WeightsError, match="read wrongly"):
+        load_checkpoint(file, table)
+
+
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"another model, so choose its supernet.model"):
         load_checkpoint(saved("timm", "resnet18d", tmp_path), timm_table("resnet18"))
