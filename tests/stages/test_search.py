@@ -243,6 +243,9 @@ def test_failing_candidates_are_recorded_with_the_reason_and_the_search_goes_on(
     assert json.loads((tmp_path / "result.json").read_text())["search"]["failed"] == 3
     with pytest.raises(RunError, match=r"max_failures=4.*trial 9: ValueError: this one is broken"):
         searched(tmp_path / "all", supernet, "search.trials=30", "search.max_failures=4", FAULTY + ", every: true}")
+    with pytest.raises(RunError, match=r"the smallest arch must be timed to plan search\.minutes, but it failed with "):
+        searched(tmp_path / "timed", supernet, "search.trials=null", "search.minutes=5", FAULTY + ", every: true}")
+    assert not (tmp_path / "timed/plan.json").exists()
 
 
 def test_a_job_without_results_fails_its_trials_with_its_reason(tmp_path: Path, supernet: Path) -> None:
