@@ -5,7 +5,14 @@ that engine's own format. `modules` holds what is exported and how a task is sco
 measures latencies, `metadata`, `model_card` and `examples` describe the files.
 """
 
-from nas_transfer.deploy.engines import Run, largest_difference, run_onnx, run_torch, unmatched_share, write_engines
+from nas_transfer.deploy.engines import (
+    Run,
+    largest_difference,
+    run_onnx,
+    run_torch,
+    unmatched_detections,
+    write_engines,
+)
 from nas_transfer.deploy.model_card import model_card
 from nas_transfer.deploy.modules import DeployedBody, run_by
 
@@ -17,6 +24,6 @@ __all__ = [
     "run_by",
     "run_onnx",
     "run_torch",
-    "unmatched_share",
+    "unmatched_detections",
     "write_engines",
 ]

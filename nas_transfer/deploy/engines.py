@@ -147,15 +147,6 @@ def largest_difference(one: Run, other: Run, batches: Sequence[Tensor], names: t
     return worst
 
 
-def unmatched_share(one: Run, other: Run, images: Sequence[Tensor], names: tuple[str, str] = ENGINE_NAMES) -> float:
-    """The share of the detections of two engines that the other engine does not make, in whatever order.
-
-    The arguments and errors are those of `unmatched_detections`.
-    """
-    unmatched, total = unmatched_detections(one, other, images, names)
-    return unmatched / max(1, total)
-
-
 def unmatched_detections(
     one: Run, other: Run, images: Sequence[Tensor], names: tuple[str, str] = ENGINE_NAMES
 ) -> tuple[int, int]:

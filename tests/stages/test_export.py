@@ -26,7 +26,14 @@ from pycocotools.coco import COCO
 from safetensors import safe_open
 
 import nas_transfer.cli  # noqa: F401  registers the resolvers
-from nas_transfer.deploy.engines import Run, largest_difference, run_onnx, run_torch, unmatched_share, write_engines
+from nas_transfer.deploy.engines import (
+    Run,
+    largest_difference,
+    run_onnx,
+    run_torch,
+    unmatched_detections,
+    write_engines,
+)
 from nas_transfer.deploy.modules import DeployedBody, run_by
 from nas_transfer.errors import ConfigError, RunError
 from nas_transfer.paths import conf_dir
@@ -345,7 +352,7 @@ def engine(*outputs: torch.Tensor) -> Run:
 @pytest.mark.parametrize("values", [[float("nan"), 1.0], [float("inf"), 1.0]])
 def test_outputs_that_are_no_numbers_are_never_equal(values: list[float]) -> None:
     sound, broken = engine(torch.ones(2)), engine(torch.tensor(values))
-    for compare in (largest_difference, unmatched_share):
+    for compare in (largest_difference, unmatched_detections):
         for pair in ((sound, broken), (broken, sound), (broken, broken)):
             with pytest.raises(RunError, match="engine must give finite outputs"):
                 compare(*pair, [torch.zeros(1, 3, 8, 8)])
@@ -367,15 +374,15 @@ def test_detections_are_matched_in_any_order_and_those_of_one_engine_alone_are_c
     boxes = torch.tensor([[0.0, 0, 10, 10], [50, 50, 90, 90], [20, 20, 40, 40]])
     labels, scores = torch.tensor([1, 2, 1]), torch.tensor([0.9, 0.5, 0.5 - 1e-7])
     one, order = engine(boxes, labels, scores), torch.tensor([0, 2, 1])
-    assert unmatched_share(one, engine(boxes[order], labels[order], scores[order]), image) == 0
-    assert unmatched_share(one, engine(boxes + 0.19, labels, scores), image) == 0
-    assert unmatched_share(one, engine(boxes + 0.21, labels, scores), image) == 1
-    assert unmatched_share(one, engine(boxes, torch.tensor([1, 2, 2]), scores), image) == pytest.approx(2 / 6)
+    assert unmatched_detections(one, engine(boxes[order], labels[order], scores[order]), image) == (0, 6)
+    assert unmatched_detections(one, engine(boxes + 0.19, labels, scores), image) == (0, 6)
+    assert unmatched_detections(one, engine(boxes + 0.21, labels, scores), image) == (6, 6)
+    assert unmatched_detections(one, engine(boxes, torch.tensor([1, 2, 2]), scores), image) == (2, 6)
     other_scores = scores + torch.tensor([0, 0.01, 0])
-    assert unmatched_share(one, engine(boxes, labels, other_scores), image) == pytest.approx(2 / 6)
-    assert unmatched_share(one, engine(boxes[:2], labels[:2], scores[:2]), image) == pytest.approx(1 / 5)
+    assert unmatched_detections(one, engine(boxes, labels, other_scores), image) == (2, 6)
+    assert unmatched_detections(one, engine(boxes[:2], labels[:2], scores[:2]), image) == (1, 5)
     empty = engine(boxes[:0], labels[:0], scores[:0])
-    assert unmatched_share(empty, empty, image) == 0
+    assert unmatched_detections(empty, empty, image) == (0, 0)
 
 
 @pytest.mark.slow

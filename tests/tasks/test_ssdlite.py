@@ -14,7 +14,7 @@ from torchvision.models.detection.ssdlite import SSDLiteHead, _extra_block
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from nas_transfer.arch import SUPERNET, ArchOrSupernet
-from nas_transfer.deploy.engines import run_onnx, run_torch, unmatched_share, write_engines
+from nas_transfer.deploy.engines import run_onnx, run_torch, unmatched_detections, write_engines
 from nas_transfer.errors import ConfigError
 from nas_transfer.supernet.layers import fold_batch_norms
 from nas_transfer.supernet.ops import leading_slice
@@ -202,4 +202,4 @@ def export_gives_the_same_boxes(task: DetectionTask, folder: Path) -> None:
     images = [nn.functional.interpolate(image, size, mode="bilinear") for size in ((64, 80), (90, 60), (120, 200))]
     engines = run_torch(task.deployed().module), run_onnx(folder / "model.onnx", 1)
     assert all(len(engines[0](each)[0]) > 0 for each in images)
-    assert unmatched_share(*engines, images) == 0
+    assert unmatched_detections(*engines, images)[0] == 0

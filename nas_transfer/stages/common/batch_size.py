@@ -59,16 +59,20 @@ def _found(config: TrainConfig, folder: Path, table: SupernetTable, arch: ArchOr
     recipe = config.task.recipe.build()
     data = build_data(config.data.with_values(batch_size=1), arch, table.preprocessing)
     most = max(1, data.batches_per_epoch(1) // LEAST_STEPS_PER_EPOCH)  # of batches of one
-    if trainer.strategy.root_device.type == "cpu":
+    device = trainer.strategy.root_device
+    if device.type != "cuda":
         if recipe.lr_batch is None:
             raise ConfigError(
                 "data.batch_size=auto needs a GPU, or a recipe with task.recipe.lr_batch, got neither: name a number"
             )
-        return FoundBatchSize(max(1, min(most, recipe.lr_batch // recipe.accumulate)), "a CPU, as the recipe says")
+        return FoundBatchSize(
+            max(1, min(most, recipe.lr_batch // recipe.accumulate)),
+            "a CPU, as the recipe says" if device.type == "cpu" else f"{device.type}, as the recipe says",
+        )
     logger.info("data.batch_size=auto: trying batches of up to %d samples", most)
     task = build_task(config, table, arch, data)
     module = TaskModule(task, build_training_settings(config, TRIED_STEPS, 1))
-    return FoundBatchSize(largest_batch(trainer, module, data, most), torch.cuda.get_device_name())
+    return FoundBatchSize(largest_batch(trainer, module, data, most), torch.cuda.get_device_name(device))
 
 
 def largest_batch(trainer: pl.Trainer, module: TaskModule, data: DownstreamData, most: int) -> int:
