@@ -20,8 +20,12 @@ SAMPLES = REPOSITORY.parent / "shared" / "data"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let pytest-xdist hand the files out in the order of `pytest_collection_modifyitems`."""
+    """Let pytest-xdist hand the files out in the order of `pytest_collection_modifyitems`, and never wait for the disk.
+
+    What a test wrote need not survive a power failure. Programs that a test starts do wait.
+    """
     config.option.loadscopereorder = False  # else those with the most tests come first, which are not the longest
+    os.fsync = lambda descriptor: None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

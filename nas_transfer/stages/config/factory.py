@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pkgutil import resolve_name
@@ -67,21 +68,30 @@ class Factory(Generic[Built]):
     def faults(self, builds: bool, fills: Mapping[str, object]) -> list[str]:
         """A sentence for each missing or unknown argument, and for each value that the target refuses.
 
-        Imports the target.
+        Imports the target. What was found sound is not checked again in the same process: a search reads the same
+        configuration for each of its jobs.
 
         Args:
             builds: whether to build the object, which then checks its values.
             fills: values for the check by dotted name, for arguments that are null, or `ForAuto`.
         """
         content = _filled(self.content, fills)
+        checked = (json.dumps(content, default=repr), builds)
+        if checked in _SOUND:
+            return []
         faults = [fault for path, node in _targets(content, self.path) for fault in _binding_faults(path, node)]
-        if faults or not builds or not is_complete(content):
-            return faults
-        try:
-            instantiate(content)
-        except Exception as error:
-            return _reported_faults(error, self.path)
-        return []
+        if not faults and builds and is_complete(content):
+            try:
+                instantiate(content)
+            except Exception as error:
+                faults = _reported_faults(error, self.path)
+        if not faults:
+            _SOUND.add(checked)
+        return faults
+
+
+_SOUND: set[tuple[str, bool]] = set()
+"""Contents of factories that this process has checked, and whether they were built."""
 
 
 def _filled(content: Mapping[str, object], fills: Mapping[str, object]) -> dict[str, object]:
