@@ -63,9 +63,9 @@ FAMILIES = [
     "efficientnet_lite0",
     "bignas_nano",
     "detnas_nano",
-    "ofa_mbv3_w10",
+    pytest.param("ofa_mbv3_w10", marks=pytest.mark.nightly),
     "mobilenet_v3_large",
-    "resnet50",
+    pytest.param("resnet50", marks=pytest.mark.nightly),
 ]
 
 
@@ -155,7 +155,10 @@ def exported(trained: Callable[[str], Path], tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["shapes_cls", "shapes_det", "shapes_insseg", "shapes_pose", "shapes_seg"])
+@pytest.mark.parametrize(
+    "task",
+    ["shapes_cls", "shapes_det", pytest.param("shapes_insseg", marks=pytest.mark.nightly), "shapes_pose", "shapes_seg"],
+)
 def test_a_run_is_exported_scored_by_both_engines_and_loaded_without_this_package(
     trained: Callable[[str], Path], exported: Callable[[str], Path], task: str
 ) -> None:
@@ -282,7 +285,7 @@ def test_scores_may_differ_by_one_image_and_more_is_refused_with_a_remedy() -> N
         check(0.494)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_integers_that_lose_too_much_leave_the_head_in_floats_or_are_refused(
     trained: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

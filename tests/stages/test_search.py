@@ -308,7 +308,7 @@ def test_constraints_are_kept_or_refused_before_anything_is_evaluated(tmp_path: 
         searched(tmp_path / "other", supernet, "search.constraints={params: {max: 1000}}")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_search_that_is_killed_three_times_ends_like_one_that_is_not(tmp_path: Path, supernet: Path) -> None:
     command = arguments(supernet, "search.trials=50", "search.trials_per_job=4", "name=mine")
     forked(tmp_path, *command, "runs=whole")

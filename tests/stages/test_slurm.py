@@ -103,6 +103,7 @@ def test_a_job_that_dies_and_one_that_is_cancelled_fail_alone_and_the_third_scor
     assert outcomes[2]["values"] == here["values"] | {"deadly": 1.0}
 
 
+@pytest.mark.nightly
 def test_a_worker_that_dies_leaves_its_trial_to_the_others_and_a_second_command_adds_workers(
     tmp_path: Path, supernet: Path
 ) -> None:

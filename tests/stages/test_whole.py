@@ -259,7 +259,7 @@ def test_route_d_is_the_whole_network_at_each_size(folder: Path, script: Script)
     assert archs == [largest, largest]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_ranks_are_those_of_the_files(folder: Path, damage_search: Path, script: Script) -> None:
     run = "runs/proxy/shapes_cls/ranked"
     (folder / run).mkdir(parents=True)

@@ -294,7 +294,9 @@ def test_archs_are_costed_in_bulk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("supernet", "percent"), [("bignas_nano", 50), ("efficientnet_lite0", 75)])
+@pytest.mark.parametrize(
+    ("supernet", "percent"), [("bignas_nano", 50), pytest.param("efficientnet_lite0", 75, marks=pytest.mark.nightly)]
+)
 def test_a_scaled_arch_is_the_same_in_onnx_at_any_size(tmp_path: Path, supernet: str, percent: int) -> None:
     task = with_random_statistics(make_task(supernet=supernet)).eval()
     subnet = task.extract(arch_with(task, **SMALL | {"scale_percent": percent}))
