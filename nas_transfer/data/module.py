@@ -2,11 +2,10 @@
 
 import itertools
 import os
-from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,12 +15,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from nas_transfer.data.drawing import Picture
 from nas_transfer.data.duplicates import identical_images
-from nas_transfer.data.images import read_image, usable_images
 from nas_transfer.data.inspection import Inventory
-from nas_transfer.data.parts import AnnotatedPart, Parts, SampleT, Vocabulary
+from nas_transfer.data.layout import Annotation, BatchT, Layout
+from nas_transfer.data.parts import Parts, SampleT, Vocabulary
 from nas_transfer.data.randomness import stable_seed
 from nas_transfer.data.sampler import ResumableBatchSampler, SampleKey, StreamBatchSampler
-from nas_transfer.data.samples import ScoredBox
 from nas_transfer.data.sources import MissingPartError, PartName
 from nas_transfer.data.split import VAL_FRACTION, Split, search_split, val_split
 from nas_transfer.errors import ConfigError, DataError
@@ -45,26 +43,20 @@ class NamesFiles(Protocol):
         """The file of the sample at a position."""
 
 
-Annotation = TypeVar("Annotation", bound=AnnotatedPart)
-BatchT = TypeVar("BatchT", bound=Mapping[str, object])
 Draw = Callable[[str], None]
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
+class DownstreamData(LightningDataModule, Layout[Annotation, SampleT, BatchT]):
     """The loaders over train, its search split and val of one dataset.
 
-    A layout is a subclass with its own fields and with the hooks `read_part`, `describe`, `dataset`, `inventory`,
-    `collate`, `draw_sample` and `prediction_batch`; it overrides `usable`, `trainable`, `unscored`,
-    `require_same_kind`, `ground_truth` and `batch_groups` where it differs.
+    A layout is a subclass with its own fields and the hooks of `Layout`.
 
     A trainer must be built with `use_distributed_sampler=False`: training batches are split over ranks here, and the
     other loaders give every rank the whole part. `stream` makes `train_dataloader` a single stream of batches over as
     many epochs as a run is long, which starts at the trainer's own step: a resumed run continues at its batch.
 
     Attributes:
-        follow_exif: whether images are turned as their EXIF orientation says; not where annotations hold pixel
-            positions.
         root: the folder of the dataset.
         batch_size: samples per device.
         num_workers: data loading processes per device; 0 loads in the training process.
@@ -79,8 +71,6 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
     Raises:
         ConfigError: a negative number of workers.
     """
-
-    follow_exif: ClassVar[bool] = False
 
     root: Path
     batch_size: Positive
@@ -103,87 +93,6 @@ class DownstreamData(LightningDataModule, Generic[Annotation, SampleT, BatchT]):
         self._stream_batches: int | None = None
         self._first_epoch = 0
         self._batches_per_step = 1
-
-    @abstractmethod
-    def read_part(self, part: PartName, refused: list[str] | None = None) -> Annotation:
-        """Find the files of a part and check its annotations.
-
-        Args:
-            refused: collects a sentence for each annotation that training refuses, instead of raising it; nothing else
-                is left out then.
-
-        Raises:
-            MissingPartError: the part is not on disk, and no key names its files.
-            DataError: files that were named and are not there, or annotations that cannot be used.
-        """
-
-    @abstractmethod
-    def describe(self, val: Annotation) -> Vocabulary:
-        """The meaning of predictions; called once in `setup`, before any dataset is made."""
-
-    @abstractmethod
-    def dataset(self, annotation: Annotation, chosen: np.ndarray, *, training: bool) -> Dataset[SampleT]:
-        """The samples of the images at the positions `chosen`, int64, with the training or evaluation transform."""
-
-    @abstractmethod
-    def inventory(self, annotation: Annotation, refused: Sequence[str]) -> Inventory:
-        """All images of a part for `stage=check`, with what `read_part` refused."""
-
-    @staticmethod
-    @abstractmethod
-    def collate(samples: list[SampleT]) -> BatchT:
-        """Samples as a batch."""
-
-    @abstractmethod
-    def draw_sample(self, sample: SampleT) -> Picture:
-        """A picture of a sample with its annotations, for people to check them."""
-
-    @abstractmethod
-    def prediction_batch(self, image: torch.Tensor, boxes: Sequence[ScoredBox]) -> BatchT:
-        """An image from `read` as a batch without annotations; `boxes` are the persons that a pose task reads."""
-
-    def listed(self, annotation: Annotation) -> Sequence[str | Path]:
-        """The files that count by their names and sizes when a run is continued."""
-        return annotation.image_paths
-
-    def usable(self, annotation: Annotation) -> np.ndarray:
-        """Positions of the images that can be used, int64; DataError for a missing file without `skip_broken`."""
-        return np.asarray(usable_images(annotation.image_paths, skip_broken=self.skip_broken), dtype=np.int64)
-
-    def trainable(self, annotation: Annotation, usable: np.ndarray) -> np.ndarray:
-        """Positions, of these usable ones, of the images that are trained on, int64; DataError for none."""
-        return usable
-
-    def unscored(self, annotation: Annotation, chosen: np.ndarray) -> str:
-        """Why no score is defined on the images at the positions `chosen`: what they lack; empty where one is."""
-        return ""
-
-    def require_same_kind(self, train: Annotation, val: Annotation) -> None:
-        """Raise DataError unless both parts have the same classes."""
-
-    def ground_truth(self, annotation: Annotation, chosen: np.ndarray) -> COCO | None:
-        """The ground truth of pycocotools for the images at the positions `chosen`; None for metrics without it."""
-        return None
-
-    def batch_groups(self, annotation: Annotation, chosen: np.ndarray) -> Sequence[int] | None:
-        """A group id for each image; batches avoid mixing groups. None for no groups."""
-        return None
-
-    def task_arguments(self) -> dict[str, object]:
-        """Facts about the data for the constructor of a task, besides the number of classes."""
-        return {}
-
-    def in_own_frame(self, sample: SampleT) -> SampleT:
-        """For a crop, make predictions stay in crop coordinates."""
-        return sample
-
-    def read(self, path: Path) -> torch.Tensor:
-        """Read an image that is no part of the dataset as evaluation reads its own: uint8 (3, H, W)."""
-        return self.fitted(read_image(path, follow_exif=self.follow_exif))
-
-    def fitted(self, image: torch.Tensor) -> torch.Tensor:
-        """An image uint8 (3, H, W) as evaluation passes it on: as it is, unless the layout resizes its images."""
-        return image
 
     def prepare_data(self) -> None:
         """Draw the embedded dataset into `root`, if there is one to draw and it is not there yet."""
