@@ -27,6 +27,8 @@ FEW_IMAGES = 50
 """Images of a search split of which one is two points of a score in percent."""
 LARGER_FRACTIONS = (0.2, 0.3)
 """Shares of train that are proposed for the search split."""
+FOLDS = 5
+"""Number of folds that is proposed where trials are trained."""
 OUTSIDE_BY = 1
 """Pixels by which a box may leave its image, since annotation tools round."""
 
@@ -192,6 +194,8 @@ def search_findings(inventory: Inventory) -> list[Finding]:
     remedy = "annotate more images"
     if (larger := round(fraction * images)) > count:
         remedy = f"data.split.search_fraction={fraction} makes it {larger} images, of which one is {_points(larger)}"
+    if images >= FOLDS:
+        remedy += f"; stage=proxy scores on all {images} with search.folds={FOLDS}, in {FOLDS} times the time"
     text = f"{count} of {images} images, of which one is {_points(count)}: {remedy}"
     return [Finding("few", "search", "search split", text)]
 

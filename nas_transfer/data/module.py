@@ -1,27 +1,28 @@
 """The base of all data layouts: finding parts, cutting the search split, and the loaders with their order."""
 
+import copy
 import itertools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from pycocotools.coco import COCO
 from pytorch_lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset, Sampler, Subset
+from torch.utils.data import DataLoader, Dataset, Sampler
+from typing_extensions import Self
 
 from nas_transfer.data.drawing import Picture
 from nas_transfer.data.duplicates import identical_images
 from nas_transfer.data.inspection import Inventory
 from nas_transfer.data.layout import Annotation, BatchT, Layout
-from nas_transfer.data.parts import Parts, SampleT, Vocabulary
+from nas_transfer.data.parts import KeyedSubset, NamesFiles, Parts, SampleT, Vocabulary
 from nas_transfer.data.randomness import stable_seed
 from nas_transfer.data.sampler import ResumableBatchSampler, SampleKey, StreamBatchSampler
 from nas_transfer.data.sources import MissingPartError, PartName
-from nas_transfer.data.split import VAL_FRACTION, Split, search_split, val_split
+from nas_transfer.data.split import VAL_FRACTION, Split, search_folds, search_split, val_split
 from nas_transfer.errors import ConfigError, DataError
 from nas_transfer.ranges import Count, Positive
 from nas_transfer.runs import list_images
@@ -33,14 +34,6 @@ VIEW_EPOCHS = 100_000
 
 NAME_LETTERS = 36
 """Letters of a file's name in the caption of a picture: its end."""
-
-
-@runtime_checkable
-class NamesFiles(Protocol):
-    """A dataset that knows the files of its samples."""
-
-    def file_of(self, index: int) -> str:
-        """The file of the sample at a position."""
 
 
 Draw = Callable[[str], None]
@@ -135,9 +128,8 @@ class DownstreamData(LightningDataModule, Layout[Annotation, SampleT, BatchT]):
             refused += sentences
         if not whole:
             return annotation
-        groups = identical_images(annotation.image_paths, follow_exif=self.follow_exif).tolist()
         self.val_cut = fraction or VAL_FRACTION
-        train, val = val_split(annotation.num_images, self.val_cut, groups)
+        train, val = val_split(annotation.num_images, self.val_cut, self._groups(annotation))
         return annotation.only(train if part == "train" else val)
 
     def _note(self, part: PartName, annotation: Annotation) -> None:
@@ -154,15 +146,46 @@ class DownstreamData(LightningDataModule, Layout[Annotation, SampleT, BatchT]):
         outside_search = np.intersect1d(train_part, trainable)
         trained = outside_search if self.split.hold_out_search else trainable
         search = np.intersect1d(search_part, usable)
+        return self._with_search(parts, train, trained, outside_search, search, scored=search)
+
+    def _with_search(
+        self, parts: Parts[SampleT], train: Annotation, trained: np.ndarray, outside_search: np.ndarray,
+        search: np.ndarray, *, scored: np.ndarray,
+    ) -> Parts[SampleT]:  # fmt: skip
+        """The parts of train at these positions; `scored` are all that one score is computed on."""
         return replace(
             parts,
             train=self.dataset(train, trained, training=True),
             calibration=self.dataset(train, outside_search, training=False),
             search=self.dataset(train, search, training=False),
-            search_ground_truth=self.ground_truth(train, search),
-            search_unscored=self.unscored(train, search),
+            search_ground_truth=self.ground_truth(train, scored),
+            search_unscored=self.unscored(train, scored),
             train_groups=self.batch_groups(train, trained),
         )
+
+    def folds(self, count: int) -> list[Self]:
+        """The dataset once for each fold of train: the fold is its search split, and the other folds are trained on.
+
+        The search split of `split` plays no part. The ground truth of each is that of all folds, whose predictions are
+        scored together. Identical images are in one fold.
+
+        Raises:
+            ConfigError: fewer different images than folds.
+            DataError: there is no train part.
+        """
+        parts = self.require_parts()
+        if parts.train is None:
+            raise DataError(parts.train_missing)
+        train = self._read("train")
+        usable = self.usable(train)
+        trainable = self.trainable(train, usable)
+        folds: list[Self] = []
+        for fold in search_folds(train.num_images, count, self.seed, self._groups(train)):
+            search, others = np.intersect1d(fold, usable), np.setdiff1d(trainable, fold)
+            data = copy.copy(self)
+            data.parts = self._with_search(parts, train, others, others, search, scored=usable)
+            folds.append(data)
+        return folds
 
     def _search_split(self, train: Annotation) -> tuple[np.ndarray, np.ndarray]:
         """Positions of the images for training and for the search; identical images are on the same side.
@@ -171,8 +194,11 @@ class DownstreamData(LightningDataModule, Layout[Annotation, SampleT, BatchT]):
         """
         if self.split.search_fraction == 0:
             return search_split(train.num_images, 0, self.seed)
-        groups = identical_images(train.image_paths, follow_exif=self.follow_exif).tolist()
-        return search_split(train.num_images, self.split.search_fraction, self.seed, groups)
+        return search_split(train.num_images, self.split.search_fraction, self.seed, self._groups(train))
+
+    def _groups(self, annotation: Annotation) -> list[int]:
+        """A group for each image: identical ones have the same."""
+        return identical_images(annotation.image_paths, follow_exif=self.follow_exif).tolist()
 
     def inventories(self) -> dict[str, Inventory]:
         """All of train (the search split included) and val as they are on disk, whatever is broken; needs no `setup`.
@@ -319,7 +345,7 @@ class DownstreamData(LightningDataModule, Layout[Annotation, SampleT, BatchT]):
         chosen = torch.randperm(_length(images), generator=generator)[:num_images].tolist()
         while len(chosen) > batch_size > 1 and len(chosen) % batch_size == 1:
             batch_size += 1
-        return self._in_order(_KeyedSubset(images, chosen), batch_size, persistent=False)
+        return self._in_order(KeyedSubset(images, chosen), batch_size, persistent=False)
 
     def view_dataloader(self, num_images: int, draw: int = 0) -> DataLoader[BatchT]:
         """At least `num_images` augmented images of train, in the batches that a training would see.
@@ -360,16 +386,6 @@ class DownstreamData(LightningDataModule, Layout[Annotation, SampleT, BatchT]):
             # Without a generator, starting an iteration would draw from the global one, and a resumed run would differ.
             generator=torch.Generator().manual_seed(stable_seed(self.seed, "workers")),
         )
-
-
-class _KeyedSubset(Subset[SampleT]):
-    """A subset that takes a `SampleKey`."""
-
-    def __getitem__(self, key: SampleKey) -> SampleT:  # type: ignore[override]
-        return self.dataset[SampleKey(self.indices[key.index], key.epoch)]
-
-    def __getitems__(self, keys: list[SampleKey]) -> list[SampleT]:  # type: ignore[override]
-        return [self[key] for key in keys]
 
 
 def _length(part: Dataset[SampleT]) -> int:

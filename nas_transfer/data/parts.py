@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from pycocotools.coco import COCO
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 from typing_extensions import Self
+
+from nas_transfer.data.sampler import SampleKey
 
 SampleT = TypeVar("SampleT")
 
@@ -88,3 +90,21 @@ class Parts(Generic[SampleT]):
     search_unscored: str = ""
     train_groups: Sequence[int] | None = None
     train_missing: str = ""
+
+
+@runtime_checkable
+class NamesFiles(Protocol):
+    """A dataset that knows the files of its samples."""
+
+    def file_of(self, index: int) -> str:
+        """The file of the sample at a position."""
+
+
+class KeyedSubset(Subset[SampleT]):
+    """A subset that takes a `SampleKey`."""
+
+    def __getitem__(self, key: SampleKey) -> SampleT:  # type: ignore[override]
+        return self.dataset[SampleKey(self.indices[key.index], key.epoch)]
+
+    def __getitems__(self, keys: list[SampleKey]) -> list[SampleT]:  # type: ignore[override]
+        return [self[key] for key in keys]

@@ -1,4 +1,4 @@
-"""The search split: the part of train on which archs are compared, so that no search ever sees the quoted split."""
+"""The search split and folds: the parts of train on which archs are compared, so that no search ever sees val."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -66,15 +66,47 @@ def search_split(
         ConfigError: a fraction outside [0, 1), or not one group per image.
     """
     _require_fraction(fraction)
-    if groups is not None and len(groups) != num_images:
-        raise ConfigError(f"there must be one group per image, got {len(groups)} groups for {num_images} images")
-    units, unit_of_image = np.unique(np.arange(num_images) if groups is None else groups, return_inverse=True)
+    units, unit_of_image = _units(num_images, groups)
     num_search = round(fraction * len(units))
     if fraction > 0:
         num_search = min(max(num_search, 1), max(len(units) - 1, 0))
     chosen = np.random.default_rng(stable_seed(seed, "search split")).permutation(len(units))[:num_search]
     in_search = np.isin(unit_of_image, chosen)
     return np.flatnonzero(~in_search), np.flatnonzero(in_search)
+
+
+def search_folds(num_images: int, folds: int, seed: int, groups: Sequence[int]) -> list[np.ndarray]:
+    """Divide the images of train into folds; networks are scored on each one after a training on the others.
+
+    Args:
+        num_images: images in train, in an order that does not change between runs.
+        folds: their number.
+        seed: the same seed makes the same folds.
+        groups: one number per image; a group is never divided.
+
+    Returns:
+        For each fold its sorted positions, int64. Each position is in one fold, and the numbers of groups in two folds
+        differ by one at most.
+
+    Raises:
+        ConfigError: fewer groups than folds, or not one group per image.
+    """
+    units, unit_of_image = _units(num_images, groups)
+    if folds > len(units):
+        raise ConfigError(
+            f"search.folds must be at most the number of different images of train, got {folds} for "
+            f"{len(units)}: lower search.folds"
+        )
+    order = np.random.default_rng(stable_seed(seed, "search folds")).permutation(len(units))
+    return [np.flatnonzero(np.isin(unit_of_image, chosen)) for chosen in np.array_split(order, folds)]
+
+
+def _units(num_images: int, groups: Sequence[int] | None) -> tuple[np.ndarray, np.ndarray]:
+    """The different groups, and for each image the index of its own."""
+    if groups is not None and len(groups) != num_images:
+        raise ConfigError(f"there must be one group per image, got {len(groups)} groups for {num_images} images")
+    units, unit_of_image = np.unique(np.arange(num_images) if groups is None else groups, return_inverse=True)
+    return units, unit_of_image
 
 
 def _require_fraction(fraction: float) -> None:

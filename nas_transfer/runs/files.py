@@ -157,9 +157,23 @@ def network_folder(folder: Path, number: int) -> Path:
     return folder / NETWORKS_FOLDER / f"trial_{number}"
 
 
-def state_file(folder: Path, number: int, steps: int) -> Path:
-    """Where the training state of a trial's subnet is kept after so many steps."""
-    return folder / STATES_FOLDER / f"{number}.{steps}.ckpt"
+def state_file(folder: Path, number: int, steps: int, fold: int | None = None) -> Path:
+    """Where the training state of a trial's subnet is kept after so many steps, of each fold where there are folds."""
+    return folder / STATES_FOLDER / f"{number}.{steps}{_of_fold(fold)}.ckpt"
+
+
+def folds_file(folder: Path, outcome: str) -> Path:
+    """Where an evaluation keeps what it has predicted after each fold; `outcome` is the file of its outcome."""
+    return folder / STATES_FOLDER / f"{outcome.removesuffix('.json').replace('/', '-')}.folds.pt"
+
+
+def warm_start_file(first: Path, fold: int | None) -> Path:
+    """The weights from which the subnets of a fold are trained; `first` is the file of the first fold."""
+    return first.with_name(f"{first.stem}{_of_fold(fold)}{first.suffix}") if fold else first
+
+
+def _of_fold(fold: int | None) -> str:
+    return "" if fold is None else f".fold{fold}"
 
 
 def arch_file(number: int) -> str:

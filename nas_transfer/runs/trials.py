@@ -183,12 +183,12 @@ class Spent:
         """The same as a usage."""
         return Usage(self.images, self.seconds, 0.0 if self.device == "cpu" else self.seconds, self.training_macs)
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Path, name: str = files.PREPARATION) -> None:
         """Write it into the run folder."""
-        write_record(folder / files.PREPARATION, self, PREPARATION_FORMAT)
+        write_record(folder / name, self, PREPARATION_FORMAT)
 
 
-def read_spent(folder: Path) -> Spent:
+def read_spent(folder: Path, name: str = files.PREPARATION) -> Spent:
     """Read what was spent before the first trial; nothing if there was no preparation."""
-    path = folder / files.PREPARATION
+    path = folder / name
     return read_record(path, Spent, PREPARATION_FORMAT) if is_present(path) else Spent()

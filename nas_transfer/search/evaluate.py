@@ -83,7 +83,7 @@ class TrialEvaluator:
         self._draw_calibration = calibration
         if not has_batch_norm(supernet.network):
             logger.info("the network has no BatchNorm: no images are read to measure statistics")
-            self._draw_calibration = _no_batches
+            self._draw_calibration = no_batches
         self.repeat = 0
         self.calibration = cached(self._draw_calibration(0), cache_bytes, STATISTICS_IMAGES)
         self.search = cached(search, cache_bytes - size_of(self.calibration), "reading the search split")
@@ -165,18 +165,31 @@ class TrialEvaluator:
         subnet.as_deployed = False  # a pass for each batch: images of other sizes change the padding
         return subnet
 
+    def network(self, evaluation: Evaluation) -> Task:
+        """The subnet of a trial as objectives measure it."""
+        return self.extract(evaluation)
+
+    def metrics(self, trial: TrialSubnet, evaluation: Evaluation) -> dict[str, float]:
+        """All metrics of a trial on the search split."""
+        return self.score(trial.task)
+
     def score(self, subnet: Task) -> dict[str, float]:
         """Compute all metrics of a subnet on the search split.
 
         They approximate those of a final evaluation: BatchNorms are folded, and a batch of a detector shares its
         padding.
         """
-        arch = subnet.space.arch_or_largest(subnet.arch)
         subnet.ground_truth = self.ground_truth
+        with torch.inference_mode(), self._autocast():
+            self.predict(subnet)
+            return subnet.compute_metrics()
+
+    def predict(self, subnet: Task) -> None:
+        """Add the predictions of a subnet for the search split to its metrics."""
+        arch = subnet.space.arch_or_largest(subnet.arch)
         with torch.inference_mode(), self._autocast():
             for batch in self._batches(arch)[1]:
                 subnet.update_metrics(subnet.on_device(batch))
-            return subnet.compute_metrics()
 
     def _calibrate_for(self, repeat: int) -> None:
         """Load the calibration images of a repeat, unless they are in use."""
@@ -209,7 +222,8 @@ class TrialEvaluator:
         return torch.autocast(device, dtype=kind or torch.bfloat16, enabled=kind is not None)
 
 
-def _no_batches(repeat: int) -> list[Batch]:
+def no_batches(repeat: int) -> list[Batch]:
+    """No images, for networks without statistics to measure."""
     return []
 
 
@@ -229,12 +243,12 @@ class _TrialSubnet(TrialSubnet):
     @property
     def task(self) -> Task:
         if self._task is None:
-            self._task = self.evaluator.extract(self.evaluation)
+            self._task = self.evaluator.network(self.evaluation)
         return self._task
 
     def score(self) -> Mapping[str, float]:
         if not self.metrics:
-            self.metrics = self.evaluator.score(self.task)
+            self.metrics = self.evaluator.metrics(self, self.evaluation)
         return self.metrics
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,11 +21,13 @@ from nas_transfer.arch import SUPERNET
 from nas_transfer.data.module import DownstreamData
 from nas_transfer.data.randomness import stable_seed
 from nas_transfer.errors import RunError
-from nas_transfer.runs import Evaluation, Spent, Usage, files
+from nas_transfer.runs import Evaluation, Spent, Usage, files, read_spent
 from nas_transfer.runs.atomic import replacing
 from nas_transfer.runs.plan import Timing, read_timing
 from nas_transfer.runs.reading import holds_tensors
+from nas_transfer.search.damage import ArchDamage
 from nas_transfer.search.evaluate import TrialEvaluator
+from nas_transfer.search.folds import FoldedEvaluator
 from nas_transfer.search.loop import is_prepared
 from nas_transfer.stages.common.build import (
     LastCheckpoint,
@@ -36,6 +39,7 @@ from nas_transfer.stages.common.build import (
 )
 from nas_transfer.stages.common.candidates import evaluator_of, searched_weights
 from nas_transfer.stages.common.damage import damage_of_run, hold_damage
+from nas_transfer.stages.common.folds import require_unseen
 from nas_transfer.stages.common.repair import RepairedTrials
 from nas_transfer.stages.common.timing import timing_of
 from nas_transfer.stages.config.entry import read_config
@@ -76,6 +80,7 @@ class ProxyTraining:
         config: the configuration.
         data: the data module.
         last: steps of the last rung, the length of the learning-rate schedule. A longer training has a longer schedule.
+        fold: which fold of train `data` keeps for the score; None where it keeps the search split.
         repaired: whether subnets are parts of one whole network of the task.
         teacher: the network that subnets imitate; None to learn from the labels alone.
     """
@@ -83,6 +88,7 @@ class ProxyTraining:
     config: ProxyConfig
     data: DownstreamData
     last: int
+    fold: int | None = None
     repaired: bool = False
     teacher: Task | None = None
 
@@ -93,13 +99,17 @@ class ProxyTraining:
         seed = stable_seed(self.config.seed, "repeat", evaluation.repeat) if evaluation.repeat else self.config.seed
         settings = replace(self.settings(max(evaluation.steps, self.last)), seed=seed)
         folder = self.config.folder
-        before = files.state_file(folder, evaluation.trial, evaluation.after) if evaluation.after else None
-        kept = files.state_file(folder, evaluation.trial, evaluation.steps) if evaluation.keep else None
+        before = files.state_file(folder, evaluation.trial, evaluation.after, self.fold) if evaluation.after else None
+        kept = files.state_file(folder, evaluation.trial, evaluation.steps, self.fold) if evaluation.keep else None
         module = TaskModule(subnet, settings, self.teacher)
         return self.train(
-            module, evaluation.steps, "" if evaluation.trial < 0 else f"trial {evaluation.trial}", before=before,
-            after=evaluation.after, kept=kept, repeat=evaluation.repeat,
+            module, evaluation.steps, "" if evaluation.trial < 0 else self.named(f"trial {evaluation.trial}"),
+            before=before, after=evaluation.after, kept=kept, repeat=evaluation.repeat,
         )  # fmt: skip
+
+    def named(self, what: str) -> str:
+        """Some work with the fold that it is done for, for the log."""
+        return what if self.fold is None else f"{what}, fold {self.fold + 1} of {self.config.search.folds}"
 
     def settings(self, total_steps: int) -> TrainingSettings:
         """How a task is trained with a learning rate that runs over `total_steps` steps."""
@@ -146,15 +156,20 @@ def build_proxy_evaluator(config: ProxyConfig) -> TrialEvaluator:
     Raises:
         NasTransferError: the data or the weights cannot be used.
     """
-    table, checkpoint, training, repair = _parts(config)
+    table, checkpoint, trainings, repair = _parts(config)
     file = config.folder / config.stage.prepares
+    starts = [files.warm_start_file(file, training.fold) for training in trainings]
     if is_prepared(file):
-        return _evaluator(config, table, checkpoint, file, training, repair)
+        return _evaluator(config, table, checkpoint, starts, trainings, repair)
+    others = [
+        _warm_start_of_fold(config, table, checkpoint, training, start)
+        for training, start in zip(trainings[1:], starts[1:], strict=True)
+    ]
     with replacing(file) as temporary:
-        spent = _make_warm_start(config, table, checkpoint, training, temporary)
-        evaluator = _evaluator(config, table, checkpoint, temporary, training, repair)
+        spent = _together([_make_warm_start(config, table, checkpoint, trainings[0], temporary), *others])
+        evaluator = _evaluator(config, table, checkpoint, [temporary, *starts[1:]], trainings, repair)
         if (timing := read_timing(config.folder)) is None:
-            spent = _timed(evaluator, min(TIMED_STEPS, training.last), spent)
+            spent = _timed(evaluator, min(TIMED_STEPS, trainings[0].last), spent)
         else:
             spent = replace(spent, step_seconds=timing.step_seconds, scoring_seconds=timing.scoring_seconds)
         spent.write(file.parent)
@@ -163,12 +178,19 @@ def build_proxy_evaluator(config: ProxyConfig) -> TrialEvaluator:
 
 def _parts(
     config: ProxyConfig, *, measures_damage: bool = True
-) -> tuple[SupernetTable, Checkpoint, ProxyTraining, RepairedTrials | None]:
-    """Table, weights, training and repair of the trials; see `build_evaluator` for `measures_damage`."""
+) -> tuple[SupernetTable, Checkpoint, list[ProxyTraining], RepairedTrials | None]:
+    """Table, weights, trainings (one for each fold) and repair of the trials.
+
+    See `build_evaluator` for `measures_damage`.
+    """
     last = config.rungs().steps[-1]
     set_threads(config.num_threads)
     table, checkpoint = searched_weights(config)
     data = build_data(config.data, SUPERNET, table.preprocessing)
+    if config.search.folds is not None:
+        require_unseen(config, checkpoint)
+        folds = enumerate(data.folds(config.search.folds))
+        return table, checkpoint, [ProxyTraining(config, each, last, fold) for fold, each in folds], None
     training = ProxyTraining(config, data, last)
     repair = None
     if checkpoint.arch is not None:
@@ -177,34 +199,52 @@ def _parts(
             hold_damage(config, checkpoint, repair.repairer)
         taught = last and config.task.sampling.build().distillation
         training = replace(training, repaired=True, teacher=repair.whole if taught else None)
-    return table, checkpoint, training, repair
+    return table, checkpoint, [training], repair
 
 
 def time_proxy(config: ProxyConfig) -> Timing:
     """Time the trials of a proxy search and a step of its warm-up, before the warm-up; nothing of it is kept."""
     started = time.monotonic()
-    table, checkpoint, training, repair = _parts(config, measures_damage=False)
+    table, checkpoint, trainings, repair = _parts(config, measures_damage=False)
+    training = trainings[0]
     task, untrained = _inherited(config, table, checkpoint, training)
     warmup, seconds = config.proxy.warmup_steps, 0.0
     if untrained and warmup:
         task.body.requires_grad_(False)
         timed, begun = min(TIMED_STEPS, warmup), time.monotonic()
         training.train(TaskModule(task, training.settings(warmup)), timed, "")
-        seconds = warmup * (time.monotonic() - begun) / timed
+        seconds = len(trainings) * warmup * (time.monotonic() - begun) / timed
         task.body.requires_grad_(True)
-    evaluator = evaluator_of(config, task, training.data, train=training, repair=repair)
+    evaluator = _joined(config, [_evaluator_of_fold(config, task, each, repair) for each in trainings])
     steps = min(TIMED_STEPS, training.last)
     return timing_of(config, evaluator, steps=steps, started=started, warmup_seconds=seconds)
 
 
 def _evaluator(
-    config: ProxyConfig, table: SupernetTable, whole: Checkpoint, file: Path, training: ProxyTraining,
-    repair: RepairedTrials | None,
+    config: ProxyConfig, table: SupernetTable, whole: Checkpoint, starts: Sequence[Path],
+    trainings: Sequence[ProxyTraining], repair: RepairedTrials | None,
 ) -> TrialEvaluator:  # fmt: skip
-    supernet = build_task(config, table, SUPERNET, training.data)
-    load_network(supernet, load_checkpoint(str(file), table))
-    damage = damage_of_run(config, supernet.space, whole)
+    evaluators = []
+    for file, training in zip(starts, trainings, strict=True):
+        supernet = build_task(config, table, SUPERNET, training.data)
+        load_network(supernet, load_checkpoint(str(file), table))
+        damage = damage_of_run(config, supernet.space, whole)
+        evaluators.append(_evaluator_of_fold(config, supernet, training, repair, damage))
+    return _joined(config, evaluators)
+
+
+def _evaluator_of_fold(
+    config: ProxyConfig, supernet: Task, training: ProxyTraining, repair: RepairedTrials | None,
+    damage: ArchDamage | None = None,
+) -> TrialEvaluator:  # fmt: skip
+    if config.search.folds is not None:  # all folds share the memory
+        search = replace(config.search, cache_mib=config.search.cache_mib // config.search.folds)
+        config = replace(config, search=search)
     return evaluator_of(config, supernet, training.data, train=training, repair=repair, damage=damage)
+
+
+def _joined(config: ProxyConfig, evaluators: Sequence[TrialEvaluator]) -> TrialEvaluator:
+    return evaluators[0] if config.search.folds is None else FoldedEvaluator(evaluators, config.folder)
 
 
 def _inherited(
@@ -228,11 +268,12 @@ def _make_warm_start(
     task, untrained = _inherited(config, table, checkpoint, training)
     spent = Spent()
     if untrained and config.proxy.warmup_steps:
-        logger.info("warm-up of neck and head behind the frozen body: %d steps", config.proxy.warmup_steps)
+        what = training.named("warm-up of neck and head behind the frozen body")
+        logger.info("%s: %d steps", what, config.proxy.warmup_steps)
         task.body.requires_grad_(False)
         start = time.monotonic()
         steps = config.proxy.warmup_steps
-        usage = training.train(TaskModule(task, training.settings(steps)), steps, "warm-up")
+        usage = training.train(TaskModule(task, training.settings(steps)), steps, training.named("warm-up"))
         device = "cuda" if torch.cuda.is_available() else "cpu"
         spent = Spent(time.monotonic() - start, device, usage.images, training_macs=usage.training_macs)
         logger.info("warm-up: %d images in %.0f s", usage.images, spent.seconds)
@@ -241,6 +282,27 @@ def _make_warm_start(
         stage=config.stage.name, config_sha256=config.config_sha256,
     )  # fmt: skip
     return replace(spent, provenance=checkpoint.lineage())
+
+
+def _warm_start_of_fold(
+    config: ProxyConfig, table: SupernetTable, checkpoint: Checkpoint, training: ProxyTraining, file: Path
+) -> Spent:
+    """Make the warm start of a fold other than the first, unless an interrupted search has made it."""
+    record = f"{file.stem}.spent.json"
+    if not (file.is_file() and holds_tensors(file) and (file.parent / record).is_file()):
+        with replacing(file) as temporary:
+            _make_warm_start(config, table, checkpoint, training, temporary).write(file.parent, record)
+    return read_spent(file.parent, record)
+
+
+def _together(spent: Sequence[Spent]) -> Spent:
+    """What the warm starts of all folds used."""
+    return replace(
+        spent[0],
+        seconds=sum(one.seconds for one in spent),
+        images=sum(one.images for one in spent),
+        training_macs=sum(one.training_macs for one in spent),
+    )
 
 
 def _timed(evaluator: TrialEvaluator, steps: int, spent: Spent) -> Spent:

@@ -163,7 +163,8 @@ class _Search:
         keeps = self.repairs and not isinstance(config, ProxyConfig)
         self.plan = plan_of_run(config, launch, len(self.problem.resized), keeps=keeps)
         self.config = config = planned(config, self.plan)
-        schedule = schedule_of(config, self.plan, data.batch_size * config.task.recipe.build().accumulate)
+        images_per_step = (keys.folds or 1) * data.batch_size * config.task.recipe.build().accumulate
+        schedule = schedule_of(config, self.plan, images_per_step)
         damage = prepare_damage(config, self.task.space, checkpoint, launch)
         give_damage(self.objectives, damage)
         self.sampler = make_sampler(config, self.problem, damage)
@@ -230,10 +231,10 @@ class _Search:
         images = baselines * budget.images_per_baseline + (trials - baselines) * budget.images_per_trial
         logger.info(
             "estimate from two timed archs (min, max): %s s per step, %s s to score; %d trials, "
-            "%s one after another, %d training images",
+            "%s one after another, %d training images%s",
             ", ".join(f"{value:.3g}" for value in spent.step_seconds) or "0",
-            ", ".join(f"{value:.3g}" for value in spent.scoring_seconds),
-            trials, duration(seconds), spent.images + images,
+            ", ".join(f"{value:.3g}" for value in spent.scoring_seconds), trials, duration(seconds),
+            spent.images + images, f", each for all {folds} folds" if (folds := self.config.search.folds) else "",
         )  # fmt: skip
 
     def front(self) -> Front:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from pycocotools.coco import COCO
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
@@ -57,6 +58,28 @@ class RowMetric(Metric):
             if not getattr(self, name):
                 getattr(self, name).append(nothing.to(self.device))
         super().sync(*arguments, **options)
+
+
+MetricStates: TypeAlias = dict[str, dict[str, Tensor | list[Tensor]]]
+"""The states of the metrics of a module, by the name of the metric in it."""
+
+
+def metric_states(module: nn.Module) -> MetricStates:
+    """What the metrics of a module have counted since their reset; it can be saved."""
+    metrics = {name: part for name, part in module.named_modules() if isinstance(part, Metric)}
+    return {name: dict(metric.metric_state) for name, metric in metrics.items()}
+
+
+def set_metric_states(module: nn.Module, states: MetricStates) -> None:
+    """Let the metrics of a module go on counting from the states of those of another module of its kind."""
+    for name, values in states.items():
+        metric = module.get_submodule(name)
+        assert isinstance(metric, Metric)
+        for key, value in values.items():
+            on_device = (
+                [part.to(metric.device) for part in value] if isinstance(value, list) else value.to(metric.device)
+            )
+            setattr(metric, key, on_device)
 
 
 class CocoMetric(RowMetric):

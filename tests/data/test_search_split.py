@@ -8,7 +8,7 @@ from PIL import Image
 
 from nas_transfer.data.duplicates import identical_files, identical_images
 from nas_transfer.data.sampler import SampleKey
-from nas_transfer.data.split import Split, search_split
+from nas_transfer.data.split import Split, search_folds, search_split
 from nas_transfer.errors import ConfigError
 
 
@@ -140,3 +140,53 @@ def test_large_sets_are_compared_by_their_bytes_and_say_so(
     with caplog.at_level("INFO"):
         assert identical_images(paths, follow_exif=True).tolist() == [0, 1, 0]
     assert "stage=check compares their pixels" in caplog.text
+
+
+@pytest.mark.parametrize(("num_images", "folds"), [(5, 5), (11, 3), (40, 5), (61, 4)])
+def test_folds_are_a_partition_into_parts_of_equal_size(num_images: int, folds: int) -> None:
+    for seed in range(3):
+        parts = search_folds(num_images, folds, seed, range(num_images))
+        assert len(parts) == folds
+        assert sorted(position for part in parts for position in part) == list(range(num_images))
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+        again = search_folds(num_images, folds, seed, range(num_images))
+        assert all(np.array_equal(one, other) for one, other in zip(parts, again, strict=True))
+
+
+def test_a_group_is_in_one_fold() -> None:
+    groups = [k // 3 for k in range(30)]
+    parts = search_folds(30, 4, seed=0, groups=groups)
+    for group in set(groups):
+        assert sum(group in {groups[position] for position in part} for part in parts) == 1
+
+
+def test_more_folds_than_different_images_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"search\.folds must be at most .* different images of train, got 5 for 4"):
+        search_folds(8, 5, seed=0, groups=[0, 0, 1, 1, 2, 2, 3, 3])
+
+
+def test_each_fold_trains_on_the_others_and_copies_of_an_image_are_in_one(
+    coco_root: Path, coco_data: Callable[..., Any], content: dict[str, Any]
+) -> None:
+    folder = coco_root / "train2017"
+    names = [image["file_name"] for image in content["images"]]
+    (folder / names[1]).write_bytes((folder / names[0]).read_bytes())
+    data = coco_data(coco_root, search_fraction=0.4)
+    data.setup()
+    before = data.parts
+
+    def ids(part: Any) -> set[int]:
+        return {part[SampleKey(k, 0)]["sample_id"] for k in range(len(part))}
+
+    folds = data.folds(3)
+    scored = [ids(fold.parts.search) for fold in folds]
+    everything = set.union(*scored)
+    assert sum(map(len, scored)) == len(everything) == len(ids(before.search)) + len(ids(before.calibration))
+    twins = {image["id"] for image in content["images"][:2]}
+    assert sum(bool(twins & fold) for fold in scored) == 1
+    for fold, images in zip(folds, scored, strict=True):
+        assert not ids(fold.parts.train) & images
+        assert ids(fold.parts.train) == ids(fold.parts.calibration) == everything - images
+        assert set(fold.search_ground_truth.getImgIds()) == everything
+        assert ids(fold.search_dataloader().dataset) == images
+    assert data.parts is before

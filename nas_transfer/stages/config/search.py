@@ -49,6 +49,7 @@ class SearchKeys:
         trials: number of trials; None for as many as `minutes` allow.
         minutes: duration of a search without `trials`, from which a number of trials is planned.
         workers: number of processes that ask, evaluate and tell by themselves; None to search in batches.
+        folds: number of parts of train on which each trial is scored in turn; None for the search split.
         job: the file of the job that this process runs; None in the process that proposes trials.
     """
 
@@ -71,6 +72,7 @@ class SearchKeys:
     storage: str | None = key(identity=False)
     cache_mib: Count = key(identity=False)
     precision: Literal["32", "bf16", "16"] = key()
+    folds: Several | None = key(counts_with=("folds",))
     job: str | None = key(identity=False)
 
     def faults(self) -> Iterator[str]:
@@ -127,8 +129,19 @@ class SearchConfig(DataRunConfig):
         """Whether there are no weights to search, and each trial is trained from random ones."""
         return False
 
+    @property
+    def trains_trials(self) -> bool:
+        """Whether each trial is trained before it is scored."""
+        return False
+
     def faults(self) -> Iterator[str]:
-        """Report missing weights and more than one device."""
+        """Report missing weights, folds without training and more than one device."""
+        if self.search.folds is not None and not self.trains_trials:
+            yield (
+                f"search.folds is for stage=proxy, which trains each trial once for each fold, got {self.search.folds} "
+                "for weights that were trained before: remove it, and give the training of the weights and this search "
+                "a larger data.split.search_fraction, such as 0.3"
+            )
         if self.weights is None and not self.starts_from_random_weights:
             yield "weights must name a supernet to search, got null: add weights=<its finished run's folder>"
         if not self.trainer.single_device:
@@ -207,6 +220,11 @@ class ProxyConfig(SearchConfig):
     stage: ProxyStageConfig = key()
     trainer: TrainerConfig = key()
     proxy: ProxyKeys = key()
+
+    @property
+    def trains_trials(self) -> bool:
+        """True: `proxy.rungs` says for how long."""
+        return True
 
     @property
     def starts_from_random_weights(self) -> bool:
