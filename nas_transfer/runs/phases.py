@@ -12,7 +12,7 @@ from nas_transfer.runs.texts import duration
 logger = logging.getLogger(__name__)
 
 LONG_SECONDS = 10.0
-"""Work that takes longer is announced."""
+"""Work that takes as long is announced."""
 EVERY_SECONDS = 30.0
 """Time between two lines about it."""
 
@@ -23,16 +23,17 @@ class Phase(Generic[Part]):
     """The parts of some work, which are logged while they are taken, again for each iteration.
 
     Short work is not mentioned. The first line comes when the parts so far show that all of them take more than
-    `LONG_SECONDS`, and another one every `EVERY_SECONDS`.
+    `least_seconds`, and another one every `EVERY_SECONDS`.
 
     Args:
         parts: what is iterated over.
         what: the work, such as ``BatchNorm statistics``.
         unit: what a part is, in the plural.
+        least_seconds: the duration from which the work is announced; longer for work that is done for each trial.
     """
 
-    def __init__(self, parts: Iterable[Part], what: str, unit: str) -> None:
-        self._parts, self._what, self._unit = parts, what, unit
+    def __init__(self, parts: Iterable[Part], what: str, unit: str, *, least_seconds: float = LONG_SECONDS) -> None:
+        self._parts, self._what, self._unit, self._least_seconds = parts, what, unit, least_seconds
 
     def __len__(self) -> int:
         assert isinstance(self._parts, Sized)
@@ -47,7 +48,7 @@ class Phase(Generic[Part]):
             taken = now - started
             if done and total is not None and (told is None or now - told >= EVERY_SECONDS):
                 left = taken / done * (total - done)
-                if taken + left >= LONG_SECONDS and taken >= 1:
+                if taken + left >= self._least_seconds and taken >= 1:
                     logger.info("%s: %d of %d %s, %s left", self._what, done, total, self._unit, duration(left))
                     told = now
             yield part

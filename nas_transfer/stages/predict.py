@@ -151,6 +151,7 @@ def _predict_all(
     files = inputs.names if isinstance(inputs, ImageFiles) else ()
     stems = Counter(Path(name).with_suffix("") for name in files)
     names = {} if task.takes_boxes else dict(zip(data.vocabulary.ids, data.vocabulary.names, strict=True))
+    keypoints = data.vocabulary.names if task.takes_boxes else ()
     predicted = Predicted()
     shown = config.trainer.enable_progress_bar and sys.stdout.isatty()
     images = track(inputs.read(data), "predicting", total=len(files) or None, transient=True, disable=not shown)
@@ -169,15 +170,19 @@ def _predict_all(
         with torch.inference_mode():
             prediction = task.predict_image(batch, number, data.vocabulary)
         for file, records in prediction.rows.items():
-            predicted.rows[file] += [{"image_id": number, "file_name": name, **_named(row, names)} for row in records]
+            predicted.rows[file] += [
+                {"image_id": number, "file_name": name, **_named(row, names, keypoints)} for row in records
+            ]
         predicted.num_empty += bool(prediction.rows) and not any(prediction.rows.values())
         target = Path(name) if stems[Path(name).with_suffix("")] > 1 else Path(name).with_suffix("")
         _write_pictures(prediction, image, config.score_threshold, folder, target, predicted)
     return predicted
 
 
-def _named(row: Row, names: Mapping[int, str]) -> Row:
-    """A row in COCO's result format with the name of its category beside the id."""
+def _named(row: Row, names: Mapping[int, str], keypoints: Sequence[str]) -> Row:
+    """A row in COCO's result format with the name of its category beside the id, or with those of its keypoints."""
+    if "keypoints" in row:
+        return {**row, "keypoint_names": list(keypoints)}
     category = row.get("category_id")
     return {**row, "category_name": names[category]} if isinstance(category, int) and category in names else row
 

@@ -32,6 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nas_transfer.runs.phases import EVERY_SECONDS, Phase
 from nas_transfer.supernet.activations import Sample, Walk, moments_of
 from nas_transfer.supernet.calibrate import Moments, recalibrate_batch_norm
 from nas_transfer.supernet.links import Link, Patches, permute_hidden, repair_module
@@ -191,7 +192,7 @@ class Repairer:
     def _mend(self, links: Sequence[Link], walk: Walk, numbers: range) -> tuple[BlockRepair, ...]:
         """Mend consecutive blocks of a body; those before them are final."""
         blocks, starved = [], []
-        for number in numbers:
+        for number in Phase(numbers, "repair of a body", "blocks", least_seconds=EVERY_SECONDS):
             link = links[number]
             own, target = self._own(links, number), self._target(links, number)
             mender = Mender(link, self._samples[link.stage], self._references[own], self._references[target].joined)
@@ -296,7 +297,7 @@ class Repairer:
         counts = batch_counts(stem, links, self._batches, memory)
         walk = Walk(stem, links, self._batches)
         index = 0
-        for number, link in enumerate(links):
+        for number, link in Phase(list(enumerate(links)), "activations of the whole network", "blocks"):
             index = index + 1 if number and links[number - 1].stage == link.stage else 0
             self._numbers[link.stage, index] = number
             inputs = walk.inputs(number, counts[link.stage])
@@ -387,7 +388,7 @@ def order_channels(
     counts = batch_counts(stem, links, images, memory)
     walk = Walk(stem, links, images)
     samples: dict[int, Sample] = {}
-    for number, link in enumerate(links):
+    for number, link in Phase(list(enumerate(links)), "order of the channels", "blocks"):
         inputs = walk.inputs(number, counts[link.stage])
         hidden = [[branch.hidden(maps) for branch in link.branches] for maps in inputs]
         outputs = [link.finish(link.join(maps, features)) for maps, features in zip(hidden, inputs, strict=True)]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from nas_transfer.arch import Arch
+from nas_transfer.runs.phases import EVERY_SECONDS, Phase
 from nas_transfer.space import SearchSpace
 from nas_transfer.supernet.activations import add_moments, norm_moments
 from nas_transfer.supernet.calibrate import Moments
@@ -107,7 +108,8 @@ class HeadRepair:
         """Repair neck and head of a subnet, whose body is repaired, in place."""
         norms = outer_norms(subnet)
         features = [subnet.body(images) for images in self.views.images] if norms else []
-        for name in self._inputs(subnet, norms, features):
+        names = list(self._inputs(subnet, norms, features))
+        for name in Phase(names, "repair of neck and head", "BatchNorms", least_seconds=EVERY_SECONDS):
             norm, wanted = norms[name], self._moments[name]
             own = self._inputs(subnet, {name: norm}, features)[name]
             # The channels of a narrower norm are not always the leading ones: it gets the moments of its own input.

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nas_transfer.arch import Arch
 from nas_transfer.errors import ConfigError
+from nas_transfer.runs.phases import Phase
 from nas_transfer.supernet.protocol import TAP_STRIDES
 from nas_transfer.supernet.repair import Repairer, RepairReport, order_channels
 from nas_transfer.tasks.head_repair import Batch, HeadRepair, Views, body_inputs
@@ -57,7 +58,7 @@ class SubnetRepairer:
         self._views: list[Batch] = []
         images: list[Tensor] = []
         task = supernet.extract(supernet.space.largest())
-        for batch in views:
+        for batch in Phase(views, "reading images for the repair", "batches"):
             self._views.append(batch)
             images += body_inputs(task, [batch])
             if sum(_coarsest_rows(maps) for maps in images) >= ENOUGH_ROWS:

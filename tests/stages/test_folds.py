@@ -1,12 +1,14 @@
 """Route C with `search.folds`: a network for each fold of train, and one score of the predictions of all folds."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from pycocotools.cocoeval import COCOeval
 
 from nas_transfer.errors import ConfigError
@@ -162,7 +164,11 @@ def test_folds_are_refused_where_nothing_is_trained_or_the_weights_saw_the_image
         cfg = compose("config", [*scored, f"run_dir={tmp_path}/run", "name=mine"], return_hydra_config=True)
     with pytest.raises(ConfigError, match=r"is for stage=proxy.* a larger data\.split\.search_fraction, such as 0\.3"):
         read_config(cfg, SearchConfig)
-    own = composed(tmp_path, parent, "shapes_cls", "search.folds=3", f"data.root={parent}/data")
+    of_run = tmp_path / "trained"  # of these images
+    (of_run / ".hydra").mkdir(parents=True)
+    shutil.copy(parent / "weights.pt", of_run)
+    own = composed(tmp_path, of_run, "shapes_cls", "search.folds=3")
+    OmegaConf.save(OmegaConf.masked_copy(own, ["task", "supernet", "data", "seed"]), of_run / ".hydra" / "config.yaml")
     with pytest.raises(ConfigError, match=r"which the network in .* was trained on: remove search\.folds"):
         proxy.build_proxy_evaluator(read_config(own, ProxyConfig))
 

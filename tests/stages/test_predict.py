@@ -317,6 +317,8 @@ def test_poses_in_given_boxes_are_those_of_the_evaluation(tmp_path: Path) -> Non
     rows = json.loads((target / "predictions.json").read_text())
     expected = json.loads((run / "predictions.json").read_text())
     assert len(rows) > 0
+    keypoints = truth["categories"][0]["keypoints"]
+    assert all(row["keypoint_names"] == keypoints and len(row["keypoints"]) == 3 * len(keypoints) for row in rows)
     ours, theirs = (np.asarray([[r["score"], *r["keypoints"]] for r in found]) for found in (rows, expected))
     # One may be left out as a duplicate: its area is the box's here, the mask's there. All others are equal.
     distances = np.abs(ours[:, None] - theirs[None]).max(2)

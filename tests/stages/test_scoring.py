@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from nas_transfer.errors import RunError
 from nas_transfer.stages.common.scoring import BestWeights, steps_between_scorings
 from nas_transfer.tasks.training import ScoringModule
 
@@ -68,3 +69,29 @@ def test_a_resumed_run_keeps_what_the_file_says_and_a_new_one_nothing(tmp_path: 
         SimpleNamespace(global_step=0, is_global_zero=True)  # type: ignore[arg-type]
     )
     assert not (tmp_path / "best.pt").exists()
+
+
+@pytest.mark.parametrize("content", [None, b"damaged"], ids=["missing", "damaged"])
+def test_a_resumed_run_that_ends_with_its_best_weights_needs_them(
+    tmp_path: Path, content: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = BestWeights(tmp_path / "best.pt", save, "map", 50, required=True)
+    undefined = first.state_dict()
+    score(first, {10: 0.1}, [10])
+    if content is None:
+        first.path.unlink()
+    else:
+        first.path.write_bytes(content)
+    trainer: Any = SimpleNamespace(global_step=10, is_global_zero=True)
+    resumed = BestWeights(first.path, save, "map", 50, required=True)
+    resumed.load_state_dict(first.state_dict())
+    with pytest.raises(RunError, match=r"best\.pt is missing or damaged, .* train again with resume=never"):
+        resumed.on_train_start(trainer)
+    unneeded = BestWeights(first.path, save, "map", 50)
+    unneeded.load_state_dict(first.state_dict())
+    unneeded.on_train_start(trainer)
+    assert "the best of the remaining steps is kept" in caplog.text
+    unscored = BestWeights(first.path, save, "map", 50, required=True)
+    unscored.load_state_dict(undefined)
+    unscored.on_train_start(trainer)  # no score was defined before
+    assert unscored.step is None

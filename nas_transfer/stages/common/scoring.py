@@ -11,7 +11,7 @@ from typing import Literal
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 
-from nas_transfer.errors import WeightsError
+from nas_transfer.errors import RunError, WeightsError
 from nas_transfer.stages.config.training import ScoringConfig
 from nas_transfer.supernet.weights.reading import read_file
 from nas_transfer.tasks.training import SCORE, ScoringModule
@@ -57,25 +57,32 @@ class BestWeights(Callback):
         save: writes them.
         score_key: the metric that is watched; higher is better.
         total_steps: length of the run, for the log.
+        required: whether a resumed run needs the file, because it ends with these weights.
+
+    Raises:
+        RunError: the file that a resumed run needs is missing or damaged.
 
     Attributes:
         step, score: of the best weights; None before the first scoring.
     """
 
-    def __init__(self, path: Path, save: Save, score_key: str, total_steps: int) -> None:
+    def __init__(self, path: Path, save: Save, score_key: str, total_steps: int, *, required: bool = False) -> None:
         self.path, self.save, self.score_key, self.total_steps = path, save, score_key, total_steps
+        self.required = required
         self.step: int | None = None
         self.score = -math.inf
         self._scored_step = -1
+        self._had_best = False
         self._is_first = True
 
     def state_dict(self) -> dict[str, int]:
-        """The step of the last scoring."""
-        return {"scored_step": self._scored_step}
+        """The step of the last scoring, and whether a score was defined so far."""
+        return {"scored_step": self._scored_step, "has_best": int(self.step is not None)}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Continue after the last scoring."""
         self._scored_step = state_dict["scored_step"]
+        self._had_best = bool(state_dict.get("has_best", self._scored_step >= 0))  # of earlier versions: any score
 
     def on_train_start(self, trainer: pl.Trainer, *_: object) -> None:
         """Read what an interrupted run has kept; a new run keeps nothing of an earlier attempt."""
@@ -89,7 +96,12 @@ class BestWeights(Callback):
             assert isinstance(kept, dict)
             self.step, self.score = int(kept["step"]), float(kept["metrics"][self.score_key])
         except (WeightsError, KeyError, TypeError, ValueError, AssertionError):
-            if self._scored_step >= 0:
+            if self._had_best and self.required:
+                raise RunError(
+                    f"{self.path} is missing or damaged, and scoring.use_best=true ends with the best weights of all "
+                    "steps: put it back, or train again with resume=never"
+                ) from None
+            if self._had_best:
                 logger.warning("%s is missing or damaged: the best of the remaining steps is kept", self.path)
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: object, index: int) -> None:

@@ -150,7 +150,9 @@ def _best_weights(
             config_sha256=config.config_sha256, step=step,
         )  # fmt: skip
 
-    return BestWeights(folder / files.BEST_WEIGHTS, save, task.score_key, total_steps)
+    return BestWeights(
+        folder / files.BEST_WEIGHTS, save, task.score_key, total_steps, required=config.scoring.use_best
+    )  # fmt: skip
 
 
 def _evaluate(
