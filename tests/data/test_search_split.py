@@ -169,8 +169,9 @@ def test_each_fold_trains_on_the_others_and_copies_of_an_image_are_in_one(
     coco_root: Path, coco_data: Callable[..., Any], content: dict[str, Any]
 ) -> None:
     folder = coco_root / "train2017"
-    names = [image["file_name"] for image in content["images"]]
-    (folder / names[1]).write_bytes((folder / names[0]).read_bytes())
+    first = content["images"][0]
+    second = next(image for image in content["images"][1:] if image["width"] == first["width"])
+    (folder / second["file_name"]).write_bytes((folder / first["file_name"]).read_bytes())
     data = coco_data(coco_root, search_fraction=0.4)
     data.setup()
     before = data.parts
@@ -181,12 +182,14 @@ def test_each_fold_trains_on_the_others_and_copies_of_an_image_are_in_one(
     folds = data.folds(3)
     scored = [ids(fold.parts.search) for fold in folds]
     everything = set.union(*scored)
-    assert sum(map(len, scored)) == len(everything) == len(ids(before.search)) + len(ids(before.calibration))
-    twins = {image["id"] for image in content["images"][:2]}
+    annotated = {record["image_id"] for record in content["annotations"]}
+    assert everything == {image["id"] for image in content["images"]}
+    assert sum(map(len, scored)) == len(everything)
+    twins = {first["id"], second["id"]}
     assert sum(bool(twins & fold) for fold in scored) == 1
     for fold, images in zip(folds, scored, strict=True):
         assert not ids(fold.parts.train) & images
-        assert ids(fold.parts.train) == ids(fold.parts.calibration) == everything - images
+        assert ids(fold.parts.train) == ids(fold.parts.calibration) == annotated - images
         assert set(fold.search_ground_truth.getImgIds()) == everything
         assert ids(fold.search_dataloader().dataset) == images
     assert data.parts is before

@@ -7,6 +7,8 @@ import pytest
 
 from nas_transfer.runs.phases import EVERY_SECONDS, Phase
 
+TOLD = (1, 4, 7, 10)
+
 
 @pytest.mark.parametrize(
     ("least", "seconds", "expected"),
