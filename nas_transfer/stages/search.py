@@ -170,7 +170,7 @@ class _Search:
         self.sampler = make_sampler(config, self.problem, damage)
         self.study = open_study(config, self.task.space, self.objectives, self.sampler)
         self.loop = SearchLoop(self.study, folder, schedule, launch, self.log_progress, self.problem.resized)
-        self.done_before = len(self.study) - len(self.study.open_trials())
+        self.done_before = len(self.study.told()) + len(self.study.failures()) + self.study.num_left_out()
         self.ranges: Mapping[str, CostRange] = {}
 
     def run(self, workers: WorkerLauncher | None) -> float | None:
