@@ -172,6 +172,11 @@ def warm_start_file(first: Path, fold: int | None) -> Path:
     return first.with_name(f"{first.stem}{_of_fold(fold)}{first.suffix}") if fold else first
 
 
+def spent_file(start: Path) -> str:
+    """The name of the file beside a warm start that says what it used; `PREPARATION` for the first fold."""
+    return f"{start.stem}.spent.json"
+
+
 def _of_fold(fold: int | None) -> str:
     return "" if fold is None else f".fold{fold}"
 

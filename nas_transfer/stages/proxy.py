@@ -288,7 +288,7 @@ def _warm_start_of_fold(
     config: ProxyConfig, table: SupernetTable, checkpoint: Checkpoint, training: ProxyTraining, file: Path
 ) -> Spent:
     """Make the warm start of a fold other than the first, unless an interrupted search has made it."""
-    record = f"{file.stem}.spent.json"
+    record = files.spent_file(file)
     if not (file.is_file() and holds_tensors(file) and (file.parent / record).is_file()):
         with replacing(file) as temporary:
             _make_warm_start(config, table, checkpoint, training, temporary).write(file.parent, record)

@@ -156,6 +156,16 @@ def test_a_search_trains_each_trial_and_the_new_head_once_for_each_fold(tmp_path
     assert [path.stat().st_mtime_ns for path in starts] == times
 
 
+@pytest.mark.slow
+def test_all_folds_are_timed_for_a_budget_in_minutes(tmp_path: Path, parent: Path) -> None:  # noqa: F811
+    (tmp_path / "run").mkdir()
+    cfg = composed(tmp_path, parent, "shapes_cls", f"search.folds={FOLDS}")
+    timing = proxy.time_proxy(read_config(cfg, ProxyConfig))
+    assert timing.images == 2 * FOLDS * 2 * 10  # the smallest and the largest arch
+    assert min(timing.step_seconds) > 0
+    assert list((tmp_path / "run").iterdir()) == []
+
+
 def test_folds_are_refused_where_nothing_is_trained_or_the_weights_saw_the_images(tmp_path: Path, parent: Path) -> None:  # noqa: F811
     with pytest.raises(ConfigError, match=r"search\.folds must be at least 2"):
         read_config(composed(tmp_path, parent, "shapes_cls", "search.folds=1"), ProxyConfig)
