@@ -253,7 +253,8 @@ def _inherited(
     """The supernet's task with the inherited weights, and the names of its tensors that have none."""
     task = build_task(config, table, SUPERNET, training.data)
     if checkpoint.format == RANDOM:
-        logger.warning("weights=null: each arch is trained from random weights, so expect low scores")
+        if not training.fold:  # once for all folds
+            logger.warning("weights=null: each arch is trained from random weights, so expect low scores")
         return task, []
     if checkpoint.arch is None:
         return task, inherit(task, checkpoint)

@@ -234,7 +234,7 @@ class _Search:
             "%s one after another, %d training images%s",
             ", ".join(f"{value:.3g}" for value in spent.step_seconds) or "0",
             ", ".join(f"{value:.3g}" for value in spent.scoring_seconds), trials, duration(seconds),
-            spent.images + images, f", each for all {folds} folds" if (folds := self.config.search.folds) else "",
+            spent.images + images, f", for all {folds} folds together" if (folds := self.config.search.folds) else "",
         )  # fmt: skip
 
     def front(self) -> Front:
