@@ -137,6 +137,7 @@ def test_the_network_that_is_timed_is_the_arch_before_any_training(
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_search_trains_each_trial_and_the_new_head_once_for_each_fold(tmp_path: Path, parent: Path) -> None:  # noqa: F811
     halving = ["proxy.rungs=[0,2]", "search.trials=4", "search.ask_batch=4", "search.sampler.num_random=4"]
     result = searched(composed(tmp_path, parent, "shapes_det", f"search.folds={FOLDS}", *halving))
