@@ -66,7 +66,8 @@ class TrialDatabase(RDBStorage):
         }
         if not changed:
             return []
-        return self._remembered(super()._get_trials(study_id, None, changed, max(changed)))
+        latest = max(trial_id for trial_id, _ in rows)  # all later ones than the given number would be read
+        return self._remembered(super()._get_trials(study_id, None, changed, latest))
 
     def _remembered(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
         for trial in trials:

@@ -310,7 +310,7 @@ class Queue:
         self.reason = "Resources"
         self.looks = 0
         (folder / ".submitit" / "7_0").mkdir(parents=True)  # of an earlier start
-        self.watch = QueueWatch(folder, self.ask, lambda: self.now)
+        self.watch = QueueWatch(folder / ".submitit", self.ask, lambda: self.now)
 
     def ask(self, jobs: Sequence[str]) -> list[QueuedJob]:
         self.looks += 1
