@@ -227,7 +227,10 @@ def fill(study: SharedStudy, count: int) -> None:
             source = copied.format(columns=", ".join(f"c.{column}" for column in quoted), table=table)
             connection.execute(
                 sqlalchemy.text(f"INSERT INTO {table} (trial_id, {', '.join(quoted)}) {source}"),
-                {"first": first._trial_id, "number": more.start},
+                {
+                    "first": study.database.get_trial_id_from_study_id_trial_number(1, first.number),
+                    "number": more.start,
+                },
             )
 
 
