@@ -216,6 +216,7 @@ def fill(study: SharedStudy, count: int) -> None:
         "trial_values": ("objective", "value", "value_type"),
         "trial_user_attributes": ("key", "value_json"),
     }
+    key = study.database.get_trial_id_from_study_id_trial_number(1, first.number)
     names = {name: study.database.engine.dialect.identifier_preparer.quote(name) for name in ("key",)}
     with study.database.engine.begin() as connection:
         rows = [{"number": number} for number in more]

@@ -143,7 +143,7 @@ def run_with_kills(search: Search, rng: random.Random) -> None:
         if time.monotonic() > end:
             raise SystemExit(f"the search does not end: {search.logs()}")
         time.sleep(0.1)
-        due = options.trials * search.kills / (options.kills + 1)
+        due = options.trials * (search.kills + 1) / (options.kills + 1)
         if search.kills < options.kills and search.num_told() >= due:
             time.sleep(rng.random())  # at another point of an evaluation each time
             if not search.kill_one(rng):
