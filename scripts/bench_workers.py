@@ -228,10 +228,7 @@ def fill(study: SharedStudy, count: int) -> None:
             source = copied.format(columns=", ".join(f"c.{column}" for column in quoted), table=table)
             connection.execute(
                 sqlalchemy.text(f"INSERT INTO {table} (trial_id, {', '.join(quoted)}) {source}"),
-                {
-                    "first": study.database.get_trial_id_from_study_id_trial_number(1, first.number),
-                    "number": more.start,
-                },
+                {"first": key, "number": more.start},
             )
 
 
