@@ -10,6 +10,7 @@ checks their version when it opens a database.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Collection, Container, Iterator, Mapping
 from datetime import timedelta
 from functools import lru_cache
@@ -59,6 +60,7 @@ class TrialDatabase(RDBStorage):
         grace_period: int, on_stale: Callable[[Study, FrozenTrial], None],
     ) -> None:  # fmt: skip
         self._num_params = num_params
+        self._space: dict[str, BaseDistribution] = {}
         self._grace = timedelta(seconds=grace_period)
         self._unfinished: dict[int, FrozenTrial] = {}  # with all parameters, as they were last read, by their key
         super().__init__(
@@ -142,8 +144,9 @@ class TrialDatabase(RDBStorage):
         distributions: dict[int, dict[str, BaseDistribution]] = {trial_id: {} for trial_id in new}
         for row in _rows(connection, PARAMS, new):
             distribution = _distribution(row.distribution_json)
-            params[row.trial_id][row.param_name] = distribution.to_external_repr(row.param_value)
-            distributions[row.trial_id][row.param_name] = distribution
+            name = sys.intern(row.param_name)  # not a string for each trial
+            params[row.trial_id][name] = distribution.to_external_repr(row.param_value)
+            distributions[row.trial_id][name] = distribution
         values: dict[int, dict[int, float]] = {trial_id: {} for trial_id in trial_ids}
         for row in _rows(connection, VALUES, trial_ids):
             values[row.trial_id][row.objective] = row.value
@@ -151,6 +154,9 @@ class TrialDatabase(RDBStorage):
         trials = []
         for row in sorted(_rows(connection, TRIALS, trial_ids), key=lambda row: row.trial_id):
             known, told = self._unfinished.pop(row.trial_id, None), values[row.trial_id]
+            space = distributions[row.trial_id] if known is None else known.distributions
+            if len(space) == self._num_params and space != self._space:
+                self._space = space
             trial = FrozenTrial(
                 number=row.number,
                 state=row.state,
@@ -159,7 +165,7 @@ class TrialDatabase(RDBStorage):
                 datetime_start=row.datetime_start,
                 datetime_complete=row.datetime_complete,
                 params=params[row.trial_id] if known is None else known.params,
-                distributions=distributions[row.trial_id] if known is None else known.distributions,
+                distributions=self._space if space == self._space else space,  # all trials share one
                 user_attrs=user[row.trial_id],
                 system_attrs=system[row.trial_id],
                 intermediate_values={},  # this program reports none
@@ -188,7 +194,7 @@ def _attributes(
 ) -> dict[int, dict[str, object]]:
     attributes: dict[int, dict[str, object]] = {trial_id: {} for trial_id in trial_ids}
     for row in _rows(connection, of, trial_ids):
-        attributes[row.trial_id][row.key] = json.loads(row.value_json)
+        attributes[row.trial_id][sys.intern(row.key)] = json.loads(row.value_json)
     return attributes
 
 

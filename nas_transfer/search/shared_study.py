@@ -122,7 +122,6 @@ class SharedStudy(Study):
             warnings.simplefilter("ignore")  # experimental in Optuna
             self._retry = RetryHeartbeatStaleTrialCallback(patience.retries)
         super().__init__(folder, storage, space, directions, sampler)
-        self._study_id = self.database.get_study_id_from_name(self._study.study_name)
 
     def _open(self, folder: Path, storage: str | None) -> optuna.storages.BaseStorage:
         url = storage or f"sqlite:///{folder.resolve() / files.STUDY_DATABASE}"
@@ -199,12 +198,12 @@ class SharedStudy(Study):
             trials = self._trials()
             for trial in trials:
                 if trial.state == TrialState.RUNNING and not self._is_whole(trial):  # its worker died while it asked
-                    return self._begin(self._key(trial), trials)
+                    return self._begin(self._key(trial.number), trials)
             if self._put_back_dead(trials):
                 trials = self._trials()
             for trial in trials:
                 if trial.state == TrialState.WAITING:
-                    key = self._key(trial)
+                    key = self._key(trial.number)
                     self.database.record_heartbeat(key)  # before it runs: it can never run without
                     self.database.set_trial_state_values(key, TrialState.RUNNING)
                     return self._begin(key, trials)
@@ -213,10 +212,6 @@ class SharedStudy(Study):
             if not asks:
                 return None
             return self._begin(self.database.create_new_trial(self._study_id), trials)
-
-    def _key(self, trial: FrozenTrial) -> int:
-        """Optuna's key of a trial in the database."""
-        return self.database.get_trial_id_from_study_id_trial_number(self._study_id, trial.number)
 
     @contextmanager
     def _seen(self, trials: list[FrozenTrial]) -> Iterator[None]:
@@ -250,11 +245,13 @@ class SharedStudy(Study):
     def _choose(self, trial: FrozenTrial, trials: list[FrozenTrial]) -> dict[str, int]:
         """Let the sampler choose the arch of a trial, and write its genes in place of those of a dead worker."""
         self.sampler.known_trials = trials
-        self._study._thread_local.cached_all_trials = None  # as Optuna's ask does it
+        # Optuna's ask does this for samplers, which may remember all trials; there is no public way. Ask itself is not
+        # used, since it writes each gene in a transaction of its own.
+        self._study._thread_local.cached_all_trials = None
         self.sampler.before_trial(self._study, trial)
         space = self.sampler.infer_relative_search_space(self._study, trial)
         params = self.sampler.sample_relative(self._study, trial, space)
-        self.database.set_params(self._key(trial), params, space)
+        self.database.set_params(self._key(trial.number), params, space)
         return params
 
     def _put_back_dead(self, trials: list[FrozenTrial]) -> bool:
