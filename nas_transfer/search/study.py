@@ -161,7 +161,11 @@ class Study:
 
     def num_finished(self, archs: Collection[Arch]) -> int:
         """How many of these archs have a finished trial."""
-        return len({arch for trial in self._finished() if (arch := arch_of(self.space, trial.params)) in archs})
+        wanted, names = {arch.values for arch in archs}, self.space.names
+        if not wanted:
+            return 0
+        finished = (tuple(int(trial.params[name]) for name in names) for trial in self._finished())
+        return len(wanted.intersection(finished))
 
     def failures(self) -> list[tuple[int, str]]:
         """Numbers and reasons of failed trials."""
@@ -195,10 +199,10 @@ class Study:
     def failures_in_a_row(self) -> int:
         """How many finished trials have failed since the last one that did not."""
         count = 0
-        for trial in reversed(self._finished()):
-            if trial.state != TrialState.FAIL:
+        for _, trial in reversed(self._numbered()):
+            if trial.state.is_finished() and trial.state != TrialState.FAIL:
                 break
-            count += 1
+            count += trial.state == TrialState.FAIL
         return count
 
 
