@@ -8,7 +8,8 @@ answers to `sinfo`, whose nodes must share the folder (`--keep`). In both, the s
 second kill. `--launcher ray` starts a Ray cluster of two nodes on the loopback interface and stops it at the end: Ray
 starts killed workers again, and the same command adds a worker once. Kills (SIGKILL; `scancel --signal=KILL` in SLURM)
 are spread over the trials, and hit workers that are chosen at random, those that still start included. Each evaluation
-sleeps for `--pause` seconds, so that a worker that joins has time to start.
+sleeps for `--pause` seconds. After the first kill, evaluations are held until the first worker that joins asks for a
+trial, however long it takes to start.
 
 Checked against the database and the files: each trial has one finished attempt with values or a reason, its file says
 the same, the front is what the files make it, and workers that joined evaluated trials. Needs a checkout; Ray needs
@@ -34,6 +35,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import optuna
+from hostile.pause import HOLD
 from hostile.ray_nodes import children, ray_nodes, raylets
 from hostile.slurm_jobs import running_jobs, submitted_jobs
 from hostile.stages import COMMON, PARENT, PARENT_COMMAND
@@ -46,6 +48,7 @@ STAGES = {
 }
 PAUSE = "+search.objectives.pause={{_target_: hostile.pause.Pause, direction: minimize, seconds: {}}}"
 SLURM = ["hydra/launcher=slurm", "hydra.launcher.timeout_min=60", "+hydra.launcher.additional_parameters={mem: 2000}"]
+ASKS = "this worker asks for trials"
 END_SECONDS = 3000.0
 
 
@@ -113,14 +116,29 @@ class Search:
         paths = [self.folder / f"log_{number}.txt" for number in range(first, len(self.commands))]
         return "\n".join(path.read_text(errors="replace") for path in paths)
 
-    def num_evaluated_by_joined(self) -> int:
-        """Number of trials that workers have evaluated which joined the search."""
+    def logs_of_joined(self) -> str:
+        """The output of the workers that joined the search, and of the commands that added them."""
         text = self.logs(1)
         if self.options.launcher == "slurm":  # jobs write files of their own
             jobs = set(re.findall(r"\d+(?:_\d+)?", " ".join(re.findall(r"submitted to SLURM: (.*)", text))))
             outputs = (path for job in jobs for path in (self.run / ".submitit").glob(f"*/{job}/*_log.out"))
             text = "\n".join(path.read_text(errors="replace") for path in outputs)
-        return len(re.findall(r"\] trial \d+: ", text))
+        return text
+
+    def num_evaluated_by_joined(self) -> int:
+        """Number of trials that workers have evaluated which joined the search."""
+        return len(re.findall(r"\] trial \d+: ", self.logs_of_joined()))
+
+    def join(self) -> None:
+        """Add a worker; hold all evaluations until the first one that joins asks for trials."""
+        is_first = len(self.commands) == 1
+        if is_first:
+            (self.folder / HOLD).touch()
+        self.start(1)
+        end = time.monotonic() + END_SECONDS
+        while is_first and ASKS not in self.logs_of_joined() and time.monotonic() < end:
+            time.sleep(0.2)
+        (self.folder / HOLD).unlink(missing_ok=True)
 
 
 def start(folder: Path, log: Path, command: Sequence[str]) -> subprocess.Popen[bytes]:
@@ -150,7 +168,7 @@ def run_with_kills(search: Search, rng: random.Random) -> None:
                 continue
             search.kills += 1
             if search.kills == 1 or (options.launcher != "ray" and search.kills % 2 == 0):
-                search.start(1)
+                search.join()
     for command in search.commands:
         command.wait(END_SECONDS)
 
@@ -229,7 +247,7 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--kills", type=int, default=12)
-    parser.add_argument("--pause", type=float, default=4.0, help="seconds that each evaluation sleeps")
+    parser.add_argument("--pause", type=float, default=1.0, help="seconds that each evaluation sleeps")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="folder that keeps runs and logs")
     options = parser.parse_args()
