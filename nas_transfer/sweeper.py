@@ -8,6 +8,7 @@ attribute, so the version of hydra-core is bounded and a test runs a search. The
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -17,7 +18,7 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, configure_log
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 
 from nas_transfer.errors import BusyError, ConfigError, NasTransferError, storage_error
 from nas_transfer.stages.common.ray_jobs import RayLauncher
@@ -46,6 +47,10 @@ class ArchSweeper(Sweeper):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keep the configuration and build the launcher."""
         self.composed = config
+        if launcher_of(config) == SLURM:
+            self.submitted = Path(str(config.hydra.sweep.dir)) / ".submitit" / secrets.token_hex(3)
+            with read_write(config.hydra.launcher):
+                config.hydra.launcher.submitit_folder = str(self.submitted / "%j")
         self.job_launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
@@ -102,12 +107,24 @@ class ArchSweeper(Sweeper):
         return [_failure(result) for result in returns]
 
     def launch_on_slurm(self, batch: Sequence[Sequence[str]], first: int) -> Sequence[JobReturn]:
-        """Run jobs while their queue is watched. They are cancelled if this process is ended."""
+        """Run jobs while their queue is watched. They are cancelled if this process is ended.
+
+        Submitit raises an exception as soon as one job has died, while others still run: it is raised once all have
+        ended.
+        """
         from nas_transfer.stages.common.launching import while_watched  # torch, not needed before
         from nas_transfer.stages.common.slurm_jobs import QueueWatch
 
-        self.queue = QueueWatch(Path(self.composed.run_dir))
-        return while_watched(lambda: self.job_launcher.launch(batch, initial_job_idx=first), self.queue.look, self.stop)
+        self.queue = watch = QueueWatch(self.submitted)
+
+        def launch() -> Sequence[JobReturn]:
+            try:
+                return self.job_launcher.launch(batch, initial_job_idx=first)
+            except Exception:
+                watch.wait()
+                raise
+
+        return while_watched(launch, watch.look, self.stop)
 
     def stop(self) -> None:
         """Cancel the jobs of a cluster."""

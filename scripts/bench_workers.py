@@ -2,7 +2,8 @@
 
     python scripts/bench_workers.py real [--workers 8] [--trials 80] [--seconds 10] [--kills 0.1] [--storage URL]
     python scripts/bench_workers.py hypervolume [--workers 8 64 512] [--trials 1000] [--seeds 5]
-    python scripts/bench_workers.py storage [--trials 1000] [--storage URL]
+    python scripts/bench_workers.py storage [--trials 1000] [--running 0] [--storage URL]
+    python scripts/bench_workers.py computed [--workers 64 512] [--trials 2560] [--ask 0.03] [--read 0.001]
 
 `real` runs real workers, as threads of this process with a study object each, on the surface of bench_samplers.py. An
 evaluation sleeps for a time that is drawn log-uniformly with a spread of `--spread`, so that its mean is `--seconds`.
@@ -15,7 +16,13 @@ Batches are computed from the durations of the same trials: every batch of W wai
 `hypervolume` needs no time: it asks and tells in the order in which the evaluations of W workers would end.
 
 `storage` asks for trials and tells them without evaluating anything, in studies of 100, 1000 and 10,000 trials, up to
-`--trials`, of which `--running` more run, and prints the milliseconds a trial. It needs a database of its own.
+`--trials`, of which `--running` more run, and prints the milliseconds a trial, and those that another worker takes to
+read it. It needs a database of its own.
+
+`computed` runs nothing: it computes both utilisations for workers that have a core each, which `real` cannot show for
+hundreds of workers on one machine. Only one worker at a time asks or tells, which takes `--ask` seconds together.
+Before it asks, a worker reads the trials of others, each in `--read` seconds. Workers die as in `real`: another one
+starts at once, and the trial is asked again after `--grace` seconds.
 """
 
 from __future__ import annotations
@@ -216,6 +223,7 @@ def fill(study: SharedStudy, count: int) -> None:
         "trial_values": ("objective", "value", "value_type"),
         "trial_user_attributes": ("key", "value_json"),
     }
+    key = study.database.get_trial_id_from_study_id_trial_number(1, first.number)
     names = {name: study.database.engine.dialect.identifier_preparer.quote(name) for name in ("key",)}
     with study.database.engine.begin() as connection:
         rows = [{"number": number} for number in more]
@@ -227,7 +235,7 @@ def fill(study: SharedStudy, count: int) -> None:
             source = copied.format(columns=", ".join(f"c.{column}" for column in quoted), table=table)
             connection.execute(
                 sqlalchemy.text(f"INSERT INTO {table} (trial_id, {', '.join(quoted)}) {source}"),
-                {"first": first._trial_id, "number": more.start},
+                {"first": key, "number": more.start},
             )
 
 
@@ -247,15 +255,67 @@ def storage(options: argparse.Namespace, surface: Surface) -> None:
                 first.take(lambda: True)
             study = opened()
             told(study)  # reads all trials once
+            other = opened()
+            assert other.num_told == len(study) - options.running
             start, processor = time.perf_counter(), time.process_time()
             for _ in range(TIMED):
                 told(study)
             seconds, used = time.perf_counter() - start, time.process_time() - processor
+            processor = time.process_time()
+            assert other.num_told == len(study) - options.running
+            reading = time.process_time() - processor
             print(
                 f"{size} trials, {options.running} more run: {1000 * seconds / TIMED:.0f} ms a trial, "
-                f"{1000 * used / TIMED:.0f} ms of one core",
+                f"{1000 * used / TIMED:.0f} ms of one core; another worker reads it in {1000 * reading / TIMED:.2f} ms",
                 flush=True,
             )
+
+
+def computed(options: argparse.Namespace, surface: Surface) -> None:
+    """Print the utilisation of workers that have a core each."""
+    for workers in options.workers:
+        times = durations(options.trials, options.seconds, options.spread, options.seed)
+        rng = np.random.default_rng(options.seed)
+        ready = [(0.0, worker) for worker in range(workers)]
+        dead: list[tuple[float, int]] = []  # trials by the time from which they may be asked again
+        asked = told = kills = 0
+        lock = last = end = 0.0
+        spans: list[tuple[float, float]] = []
+        read = [0] * workers
+        while told < options.trials:
+            now, worker = heapq.heappop(ready)
+            now += options.read * (asked - read[worker])
+            read[worker] = asked
+            begin = max(now, lock)
+            if dead and dead[0][0] <= begin:
+                number = heapq.heappop(dead)[1]
+            elif asked < options.trials:
+                number, asked = asked, asked + 1
+            else:
+                if not dead:  # the others finish what is left
+                    continue
+                heapq.heappush(ready, (dead[0][0] + rng.random(), worker))
+                continue
+            lock = begin + options.ask
+            last = max(last, lock) if number == options.trials - 1 and not last else last
+            dies, share_done = rng.random() < options.kills, rng.random()
+            stop = lock + float(times[number]) * (share_done if dies else 1.0)
+            spans.append((lock, stop))
+            if dies:
+                kills += 1
+                heapq.heappush(dead, (stop + options.grace, number))
+            else:
+                told += 1
+                end = max(end, stop)
+            heapq.heappush(ready, (stop, worker))
+        busy = sum(stop - begin for begin, stop in spans)
+        until_last = sum(min(stop, last) - begin for begin, stop in spans if begin < last)
+        print(
+            f"{workers} workers, {options.trials} trials of {options.seconds:g} s x{options.spread:g}, {kills} kills, "
+            f"computed: {end:.0f} s; utilisation {until_last / workers / last:.3f} until the last trial is asked, "
+            f"{busy / workers / end:.3f} to the end",
+            flush=True,
+        )
 
 
 def told(study: SharedStudy) -> None:
@@ -268,7 +328,7 @@ def told(study: SharedStudy) -> None:
 def main() -> None:
     """Run one of the comparisons."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["real", "hypervolume", "storage"])
+    parser.add_argument("what", choices=["real", "hypervolume", "storage", "computed"])
     parser.add_argument("--workers", type=int, nargs="+", default=[8])
     parser.add_argument("--trials", type=int, default=80)
     parser.add_argument("--seconds", type=float, default=10.0)
@@ -278,6 +338,8 @@ def main() -> None:
     parser.add_argument("--sampler", default="pareto_evolution")
     parser.add_argument("--storage", help="URL of a database; by default an SQLite file")
     parser.add_argument("--running", type=int, default=0, help="trials that run while others are asked and told")
+    parser.add_argument("--ask", type=float, default=0.03, help="seconds to ask for a trial and to tell it")
+    parser.add_argument("--read", type=float, default=0.001, help="seconds to read a trial of another worker")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -287,7 +349,7 @@ def main() -> None:
         for workers in options.workers:
             real(argparse.Namespace(**{**vars(options), "workers": workers}), surface)
     else:
-        {"hypervolume": hypervolume, "storage": storage}[options.what](options, surface)
+        {"hypervolume": hypervolume, "storage": storage, "computed": computed}[options.what](options, surface)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,12 +116,12 @@ class SharedStudy(Study):
         self._num_genes = len(space.genes)
         self.sampler = sampler
         self._read: list[FrozenTrial] | None = None
+        self._listed: list[tuple[int, FrozenTrial]] | None = None
         self._stale: list[FrozenTrial] = []
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # experimental in Optuna
             self._retry = RetryHeartbeatStaleTrialCallback(patience.retries)
         super().__init__(folder, storage, space, directions, sampler)
-        self._study_id = self.database.get_study_id_from_name(self._study.study_name)
 
     def _open(self, folder: Path, storage: str | None) -> optuna.storages.BaseStorage:
         url = storage or f"sqlite:///{folder.resolve() / files.STUDY_DATABASE}"
@@ -154,10 +154,11 @@ class SharedStudy(Study):
         self._study.set_user_attr(PROGRAM, sha256)
 
     def _numbered(self) -> list[tuple[int, FrozenTrial]]:
-        latest: dict[int, FrozenTrial] = {}  # by the number of the first attempt, in this order
-        for trial in self._trials():
-            latest[_origin(trial)] = trial
-        return list(enumerate(latest.values()))
+        if self._read is None:
+            return _latest(self._trials())
+        if self._listed is None:
+            self._listed = _latest(self._read)
+        return self._listed
 
     @property
     def num_open(self) -> int:
@@ -197,19 +198,20 @@ class SharedStudy(Study):
             trials = self._trials()
             for trial in trials:
                 if trial.state == TrialState.RUNNING and not self._is_whole(trial):  # its worker died while it asked
-                    return self._begin(trial._trial_id, trials)
+                    return self._begin(self._key(trial.number), trials)
             if self._put_back_dead(trials):
                 trials = self._trials()
             for trial in trials:
                 if trial.state == TrialState.WAITING:
-                    self.database.record_heartbeat(trial._trial_id)  # before it runs: it can never run without
-                    self.database.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
-                    return self._begin(trial._trial_id, trials)
+                    key = self._key(trial.number)
+                    self.database.record_heartbeat(key)  # before it runs: it can never run without
+                    self.database.set_trial_state_values(key, TrialState.RUNNING)
+                    return self._begin(key, trials)
             with self._seen(trials):
                 asks = may_ask()
             if not asks:
                 return None
-            return self._begin(self._study._storage.create_new_trial(self._study_id), trials)
+            return self._begin(self.database.create_new_trial(self._study_id), trials)
 
     @contextmanager
     def _seen(self, trials: list[FrozenTrial]) -> Iterator[None]:
@@ -218,7 +220,7 @@ class SharedStudy(Study):
         try:
             yield
         finally:
-            self._read = None
+            self._read = self._listed = None
 
     def _trials(self) -> list[FrozenTrial]:
         return super()._trials() if self._read is None else self._read
@@ -242,15 +244,14 @@ class SharedStudy(Study):
 
     def _choose(self, trial: FrozenTrial, trials: list[FrozenTrial]) -> dict[str, int]:
         """Let the sampler choose the arch of a trial, and write its genes in place of those of a dead worker."""
-        self.database.clear_params(trial._trial_id)
         self.sampler.known_trials = trials
-        self._study._thread_local.cached_all_trials = None  # as Optuna's ask does it
+        # Optuna's ask does this for samplers, which may remember all trials; there is no public way. Ask itself is not
+        # used, since it writes each gene in a transaction of its own.
+        self._study._thread_local.cached_all_trials = None
         self.sampler.before_trial(self._study, trial)
         space = self.sampler.infer_relative_search_space(self._study, trial)
         params = self.sampler.sample_relative(self._study, trial, space)
-        for name, distribution in space.items():
-            value = distribution.to_internal_repr(params[name])
-            self._study._storage.set_trial_param(trial._trial_id, name, value, distribution)
+        self.database.set_params(self._key(trial.number), params, space)
         return params
 
     def _put_back_dead(self, trials: list[FrozenTrial]) -> bool:
@@ -263,9 +264,10 @@ class SharedStudy(Study):
             Whether any trial has changed.
         """
         self._stale.clear()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # experimental in Optuna
-            optuna.storages.fail_stale_trials(self._study)
+        if self.database.has_stale(self._study_id):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # experimental in Optuna
+                optuna.storages.fail_stale_trials(self._study)
         is_changed = bool(self._stale)
         if is_changed:
             trials = self._trials()
@@ -314,8 +316,7 @@ class SharedStudy(Study):
         state, values = self._state(final)
         try:
             with self._lock():  # not while another worker lets it fail: Optuna reads and writes its state in two steps
-                for name, value in attributes.items():
-                    self.database.set_trial_user_attr(asked.trial_id, name, value)
+                self.database.set_user_attrs(asked.trial_id, attributes)
                 self._study.tell(asked.attempt, values, state)
         except (UpdateFinishedTrialError, ValueError):  # Optuna's tell raises ValueError for a finished trial
             if not self.database.get_trial(asked.trial_id).state.is_finished():
@@ -389,6 +390,14 @@ class SharedStudy(Study):
                 logger.warning("the database of the search does not answer, waiting %.1f s", delay)
                 time.sleep(delay)
                 delay = min(2 * delay, self.patience.heartbeat_seconds)
+
+
+def _latest(trials: Sequence[FrozenTrial]) -> list[tuple[int, FrozenTrial]]:
+    """The latest attempts of trials, with the numbers that files and reports use."""
+    latest: dict[int, FrozenTrial] = {}  # by the number of the first attempt, in this order
+    for trial in trials:
+        latest[_origin(trial)] = trial
+    return list(enumerate(latest.values()))
 
 
 def _origin(trial: FrozenTrial) -> int:

@@ -61,13 +61,15 @@ class Study:
         self.space = space
         self.directions = dict(directions)
         with _readable(folder / files.STUDY) if storage is None else nullcontext():
+            self._storage = self._open(folder, storage)
             self._study = optuna.create_study(
                 study_name=STUDY_NAME if storage is None else f"{STUDY_NAME}-{folder.name}",
-                storage=self._open(folder, storage),
+                storage=self._storage,
                 directions=[StudyDirection[direction.upper()] for direction in directions.values()],
                 sampler=sampler,
                 load_if_exists=True,
             )
+        self._study_id = self._storage.get_study_id_from_name(self._study.study_name)
         if self._study.metric_names is None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # experimental in Optuna; only its dashboard shows them
@@ -107,24 +109,26 @@ class Study:
                 open_trials.append((trial.number, arch_of(self.space, self._trials()[trial.number].params)))
         return open_trials
 
+    def _key(self, number: int) -> int:
+        """The key in the storage of the trial that has this number in Optuna."""
+        return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+
     def _finish_asking(self, trial: optuna.trial.FrozenTrial) -> None:
         sampler = self._study.sampler
         space = sampler.infer_relative_search_space(self._study, trial)
         params = sampler.sample_relative(self._study, trial, space)
-        storage = self._study._storage
         for name, distribution in space.items():
             if name not in trial.params:
                 internal = distribution.to_internal_repr(params[name])
-                storage.set_trial_param(trial._trial_id, name, internal, distribution)
+                self._storage.set_trial_param(self._key(trial.number), name, internal, distribution)
 
     def tell(self, outcome: Outcome) -> None:
         """Finish a trial with its outcome. A trial with a value that is not finite fails and gets no score."""
-        trial = optuna.trial.Trial(self._study, self._trials()[outcome.trial]._trial_id)
         final = self._final(outcome)
         for name, value in attributes_of(final).items():
-            trial.set_user_attr(name, value)
+            self._storage.set_trial_user_attr(self._key(outcome.trial), name, value)
         state, values = self._state(final)
-        self._study.tell(trial, values, state)
+        self._study.tell(outcome.trial, values, state)
 
     def _final(self, outcome: Outcome) -> Outcome:
         """The outcome as it is told: failed if a value is missing or not finite."""
@@ -157,7 +161,11 @@ class Study:
 
     def num_finished(self, archs: Collection[Arch]) -> int:
         """How many of these archs have a finished trial."""
-        return len({arch for trial in self._finished() if (arch := arch_of(self.space, trial.params)) in archs})
+        wanted, names = {arch.values for arch in archs}, self.space.names
+        if not wanted:
+            return 0
+        finished = (tuple(int(trial.params[name]) for name in names) for trial in self._finished())
+        return len(wanted.intersection(finished))
 
     def failures(self) -> list[tuple[int, str]]:
         """Numbers and reasons of failed trials."""
@@ -191,10 +199,10 @@ class Study:
     def failures_in_a_row(self) -> int:
         """How many finished trials have failed since the last one that did not."""
         count = 0
-        for trial in reversed(self._finished()):
-            if trial.state != TrialState.FAIL:
+        for _, trial in reversed(self._numbered()):
+            if trial.state.is_finished() and trial.state != TrialState.FAIL:
                 break
-            count += 1
+            count += trial.state == TrialState.FAIL
         return count
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 START_SECONDS = 300.0
 STOP_SECONDS = 60.0
 HOST = "127.0.0.{}"  # Ray replaces 127.0.0.1 by the address of the machine
+SCRIPTS = Path(__file__).resolve().parent.parent
 NODE = ["--block", "--disable-usage-stats", "--object-store-memory=100000000"]
 
 
@@ -83,7 +84,10 @@ def raylets(folder: Path) -> set[int]:
 def _started(log: Path, *options: str) -> subprocess.Popen[bytes]:
     ray = Path(sys.executable).parent / "ray"
     # by default, workers get a niceness of 15, and are killed where the whole machine has little memory left
-    environment = {**os.environ, "RAY_worker_niceness": "0", "RAY_memory_monitor_refresh_ms": "0"}
+    environment = {
+        **os.environ, "RAY_worker_niceness": "0", "RAY_memory_monitor_refresh_ms": "0",
+        "PYTHONPATH": os.pathsep.join([str(SCRIPTS.parent), str(SCRIPTS)]),
+    }  # fmt: skip
     with log.open("wb") as stream:
         return subprocess.Popen([str(ray), "start", *options], stdout=stream, stderr=stream, env=environment)
 

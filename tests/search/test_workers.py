@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -229,14 +229,14 @@ def test_running_trials_are_read_again_only_once_their_state_has_changed(
     running = [study.take(always) for _ in range(3)]
     assert len(other._trials()) == 3
     read: list[int] = []
-    build = other.database._build_frozen_trial_from_trial_model
+    read_trials = other.database._read
 
-    def counted(model: object) -> FrozenTrial:
-        trial = build(model)
-        read.append(trial.number)
-        return trial
+    def counted(connection: sqlalchemy.Connection, trial_ids: Collection[int]) -> list[FrozenTrial]:
+        trials = read_trials(connection, trial_ids)
+        read.extend(trial.number for trial in trials)
+        return trials
 
-    monkeypatch.setattr(other.database, "_build_frozen_trial_from_trial_model", counted)
+    monkeypatch.setattr(other.database, "_read", counted)
     assert [trial.state for trial in other._trials()] == [TrialState.RUNNING] * 3
     assert not read
     asked = running[1]

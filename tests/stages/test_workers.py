@@ -310,7 +310,7 @@ class Queue:
         self.reason = "Resources"
         self.looks = 0
         (folder / ".submitit" / "7_0").mkdir(parents=True)  # of an earlier start
-        self.watch = QueueWatch(folder, self.ask, lambda: self.now)
+        self.watch = QueueWatch(folder / ".submitit", self.ask, lambda: self.now)
 
     def ask(self, jobs: Sequence[str]) -> list[QueuedJob]:
         self.looks += 1
@@ -361,3 +361,39 @@ def test_workers_on_several_machines_need_a_database(tmp_path: Path) -> None:
         cfg = compose("config", [*overrides, f"run_dir={tmp_path}", "name=mine"], return_hydra_config=True)
     with pytest.raises(NasTransferError, match=r"search\.storage=null with SlurmLauncher: set search\.storage="):
         sweeper._worker_launcher(cfg, lambda jobs: [], None)
+
+
+def test_jobs_that_run_on_are_waited_for_when_one_has_died(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas_transfer.stages.common.slurm_jobs.QUEUE_SECONDS", 0.0)
+    running = QueuedJob("12_1", "RUNNING", "None")
+    answers: list[list[QueuedJob] | None] = [[running], None, [running], []]
+    looked: list[Sequence[str]] = []
+
+    def ask(jobs: Sequence[str]) -> list[QueuedJob] | None:
+        looked.append(jobs)
+        return answers[len(looked) - 1] if len(looked) <= len(answers) else None
+
+    watch = QueueWatch(tmp_path, ask)
+    watch.wait()  # nothing was submitted
+    assert not looked
+    for job in ("12_0", "12_1"):
+        (tmp_path / job).mkdir()
+    watch.wait()
+    assert looked == [["12_0", "12_1"]] * 4
+    watch.wait()  # SLURM answers no more
+    assert len(looked) == 10
+
+
+def test_a_start_on_slurm_ends_only_after_all_of_its_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    class Launcher:
+        def launch(self, overrides: Sequence[Sequence[str]], initial_job_idx: int) -> None:
+            raise RuntimeError("job 0 has died")
+
+    monkeypatch.setattr(QueueWatch, "wait", lambda watch: done.append("waited"))
+    search = sweeper.ArchSweeper()
+    search.submitted, search.job_launcher = tmp_path, Launcher()
+    with pytest.raises(RuntimeError, match="job 0 has died"):
+        search.launch_on_slurm([["a=1"], ["a=2"]], 0)
+    assert done == ["waited"]

@@ -20,8 +20,8 @@ logger = logging.getLogger(__name__)
 QUEUE_SECONDS = 5.0
 FIRST_REPORT_SECONDS = 60.0
 """Time after which waiting jobs are logged for the first time. Each further time takes twice as long."""
-SUBMITTED_FOLDER = ".submitit"
-"""Where the launcher makes a folder for each submitted job (conf/hydra/launcher/slurm.yaml)."""
+MOST_SILENT_LOOKS = 6
+"""How often in a row SLURM may not answer before jobs count as ended."""
 
 NEVER = {
     "PartitionTimeLimit": "the partition allows less time: lower hydra.launcher.timeout_min",
@@ -86,26 +86,28 @@ class QueuedJob:
     reason: str
 
 
-def queue(jobs: Collection[str]) -> list[QueuedJob]:
-    """Those of these jobs that wait or run; none if SLURM does not answer."""
-    text = _answer("squeue", "--noheader", "--array", "--jobs", ",".join(jobs), "--format", "%i|%T|%r") or ""
+def queue(jobs: Collection[str]) -> list[QueuedJob] | None:
+    """Those of these jobs that wait or run; None if SLURM does not answer or has forgotten all of them."""
+    text = _answer("squeue", "--noheader", "--array", "--jobs", ",".join(jobs), "--format", "%i|%T|%r")
+    if text is None:
+        return None
     return [QueuedJob(*line.split("|", 2)) for line in text.splitlines() if line.count("|") >= 2]
 
 
 class QueueWatch:
-    """Log which jobs of a search wait in SLURM's queue and why, and end the search if they will never start.
+    """Log which jobs of one start of a search wait in SLURM's queue and why, and end it if they will never start.
 
     Args:
-        folder: run folder of the search.
+        folder: where the launcher makes a folder for each job that this start submits.
         ask: looks into the queue.
         clock: the time in seconds.
     """
 
     def __init__(
-        self, folder: Path, ask: Callable[[Collection[str]], list[QueuedJob]] = queue,
+        self, folder: Path, ask: Callable[[Collection[str]], list[QueuedJob] | None] = queue,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
-        self._folder = folder / SUBMITTED_FOLDER
+        self._folder = folder
         self._before = self._submitted()
         self._ask, self._clock = ask, clock
         self._start = self._next_look = clock()
@@ -137,7 +139,7 @@ class QueueWatch:
         if new:
             self._logged |= set(new)
             logger.info("submitted to SLURM: %s", ", ".join(new))
-        queued = self._ask(jobs)
+        queued = self._ask(jobs) or []
         waiting = [job for job in queued if job.state == "PENDING"]
         for job in waiting:
             if job.reason in NEVER:
@@ -152,6 +154,16 @@ class QueueWatch:
             self._next_report = now + self._interval
         # SLURM's controller is shared: look often at first, then at most once a minute
         self._next_look = now + (QUEUE_SECONDS if now - self._start < FIRST_REPORT_SECONDS else FIRST_REPORT_SECONDS)
+
+    def wait(self) -> None:
+        """Wait until no job is queued or running any more."""
+        silent = 0
+        while (jobs := self.jobs) and silent < MOST_SILENT_LOOKS:
+            queued = self._ask(jobs)
+            if queued == []:
+                return
+            silent = silent + 1 if queued is None else 0
+            time.sleep(QUEUE_SECONDS)
 
     def cancel(self) -> None:
         """Cancel all jobs. Each worker that runs gives its trial back."""

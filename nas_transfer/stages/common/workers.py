@@ -68,6 +68,7 @@ def run_worker(config: SearchConfig, evaluator: TrialEvaluator) -> None:
     images_per_step = int(str(config.data["batch_size"])) * config.task.recipe.build().accumulate
     schedule = schedule_of(config, plan, images_per_step)
     worker = Worker(study, schedule, evaluator.evaluate, read_spent(config.folder), sampler.problem.resized)
+    logger.info("this worker asks for trials")
     logger.info("this worker told %d trials", worker.run())
 
 
