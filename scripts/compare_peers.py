@@ -6,7 +6,8 @@
 
 Called by compare_peers.sh, which says what is compared. METHOD is ``magnitude`` or ``taylor`` (Torch-Pruning's DepGraph
 with L2 magnitude or first-order Taylor importance of groups, Fang et al. 2023, global, in steps until the budget is
-met). BatchNorms are recalibrated before the training.
+met), or ``fastnas`` (NVIDIA ModelOpt, which scores each choice of each width on the search split; networks of MBConv
+blocks without squeeze-and-excitation alone). BatchNorms are recalibrated before the training.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 import torch
 import yaml
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from nas_transfer.api.running import composed
@@ -44,18 +46,24 @@ from nas_transfer.stages.config.network import PredictConfig
 from nas_transfer.stages.config.trained import with_trained_groups
 from nas_transfer.stages.config.training import TrainConfig
 from nas_transfer.supernet.calibrate import recalibrate_batch_norm
+from nas_transfer.supernet.ops import SamePaddingConv2d
 from nas_transfer.tasks.checkpoint import inherit, load_subnet
 from nas_transfer.tasks.task import Task
 from nas_transfer.tasks.training import TaskModule
 
 STEPS = 400
 """Steps in which the channels are pruned; the first network within the budget is kept."""
+GRADIENT_EVERY = 10
+"""Steps after which the gradients of the Taylor importance are computed again."""
 ROUND_TO = 8
+WIDTH_RATIOS = tuple(tenth / 10 for tenth in range(1, 11))
+"""Choices of each width for FastNAS."""
 METHODS = {
     "ours": "nas_transfer, repaired",
     "resized": "whole, smaller images",
     "magnitude": "Torch-Pruning, magnitude",
     "taylor": "Torch-Pruning, Taylor",
+    "fastnas": "ModelOpt, FastNAS",
 }
 STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571}
 """97.5 % quantiles of Student's t by n - 1, for pairs of 2 to 6 seeds."""
@@ -83,16 +91,110 @@ def prune_with_depgraph(task: Task, images: Tensor, budget: float, method: str, 
         ignored_layers=[last], round_to=ROUND_TO, max_pruning_ratio=0.9,
     )  # fmt: skip
     batches = list(batches) if method == "taylor" else []
-    for _ in range(STEPS):
+    for step in range(STEPS):
         if count_macs(network, images) <= budget:
             return
-        if batches:
+        if batches and step % GRADIENT_EVERY == 0:
             network.zero_grad()
             for batch in batches:
                 losses, _ = task.losses(batch, regularise=False, teacher=None)
                 torch.stack(list(losses.values())).sum().backward()
         pruner.step()
     raise SystemExit(f"{method} ended at {count_macs(network, images)} multiply-accumulates, above {budget:.0f}")
+
+
+class Residual(nn.Module):
+    """Layers with a shortcut."""
+
+    def __init__(self, layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the same shape."""
+        return features + self.layers(features)
+
+
+class Traceable:
+    """A classifier of plain MBConv blocks as a chain of torch's layers that torch.fx can trace, with the same weights.
+
+    Args:
+        network: the classifier.
+
+    Attributes:
+        chain: the layers.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._replaced: list[tuple[nn.Conv2d, nn.Conv2d]] = []
+        body, head = network.body, network.head
+        self.chain = nn.Sequential(
+            *self._unit(body.first_conv),
+            *(self._block(block) for stage in body.stages for block in stage),
+            *self._unit(head.final_expand), nn.AdaptiveAvgPool2d(1), nn.Flatten(1), head.dropout, head.classifier,
+        ).to(memory_format=torch.contiguous_format)  # fmt: skip
+
+    def _unit(self, unit: nn.Module) -> list[nn.Module]:
+        conv, layers = unit.conv, []
+        if isinstance(conv, SamePaddingConv2d):  # of stride 2, for an even size of the input
+            kernel, stride = conv.kernel_size[0], conv.stride[0]
+            before = (kernel - stride) // 2
+            plain = nn.Conv2d(conv.in_channels, conv.out_channels, kernel, stride, groups=conv.groups, bias=False)
+            plain.weight = conv.weight
+            self._replaced.append((conv, plain))
+            layers.append(nn.ZeroPad2d(2 * (before, kernel - stride - before)))
+            conv = plain
+        return [*layers, conv, unit.norm, *([] if unit.activation is None else [unit.activation])]
+
+    def _block(self, block: nn.Module) -> nn.Module:
+        units = [unit for unit in (block.expand, block.depthwise, block.project) if unit is not None]
+        layers = nn.Sequential(*(layer for unit in units for layer in self._unit(unit)))
+        keeps = block.stride == 1 and units[0].conv.in_channels == units[-1].conv.out_channels
+        return Residual(layers) if keeps else layers
+
+    def write_back(self) -> None:
+        """Give the classifier the sizes and weights of the pruned chain."""
+        for conv, plain in self._replaced:
+            conv.weight, conv.groups = plain.weight, plain.groups
+            conv.in_channels, conv.out_channels = plain.in_channels, plain.out_channels
+
+
+def prune_with_fastnas(
+    task: Task, inputs: Sequence[Tensor], labelled: Sequence[tuple[Tensor, Tensor]], share: float, checkpoint: Path
+) -> None:
+    """Prune a classifier in place with ModelOpt's FastNAS to a share of its multiply-accumulates.
+
+    Args:
+        task: the trained classifier.
+        inputs: prepared images on which BatchNorms are recalibrated for each score.
+        labelled: prepared images of the search split and their labels, on which cross entropy is the score.
+        share: of the multiply-accumulates that remains.
+        checkpoint: file of the scores of single choices, which other shares read again.
+    """
+    import modelopt.torch.prune
+
+    network, traceable = task.network, Traceable(task.network)
+    images = inputs[0][:1]
+    with torch.no_grad():
+        difference = float((traceable.chain.eval()(images) - network(images)).abs().max())
+    assert difference < 1e-4, difference
+    ratios = {"channels_ratio": WIDTH_RATIOS, "kernel_size": (), "channel_divisor": ROUND_TO}
+    features = {"features_ratio": WIDTH_RATIOS, "feature_divisor": ROUND_TO}
+
+    def score(model: nn.Module) -> float:
+        with torch.no_grad():
+            losses = [functional.cross_entropy(model(batch), labels, reduction="sum") for batch, labels in labelled]
+        return -float(sum(losses)) / sum(len(labels) for _, labels in labelled)
+
+    mode = [("fastnas", {"nn.Conv2d": {"*": ratios}, "nn.BatchNorm2d": {"*": features}})]
+    modelopt.torch.prune.prune(
+        traceable.chain, mode=mode, constraints={"flops": f"{100 * share:g}%"}, dummy_input=(images,),
+        config={
+            "data_loader": [(batch,) for batch in inputs], "max_iter_data_loader": len(inputs), "score_func": score,
+            "checkpoint": str(checkpoint), "verbose": False,
+        },
+    )  # fmt: skip
+    traceable.write_back()
 
 
 def score_of(task: Task, batches: Iterable[object]) -> float:
@@ -119,10 +221,19 @@ def prune(options: argparse.Namespace) -> None:
     task = build_task(config, table, build_arch(config, table), data)
     inherit(task, parent)
     batches = list(data.calibration_dataloader(config.calibration_images, data.batch_size))
-    images = task.eval().prepared(batches[0], task.active_arch)["images"]
+    task.eval()
+
+    def prepared(batch: Mapping[str, object]) -> Tensor:
+        return task.prepared(batch, task.active_arch)["images"].contiguous()
+
+    images = prepared(batches[0])
     before, start = count_macs(task.network, images), time.monotonic()
-    budget = options.share * before
-    prune_with_depgraph(task, images, budget, options.method, batches[:4])
+    if options.method == "fastnas":
+        labelled = [(prepared(batch), batch["labels"]) for batch in data.search_dataloader()]
+        checkpoint = options.runs / f"fastnas-{options.net}-{options.seed}.pth"
+        prune_with_fastnas(task, [prepared(batch) for batch in batches[:8]], labelled, options.share, checkpoint)
+    else:
+        prune_with_depgraph(task, images, options.share * before, options.method, batches[:4])
     recalibrate_batch_norm(task.network, batches, lambda batch: task(batch["images"]))
     steps, trainer = config.trainer.max_steps, build_bare_trainer(config.trainer, config.trainer.max_steps or 1)
     settings = build_training_settings(config, steps or 1, data.batch_size)
