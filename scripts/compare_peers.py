@@ -51,13 +51,15 @@ from nas_transfer.tasks.checkpoint import inherit, load_subnet
 from nas_transfer.tasks.task import Task
 from nas_transfer.tasks.training import TaskModule
 
-STEPS = 400
+STEPS = 200
 """Steps in which the channels are pruned; the first network within the budget is kept."""
-GRADIENT_EVERY = 10
+GRADIENT_EVERY = 5
 """Steps after which the gradients of the Taylor importance are computed again."""
 ROUND_TO = 8
 WIDTH_RATIOS = tuple(tenth / 10 for tenth in range(1, 11))
 """Choices of each width for FastNAS."""
+CALIBRATION_BATCHES = 4
+"""From which Torch-Pruning takes gradients, and FastNAS the BatchNorm statistics of each network that it scores."""
 METHODS = {
     "ours": "nas_transfer, repaired",
     "resized": "whole, smaller images",
@@ -231,9 +233,10 @@ def prune(options: argparse.Namespace) -> None:
     if options.method == "fastnas":
         labelled = [(prepared(batch), batch["labels"]) for batch in data.search_dataloader()]
         checkpoint = options.runs / f"fastnas-{options.net}-{options.seed}.pth"
-        prune_with_fastnas(task, [prepared(batch) for batch in batches[:8]], labelled, options.share, checkpoint)
+        inputs = [prepared(batch) for batch in batches[:CALIBRATION_BATCHES]]
+        prune_with_fastnas(task, inputs, labelled, options.share, checkpoint)
     else:
-        prune_with_depgraph(task, images, options.share * before, options.method, batches[:4])
+        prune_with_depgraph(task, images, options.share * before, options.method, batches[:CALIBRATION_BATCHES])
     recalibrate_batch_norm(task.network, batches, lambda batch: task(batch["images"]))
     steps, trainer = config.trainer.max_steps, build_bare_trainer(config.trainer, config.trainer.max_steps or 1)
     settings = build_training_settings(config, steps or 1, data.batch_size)

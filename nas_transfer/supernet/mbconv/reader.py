@@ -1,4 +1,4 @@
-"""Read MobileNetV2 and V3, EfficientNet, -Lite, -V2, MNASNet, FBNet, TinyNet of timm and torchvision: `MBConvTable`."""
+"""Read timm's and torchvision's MobileNetV2 and V3, EfficientNets, MNASNet, FBNet, TinyNet, HardCoRe: `MBConvTable`."""
 
 from __future__ import annotations
 
