@@ -5,9 +5,9 @@
     python scripts/compare_peers.py table RUNS
 
 Called by compare_peers.sh, which says what is compared. METHOD is ``magnitude`` or ``taylor`` (Torch-Pruning's DepGraph
-with L2 magnitude or first-order Taylor importance of groups, Fang et al. 2023, global, in steps until the budget is
-met), or ``fastnas`` (NVIDIA ModelOpt, which scores each choice of each width on the search split; networks of MBConv
-blocks without squeeze-and-excitation alone). BatchNorms are recalibrated before the training.
+with L2 magnitude or first-order Taylor importance of groups, Fang et al. 2023, in steps until the budget is met), or
+``fastnas`` (NVIDIA ModelOpt, which scores each choice of each width on the search split; networks of MBConv blocks
+without squeeze-and-excitation alone). BatchNorms are recalibrated before the training.
 """
 
 from __future__ import annotations
@@ -55,6 +55,8 @@ STEPS = 400
 """Steps in which the channels are pruned; the first network within the budget is kept."""
 GRADIENT_EVERY = 10
 """Steps after which the gradients of the Taylor importance are computed again."""
+RANKED_TOGETHER = ("taylor",)
+"""Methods that rank the channels of all layers together; the others prune the same share of each layer."""
 ROUND_TO = 8
 WIDTH_RATIOS = tuple(tenth / 10 for tenth in range(1, 11))
 """Choices of each width for FastNAS."""
@@ -89,8 +91,8 @@ def prune_with_depgraph(task: Task, images: Tensor, budget: float, method: str, 
     }[method]()
     last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
     pruner = torch_pruning.pruner.BasePruner(
-        network, images[:1], importance=importance, global_pruning=True, pruning_ratio=0.95, iterative_steps=STEPS,
-        ignored_layers=[last], round_to=ROUND_TO, max_pruning_ratio=0.9,
+        network, images[:1], importance=importance, global_pruning=method in RANKED_TOGETHER, pruning_ratio=0.95,
+        iterative_steps=STEPS, ignored_layers=[last], round_to=ROUND_TO, max_pruning_ratio=0.9,
     )  # fmt: skip
     batches = list(batches) if method == "taylor" else []
     for step in range(STEPS):

@@ -7,8 +7,8 @@
 #   R          searches its subnets, repaired and untrained
 #   ours       the best subnet of the front within each share of the whole network's multiply-accumulates
 #   resized    the whole network on the largest images within it
-#   magnitude  Torch-Pruning (DepGraph), L2 magnitude of groups; BatchNorms recalibrated
-#   taylor     the same with first-order Taylor importance, from gradients of four batches
+#   magnitude  Torch-Pruning (DepGraph), L2 magnitude of groups, the same share of each layer; BatchNorms recalibrated
+#   taylor     the same with first-order Taylor importance, from gradients of four batches, all layers ranked together
 #   fastnas    NVIDIA ModelOpt's FastNAS, by the loss on the search split; BatchNorms recalibrated
 # All but S and R are then trained for STEPS steps: the same images, the same imitation of the whole network. Networks that compute
 # something keep their BatchNorm statistics at the rate RATE (ours, resized); pruned ones renew them at PEER_RATE.
