@@ -319,7 +319,11 @@ def interval(values: Sequence[float]) -> str:
 
 
 def table(runs: Path) -> None:
-    """Print the scores of each method at each budget, and the paired differences of ours from the others."""
+    """Print the scores of each method at each budget, and the paired differences of ours from the others.
+
+    The last line counts the points, one for each other method, network and share, at which our mean is higher.
+    """
+    better, points = 0, 0
     lines: list[Mapping[str, object]] = [*read_ours(runs), *read_peers(runs)]
     print("| net | share of MACs | method | MACs (M) | top-1 (%), by seed | mean | ours minus it (95 %) |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
@@ -333,10 +337,13 @@ def table(runs: Path) -> None:
             scores = [float(str(line["score"])) for line in own]
             macs = statistics.fmean(float(str(line["macs"])) for line in own) / 1e6
             paired = [ours[line["seed"]] - float(str(line["score"])) for line in own if line["seed"] in ours]
-            differs = interval(paired) if paired and method != "ours" else ""
+            differs = ""
+            if paired and method != "ours":
+                differs, better, points = interval(paired), better + (statistics.fmean(paired) > 0), points + 1
             by_seed = " ".join(f"{100 * score:.1f}" for score in scores)
             mean = f"{100 * statistics.fmean(scores):.1f}"
             print(f"| {net} | {share:g} | {label} | {macs:.1f} | {by_seed} | {mean} | {differs} |")
+    print(f"\n{METHODS['ours']}: better at {better} of {points} points")
 
 
 def main() -> None:
