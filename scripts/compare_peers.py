@@ -1,6 +1,6 @@
 """Prune a trained classifier with other tools, train it as our subnets are trained, and print the comparison.
 
-    python scripts/compare_peers.py choose RUNS NET SEED SHARE
+    python scripts/compare_peers.py choose RUNS NET SEED SHARE [SIZE ...]
     python scripts/compare_peers.py prune RUNS NET SEED METHOD SHARE [key=value ...]
     python scripts/compare_peers.py table RUNS
 
@@ -18,6 +18,7 @@ import math
 import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -262,12 +263,13 @@ def prune(options: argparse.Namespace) -> None:
     print(line)
 
 
-def resized_within(run: Path, budget: float) -> Arch:
-    """The whole network of a run at its largest input size within a budget of multiply-accumulates."""
+def resized_within(run: Path, budget: float, sizes: Sequence[int]) -> Arch:
+    """The whole network of a run at the largest of these input sizes within a budget of multiply-accumulates."""
     cfg = composed(["stage=predict"])
     cfg.weights, cfg.images = str(run), "-"
     config = read_config(with_trained_groups(cfg), PredictConfig)
-    task = build_blank(config, config.supernet.build())
+    table = config.supernet.build()
+    task = build_blank(config, replace(table, resolutions=tuple(sizes)) if sizes else table)  # type: ignore[type-var]
     archs = Problem(task.space, input_gene=task.input_gene).resized
     fitting = [(macs, arch) for macs, arch in zip(task.cost_totals(archs).macs, archs, strict=True) if macs <= budget]
     if not fitting:
@@ -275,7 +277,7 @@ def resized_within(run: Path, budget: float) -> Arch:
     return max(fitting, key=lambda pair: pair[0])[1]
 
 
-def choose(runs: Path, net: str, seed: int, share: float) -> None:
+def choose(runs: Path, net: str, seed: int, share: float, sizes: Sequence[int]) -> None:
     """Write ``ours-SHARE.yaml`` and ``resized-SHARE.yaml`` beside the archs of a search: the best within the budget."""
     run, search = runs / "finetune/small_cls" / f"{net}-S-{seed}", runs / "search/small_cls" / f"{net}-R-{seed}"
     whole = read_result(run)
@@ -285,7 +287,7 @@ def choose(runs: Path, net: str, seed: int, share: float) -> None:
     if not fitting:
         raise SystemExit(f"no network on the front of {search} is within {budget:.0f} multiply-accumulates")
     best = max(fitting, key=lambda trial: trial.values["score"])
-    for name, content in (("ours", dict(best.arch)), ("resized", resized_within(run, budget).to_dict())):
+    for name, content in (("ours", dict(best.arch)), ("resized", resized_within(run, budget, sizes).to_dict())):
         text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None)
         write_text(search / files.ARCHS_FOLDER / f"{name}-{share:g}.yaml", text)
 
@@ -355,6 +357,9 @@ def main() -> None:
     chosen.add_argument("net")
     chosen.add_argument("seed", type=int)
     chosen.add_argument("share", type=float)
+    chosen.add_argument(
+        "sizes", type=int, nargs="*", help="of the images of the whole network; without: those of the space"
+    )
     one = commands.add_parser("prune")
     one.add_argument("runs", type=Path)
     one.add_argument("net")
@@ -368,7 +373,7 @@ def main() -> None:
     if options.command == "prune":
         prune(options)
     elif options.command == "choose":
-        choose(options.runs, options.net, options.seed, options.share)
+        choose(options.runs, options.net, options.seed, options.share, options.sizes)
     else:
         table(options.runs)
 
