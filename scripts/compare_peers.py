@@ -263,7 +263,7 @@ def prune(options: argparse.Namespace) -> None:
     print(line)
 
 
-def resized_within(run: Path, budget: float, sizes: Sequence[int]) -> Arch:
+def resized_within(run: Path, whole_macs: int, budget: float, sizes: Sequence[int]) -> Arch:
     """The whole network of a run at the largest of these input sizes within a budget of multiply-accumulates."""
     cfg = composed(["stage=predict"])
     cfg.weights, cfg.images = str(run), "-"
@@ -271,7 +271,9 @@ def resized_within(run: Path, budget: float, sizes: Sequence[int]) -> Arch:
     table = config.supernet.build()
     task = build_blank(config, replace(table, resolutions=tuple(sizes)) if sizes else table)  # type: ignore[type-var]
     archs = Problem(task.space, input_gene=task.input_gene).resized
-    fitting = [(macs, arch) for macs, arch in zip(task.cost_totals(archs).macs, archs, strict=True) if macs <= budget]
+    costs = task.cost_totals(archs).macs
+    costs = costs - (costs[0] - whole_macs)  # the classifier of a task without data has another number of classes
+    fitting = [(macs, arch) for macs, arch in zip(costs, archs, strict=True) if macs <= budget]
     if not fitting:
         raise SystemExit(f"the whole network of {run} is within {budget:.0f} multiply-accumulates at no input size")
     return max(fitting, key=lambda pair: pair[0])[1]
@@ -282,12 +284,13 @@ def choose(runs: Path, net: str, seed: int, share: float, sizes: Sequence[int]) 
     run, search = runs / "finetune/small_cls" / f"{net}-S-{seed}", runs / "search/small_cls" / f"{net}-R-{seed}"
     whole = read_result(run)
     assert whole is not None
-    budget = share * whole.costs.macs["total"]
+    whole_macs = whole.costs.macs["total"]
+    budget = share * whole_macs
     fitting = [trial for trial in read_front(search).trials if trial.values["macs"] <= budget]
     if not fitting:
         raise SystemExit(f"no network on the front of {search} is within {budget:.0f} multiply-accumulates")
     best = max(fitting, key=lambda trial: trial.values["score"])
-    for name, content in (("ours", dict(best.arch)), ("resized", resized_within(run, budget, sizes).to_dict())):
+    for name, content in (("ours", dict(best.arch)), ("resized", resized_within(run, whole_macs, budget, sizes).to_dict())):
         text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None)
         write_text(search / files.ARCHS_FOLDER / f"{name}-{share:g}.yaml", text)
 
