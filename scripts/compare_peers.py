@@ -290,7 +290,10 @@ def choose(runs: Path, net: str, seed: int, share: float, sizes: Sequence[int]) 
     if not fitting:
         raise SystemExit(f"no network on the front of {search} is within {budget:.0f} multiply-accumulates")
     best = max(fitting, key=lambda trial: trial.values["score"])
-    for name, content in (("ours", dict(best.arch)), ("resized", resized_within(run, whole_macs, budget, sizes).to_dict())):
+    for name, content in (
+        ("ours", dict(best.arch)),
+        ("resized", resized_within(run, whole_macs, budget, sizes).to_dict()),
+    ):
         text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None)
         write_text(search / files.ARCHS_FOLDER / f"{name}-{share:g}.yaml", text)
 
