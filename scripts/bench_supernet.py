@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from nas_transfer.arch import Arch
 from nas_transfer.paths import conf_dir
 from nas_transfer.supernet.networks import build_body, build_classifier
+from nas_transfer.supernet.ops import copy_slices
 from nas_transfer.supernet.protocol import SupernetTable
 
 
@@ -49,6 +50,12 @@ def sandwich_seconds(networks: list[tuple[nn.Module, nn.Module, Arch | None]], i
     return time.perf_counter() - start
 
 
+def cut(supernet: nn.Module, subnet: nn.Module) -> nn.Module:
+    """A plain subnet with the weights of the supernet."""
+    copy_slices(supernet, subnet)
+    return subnet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
 def main() -> None:
     """Run the comparison and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -68,11 +75,7 @@ def main() -> None:
     classifier = build_classifier(table, 1000).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     elastic = [(body, classifier, arch) for arch in archs]
     static = [
-        (
-            body.extract(arch).to(memory_format=torch.channels_last),
-            classifier.extract(arch).to(memory_format=torch.channels_last),
-            None,
-        )
+        (cut(body, build_body(table, arch)), cut(classifier, build_classifier(table, 1000, arch)), None)
         for arch in archs
     ]
     images = torch.randn(options.batch, 3, options.size, options.size).to(memory_format=torch.channels_last)

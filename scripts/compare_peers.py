@@ -1,12 +1,13 @@
 """Prune a trained classifier with other tools, train it as our subnets are trained, and print the comparison.
 
-    python scripts/compare_peers.py choose RUNS NET SEED SHARE
+    python scripts/compare_peers.py choose RUNS NET SEED SHARE [SIZE ...]
     python scripts/compare_peers.py prune RUNS NET SEED METHOD SHARE [key=value ...]
     python scripts/compare_peers.py table RUNS
 
 Called by compare_peers.sh, which says what is compared. METHOD is ``magnitude`` or ``taylor`` (Torch-Pruning's DepGraph
-with L2 magnitude or first-order Taylor importance of groups, Fang et al. 2023, global, in steps until the budget is
-met). BatchNorms are recalibrated before the training.
+with L2 magnitude or first-order Taylor importance of groups, Fang et al. 2023, in steps until the budget is met), or
+``fastnas`` (NVIDIA ModelOpt, which scores each choice of each width on the search split; networks of MBConv blocks
+without squeeze-and-excitation alone). BatchNorms are recalibrated before the training.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ import math
 import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 import yaml
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from nas_transfer.api.running import composed
@@ -44,18 +47,28 @@ from nas_transfer.stages.config.network import PredictConfig
 from nas_transfer.stages.config.trained import with_trained_groups
 from nas_transfer.stages.config.training import TrainConfig
 from nas_transfer.supernet.calibrate import recalibrate_batch_norm
+from nas_transfer.supernet.ops import SamePaddingConv2d
 from nas_transfer.tasks.checkpoint import inherit, load_subnet
 from nas_transfer.tasks.task import Task
 from nas_transfer.tasks.training import TaskModule
 
 STEPS = 400
 """Steps in which the channels are pruned; the first network within the budget is kept."""
+GRADIENT_EVERY = 10
+"""Steps after which the gradients of the Taylor importance are computed again."""
+RANKED_TOGETHER = ("taylor",)
+"""Methods that rank the channels of all layers together; the others prune the same share of each layer."""
 ROUND_TO = 8
+WIDTH_RATIOS = tuple(tenth / 10 for tenth in range(1, 11))
+"""Choices of each width for FastNAS."""
+CALIBRATION_BATCHES = 4
+"""From which Torch-Pruning takes gradients, and FastNAS the BatchNorm statistics of each network that it scores."""
 METHODS = {
     "ours": "nas_transfer, repaired",
     "resized": "whole, smaller images",
     "magnitude": "Torch-Pruning, magnitude",
     "taylor": "Torch-Pruning, Taylor",
+    "fastnas": "ModelOpt, FastNAS",
 }
 STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571}
 """97.5 % quantiles of Student's t by n - 1, for pairs of 2 to 6 seeds."""
@@ -79,20 +92,118 @@ def prune_with_depgraph(task: Task, images: Tensor, budget: float, method: str, 
     }[method]()
     last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
     pruner = torch_pruning.pruner.BasePruner(
-        network, images[:1], importance=importance, global_pruning=True, pruning_ratio=0.95, iterative_steps=STEPS,
-        ignored_layers=[last], round_to=ROUND_TO, max_pruning_ratio=0.9,
+        network, images[:1], importance=importance, global_pruning=method in RANKED_TOGETHER, pruning_ratio=0.95,
+        iterative_steps=STEPS, ignored_layers=[last], round_to=ROUND_TO, max_pruning_ratio=0.9,
     )  # fmt: skip
     batches = list(batches) if method == "taylor" else []
-    for _ in range(STEPS):
+    for step in range(STEPS):
         if count_macs(network, images) <= budget:
             return
-        if batches:
+        if batches and step % GRADIENT_EVERY == 0:
             network.zero_grad()
             for batch in batches:
                 losses, _ = task.losses(batch, regularise=False, teacher=None)
                 torch.stack(list(losses.values())).sum().backward()
         pruner.step()
     raise SystemExit(f"{method} ended at {count_macs(network, images)} multiply-accumulates, above {budget:.0f}")
+
+
+class Residual(nn.Module):
+    """Layers with a shortcut."""
+
+    def __init__(self, layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the same shape."""
+        return features + self.layers(features)
+
+
+class Traceable:
+    """A classifier of plain MBConv blocks as a chain of torch's layers that torch.fx can trace, with the same weights.
+
+    Args:
+        network: the classifier.
+
+    Attributes:
+        chain: the layers.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._replaced: list[tuple[nn.Conv2d, nn.Conv2d]] = []
+        body, head = network.body, network.head
+        self.chain = nn.Sequential(
+            *self._unit(body.first_conv),
+            *(self._block(block) for stage in body.stages for block in stage),
+            *self._unit(head.final_expand), nn.AdaptiveAvgPool2d(1), nn.Flatten(1), head.dropout, head.classifier,
+        ).to(memory_format=torch.contiguous_format)  # fmt: skip
+
+    def _unit(self, unit: nn.Module) -> list[nn.Module]:
+        conv, layers = unit.conv, []
+        if isinstance(conv, SamePaddingConv2d):  # of stride 2, for an even size of the input
+            kernel, stride = conv.kernel_size[0], conv.stride[0]
+            before = (kernel - stride) // 2
+            plain = nn.Conv2d(conv.in_channels, conv.out_channels, kernel, stride, groups=conv.groups, bias=False)
+            plain.weight = conv.weight
+            self._replaced.append((conv, plain))
+            layers.append(nn.ZeroPad2d(2 * (before, kernel - stride - before)))
+            conv = plain
+        return [*layers, conv, unit.norm, *([] if unit.activation is None else [unit.activation])]
+
+    def _block(self, block: nn.Module) -> nn.Module:
+        units = [unit for unit in (block.expand, block.depthwise, block.project) if unit is not None]
+        layers = nn.Sequential(*(layer for unit in units for layer in self._unit(unit)))
+        keeps = block.stride == 1 and units[0].conv.in_channels == units[-1].conv.out_channels
+        return Residual(layers) if keeps else layers
+
+    @torch.no_grad()
+    def require_equal(self, network: nn.Module, images: Tensor) -> None:
+        """Check that the chain computes what the classifier computes."""
+        torch.testing.assert_close(self.chain.eval()(images), network.eval()(images), rtol=1e-4, atol=1e-4)
+
+    def write_back(self) -> None:
+        """Give the classifier the sizes and weights of the pruned chain."""
+        for conv, plain in self._replaced:
+            conv.weight, conv.groups = plain.weight, plain.groups
+            conv.in_channels, conv.out_channels = plain.in_channels, plain.out_channels
+
+
+def prune_with_fastnas(
+    task: Task, inputs: Sequence[Tensor], labelled: Sequence[tuple[Tensor, Tensor]], share: float, checkpoint: Path
+) -> None:
+    """Prune a classifier in place with ModelOpt's FastNAS to a share of its multiply-accumulates.
+
+    Args:
+        task: the trained classifier.
+        inputs: prepared images on which BatchNorms are recalibrated for each score.
+        labelled: prepared images of the search split and their labels, on which cross entropy is the score.
+        share: of the multiply-accumulates that remains.
+        checkpoint: file of the scores of single choices, which other shares read again.
+    """
+    import modelopt.torch.prune
+
+    network, traceable = task.network, Traceable(task.network)
+    images = inputs[0][:1]
+    traceable.require_equal(network, images)
+    ratios = {"channels_ratio": WIDTH_RATIOS, "kernel_size": (), "channel_divisor": ROUND_TO}
+    features = {"features_ratio": WIDTH_RATIOS, "feature_divisor": ROUND_TO}
+
+    def score(model: nn.Module) -> float:
+        with torch.no_grad():
+            losses = [functional.cross_entropy(model(batch), labels, reduction="sum") for batch, labels in labelled]
+        return -float(sum(losses)) / sum(len(labels) for _, labels in labelled)
+
+    mode = [("fastnas", {"nn.Conv2d": {"*": ratios}, "nn.BatchNorm2d": {"*": features}})]
+    modelopt.torch.prune.prune(
+        traceable.chain, mode=mode, constraints={"flops": f"{100 * share:g}%"}, dummy_input=(images,),
+        config={
+            "data_loader": [(batch,) for batch in inputs], "max_iter_data_loader": len(inputs), "score_func": score,
+            "checkpoint": str(checkpoint), "verbose": False,
+        },
+    )  # fmt: skip
+    traceable.write_back()
+    traceable.require_equal(network, images)
 
 
 def score_of(task: Task, batches: Iterable[object]) -> float:
@@ -119,10 +230,20 @@ def prune(options: argparse.Namespace) -> None:
     task = build_task(config, table, build_arch(config, table), data)
     inherit(task, parent)
     batches = list(data.calibration_dataloader(config.calibration_images, data.batch_size))
-    images = task.eval().prepared(batches[0], task.active_arch)["images"]
+    task.eval()
+
+    def prepared(batch: Mapping[str, object]) -> Tensor:
+        return task.prepared(batch, task.active_arch)["images"].contiguous()
+
+    images = prepared(batches[0])
     before, start = count_macs(task.network, images), time.monotonic()
-    budget = options.share * before
-    prune_with_depgraph(task, images, budget, options.method, batches[:4])
+    if options.method == "fastnas":
+        labelled = [(prepared(batch), batch["labels"]) for batch in data.search_dataloader()]
+        checkpoint = options.runs / f"fastnas-{options.net}-{options.seed}.pth"
+        inputs = [prepared(batch) for batch in batches[:CALIBRATION_BATCHES]]
+        prune_with_fastnas(task, inputs, labelled, options.share, checkpoint)
+    else:
+        prune_with_depgraph(task, images, options.share * before, options.method, batches[:CALIBRATION_BATCHES])
     recalibrate_batch_norm(task.network, batches, lambda batch: task(batch["images"]))
     steps, trainer = config.trainer.max_steps, build_bare_trainer(config.trainer, config.trainer.max_steps or 1)
     settings = build_training_settings(config, steps or 1, data.batch_size)
@@ -142,30 +263,37 @@ def prune(options: argparse.Namespace) -> None:
     print(line)
 
 
-def resized_within(run: Path, budget: float) -> Arch:
-    """The whole network of a run at its largest input size within a budget of multiply-accumulates."""
+def resized_within(run: Path, whole_macs: int, budget: float, sizes: Sequence[int]) -> Arch:
+    """The whole network of a run at the largest of these input sizes within a budget of multiply-accumulates."""
     cfg = composed(["stage=predict"])
     cfg.weights, cfg.images = str(run), "-"
     config = read_config(with_trained_groups(cfg), PredictConfig)
-    task = build_blank(config, config.supernet.build())
+    table = config.supernet.build()
+    task = build_blank(config, replace(table, resolutions=tuple(sizes)) if sizes else table)  # type: ignore[type-var]
     archs = Problem(task.space, input_gene=task.input_gene).resized
-    fitting = [(macs, arch) for macs, arch in zip(task.cost_totals(archs).macs, archs, strict=True) if macs <= budget]
+    costs = task.cost_totals(archs).macs
+    costs = costs - (costs[0] - whole_macs)  # the classifier of a task without data has another number of classes
+    fitting = [(macs, arch) for macs, arch in zip(costs, archs, strict=True) if macs <= budget]
     if not fitting:
         raise SystemExit(f"the whole network of {run} is within {budget:.0f} multiply-accumulates at no input size")
     return max(fitting, key=lambda pair: pair[0])[1]
 
 
-def choose(runs: Path, net: str, seed: int, share: float) -> None:
+def choose(runs: Path, net: str, seed: int, share: float, sizes: Sequence[int]) -> None:
     """Write ``ours-SHARE.yaml`` and ``resized-SHARE.yaml`` beside the archs of a search: the best within the budget."""
     run, search = runs / "finetune/small_cls" / f"{net}-S-{seed}", runs / "search/small_cls" / f"{net}-R-{seed}"
     whole = read_result(run)
     assert whole is not None
-    budget = share * whole.costs.macs["total"]
+    whole_macs = whole.costs.macs["total"]
+    budget = share * whole_macs
     fitting = [trial for trial in read_front(search).trials if trial.values["macs"] <= budget]
     if not fitting:
         raise SystemExit(f"no network on the front of {search} is within {budget:.0f} multiply-accumulates")
     best = max(fitting, key=lambda trial: trial.values["score"])
-    for name, content in (("ours", dict(best.arch)), ("resized", resized_within(run, budget).to_dict())):
+    for name, content in (
+        ("ours", dict(best.arch)),
+        ("resized", resized_within(run, whole_macs, budget, sizes).to_dict()),
+    ):
         text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None)
         write_text(search / files.ARCHS_FOLDER / f"{name}-{share:g}.yaml", text)
 
@@ -199,7 +327,11 @@ def interval(values: Sequence[float]) -> str:
 
 
 def table(runs: Path) -> None:
-    """Print the scores of each method at each budget, and the paired differences of ours from the others."""
+    """Print the scores of each method at each budget, and the paired differences of ours from the others.
+
+    The last line counts the points, one for each other method, network and share, at which our mean is higher.
+    """
+    better, points = 0, 0
     lines: list[Mapping[str, object]] = [*read_ours(runs), *read_peers(runs)]
     print("| net | share of MACs | method | MACs (M) | top-1 (%), by seed | mean | ours minus it (95 %) |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
@@ -213,10 +345,13 @@ def table(runs: Path) -> None:
             scores = [float(str(line["score"])) for line in own]
             macs = statistics.fmean(float(str(line["macs"])) for line in own) / 1e6
             paired = [ours[line["seed"]] - float(str(line["score"])) for line in own if line["seed"] in ours]
-            differs = interval(paired) if paired and method != "ours" else ""
+            differs = ""
+            if paired and method != "ours":
+                differs, better, points = interval(paired), better + (statistics.fmean(paired) > 0), points + 1
             by_seed = " ".join(f"{100 * score:.1f}" for score in scores)
             mean = f"{100 * statistics.fmean(scores):.1f}"
             print(f"| {net} | {share:g} | {label} | {macs:.1f} | {by_seed} | {mean} | {differs} |")
+    print(f"\n{METHODS['ours']}: better at {better} of {points} points")
 
 
 def main() -> None:
@@ -228,6 +363,9 @@ def main() -> None:
     chosen.add_argument("net")
     chosen.add_argument("seed", type=int)
     chosen.add_argument("share", type=float)
+    chosen.add_argument(
+        "sizes", type=int, nargs="*", help="of the images of the whole network; without: those of the space"
+    )
     one = commands.add_parser("prune")
     one.add_argument("runs", type=Path)
     one.add_argument("net")
@@ -241,7 +379,7 @@ def main() -> None:
     if options.command == "prune":
         prune(options)
     elif options.command == "choose":
-        choose(options.runs, options.net, options.seed, options.share)
+        choose(options.runs, options.net, options.seed, options.share, options.sizes)
     else:
         table(options.runs)
 

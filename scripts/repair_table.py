@@ -31,6 +31,7 @@ from nas_transfer.arch import Arch
 from nas_transfer.supernet.calibrate import recalibrate_batch_norm
 from nas_transfer.supernet.mending import match_batch_norms
 from nas_transfer.supernet.networks import build_body, build_classifier
+from nas_transfer.supernet.ops import copy_slices
 from nas_transfer.supernet.protocol import SupernetTable
 from nas_transfer.supernet.repair import Repairer, order_channels
 from nas_transfer.tasks.checkpoint import load_checkpoint
@@ -112,7 +113,8 @@ class Comparison:
         self, table: SupernetTable, body: nn.Module, head: nn.Module, views: list[Tensor], blends: list[Tensor],
         images: list[Tensor], labels: Tensor,
     ) -> None:  # fmt: skip
-        self.body, self.head, self.images, self.labels = body, head, images, labels
+        self.table, self.body, self.head = table, body, head
+        self.images, self.labels = images, labels
         self.views, self.blends = views, blends
         start = time.perf_counter()
         whole, self.whole_head = self.cut(table.space.largest())
@@ -122,8 +124,10 @@ class Comparison:
 
     def cut(self, arch: Arch) -> tuple[nn.Module, nn.Module]:
         """Body and head of an arch, as sliced."""
-        body = self.body.extract(arch).eval()  # type: ignore[operator]
-        return body.to(memory_format=torch.channels_last), self.head.extract(arch).eval()  # type: ignore[operator]
+        body, head = build_body(self.table, arch), build_classifier(self.table, 1000, arch)
+        copy_slices(self.body, body)
+        copy_slices(self.head, head)
+        return body.eval().to(memory_format=torch.channels_last), head.eval()
 
     @torch.no_grad()
     def features(self, body: nn.Module) -> list[Tensor]:

@@ -38,6 +38,7 @@ MODELS = {
     "MNASNet": ("timm mnasnet_100", "torchvision mnasnet1_0"),
     "FBNet": ("timm fbnetc_100", "timm fbnetv3_b"),
     "TinyNet": ("timm tinynet_a",),
+    "HardCoRe-NAS": ("timm hardcorenas_a",),
     "ConvNeXt": ("timm convnext_atto", "timm convnext_tiny", "torchvision convnext_tiny"),
 }
 SIZE = 224

@@ -11,6 +11,11 @@ from nas_transfer.errors import ConfigError
 Record = TypeVar("Record")
 Item = TypeVar("Item")
 
+INNER_ACTIVATIONS = ("relu", "relu6", "silu", "hardswish")
+"""Names of activations behind the first layer of squeeze-and-excitation."""
+GATES = ("hardsigmoid", "sigmoid")
+"""Names of activations behind its second layer."""
+
 OF_WEIGHTS = {"of_weights": True}
 """Metadata of a table's dataclass field that changes what given weights compute, but no tensor's shape.
 
@@ -54,6 +59,17 @@ def as_tuple(value: Sequence[Item], where: str) -> tuple[Item, ...]:
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise ConfigError(f"supernet.{where} must be a list, got {value!r}")
     return tuple(value)
+
+
+def as_squeeze_activations(value: Sequence[str]) -> tuple[str, str]:
+    """The field ``squeeze_activations`` of a table; raises ConfigError for unknown names."""
+    names = as_tuple(value, "squeeze_activations")
+    if len(names) != 2 or names[0] not in INNER_ACTIVATIONS or names[1] not in GATES:
+        raise ConfigError(
+            f"supernet.squeeze_activations must be one of {list(INNER_ACTIVATIONS)} and one of {list(GATES)}, got "
+            f"{list(names)}"
+        )
+    return names[0], names[1]
 
 
 def is_number(value: object) -> TypeGuard[float]:

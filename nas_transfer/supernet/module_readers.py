@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from torch import nn
 
+from nas_transfer.supernet.fields import GATES, INNER_ACTIVATIONS
 from nas_transfer.supernet.readers import PublicNet, unreadable
 
 ACTIVATIONS = {
+    "GELU": "gelu", "GELUTanh": "gelu_tanh",
     "ReLU": "relu", "ReLU6": "relu6", "SiLU": "silu", "Swish": "silu", "Hardswish": "hardswish",
     "HardSwish": "hardswish", "Sigmoid": "sigmoid", "Hardsigmoid": "hardsigmoid", "HardSigmoid": "hardsigmoid",
 }  # fmt: skip
@@ -24,7 +26,8 @@ class Conv:
 
     Attributes:
         name: its dotted name in the network.
-        in_channels, out_channels, kernel_size, stride, groups, bias: of the layer.
+        in_channels, out_channels, kernel_size, stride, groups, bias: of the layer; an even kernel is as large as the
+            stride and not padded.
         same_padding: whether it pads as TensorFlow's "same" does.
     """
 
@@ -70,19 +73,24 @@ class ModuleReader:
     Args:
         net: what the library says of the network.
         model: the network.
+        activations: names of the activations that the family's table can express.
 
     Attributes:
-        eps: of all BatchNorms read so far.
+        eps: of all norms read so far.
     """
 
-    def __init__(self, net: PublicNet, model: nn.Module) -> None:
+    def __init__(self, net: PublicNet, model: nn.Module, activations: Collection[str]) -> None:
         self.net = net
         self.model = model
+        self.activations = activations
         self.eps: float | None = None
 
     def module(self, name: str) -> nn.Module:
-        """The module of this name."""
-        return self.model.get_submodule(name)
+        """The module of this name; ConfigError if there is none."""
+        try:
+            return self.model.get_submodule(name)
+        except AttributeError:
+            raise unreadable(self.net, name, "none", "a module") from None
 
     def has(self, name: str) -> bool:
         """Whether there is a module of this name that does something."""
@@ -97,24 +105,34 @@ class ModuleReader:
         empty = isinstance(module, nn.Sequential) and not len(module)
         return empty or isinstance(module, NOTHING) or kind in ("DropPath", "StochasticDepth", "DropBlock2d")
 
-    def conv(self, name: str, *, bias: bool = False) -> Conv:
-        """A convolution; ConfigError if it is not square, odd, centred, without dilation, and with or without bias."""
+    def conv(self, name: str, *, bias: bool = False, needed: str = "") -> Conv:
+        """A convolution.
+
+        Args:
+            name: its dotted name.
+            bias: whether it must have a bias, or must have none.
+            needed: what the family can express in its place, for the error; by default, it follows from what is wrong.
+
+        Raises:
+            ConfigError: it is not square, not centred (or, with an even kernel, not of patches that do not overlap), or
+                dilated.
+        """
         module = self.module(name)
         kind = type(module).__name__
         same = kind == SAME_PADDED
         if not isinstance(module, nn.Conv2d) or (type(module) is not nn.Conv2d and not same):
-            raise unreadable(self.net, name, module, "a plain convolution")
+            raise unreadable(self.net, name, module, needed or "a plain convolution")
         kernel, stride = module.kernel_size[0], module.stride[0]
-        centred = (
-            module.padding in ((0, 0), (kernel // 2, kernel // 2)) if same else module.padding == (kernel // 2,) * 2
-        )
+        centred = module.padding == (kernel // 2, kernel // 2) or (same and module.padding == (0, 0))
+        if kernel % 2 == 0:
+            centred = kernel == stride and module.padding == (0, 0) and not same
         square = module.kernel_size == (kernel, kernel) and module.stride == (stride, stride)
-        if not centred or not square or kernel % 2 == 0 or module.dilation != (1, 1) or module.padding_mode != "zeros":
-            raise unreadable(self.net, name, str(module), "a square, odd and centred convolution without dilation")
+        if not centred or not square or module.dilation != (1, 1) or module.padding_mode != "zeros":
+            usual = "a square, odd and centred convolution without dilation"
+            raise unreadable(self.net, name, str(module), needed or usual)
         if (module.bias is not None) != bias:
-            raise unreadable(self.net, name, f"one {'without' if bias else 'with'} bias", "a convolution " + (
-                "with bias" if bias else "without bias"
-            ))  # fmt: skip
+            found, usual = ("without", "with") if bias else ("with", "without")
+            raise unreadable(self.net, name, f"one {found} bias", needed or f"a convolution {usual} bias")
         return Conv(
             name, module.in_channels, module.out_channels, kernel, stride, module.groups, bias, same and stride > 1
         )
@@ -124,36 +142,62 @@ class ModuleReader:
         module = self.module(name)
         if not isinstance(module, nn.BatchNorm2d) or not module.affine or not module.track_running_stats:
             raise unreadable(self.net, name, module, "a BatchNorm with scales and statistics")
-        if self.eps is not None and module.eps != self.eps:
-            raise unreadable(self.net, name, f"one with epsilon {module.eps}", f"a BatchNorm with epsilon {self.eps}")
-        self.eps = module.eps
+        self._note_eps(name, module.eps)
         inside = [name for name, child in module.named_children() if not self.is_nothing(child)]
         return self.activation(f"{name}.{inside[0]}") if inside else ""
 
-    def activation(self, name: str) -> str:
-        """The name of an activation."""
+    def layer_norm(self, name: str) -> int:
+        """The channels of a LayerNorm over channels."""
         module = self.module(name)
-        known = ACTIVATIONS.get(type(module).__name__)
-        if known is None:
-            raise unreadable(self.net, name, module, f"an activation such as {', '.join(sorted(set(ACTIVATIONS)))}")
-        return known
+        if not isinstance(module, nn.LayerNorm):
+            raise unreadable(self.net, name, module, "a LayerNorm")
+        if not module.elementwise_affine or len(module.normalized_shape) != 1:
+            raise unreadable(self.net, name, str(module), "a LayerNorm of channels with scales and shifts")
+        self._note_eps(name, module.eps)
+        return module.normalized_shape[0]
+
+    def _note_eps(self, name: str, eps: float) -> None:
+        if self.eps is not None and eps != self.eps:
+            raise unreadable(self.net, name, f"one with epsilon {eps}", f"a norm with epsilon {self.eps}")
+        self.eps = eps
+
+    def linear(self, name: str) -> tuple[int, int]:
+        """Input and output channels of a linear layer with bias, or of a 1x1 convolution with bias."""
+        module = self.module(name)
+        if isinstance(module, nn.Conv2d):
+            conv = self.conv(name, bias=True)
+            if conv.pointwise:
+                return conv.in_channels, conv.out_channels
+        if not isinstance(module, nn.Linear):
+            raise unreadable(self.net, name, module, "a linear layer")
+        if module.bias is None:
+            raise unreadable(self.net, name, "one without", "a linear layer with a bias")
+        return module.in_features, module.out_features
+
+    def activation(self, name: str, among: Collection[str] | None = None) -> str:
+        """The name of an activation; ConfigError if it is not `among` these, by default those of the family."""
+        module, among = self.module(name), self.activations if among is None else among
+        found = ACTIVATIONS.get(type(module).__name__)
+        if found == "gelu" and getattr(module, "approximate", "none") == "tanh":
+            found = "gelu_tanh"
+        if found is None or found not in among:
+            kinds = [kind for kind, known in ACTIVATIONS.items() if known in among]
+            raise unreadable(self.net, name, module, f"one of {', '.join(kinds)}" if len(kinds) > 1 else kinds[0])
+        return found
 
     def squeeze(self, name: str) -> Squeeze:
         """Squeeze-and-excitation: two 1x1 convolutions with bias, and two activations, in order."""
-        convs, activations = [], []
+        convs: list[Conv] = []
+        activations: list[str] = []
         for child, module in self.module(name).named_children():
             if isinstance(module, nn.Conv2d):
                 convs.append(self.conv(f"{name}.{child}", bias=True))
             elif type(module).__name__ in ACTIVATIONS:
-                activations.append(self.activation(f"{name}.{child}"))
+                activations.append(self.activation(f"{name}.{child}", GATES if activations else INNER_ACTIVATIONS))
             elif not (self.is_nothing(module) or isinstance(module, nn.AdaptiveAvgPool2d)):
                 raise unreadable(self.net, f"{name}.{child}", module, "part of squeeze-and-excitation")
         fits = len(convs) == len(activations) == 2 and all(conv.pointwise for conv in convs)
-        if (
-            not fits
-            or activations[1] not in ("sigmoid", "hardsigmoid")
-            or convs[0].out_channels != convs[1].in_channels
-        ):
+        if not fits or convs[0].out_channels != convs[1].in_channels:
             raise unreadable(self.net, name, self.module(name), "squeeze-and-excitation of two 1x1 convolutions")
         squeeze, excite = convs
         return Squeeze(squeeze.name, excite.name, squeeze.out_channels, (activations[0], activations[1]))

@@ -229,23 +229,14 @@ def _synchronised_batch_norm(features: Tensor, weight: Tensor, bias: Tensor, eps
     return centred * torch.rsqrt(variance + eps) * weight[None, :, None, None] + bias[None, :, None, None]
 
 
-SQUEEZE_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": F.relu,
-    "relu6": F.relu6,
-    "silu": F.silu,
-    "hardswish": F.hardswish,
-}
-GATES: dict[str, Callable[[Tensor], Tensor]] = {"hardsigmoid": F.hardsigmoid, "sigmoid": torch.sigmoid}
-
-
 class SqueezeExcite(nn.Module):
     """Squeeze-and-excitation (Hu et al. 2018), by default with ReLU and hard sigmoid, as in MobileNetV3.
 
     Args:
         squeeze: 1x1 convolution with bias that reduces the channels.
         excite: 1x1 convolution with bias that restores them.
-        activation: key of `SQUEEZE_ACTIVATIONS`, behind `squeeze`.
-        gate: key of `GATES`, behind `excite`.
+        activation: one of `nas_transfer.supernet.fields.INNER_ACTIVATIONS`, behind `squeeze`.
+        gate: one of `nas_transfer.supernet.fields.GATES`, behind `excite`.
     """
 
     def __init__(
@@ -254,8 +245,8 @@ class SqueezeExcite(nn.Module):
         super().__init__()
         self.squeeze = squeeze
         self.excite = excite
-        self.activate = SQUEEZE_ACTIVATIONS[activation]
-        self.gate = GATES[gate]
+        self.activate: Callable[[Tensor], Tensor] = getattr(F, activation)
+        self.gate: Callable[[Tensor], Tensor] = getattr(F, gate)
 
     def forward(self, features: Tensor) -> Tensor:
         """Scale each channel of (B, C, H, W) by a factor in 0-1 that depends on the whole image."""

@@ -25,14 +25,20 @@ def randomise_convnext(network: nn.Module) -> None:
             nn.init.uniform_(parameter, 0.3, 1.2)
 
 
+def extract(supernet: nn.Module, subnet: nn.Module) -> nn.Module:
+    """A plain subnet with the weights, the precision and the mode of the supernet."""
+    copy_slices(supernet, subnet.to(next(supernet.parameters()).dtype))
+    return subnet.train(supernet.training)
+
+
+def cut_body(table: SupernetTable, body: nn.Module, arch: Arch) -> nn.Module:
+    """The plain body of an arch."""
+    return extract(body, build_body(table, arch))
+
+
 def cut(table: SupernetTable, body: nn.Module, classifier: nn.Module, arch: Arch) -> tuple[nn.Module, nn.Module]:
-    """The plain body and head of an arch, in the precision and mode of the supernet's."""
-    plain = build_body(table, arch), build_classifier(table, NUM_CLASSES, arch)
-    for source, target in zip((body, classifier), plain, strict=True):
-        target.to(next(source.parameters()).dtype)
-        copy_slices(source, target)
-        target.train(source.training)
-    return plain
+    """The plain body and head of an arch."""
+    return cut_body(table, body, arch), extract(classifier, build_classifier(table, NUM_CLASSES, arch))
 
 
 def require_equal_subnets(

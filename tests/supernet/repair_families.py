@@ -24,7 +24,7 @@ from nas_transfer.supernet.resnet.network import ResNetBody
 from nas_transfer.supernet.resnet.rows import ResidualStage, StemConv
 from nas_transfer.supernet.resnet.table import ResNetTable
 from tests.conftest import load_supernet
-from tests.supernet.exactness import randomise_convnext
+from tests.supernet.exactness import cut_body, randomise_convnext
 
 RESNET_BLOCKS = (2, 2, 3, 2)
 
@@ -64,7 +64,7 @@ def mbconv_supernet(table: MBConvTable, batches: list[Tensor]) -> MBConvBody:
         if "kernel_transforms" in name:
             nn.init.normal_(parameter, std=0.2)
             parameter.data.diagonal().add_(1)
-    largest = body.extract(table.space.largest())
+    largest = cut_body(table, body, table.space.largest())
     randomise_norms(largest)
     recalibrate_batch_norm(largest, batches, largest)
     body.load_state_dict(largest.state_dict(), strict=False)  # a supernet has more shortcuts
@@ -94,8 +94,8 @@ def mbconv_family(table: MBConvTable, batches: list[Tensor]) -> Family:
     body = mbconv_supernet(table, batches)
     whole = table.space.largest()
     small = table.space.from_dict({**whole.to_dict(), "kernel_size": [3 for _ in whole.group("kernel_size")]})
-    cuts = tuple(partial(body.extract, arch) for arch in (*archs_of(table), small))
-    return Family(table, body.extract(whole), cuts)
+    cuts = tuple(partial(cut_body, table, body, arch) for arch in (*archs_of(table), small))
+    return Family(table, cut_body(table, body, whole), cuts)
 
 
 def shufflenet(batches: list[Tensor]) -> Family:
@@ -105,11 +105,7 @@ def shufflenet(batches: list[Tensor]) -> Family:
     body = build_body(table).eval()
     randomise_norms(body)
 
-    def cut(arch: Arch) -> nn.Module:
-        subnet = build_body(table, arch)
-        copy_slices(body, subnet)
-        return subnet.eval()
-
+    cut = partial(cut_body, table, body)
     for operation in range(4):
         path = cut(table.space.from_dict({"resolution": 64, "op": [operation] * len(table.positions)}))
         recalibrate_batch_norm(path, batches, path)
@@ -168,7 +164,8 @@ def convnext(batches: list[Tensor]) -> Family:
     body = build_body(table).eval()
     randomise_convnext(body)
     archs = (*archs_of(table), table.space.largest({"kernel_size.s1": 3, "kernel_size.s3": 5}))
-    return Family(table, body.extract(table.space.largest()), tuple(partial(body.extract, arch) for arch in archs))
+    cuts = tuple(partial(cut_body, table, body, arch) for arch in archs)
+    return Family(table, cut_body(table, body, table.space.largest()), cuts)
 
 
 def elastic_resnet(batches: list[Tensor]) -> Family:
@@ -193,11 +190,7 @@ def elastic_resnet(batches: list[Tensor]) -> Family:
     recalibrate_batch_norm(largest, batches, largest)
     body.load_state_dict(largest.state_dict(), strict=False)  # the stem's smaller kernels are maps
 
-    def cut(arch: Arch) -> nn.Module:
-        subnet = build_body(table, arch)
-        copy_slices(body, subnet)
-        return subnet.eval()
-
+    cut = partial(cut_body, table, body.eval())
     genes = table.space.largest().to_dict()
     narrow = table.space.from_dict({**genes, "inner_width": table.space.smallest().to_dict()["inner_width"]})
     return Family(table, largest.eval(), (partial(cut, table.space.smallest()), partial(cut, narrow)))

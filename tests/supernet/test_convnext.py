@@ -24,7 +24,7 @@ from nas_transfer.supernet.preprocessing import Preprocessing
 from nas_transfer.supernet.public.reading import origin_of
 from nas_transfer.supernet.readers import PublicNet, Reading
 from tests.conftest import load_supernet
-from tests.supernet.exactness import NUM_CLASSES, randomise_convnext, require_equal_subnets
+from tests.supernet.exactness import NUM_CLASSES, cut_body, randomise_convnext, require_equal_subnets
 
 SIZES = {"depths": (1, 2, 3, 1), "dims": (8, 16, 24, 32)}
 TIMM = {
@@ -73,7 +73,7 @@ def test_an_extracted_subnet_equals_the_active_one_in_outputs_and_gradients(
 
 def test_an_extracted_subnet_holds_plain_torch_layers_and_its_own_weights(table: ConvNeXtTable) -> None:
     body = build_body(table)
-    subnet = body.extract(table.space.smallest())
+    subnet = cut_body(table, body, table.space.smallest())
     assert not any("Elastic" in type(module).__name__ for module in subnet.modules())
     before = subnet.stages[0][0].expand.conv.weight.clone()
     with torch.no_grad():
@@ -156,7 +156,7 @@ def filled(reading: Reading, net: nn.Module) -> tuple[nn.Module, nn.Module]:
     block = body.stages[0][0]
     importance = block.expand.conv.weight.abs().sum((1, 2, 3)) + block.project.conv.weight.abs().sum((0, 2, 3))
     assert (importance[:-1] >= importance[1:]).all()
-    return body.extract(reading.table.space.largest()).eval(), head.eval()
+    return cut_body(reading.table, body, reading.table.space.largest()).eval(), head.eval()
 
 
 def require_equal_nets(reading: Reading, net: nn.Module, maps: list[Tensor], images: Tensor) -> None:

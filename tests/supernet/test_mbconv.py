@@ -13,7 +13,7 @@ from nas_transfer.supernet.mbconv.network import MBConvBody, MBConvClassifier
 from nas_transfer.supernet.mbconv.table import MBConvTable
 from nas_transfer.supernet.ops import leading_slice
 from tests.conftest import load_supernet
-from tests.supernet.exactness import require_equal_subnets
+from tests.supernet.exactness import cut, cut_body, require_equal_subnets
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_subnets_with_transformed_kernels_and_same_padding_equal_the_active_ones
         images = torch.randn(3, 3, 75, 90, dtype=torch.float64)
         for network in (body, classifier):
             network.train(training).set_arch(arch)
-        static_body, static_classifier = body.extract(arch), classifier.extract(arch)
+        static_body, static_classifier = cut(table, body, classifier, arch)
         taps, static_taps = body(images), static_body(images)
         for ours, theirs in zip(taps, static_taps, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
@@ -76,7 +76,7 @@ def test_an_extracted_subnet_equals_the_active_one_in_outputs_and_gradients(
 
 def test_an_extracted_subnet_holds_plain_torch_layers_and_its_own_weights(table: MBConvTable) -> None:
     body = MBConvBody(table)
-    subnet = body.extract(table.space.smallest())
+    subnet = cut_body(table, body, table.space.smallest())
     assert {type(m) for m in subnet.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)} == {
         nn.Conv2d,
         nn.BatchNorm2d,

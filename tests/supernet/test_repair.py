@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from dataclasses import replace
 from typing import NamedTuple
 from unittest.mock import MagicMock
 
@@ -16,11 +17,13 @@ from nas_transfer.supernet.calibrate import recalibrate_batch_norm
 from nas_transfer.supernet.layers import Layers
 from nas_transfer.supernet.links import Link, permute_hidden, repair_module
 from nas_transfer.supernet.mbconv.network import MBConvBody, MBConvClassifier
+from nas_transfer.supernet.mbconv.rows import FUSED, PLAIN
 from nas_transfer.supernet.mbconv.table import MBConvTable
 from nas_transfer.supernet.mending import match_batch_norms
 from nas_transfer.supernet.regression import Ridge, fit, fit_kernels, fit_rectified, greedy_order
 from nas_transfer.supernet.repair import Probes, Repairer, RepairReport, order_channels
 from tests.conftest import load_supernet
+from tests.supernet.exactness import cut_body, extract
 from tests.supernet.repair_families import FAMILIES, Family, mbconv_supernet
 
 SIZE = 64
@@ -50,7 +53,7 @@ def supernet(table: MBConvTable, batches: list[Tensor]) -> MBConvBody:
 
 
 def repairer_of(table: MBConvTable, supernet: MBConvBody, batches: list[Tensor], **options: int) -> Repairer:
-    return Repairer(table, supernet.extract(table.space.largest()), batches, **options)
+    return Repairer(table, cut_body(table, supernet, table.space.largest()), batches, **options)
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +175,29 @@ def test_kernels_that_are_learned_maps_of_larger_ones_are_repaired(batches: list
     assert sum(not torch.equal(own, kernel) for (own, _), kernel in zip(pairs, before, strict=True)) > len(pairs) / 2
 
 
+def test_fused_and_plain_blocks_are_repaired(table: MBConvTable, batches: list[Tensor]) -> None:
+    stages = [replace(stage, width=stage.width[-1:], depth=(1,), kernel_size=(3,)) for stage in table.stages]
+    stages[0] = replace(stages[0], kind=PLAIN, depth=(1, 2))
+    stages[1] = replace(stages[1], kind=FUSED, depth=(1, 2))
+    stages[2] = replace(stages[2], kind=FUSED)  # with squeeze-and-excitation
+    table = replace(table, stages=tuple(stages), shortcut="identity")
+    few = [images[:20] for images in batches]
+    body = mbconv_supernet(table, few)
+    largest = cut_body(table, body, table.space.largest())
+    repairer, held = Repairer(table, largest, few), torch.cat(few)[15::16]
+    wanted, same = largest(held), copy.deepcopy(largest)
+    assert {block.choice for block in repairer.repair(same).blocks} == {"original"}
+    for ours, theirs in zip(same(held), wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+    repaired, recalibrated, sliced = (cut_body(table, body, table.space.smallest()) for _ in range(3))
+    choices = {block.name: block.choice for block in repairer.repair(repaired).blocks}
+    assert choices["mb2.0"] == choices["mb3.0"] == "repaired"
+    recalibrate_batch_norm(recalibrated, few[:2], recalibrated)
+    errors = [map_errors(network(held), wanted).mean() for network in (repaired, recalibrated, sliced)]
+    assert errors[0] < min(errors[1:])
+
+
 def test_a_slice_that_is_nearer_than_its_repair_is_kept(
     family: Family, batches: list[Tensor], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -205,7 +231,7 @@ def test_lost_projections_are_found_again(family: Family, family_repairer: Repai
 def test_recalibrating_a_repaired_network_changes_little(
     table: MBConvTable, supernet: MBConvBody, repairer: Repairer, batches: list[Tensor]
 ) -> None:
-    body = supernet.extract(table.space.smallest())
+    body = cut_body(table, supernet, table.space.smallest())
     repairer.repair(body)
     before = body(batches[0])[-1]
     recalibrate_batch_norm(body, batches, body)
@@ -253,10 +279,10 @@ def test_memory_limits_the_images_of_early_blocks_only(
     counts = [frugal._samples[stage].count for stage in range(7)]
     assert counts[0] < 3
     assert counts[-1] == 3
-    assert len(frugal.repair(supernet.extract(table.space.smallest())).blocks) == 7
+    assert len(frugal.repair(cut_body(table, supernet, table.space.smallest())).blocks) == 7
     least = repairer_of(table, supernet, batches, memory=1)
     assert [least._samples[stage].count for stage in range(7)] == [1] * 7
-    assert len(least.repair(supernet.extract(table.space.smallest())).blocks) == 7
+    assert len(least.repair(cut_body(table, supernet, table.space.smallest())).blocks) == 7
 
 
 def test_too_few_rows_are_said_and_recalibrated(
@@ -264,7 +290,7 @@ def test_too_few_rows_are_said_and_recalibrated(
 ) -> None:
     repairer = repairer_of(table, supernet, [batches[0][:12]])
     with caplog.at_level(logging.WARNING):
-        report = repairer.repair(supernet.extract(table.space.smallest()))
+        report = repairer.repair(cut_body(table, supernet, table.space.smallest()))
     assert "mb7.0 has 128 channels and needs at least 256 rows, got 44" in caplog.text
     assert report.blocks[-1].choice in ("original", "recalibrated")
     assert "repaired" not in report.blocks[-1].errors
@@ -356,8 +382,8 @@ def test_matched_norms_of_a_head_have_the_moments_of_the_largest_networks(
     largest, smallest = table.space.largest(), table.space.smallest()
     torch.manual_seed(2)
     heads = MBConvClassifier(table, 5).eval()
-    reference, head = heads.extract(largest), heads.extract(smallest)
-    features = [[supernet.extract(arch)(images)[-1] for images in batches] for arch in (largest, smallest)]
+    reference, head = (extract(heads, MBConvClassifier(table, 5, arch)) for arch in (largest, smallest))
+    features = [[cut_body(table, supernet, arch)(images)[-1] for images in batches] for arch in (largest, smallest)]
     match_batch_norms(head, features[1], reference, features[0])
     outputs = [
         torch.cat([part.norm(part.conv(maps)).transpose(0, 1).flatten(1) for maps in inputs], 1)
@@ -377,7 +403,7 @@ def test_the_order_is_nested_takes_the_best_channel_first_and_leaves_the_functio
     largest = table.space.largest()
     ordered.set_arch(largest)
     images = batches[0].double()
-    for ours, theirs in zip(ordered.double()(images), supernet.extract(largest).double()(images), strict=True):
+    for ours, theirs in zip(ordered.double()(images), cut_body(table, supernet, largest).double()(images), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
     rows = torch.randn(300, 6) @ torch.randn(6, 6)
@@ -398,6 +424,6 @@ def test_the_order_keeps_more_than_the_order_of_the_file(
     order_channels(table, ordered, batches)
     narrow = table.space.from_dict({**table.space.largest().to_dict(), "expand_ratio": [1, 2, 2, 2, 2, 2, 2]})
     errors = [
-        repairer_of(table, body, batches).repair(body.extract(narrow)).error for body in (ordered, supernet)
+        repairer_of(table, body, batches).repair(cut_body(table, body, narrow)).error for body in (ordered, supernet)
     ]  # fmt: skip
     assert errors[0] < errors[1]

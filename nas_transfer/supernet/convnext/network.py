@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from functools import partial
-from typing import TypeVar
 
 from torch import Tensor, nn
 from torchvision.ops import stochastic_depth
@@ -19,11 +18,10 @@ from nas_transfer.supernet.convnext.table import PATCH, STEM_STRIDE, BlockPlan, 
 from nas_transfer.supernet.cost import Size, strided_size
 from nas_transfer.supernet.layers import ConvNormActivation, Layers
 from nas_transfer.supernet.norms import LayerNorm2d, LayerScale, ResponseNorm
-from nas_transfer.supernet.ops import ElasticConv2d, copy_slices
+from nas_transfer.supernet.ops import ElasticConv2d
 from nas_transfer.supernet.pieces import Piece
 from nas_transfer.supernet.preprocessing import IMAGE_CHANNELS
 
-Network = TypeVar("Network", bound=nn.Module)
 INITIAL_STD = 0.02
 """Standard deviation of random weights, as in the paper's code."""
 
@@ -167,14 +165,6 @@ class ConvNeXtBody(nn.Module):
         for number, block in enumerate(active):
             block.drop_path = rate * number / max(1, len(active) - 1)
 
-    def extract(self, arch: Arch) -> ConvNeXtBody:
-        """The subnet of an arch as a plain static module with its own copy of the weights.
-
-        Raises:
-            ArchError: `arch` does not belong to the supernet's space.
-        """
-        return _extract(self, ConvNeXtBody(self.table, arch))
-
 
 class ConvNeXtClassifier(nn.Module):
     """The classification head, equal for all archs: pooling, LayerNorm, an optional hidden layer, a linear layer.
@@ -213,13 +203,6 @@ def initialise(network: nn.Module) -> None:
             nn.init.trunc_normal_(module.weight, std=INITIAL_STD)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-
-
-def _extract(supernet: nn.Module, subnet: Network) -> Network:
-    reference = next(supernet.parameters())
-    subnet.to(device=reference.device, dtype=reference.dtype)
-    copy_slices(supernet, subnet)
-    return subnet.train(supernet.training)
 
 
 def build_body(table: ConvNeXtTable, arch: ArchOrSupernet) -> ConvNeXtBody:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
 
 from torch import nn
 
 from nas_transfer.supernet.convnext.rows import HeadTable, StageTable, StemTable
-from nas_transfer.supernet.convnext.table import PATCH, STEM_STRIDE, ConvNeXtTable
+from nas_transfer.supernet.convnext.table import ACTIVATIONS, PATCH, STEM_STRIDE, ConvNeXtTable
+from nas_transfer.supernet.module_readers import ModuleReader
 from nas_transfer.supernet.readers import PublicNet, Reading, fewer_choices, narrower_choices, unreadable
 from nas_transfer.supernet.weights.layout import Layout
 
-Module = TypeVar("Module", bound=nn.Module)
-
-ACTIVATION_NAMES = {"GELU": "gelu", "GELUTanh": "gelu_tanh", "SiLU": "silu", "ReLU": "relu"}
 BATCH_NORM_EPS = 1e-5
 SMALLEST_KERNEL = 3
 
@@ -64,7 +61,7 @@ def read(model: nn.Module, net: PublicNet) -> Reading | None:
     names = timm_names(model, net) if net.library == "timm" else torchvision_names(model)
     if names is None:
         return None
-    table = _Checks(model, net, names).table()
+    table = _TableReader(ModuleReader(net, model, ACTIVATIONS), names).table()
     return Reading(table, layout(table, names))
 
 
@@ -146,36 +143,36 @@ def torchvision_names(model: nn.Module) -> NetNames | None:
     )
 
 
-class _Checks:
-    """Reads sizes from modules, and refuses modules that a table cannot express."""
+class _TableReader:
+    """Reads the table of a network, and refuses modules that a table cannot express."""
 
-    def __init__(self, model: nn.Module, net: PublicNet, names: NetNames) -> None:
-        self.model, self.net, self.names = model, net, names
-        norm = model.get_submodule(names.stem_norm)
-        self.eps = float(getattr(norm, "eps", 0.0))
+    def __init__(self, reader: ModuleReader, names: NetNames) -> None:
+        self.reader, self.net, self.names = reader, reader.net, names
         first = names.blocks[0][0]
         self.scaled, self.response_norm = first.scale is not None, first.response_norm is not None
-        self.activation = self._activation(first.activation)
+        self.activation = reader.activation(first.activation)
 
     def table(self) -> ConvNeXtTable:
         """The table of the network."""
-        names = self.names
+        names, reader = self.names, self.reader
         stages = tuple(self._stage(index, blocks) for index, blocks in enumerate(names.blocks))
         for index, (norm, conv) in enumerate(names.downsamples, start=1):
-            self._norm(norm)
-            self._conv(conv, stages[index - 1].channels, stages[index].channels, 2, 2, 0)
-        self._norm(names.head_norm)
-        hidden = None if names.hidden is None else self._linear(names.hidden).out_features
-        self._linear(names.classifier)
+            reader.layer_norm(norm)
+            self._conv(conv, stages[index - 1].channels, stages[index].channels, 2, 2)
+        reader.layer_norm(names.head_norm)
+        hidden = None if names.hidden is None else reader.linear(names.hidden)[1]
+        reader.linear(names.classifier)
+        stem = self._stem(stages[0].channels)
+        assert reader.eps is not None
         return ConvNeXtTable(
             name=self.net.name,
             resolutions=self.net.resolutions,
             stages=stages,
             batch_norm_eps=BATCH_NORM_EPS,
             preprocessing=self.net.preprocessing,
-            stem=self._stem(stages[0].channels),
+            stem=stem,
             head=HeadTable(names.norm_first, hidden),
-            layer_norm_eps=self.eps,
+            layer_norm_eps=reader.eps,
             layer_scale=self.scaled,
             response_norm=self.response_norm,
             activation=self.activation,
@@ -183,29 +180,31 @@ class _Checks:
         )
 
     def _stem(self, width: int) -> StemTable:
-        self._norm(self.names.stem_norm)
+        self.reader.layer_norm(self.names.stem_norm)
         first, *others = self.names.stem
         if not others:
-            self._conv(first, 3, width, PATCH, STEM_STRIDE, 0)
+            self._conv(first, 3, width, PATCH, STEM_STRIDE)
             return StemTable()
-        mid = self._module(first, nn.Conv2d, "a convolution").out_channels
-        self._conv(first, 3, mid, 3, 2, 1)
-        self._conv(others[0], mid, width, 3, 2, 1)
+        mid = self.reader.conv(first, bias=True).out_channels
+        self._conv(first, 3, mid, 3, 2)
+        self._conv(others[0], mid, width, 3, 2)
         activation = self.names.stem_activation
         if activation is not None:
-            self._activation(activation, self.activation)
+            self.reader.activation(activation, (self.activation,))
         return StemTable(mid, activation is not None)
 
     def _stage(self, index: int, blocks: tuple[BlockNames, ...]) -> StageTable:
-        first = self._module(blocks[0].depthwise, nn.Conv2d, "a convolution")
+        first = self.reader.module(blocks[0].depthwise)
+        if not isinstance(first, nn.Conv2d):
+            raise unreadable(self.net, blocks[0].depthwise, first, "a convolution")
         channels, kernel_size = first.out_channels, first.kernel_size[0]
-        ratio = self._widths(blocks[0].expand)[1] // channels
+        ratio = self.reader.linear(blocks[0].expand)[1] // channels
         for block in blocks:
-            self._conv(block.depthwise, channels, channels, kernel_size, 1, kernel_size // 2, groups=channels)
-            self._norm(block.norm)
-            self._widths(block.expand, (channels, ratio * channels))
-            self._widths(block.project, (ratio * channels, channels))
-            self._activation(block.activation, self.activation)
+            self._conv(block.depthwise, channels, channels, kernel_size, 1, groups=channels)
+            self.reader.layer_norm(block.norm)
+            self._linear(block.expand, (channels, ratio * channels))
+            self._linear(block.project, (ratio * channels, channels))
+            self.reader.activation(block.activation, (self.activation,))
             if (block.scale is not None, block.response_norm is not None) != (self.scaled, self.response_norm):
                 raise unreadable(self.net, block.depthwise.rpartition(".")[0], "another one", "a block as the others")
         return StageTable(
@@ -216,57 +215,20 @@ class _Checks:
             expand_ratio=narrower_choices(ratio),
         )
 
-    def _module(self, name: str, kind: type[Module], needed: str) -> Module:
-        module = self.model.get_submodule(name)
-        if not isinstance(module, kind):
-            raise unreadable(self.net, name, module, needed)
-        return module
+    def _conv(self, name: str, inside: int, outside: int, kernel_size: int, stride: int, groups: int = 1) -> None:
+        needed = (
+            f"a {kernel_size}x{kernel_size} convolution of stride {stride} with a bias, from {inside} to {outside} "
+            f"channels in {groups} groups"
+        )
+        conv = self.reader.conv(name, bias=True, needed=needed)
+        found = (conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.groups)
+        if found != (inside, outside, kernel_size, stride, groups) or conv.same_padding:
+            raise unreadable(self.net, name, str(self.reader.module(name)), needed)
 
-    def _conv(
-        self, name: str, inside: int, outside: int, kernel_size: int, stride: int, padding: int, groups: int = 1
-    ) -> None:
-        conv = self._module(name, nn.Conv2d, "a convolution")
-        wanted = (inside, outside, (kernel_size,) * 2, (stride,) * 2, (padding,) * 2, (1, 1), groups, True)
-        found = (
-            conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation,
-            conv.groups, conv.bias is not None,
-        )  # fmt: skip
-        if found != wanted:
-            needed = f"a {kernel_size}x{kernel_size} convolution of stride {stride} with a bias, from {inside} to "
-            raise unreadable(self.net, name, str(conv), f"{needed}{outside} channels in {groups} groups")
-
-    def _norm(self, name: str) -> None:
-        norm = self._module(name, nn.LayerNorm, "a LayerNorm")
-        if norm.eps != self.eps or not norm.elementwise_affine:
-            raise unreadable(self.net, name, str(norm), f"a LayerNorm of eps {self.eps:g} with scale and shift")
-
-    def _linear(self, name: str) -> nn.Linear:
-        linear = self._module(name, nn.Linear, "a linear layer")
-        if linear.bias is None:
-            raise unreadable(self.net, name, "one without", "a linear layer with a bias")
-        return linear
-
-    def _widths(self, name: str, wanted: tuple[int, int] | None = None) -> tuple[int, int]:
-        """Input and output channels of a linear layer or a 1x1 convolution with a bias."""
-        layer = self._module(name, nn.Module, "a layer")
-        widths = None
-        if isinstance(layer, nn.Linear):
-            widths = layer.in_features, layer.out_features
-        elif isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.groups == 1:
-            widths = layer.in_channels, layer.out_channels
-        if widths is None or layer.bias is None or widths != (wanted or widths):
-            between = "" if wanted is None else f" from {wanted[0]} to {wanted[1]} channels"
-            raise unreadable(self.net, name, str(layer), f"a linear layer with a bias{between}")
-        return widths
-
-    def _activation(self, name: str, wanted: str | None = None) -> str:
-        module = self.model.get_submodule(name)
-        found = ACTIVATION_NAMES.get(type(module).__name__)
-        if found == "gelu" and getattr(module, "approximate", "none") == "tanh":
-            found = "gelu_tanh"
-        if found is None or found != (wanted or found):
-            raise unreadable(self.net, name, module, wanted or f"one of {', '.join(ACTIVATION_NAMES)}")
-        return found
+    def _linear(self, name: str, wanted: tuple[int, int]) -> None:
+        if self.reader.linear(name) != wanted:
+            needed = f"a linear layer with a bias from {wanted[0]} to {wanted[1]} channels"
+            raise unreadable(self.net, name, str(self.reader.module(name)), needed)
 
 
 def layout(table: ConvNeXtTable, names: NetNames) -> Layout:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
 
 from torch import Tensor, nn
 
@@ -19,11 +18,8 @@ from nas_transfer.supernet.layers import ACTIVATION_MODULES, ConvNormActivation,
 from nas_transfer.supernet.mbconv.block_modules import Block, make_block
 from nas_transfer.supernet.mbconv.blocks import BlockPlan
 from nas_transfer.supernet.mbconv.table import MBConvTable
-from nas_transfer.supernet.ops import copy_slices
 from nas_transfer.supernet.pieces import Piece
 from nas_transfer.supernet.preprocessing import IMAGE_CHANNELS
-
-Network = TypeVar("Network", bound=nn.Module)
 
 
 def build_stem(table: MBConvTable, width: int, elastic: bool = False) -> ConvNormActivation:
@@ -101,14 +97,6 @@ class MBConvBody(nn.Module):
         for number, block in enumerate(active):
             block.drop_path = rate * number / max(1, len(active) - 1)
 
-    def extract(self, arch: Arch) -> MBConvBody:
-        """The subnet of an arch as a plain static module with its own copy of the weights.
-
-        Raises:
-            ArchError: `arch` does not belong to the supernet's space.
-        """
-        return _extract(self, MBConvBody(self.table, arch))
-
 
 class MBConvClassifier(nn.Module):
     """The classification head: 1x1 expansion, global pooling, an optional 1x1 feature mix, dropout, linear layer.
@@ -161,17 +149,6 @@ class MBConvClassifier(nn.Module):
         if self.feature_mix is not None:
             pooled = self.activation(self.feature_mix(pooled))
         return self.classifier(self.dropout(pooled.flatten(1)))
-
-    def extract(self, arch: Arch) -> MBConvClassifier:
-        """The head of one arch as a plain static module with its own copy of the weights."""
-        return _extract(self, MBConvClassifier(self.table, self.num_classes, arch))
-
-
-def _extract(supernet: nn.Module, subnet: Network) -> Network:
-    reference = next(supernet.parameters())
-    subnet.to(device=reference.device, dtype=reference.dtype)
-    copy_slices(supernet, subnet)
-    return subnet.train(supernet.training)
 
 
 def build_body(table: MBConvTable, arch: ArchOrSupernet) -> MBConvBody:

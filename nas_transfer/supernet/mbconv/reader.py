@@ -1,4 +1,4 @@
-"""Read MobileNetV2 and V3, EfficientNet, -Lite, -V2, MNASNet, FBNet, TinyNet of timm and torchvision: `MBConvTable`."""
+"""Read timm's and torchvision's MobileNetV2 and V3, EfficientNets, MNASNet, FBNet, TinyNet, HardCoRe: `MBConvTable`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torchvision.models.mobilenetv3 import MobileNetV3
 
 from nas_transfer.supernet.mbconv.blocks import IDENTITY, SQUEEZE_ACTIVATIONS
 from nas_transfer.supernet.mbconv.rows import (
+    ACTIVATIONS,
     FUSED,
     INVERTED,
     PLAIN,
@@ -111,7 +112,7 @@ class Head:
 
 def read(model: nn.Module, net: PublicNet) -> Reading | None:
     """See `nas_transfer.supernet.readers.Reader`."""
-    reader = ModuleReader(net, model)
+    reader = ModuleReader(net, model, ACTIVATIONS)
     if all(reader.has(name) for name in ("conv_stem", "blocks", "conv_head", "classifier")):
         names = list(_blocks_below(reader, "blocks"))
         stem, head = _unit(reader, ["conv_stem", "bn1"]), _timm_head(reader)

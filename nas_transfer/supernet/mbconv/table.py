@@ -22,7 +22,7 @@ from nas_transfer.errors import ConfigError
 from nas_transfer.ranges import Positive, Range
 from nas_transfer.space import SearchSpace
 from nas_transfer.supernet.cost import Cost, CostTotals, Size, strided_size, totals_by_group
-from nas_transfer.supernet.fields import as_record, as_tuple, check_positive, is_number
+from nas_transfer.supernet.fields import as_record, as_squeeze_activations, as_tuple, check_positive, is_number
 from nas_transfer.supernet.mbconv.blocks import (
     POOLED,
     SHORTCUTS,
@@ -101,7 +101,7 @@ class MBConvTable:
                 f"supernet.batch_norm_eps must be above 0, got {self.batch_norm_eps!r}: write 1.0e-5, since YAML "
                 "reads 1e-5 as text"
             )
-        object.__setattr__(self, "squeeze_activations", as_tuple(self.squeeze_activations, "squeeze_activations"))
+        object.__setattr__(self, "squeeze_activations", as_squeeze_activations(self.squeeze_activations))
         for field in ("same_padding", "kernel_transform"):
             if not isinstance(getattr(self, field), bool):
                 raise ConfigError(f"supernet.{field} must be true or false, got {getattr(self, field)!r}")

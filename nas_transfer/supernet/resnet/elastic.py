@@ -22,6 +22,7 @@ from nas_transfer.arch import Arch, Gene
 from nas_transfer.errors import ConfigError
 from nas_transfer.space import SearchSpace
 from nas_transfer.supernet.cost import Cost, CostTotals, Size, linear_cost, strided_size, totals_by_group
+from nas_transfer.supernet.fields import as_squeeze_activations
 from nas_transfer.supernet.preprocessing import Preprocessing
 from nas_transfer.supernet.protocol import TAP_STRIDES
 from nas_transfer.supernet.readers import PublicNet
@@ -54,7 +55,7 @@ class ElasticResNetTable:
         source: the public network that was read.
 
     Raises:
-        ConfigError: the strides of the stages are not 4, 8, 16 and 32.
+        ConfigError: the strides of the stages are not 4, 8, 16 and 32, or `squeeze_activations` are unknown.
     """
 
     network_module: ClassVar[str] = "nas_transfer.supernet.resnet.elastic_network"
@@ -72,6 +73,7 @@ class ElasticResNetTable:
     source: PublicNet | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "squeeze_activations", as_squeeze_activations(self.squeeze_activations))
         strides, stride = [], self.stem_stride
         for stage in self.stages:
             stride *= stage.stride

@@ -14,6 +14,7 @@ from nas_transfer.supernet.resnet.rows import CONV, POOL, ResidualStage, StemCon
 from nas_transfer.supernet.weights.layout import Layout
 
 CHANNEL_DIVISOR = 8
+RELU = "relu"
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Block:
 
 def read(model: nn.Module, net: PublicNet) -> Reading | None:
     """See `nas_transfer.supernet.readers.Reader`."""
-    reader = ModuleReader(net, model)
+    reader = ModuleReader(net, model, (RELU,))
     if reader.has("layer4") and reader.has("conv1") and reader.has("fc"):
         stem, pool = _resnet_stem(reader)
         stages = [f"layer{number}" for number in (1, 2, 3, 4)]
@@ -64,21 +65,16 @@ def _require_nothing(reader: ModuleReader, name: str) -> None:
         raise unreadable(reader.net, name, reader.module(name), "absent")
 
 
-def _require_relu(reader: ModuleReader, name: str) -> None:
-    if reader.activation(name) != "relu":
-        raise unreadable(reader.net, name, reader.module(name), "ReLU")
-
-
 def _resnet_stem(reader: ModuleReader) -> tuple[list[tuple[str, str]], bool]:
     """Names of convolutions and norms, and whether max pooling follows."""
     if isinstance(reader.module("conv1"), nn.Sequential):
         leaves = list(reader.leaves("conv1"))
         stem = list(zip(leaves[::3], [*leaves[1::3], "bn1"], strict=True))
         for name in leaves[2::3]:
-            _require_relu(reader, name)
+            reader.activation(name)
     else:
         stem = [("conv1", "bn1")]
-    _require_relu(reader, "act1" if reader.has("act1") else "relu")
+    reader.activation("act1" if reader.has("act1") else "relu")
     pool = reader.module("maxpool")
     if not isinstance(pool, nn.MaxPool2d) or (pool.kernel_size, pool.stride, pool.padding) != (3, 2, 1):
         raise unreadable(reader.net, "maxpool", pool, "3x3 max pooling of stride 2")
@@ -91,8 +87,9 @@ def _resnet_block(reader: ModuleReader, name: str) -> Block:
     for part in ("se", "aa", "attn_last", "drop_block.conv"):
         _require_nothing(reader, f"{name}.{part}")
     for number in range(1, count + 1):
+        reader.conv(f"{name}.conv{number}")
         own = f"{name}.act{number}"
-        _require_relu(reader, own if reader.has(own) else f"{name}.relu")
+        reader.activation(own if reader.has(own) else f"{name}.relu")
     convs, norms = (tuple(f"{name}.{word}{number}" for number in range(1, count + 1)) for word in ("conv", "bn"))
     shortcut = ("", "", "")
     if reader.has(f"{name}.downsample"):
@@ -104,9 +101,9 @@ def _resnet_block(reader: ModuleReader, name: str) -> Block:
 def _regnet_block(reader: ModuleReader, name: str) -> Block:
     """timm's Bottleneck of RegNet."""
     for number in (1, 2):
-        if reader.norm(f"{name}.conv{number}.bn") != "relu":
+        if reader.norm(f"{name}.conv{number}.bn") != RELU:
             raise unreadable(reader.net, f"{name}.conv{number}.bn", "another activation", "followed by ReLU")
-    _require_relu(reader, f"{name}.act3")
+    reader.activation(f"{name}.act3")
     convs, norms = (tuple(f"{name}.conv{number}.{word}" for number in (1, 2, 3)) for word in ("conv", "bn"))
     shortcut = ("", "", "")
     if reader.has(f"{name}.downsample"):
@@ -120,7 +117,7 @@ def _regnet_block(reader: ModuleReader, name: str) -> Block:
 def _torchvision_regnet_block(reader: ModuleReader, name: str) -> Block:
     """torchvision's ResBottleneckBlock."""
     for part in ("f.a.2", "f.b.2", "activation"):
-        _require_relu(reader, f"{name}.{part}")
+        reader.activation(f"{name}.{part}")
     convs, norms = (tuple(f"{name}.f.{part}.{index}" for part in "abc") for index in (0, 1))
     shortcut = ("", f"{name}.proj.0", f"{name}.proj.1") if reader.has(f"{name}.proj") else ("", "", "")
     return Block(name, convs, norms, f"{name}.f.se" if reader.has(f"{name}.f.se") else "", shortcut)
@@ -158,7 +155,7 @@ def _reading(
         stages=tuple(rows),
         batch_norm_eps=reader.eps,
         preprocessing=net.preprocessing,
-        squeeze_activations=next(iter(activations), ("relu", "sigmoid")),
+        squeeze_activations=next(iter(activations), (RELU, "sigmoid")),
         source=net,
     )
     return Reading(table, layout)
