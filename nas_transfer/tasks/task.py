@@ -122,6 +122,7 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
         self._active = self.space.arch_or_largest(settings.arch)
         self.network: nn.Module = network.to(memory_format=torch.channels_last)
         self.normalise: nn.Module = Normalise(settings.table.preprocessing)
+        self._followed: tuple[nn.Module, tuple[nn.Module, ...]] | None = None  # of `_followers`
         self.ground_truth: COCO | None = None
         self.predictions: dict[str, list[CocoResult]] = {}
         self.keeps_details = False
@@ -303,11 +304,17 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
         self._require_supernet("set its arch")
         self.space.validate(arch)
         body = self.body_arch(arch)
-        for module in self.network.modules():
-            if hasattr(module, "set_arch"):
-                module.set_arch(body)
+        for module in self._followers():
+            module.set_arch(body)  # type: ignore[operator]
         self.set_genes(arch)
         self._active = arch
+
+    def _followers(self) -> tuple[nn.Module, ...]:
+        """The modules of the network that have a `set_arch`; the network is walked once, since that takes as long."""
+        if self._followed is None or self._followed[0] is not self.network:
+            found = tuple(m for m in self.network.modules() if callable(getattr(type(m), "set_arch", None)))
+            self._followed = (self.network, found)
+        return self._followed[1]
 
     def set_genes(self, arch: Arch) -> None:
         """Make neck and head of a supernet follow the genes of the task in `arch`."""
