@@ -6,8 +6,8 @@ For each task, batch size and input size, both sides run the smallest, the large
 images in training mode. They alternate in one process, so that changes in the speed of the machine affect both. An arch
 of the supernet adds to gradients that the largest arch has left, as in a sandwich, and its time includes `set_arch`. A
 sandwich is the largest, two random and the smallest arch, from empty gradients. The script prints the ratio supernet :
-static of each arch, from the median over the rounds of the ratio of each round, and the operators whose time differs
-most.
+static of each arch, from the median over the rounds of the ratio of each round, and with ``--operators`` the operators whose time differs
+most. With one thread, the times are CPU times, which other work on the machine disturbs less.
 """
 
 from __future__ import annotations
@@ -130,6 +130,7 @@ class Comparison:
 
     def __init__(self, task: Task, batch: Mapping[str, object], num_random: int) -> None:
         self.task, self.batch = task, batch
+        self.clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
         generator = np.random.default_rng(0)
         space = task.space
         self.archs = [space.smallest(), space.largest(), *(space.sample(generator) for _ in range(num_random))]
@@ -147,14 +148,14 @@ class Comparison:
         torch.manual_seed(0)  # proposals and dropout
         if not keep:
             task.zero_grad(set_to_none=True)
-        start = time.perf_counter()
+        start = self.clock()
         if arch is not None:
             task.set_arch(arch)
         losses, _ = task.losses(self.batch, regularise=False, teacher=None)
         loss = torch.stack(list(losses.values())).sum()
-        forward = time.perf_counter() - start
+        forward = self.clock() - start
         loss.backward()
-        return forward, time.perf_counter() - start - forward
+        return forward, self.clock() - start - forward
 
     def elastic_pass(self, index: int) -> Seconds:
         """A pass of an arch inside the supernet."""
