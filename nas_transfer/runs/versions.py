@@ -16,6 +16,7 @@ PACKAGES = (
     "hydra-core",
     "torchmetrics",
     "pycocotools",
+    "faster-coco-eval",
     "numpy",
     "optuna",
     "timm",

@@ -102,6 +102,10 @@ class JoinedBatchNorm2d(ElasticBatchNorm2d):
         super().__init__(joined.channels, eps)
         self.joined = joined
 
+    def scale_and_shift(self, channels: int) -> tuple[Tensor, Tensor]:
+        """The weight and the bias (channels,) of the active channels."""
+        return self.part_of(self.weight, channels), self.part_of(self.bias, channels)
+
     def part_of(self, tensor: Tensor, channels: int) -> Tensor:
         """The values (channels,) of the active channels."""
         return shared_join(tensor, (channels,), 0, self.joined.ranges(channels, channels - self.joined.fixed))

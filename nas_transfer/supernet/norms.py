@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_transfer.supernet.ops import shared_slice
+from nas_transfer.supernet.ops import shared_pair
 
 INITIAL_SCALE = 1e-6
 
@@ -50,8 +50,7 @@ class ResponseNorm(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Normalise (B, C, H, W) and add it to itself."""
-        shape = (features.shape[1],)
-        weight, bias = shared_slice(self.weight, shape), shared_slice(self.bias, shape)
+        weight, bias = shared_pair(self.weight, self.bias, features.shape[1])
         norm = torch.linalg.vector_norm(features, dim=(2, 3), keepdim=True)
         relative = norm / (norm.mean(1, keepdim=True) + self.eps)
         return features + torch.addcmul(bias[:, None, None], weight[:, None, None], features * relative)

@@ -2,8 +2,8 @@
 
 An elastic layer reads its input width from the tensor that it is given; only its output width and kernel size are set.
 A smaller kernel is the centre crop of the larger one (AttentiveNAS, Wang et al. 2021, section 3), or a learned linear
-map of that crop (once-for-all, Cai et al. 2020, section 3.3). Slices are views: the forward pass copies no weight.
-Every subnet is extracted with `copy_slices`, which writes the active slices into a plain static module.
+map of that crop (once-for-all, Cai et al. 2020, section 3.3). A slice is a view, but for a convolution a dense copy,
+which the convolution would otherwise make in the forward and again in the backward pass. Every subnet is extracted with `copy_slices`, which writes the active slices into a plain static module.
 """
 
 from __future__ import annotations
@@ -68,9 +68,11 @@ class ElasticConv2d(nn.Conv2d):
     def weight_of(self, shape: tuple[int, ...]) -> Tensor:
         """The weight (out, in, k, k) of the active layer: leading channels, centre-cropped or transformed kernel."""
         size = shape[-1]
+        if size == self.kernel_size[0] or not self.kernel_transforms:
+            return shared_kernel(self.weight, shape)
         smaller = sorted((step for step in map(int, self.kernel_transforms) if step >= size), reverse=True)
-        if not smaller or size == self.kernel_size[0]:
-            return shared_slice(self.weight, shape)
+        if not smaller:
+            return shared_kernel(self.weight, shape)
         kernel = shared_slice(self.weight, (*shape[:2], smaller[0], smaller[0]))
         for step in smaller:
             centre = leading_slice(kernel, (*shape[:2], step, step), "a kernel")
@@ -103,7 +105,7 @@ class GroupedConv2d(ElasticConv2d):
     def forward(self, features: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C, ceil(H / stride), ceil(W / stride)); C is a multiple of the group width."""
         channels = features.shape[1]
-        weight = shared_slice(self.weight, (channels, *self.weight.shape[1:]))
+        weight = shared_kernel(self.weight, (channels, *self.weight.shape[1:]))
         return F.conv2d(features, weight, None, self.stride, self.padding, 1, channels // self.group_width)
 
 
@@ -147,7 +149,7 @@ class ElasticConvTranspose2d(nn.ConvTranspose2d):
     def forward(self, features: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Map (B, in, H, W) to (B, active out, H', W') with the leading filters."""
         out_channels = self.active_out_channels
-        weight = shared_slice(self.weight, (features.shape[1], out_channels, *self.weight.shape[2:]))
+        weight = shared_kernel(self.weight, (features.shape[1], out_channels, *self.weight.shape[2:]))
         bias = None if self.bias is None else shared_slice(self.bias, (out_channels,))
         return F.conv_transpose2d(features, weight, bias, self.stride, self.padding)
 
@@ -186,7 +188,7 @@ class ElasticBatchNorm2d(nn.BatchNorm2d):
     def forward(self, features: Tensor) -> Tensor:
         """Normalise (B, C, H, W) per channel."""
         channels = features.shape[1]
-        weight, bias = self.part_of(self.weight, channels), self.part_of(self.bias, channels)
+        weight, bias = self.scale_and_shift(channels)
         if not self.training:
             mean, var = self.running_mean, self.running_var
             if mean is None or var is None:
@@ -196,6 +198,10 @@ class ElasticBatchNorm2d(nn.BatchNorm2d):
         if self.synchronised and distributed.is_initialized() and distributed.get_world_size() > 1:
             return _synchronised_batch_norm(features, weight, bias, self.eps)
         return F.batch_norm(features, None, None, weight, bias, True, 0.0, self.eps)
+
+    def scale_and_shift(self, channels: int) -> tuple[Tensor, Tensor]:
+        """The weight and the bias (channels,) of the active channels."""
+        return shared_pair(self.weight, self.bias, channels)
 
     def part_of(self, tensor: Tensor, channels: int) -> Tensor:
         """The values (channels,) of the active channels."""
@@ -213,7 +219,7 @@ class ElasticGroupNorm(nn.GroupNorm):
         """Normalise (B, C, H, W) per image and group; C is a multiple of the channels in a group."""
         channels = features.shape[1]
         groups = channels * self.num_groups // self.num_channels
-        weight, bias = shared_slice(self.weight, (channels,)), shared_slice(self.bias, (channels,))
+        weight, bias = shared_pair(self.weight, self.bias, channels)
         return F.group_norm(features, groups, weight, bias, self.eps)
 
 
@@ -287,17 +293,43 @@ class _SharedSlice(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(context: Any, parameter: Tensor, shape: tuple[int, ...]) -> Tensor:
+    def forward(context: Any, parameter: Tensor, shape: tuple[int, ...], dense: bool) -> Tensor:
         context.parameter = parameter
-        return leading_slice(parameter, shape, "a shared parameter")
+        part = leading_slice(parameter, shape, "a shared parameter")
+        return densified(part) if dense else part
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[None, None]:  # type: ignore[override]
-        parameter = context.parameter
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-        leading_slice(parameter.grad, gradient.shape, "a shared gradient").add_(gradient)
-        return None, None
+    def backward(context: Any, gradient: Tensor) -> tuple[None, None, None]:  # type: ignore[override]
+        add_to_slice(context.parameter, gradient)
+        return None, None, None
+
+
+class _SharedPair(torch.autograd.Function):
+    """The leading elements of two parameters (C,): one call of Python instead of two in each direction."""
+
+    @staticmethod
+    def forward(context: Any, one: Tensor, other: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        context.parameters = (one, other)
+        return one.narrow(0, 0, count), other.narrow(0, 0, count)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[None, None, None]:  # type: ignore[override]
+        for parameter, gradient in zip(context.parameters, gradients, strict=True):
+            add_to_slice(parameter, gradient)
+        return None, None, None
+
+
+def add_to_slice(parameter: Tensor, gradient: Tensor) -> None:
+    """Add a gradient to the slice of its shape of ``parameter.grad``, which is made if there is none."""
+    whole = parameter.grad
+    if whole is None:
+        parameter.grad = whole = torch.zeros_like(parameter)
+    leading_slice(whole, gradient.shape, "a shared gradient").add_(gradient)
+
+
+def densified(part: Tensor) -> Tensor:
+    """A slice without gaps in memory, in the order of dimensions of the parameter, such as channels_last."""
+    return part if part.is_contiguous() or part.is_contiguous(memory_format=torch.channels_last) else part.clone()
 
 
 def shared_slice(parameter: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -308,9 +340,29 @@ def shared_slice(parameter: Tensor, shape: tuple[int, ...]) -> Tensor:
     """
     if parameter.shape == shape:
         return parameter
-    if parameter.is_leaf and parameter.requires_grad and torch.is_grad_enabled():
-        return _SharedSlice.apply(parameter, shape)
+    if _is_trained(parameter):
+        return _SharedSlice.apply(parameter, shape, False)
     return leading_slice(parameter, shape, "a shared parameter")
+
+
+def shared_kernel(parameter: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The same part of the weight (out, in, k, k) of a convolution without gaps in memory."""
+    if parameter.shape == shape:
+        return parameter
+    if _is_trained(parameter):
+        return _SharedSlice.apply(parameter, shape, True)
+    return densified(leading_slice(parameter, shape, "a shared parameter"))
+
+
+def shared_pair(one: Tensor, other: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """`shared_slice` of two parameters (C,) with the first `count` elements."""
+    if one.shape[0] > count and _is_trained(one) and _is_trained(other):
+        return _SharedPair.apply(one, other, count)
+    return shared_slice(one, (count,)), shared_slice(other, (count,))
+
+
+def _is_trained(parameter: Tensor) -> bool:
+    return parameter.requires_grad and parameter.is_leaf and torch.is_grad_enabled()
 
 
 def leading_slice(tensor: Tensor, shape: torch.Size | tuple[int, ...], name: str) -> Tensor:
@@ -319,11 +371,17 @@ def leading_slice(tensor: Tensor, shape: torch.Size | tuple[int, ...], name: str
     Raises:
         ValueError: `tensor` is too small; the message names it.
     """
-    if tensor.dim() != len(shape) or any(have < want for have, want in zip(tensor.shape, shape, strict=True)):
-        raise ValueError(f"'{name}' must hold a slice of shape {tuple(shape)}, got shape {tuple(tensor.shape)}")
+    have = tensor.shape
+    if len(have) != len(shape):
+        raise ValueError(_too_small(name, shape, have))
     for dimension, size in enumerate(shape):
-        have = tensor.shape[dimension]
-        if have != size:
-            start = (have - size) // 2 if dimension in KERNEL_DIMENSIONS else 0
-            tensor = tensor.narrow(dimension, start, size)
+        spare = have[dimension] - size
+        if spare < 0:
+            raise ValueError(_too_small(name, shape, have))
+        if spare:
+            tensor = tensor.narrow(dimension, spare // 2 if dimension in KERNEL_DIMENSIONS else 0, size)
     return tensor
+
+
+def _too_small(name: str, wanted: Sequence[int], have: Sequence[int]) -> str:
+    return f"'{name}' must hold a slice of shape {tuple(wanted)}, got shape {tuple(have)}"

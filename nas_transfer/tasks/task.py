@@ -7,6 +7,7 @@ one out. How a task is trained is the part of `nas_transfer.tasks.training`.
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -122,6 +123,7 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
         self._active = self.space.arch_or_largest(settings.arch)
         self.network: nn.Module = network.to(memory_format=torch.channels_last)
         self.normalise: nn.Module = Normalise(settings.table.preprocessing)
+        self._followed: tuple[nn.Module, tuple[nn.Module, ...]] | None = None  # of `_followers`
         self.ground_truth: COCO | None = None
         self.predictions: dict[str, list[CocoResult]] = {}
         self.keeps_details = False
@@ -156,7 +158,7 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
 
     @abstractmethod
     def forward_batch(self, batch: BatchT) -> object:
-        """Run the network on an evaluation batch for its outputs, or only for the inputs of its BatchNorms."""
+        """Run the network on an evaluation batch for its outputs."""
 
     @abstractmethod
     def update_metrics(self, batch: BatchT) -> None:
@@ -303,11 +305,17 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
         self._require_supernet("set its arch")
         self.space.validate(arch)
         body = self.body_arch(arch)
-        for module in self.network.modules():
-            if hasattr(module, "set_arch"):
-                module.set_arch(body)
+        for module in self._followers():
+            module.set_arch(body)  # type: ignore[operator]
         self.set_genes(arch)
         self._active = arch
+
+    def _followers(self) -> tuple[nn.Module, ...]:
+        """The modules of the network that have a `set_arch`; the network is walked once, since that takes as long."""
+        if self._followed is None or self._followed[0] is not self.network:
+            found = tuple(m for m in self.network.modules() if callable(getattr(type(m), "set_arch", None)))
+            self._followed = (self.network, found)
+        return self._followed[1]
 
     def set_genes(self, arch: Arch) -> None:
         """Make neck and head of a supernet follow the genes of the task in `arch`."""
@@ -342,5 +350,28 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
         """The same task with new weights for other settings."""
 
     def calibrate(self, batches: Iterable[BatchT]) -> int:
-        """Measure the BatchNorm statistics of a subnet on evaluation batches; returns how many there were."""
-        return recalibrate_batch_norm(self.network, map(self.on_device, batches), self.forward_batch)
+        """Measure the BatchNorm statistics of a subnet on evaluation batches; returns how many there were.
+
+        Where the body holds all BatchNorms, as in a Faster R-CNN, a pass ends behind it: the rest changes no statistics.
+        """
+        inside = set(self.body.modules())
+        norms = {module for module in self.network.modules() if isinstance(module, nn.BatchNorm2d)}
+        forward = self._forward_body if norms <= inside else self.forward_batch
+        return recalibrate_batch_norm(self.network, map(self.on_device, batches), forward)
+
+    def _forward_body(self, batch: BatchT) -> None:
+        """Run the network on an evaluation batch up to the end of the body."""
+
+        def stop(*_: object) -> None:
+            raise _BodyDone
+
+        hook = self.body.register_forward_hook(stop)
+        try:
+            with contextlib.suppress(_BodyDone):
+                self.forward_batch(batch)
+        finally:
+            hook.remove()
+
+
+class _BodyDone(Exception):
+    """Ends a pass behind the body."""

@@ -5,7 +5,15 @@ import torch
 from pycocotools.coco import COCO
 from torchmetrics.detection import MeanAveragePrecision
 
-from nas_transfer.tasks.coco_metrics import evaluate_coco, to_coco_results
+from nas_transfer.tasks.coco_metrics import (
+    BOX_STATISTICS,
+    IouType,
+    encode_mask,
+    evaluate_coco,
+    run_coco,
+    to_coco_results,
+)
+from nas_transfer.tasks.prediction import RunLengths
 
 CATEGORY_IDS = [3, 7, 20]
 
@@ -99,3 +107,38 @@ def test_images_that_were_not_predicted_do_not_count() -> None:
     results = to_coco_results([10], [{"boxes": box, "labels": label, "scores": torch.tensor([0.5])}], CATEGORY_IDS)
     assert evaluate_coco(coco, results, [10])["map"] == pytest.approx(1.0)
     assert evaluate_coco(coco, results, [10, 11])["map"] < 0.6
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+def test_the_faster_evaluation_equals_pycocotools_and_leaves_the_annotations_as_they_are(iou_type: IouType) -> None:
+    pytest.importorskip("faster_coco_eval", reason="needs the extra coco")
+    generator = torch.Generator().manual_seed(1)
+    boxes = [random_boxes(generator, count) for count in (4, 6, 0, 3, 5)]
+    labels = [torch.randint(1, 4, (len(part),), generator=generator) for part in boxes]
+    crowds = [[int(index == 2) for index in range(len(part))] for part in boxes]
+    coco = ground_truth(boxes, labels, crowds)
+    results = []
+    for image, part in enumerate(boxes):
+        for (x0, y0, x1, y1), label in zip(part.round().tolist(), labels[image].tolist(), strict=True):
+            for shift in (0, 3, 40):
+                box = [x0 + shift, y0, x1 - x0, y1 - y0]
+                score = round(torch.rand((), generator=generator).item(), 1)
+                record = {"image_id": 10 + image, "category_id": CATEGORY_IDS[label - 1], "score": score}
+                results.append(record | ({"bbox": box} if iou_type == "bbox" else {"segmentation": _encoded(box)}))
+    for annotation in coco.dataset["annotations"]:
+        annotation["segmentation"] = _encoded(annotation["bbox"])
+    expected = run_coco(coco, results, range(10, 15), iou_type).stats
+    before = [set(annotation) for annotation in coco.dataset["annotations"]]
+    ours = evaluate_coco(coco, results, range(10, 15), iou_type)
+    assert 0.05 < ours["map"] < 0.95
+    defined = {name: expected[index] for name, index in BOX_STATISTICS.items() if expected[index] >= 0}
+    assert ours == pytest.approx(defined, abs=1e-9)
+    assert [set(annotation) - {"rle"} for annotation in coco.dataset["annotations"]] == before
+
+
+def _encoded(box: list[float]) -> RunLengths:
+    """The mask of a box xywh in an image of 200x200 pixels."""
+    left, top, width, height = (round(value) for value in box)
+    mask = torch.zeros(200, 200, dtype=torch.uint8)
+    mask[top : top + height, left : left + width] = 1
+    return encode_mask(mask)
