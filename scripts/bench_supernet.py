@@ -181,9 +181,7 @@ class Comparison:
         sandwiches = np.empty(rounds)
         for number in range(-1, rounds):  # one round to warm up
             for index in range(len(self.archs)):
-                pair = in_turn(
-                    number + index, partial(self.elastic_pass, index), partial(self.static_pass, index)
-                )
+                pair = in_turn(number + index, partial(self.elastic_pass, index), partial(self.static_pass, index))
                 elastic, static = (np.array([seconds[0], sum(seconds)]) for seconds in pair)
                 ratios[number, index] = elastic / static
             whole = in_turn(number, partial(self.sandwich, elastic=True), partial(self.sandwich, elastic=False))
