@@ -6,8 +6,8 @@ For each task, batch size and input size, both sides run the smallest, the large
 images in training mode. They alternate in one process, so that changes in the speed of the machine affect both. An arch
 of the supernet adds to gradients that the largest arch has left, as in a sandwich, and its time includes `set_arch`. A
 sandwich is the largest, two random and the smallest arch, from empty gradients. The script prints the ratio supernet :
-static of each arch, from the median over the rounds of the ratio of each round, and with ``--operators`` the operators whose time differs
-most. With one thread, the times are CPU times, which other work on the machine disturbs less.
+static of each arch, the median over the rounds, and with ``--operators`` the operators whose time differs most. With
+one thread, the times are CPU times, which other work on the machine disturbs less.
 """
 
 from __future__ import annotations

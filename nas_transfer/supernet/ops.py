@@ -2,8 +2,9 @@
 
 An elastic layer reads its input width from the tensor that it is given; only its output width and kernel size are set.
 A smaller kernel is the centre crop of the larger one (AttentiveNAS, Wang et al. 2021, section 3), or a learned linear
-map of that crop (once-for-all, Cai et al. 2020, section 3.3). A slice is a view, but for a convolution a dense copy,
-which the convolution would otherwise make in the forward and again in the backward pass. Every subnet is extracted with `copy_slices`, which writes the active slices into a plain static module.
+map of that crop (once-for-all, Cai et al. 2020, section 3.3). A slice is a view, except for a convolution, which gets a
+dense copy: it would otherwise make one in the forward and another in the backward pass. Every subnet is extracted with
+`copy_slices`, which writes the active slices into a plain static module.
 """
 
 from __future__ import annotations

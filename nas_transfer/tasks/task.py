@@ -352,7 +352,7 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
     def calibrate(self, batches: Iterable[BatchT]) -> int:
         """Measure the BatchNorm statistics of a subnet on evaluation batches; returns how many there were.
 
-        Where the body holds all BatchNorms, as in a Faster R-CNN, a pass ends behind it: the rest changes no statistics.
+        Where the body holds all BatchNorms, as in a Faster R-CNN, a pass ends behind it: the rest changes no statistic.
         """
         inside = set(self.body.modules())
         norms = {module for module in self.network.modules() if isinstance(module, nn.BatchNorm2d)}

@@ -1,5 +1,6 @@
 """The detector: extraction, elastic laterals, and costs against torch's counter."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from nas_transfer.arch import SUPERNET, ArchOrSupernet
 from nas_transfer.errors import ConfigError
+from nas_transfer.supernet.calibrate import recalibrate_batch_norm
 from nas_transfer.tasks.detection import DetectionTask
 from nas_transfer.tasks.detector import DetectorSize, pyramid_distance
 from nas_transfer.tasks.task import TaskSettings, Teacher
@@ -139,6 +141,26 @@ def test_detections_do_not_depend_on_the_other_images_of_a_batch_unless_a_search
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
         task.as_deployed = False
         assert any(len(one) != len(other) or not one.equal(other) for one, other in zip(found([0, 1, 2, 3]), alone))
+
+
+def test_statistics_equal_those_of_passes_through_the_whole_detector() -> None:
+    task = make_task(load_supernet("bignas_nano").space.smallest()).eval()
+    generator = torch.Generator().manual_seed(2)
+    batches = [
+        {"images": [torch.randint(256, (3, 64, 80), dtype=torch.uint8, generator=generator) for _ in range(2)]}
+        for _ in range(2)
+    ]
+    whole = copy.deepcopy(task)
+    recalibrate_batch_norm(whole.network, batches, whole.forward_batch)  # type: ignore[arg-type]
+    heads: list[nn.Module] = []
+    task.network.roi_heads.register_forward_hook(lambda module, *_: heads.append(module))
+    assert task.calibrate(batches) == 2  # type: ignore[arg-type]
+    assert not heads
+    for (name, one), other in zip(task.network.state_dict().items(), whole.network.state_dict().values(), strict=True):
+        assert torch.equal(one, other), name
+    with torch.no_grad():
+        task.forward_batch(batches[0])  # type: ignore[arg-type]
+    assert len(heads) == 1
 
 
 @pytest.mark.parametrize("size", [(77, 154), (64, 64), (303, 77)])
