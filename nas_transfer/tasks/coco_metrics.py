@@ -1,7 +1,7 @@
 """COCO's average precision through pycocotools, and predictions in COCO's result format.
 
 Where the extra ``coco`` is installed, faster-coco-eval computes the statistics of boxes and masks. They are equal, and
-take a tenth of the time.
+take less time.
 
 These are functions of predictions that are complete. The metrics of `nas_transfer.tasks.metrics` collect predictions
 over batches and ranks, and call them.
