@@ -94,7 +94,9 @@ class CocoSources:
             if self._names_any() or self._has_coco(root, "val" if part == "train" else "train", kinds):
                 raise
             if not root.is_dir():
-                raise DataError(f"data.root must be the folder of a dataset, got {root}, which is none") from None
+                raise DataError(
+                    f"data.root must be the folder of a dataset, got {root}, which is not a folder: correct the path"
+                ) from None
             source = recognise(root, part, kinds)
             if source is not None:
                 return source

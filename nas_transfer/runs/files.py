@@ -173,7 +173,7 @@ def warm_start_file(first: Path, fold: int | None) -> Path:
 
 
 def spent_file(start: Path) -> str:
-    """The name of the file beside a warm start that says what it used; `PREPARATION` for the first fold."""
+    """The name of the file beside the warm start of a later fold that says what it used."""
     return f"{start.stem}.spent.json"
 
 

@@ -12,7 +12,7 @@ from nas_transfer.runs.texts import duration
 logger = logging.getLogger(__name__)
 
 LONG_SECONDS = 10.0
-"""Work that takes as long is announced."""
+"""Work that takes at least this long is announced."""
 EVERY_SECONDS = 30.0
 """Time between two lines about it."""
 

@@ -7,11 +7,13 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import sqlalchemy
+from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_transfer.arch import Arch, Gene
@@ -86,6 +88,32 @@ def require_files_of_told(study: SharedStudy, count: int) -> None:
             assert outcome["values"] == dict(told[number].values)
             assert outcome["values"] == score(SPACE.from_dict(outcome["arch"]))
     assert {number for number, outcome in written.items() if outcome["reason"] is None} == set(told)
+
+
+def test_trials_are_read_as_optuna_reads_them(tmp_path: Path) -> None:
+    study, reader = open_study(tmp_path), open_study(tmp_path)
+    optuna_itself = RDBStorage(study.database.url)
+
+    def require_equal() -> None:
+        read = reader.database.get_all_trials(reader._study_id)
+        assert read == optuna_itself.get_all_trials(study._study_id)
+
+    for position in range(8):
+        asked = study.take(always)
+        assert asked is not None
+        require_equal()
+        outcome = evaluate(Evaluation(asked.number, asked.arch.to_dict()))
+        if position % 4 == 1:
+            outcome = replace(outcome, values={}, reason="a reason")
+        if position % 4 == 2:
+            outcome = replace(outcome, values={}, reason="a reason", left_out=True)
+        if position % 4 != 3:  # goes on running
+            assert study.finish(asked, outcome)
+        require_equal()
+    study.database.create_new_trial(study._study_id)  # its genes are being written
+    require_equal()
+    states = {trial.state for trial in reader.database.get_all_trials(reader._study_id)}
+    assert states == {TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED, TrialState.RUNNING}
 
 
 @pytest.mark.slow
