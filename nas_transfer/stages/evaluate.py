@@ -13,7 +13,7 @@ from nas_transfer.stages.common.build import build_trainer, hold_run_inputs, set
 from nas_transfer.stages.common.evaluation import evaluate_task, load_trained
 from nas_transfer.stages.common.results import make_result, write_predictions
 from nas_transfer.stages.config.entry import read_config
-from nas_transfer.stages.config.trained import changes_since
+from nas_transfer.stages.config.trained import changes_since, with_trained_task
 from nas_transfer.stages.config.training import EvaluateConfig
 from nas_transfer.tasks.training import ScoringModule
 
@@ -23,10 +23,13 @@ logger = logging.getLogger(__name__)
 def run(cfg: DictConfig, folder: Path) -> Result | None:
     """Load a network, extract and recalibrate it if the weights are of a supernet, and score it.
 
+    The task is that of the run that ``weights=`` names, unless the command names one.
+
     Raises:
         ConfigError: there are no weights, or they do not hold the arch.
         NasTransferError: the data or the weights cannot be used.
     """
+    cfg = with_trained_task(cfg)
     config = read_config(cfg, EvaluateConfig)
     set_threads(config.num_threads)
     for difference in changes_since(cfg):

@@ -226,12 +226,18 @@ def _run(
 
 @cache
 def _faster_evaluation() -> Callable[[COCO, COCO, str], COCOeval] | None:
-    """The evaluation of faster-coco-eval, in one thread and without marks in the annotations; None without it."""
+    """The evaluation of faster-coco-eval: silent, in one thread, without marks in the annotations; None without it."""
     try:
         from faster_coco_eval.core.faster_eval_api import COCOeval_faster
     except ImportError:
         return None
-    return partial(COCOeval_faster, separate_eval=True, extra_calc=False, rle_iou_max_workers=1)
+    return partial(
+        COCOeval_faster,
+        print_function=lambda *_: None,  # it would log its summary of 17 lines
+        separate_eval=True,
+        extra_calc=False,
+        rle_iou_max_workers=1,
+    )
 
 
 def _load_results(ground_truth: COCO, results: Sequence[CocoResult]) -> COCO:

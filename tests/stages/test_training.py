@@ -170,6 +170,12 @@ def test_a_supernet_pretrained_finetuned_and_evaluated_hands_its_weights_on(tmp_
     assert result(again)["metrics"] == result(tuned)["metrics"]
     assert json.loads((again / "predictions.json").read_text()) == json.loads((tuned / "predictions.json").read_text())
 
+    forked(tmp_path, "stage=evaluate", f"weights={tuned}", "num_threads=1", "name=by_weights")
+    by_weights = tmp_path / "runs/evaluate/shapes_det/by_weights"
+    assert result(by_weights)["metrics"] == result(tuned)["metrics"]
+    differs = forked(tmp_path, "stage=evaluate", f"weights={tuned}", "data.batch_size=7", "name=differs", code=2)
+    assert "data.batch_size=7 differs from the run in" in sentence(differs)
+
     other = sentence(forked(tmp_path, *TINY, "arch=max", f"weights={tuned}", "trainer.max_steps=1", code=2))
     assert "tensor '" in other
     space = sentence(forked(tmp_path, *TINY, "supernet=bignas", f"weights={tuned}", "trainer.max_steps=1", code=2))

@@ -28,7 +28,8 @@ from nas_transfer.stages.config.trusted import (
 
 TRAINED_GROUPS = ("task", "supernet", "data", "seed")
 """Groups and keys that must be those with which the network was trained."""
-
+NAMING_GROUPS = ("task", "supernet", "experiment")
+"""Groups by which a command says itself what network it means."""
 
 CALIBRATION = "calibration_images"
 """The key with which the BatchNorm statistics of a subnet, and so its score, vary; another value may be given."""
@@ -133,6 +134,21 @@ def with_trained_groups(cfg: DictConfig) -> DictConfig:
     return config
 
 
+def with_trained_task(cfg: DictConfig) -> DictConfig:
+    """`with_trained_groups` if the weights are of a run and the command names no task, supernet or experiment.
+
+    Raises:
+        ConfigError: as for `with_trained_groups`.
+    """
+    given = _given_keys()
+    if given is None or any(key.partition(".")[0] in NAMING_GROUPS for key in given) or not _config_file(cfg.weights):
+        return cfg
+    cfg = cfg.copy()
+    if "data.root" not in given:
+        cfg.data.root = None
+    return with_trained_groups(cfg)
+
+
 def _fill_added(theirs: dict[str, object]) -> None:
     """Add the keys that runs of earlier versions do not have, with the values that mean what these versions did."""
     data = theirs["data"]
@@ -182,8 +198,7 @@ def _flat(value: object, path: str) -> dict[str, object]:
 
 def _refuse_others(cfg: DictConfig, trained: DictConfig) -> list[str]:
     """Refuse other values than those of the run; returns the keys that the command names."""
-    given: Sequence[str] = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    keys = [override.lstrip("+~").partition("=")[0] for override in given]
+    keys = _given_keys() or []
     for key in keys:
         if key.partition(".")[0] not in TRAINED_GROUPS or key == "data.root":
             continue
@@ -193,6 +208,14 @@ def _refuse_others(cfg: DictConfig, trained: DictConfig) -> list[str]:
                 f"{key}={mine} differs from the run in {cfg.weights} ({theirs}): remove {key} from the command"
             )
     return keys
+
+
+def _given_keys() -> list[str] | None:
+    """The keys that the command names; None outside a command."""
+    if not HydraConfig.initialized():
+        return None
+    overrides: Sequence[str] = HydraConfig.get().overrides.task
+    return [override.lstrip("+~").partition("=")[0] for override in overrides]
 
 
 def _value(cfg: DictConfig, key: str) -> object:
