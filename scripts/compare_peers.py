@@ -1,5 +1,6 @@
 """Prune a trained classifier with other tools, train it as our subnets are trained, and print the comparison.
 
+    python scripts/compare_peers.py range RUNS NET SEED SHARE [SHARE ...]
     python scripts/compare_peers.py choose RUNS NET SEED SHARE [SIZE ...]
     python scripts/compare_peers.py prune RUNS NET SEED METHOD SHARE [key=value ...]
     python scripts/compare_peers.py table RUNS
@@ -29,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nas_transfer.api.running import composed
 from nas_transfer.arch import Arch
-from nas_transfer.runs import files, read_front, read_result
+from nas_transfer.runs import Result, files, read_front, read_result
 from nas_transfer.runs.atomic import write_text
 from nas_transfer.search.problem import Problem
 from nas_transfer.stages.common.build import (
@@ -59,6 +60,8 @@ GRADIENT_EVERY = 10
 RANKED_TOGETHER = ("taylor",)
 """Methods that rank the channels of all layers together; the others prune the same share of each layer."""
 ROUND_TO = 8
+LEAST_OF_BUDGET = 0.5
+"""Share of the smallest budget below which the search does not look."""
 WIDTH_RATIOS = tuple(tenth / 10 for tenth in range(1, 11))
 """Choices of each width for FastNAS."""
 CALIBRATION_BATCHES = 4
@@ -279,12 +282,23 @@ def resized_within(run: Path, whole_macs: int, budget: float, sizes: Sequence[in
     return max(fitting, key=lambda pair: pair[0])[1]
 
 
+def searched_range(runs: Path, net: str, seed: int, shares: Sequence[float]) -> str:
+    """The constraint of the search: from half of the smallest budget to the largest one."""
+    macs = whole_result(runs, net, seed).costs.macs["total"]
+    return f"{{macs: {{min: {LEAST_OF_BUDGET * min(shares) * macs:.0f}, max: {max(shares) * macs:.0f}}}}}"
+
+
+def whole_result(runs: Path, net: str, seed: int) -> Result:
+    """The result of the whole network's training."""
+    result = read_result(runs / "finetune/small_cls" / f"{net}-S-{seed}")
+    assert result is not None
+    return result
+
+
 def choose(runs: Path, net: str, seed: int, share: float, sizes: Sequence[int]) -> None:
     """Write ``ours-SHARE.yaml`` and ``resized-SHARE.yaml`` beside the archs of a search: the best within the budget."""
     run, search = runs / "finetune/small_cls" / f"{net}-S-{seed}", runs / "search/small_cls" / f"{net}-R-{seed}"
-    whole = read_result(run)
-    assert whole is not None
-    whole_macs = whole.costs.macs["total"]
+    whole_macs = whole_result(runs, net, seed).costs.macs["total"]
     budget = share * whole_macs
     fitting = [trial for trial in read_front(search).trials if trial.values["macs"] <= budget]
     if not fitting:
@@ -358,6 +372,11 @@ def main() -> None:
     """Run the command that the arguments name."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
+    limits = commands.add_parser("range")
+    limits.add_argument("runs", type=Path)
+    limits.add_argument("net")
+    limits.add_argument("seed", type=int)
+    limits.add_argument("shares", type=float, nargs="+")
     chosen = commands.add_parser("choose")
     chosen.add_argument("runs", type=Path)
     chosen.add_argument("net")
@@ -378,6 +397,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.command == "prune":
         prune(options)
+    elif options.command == "range":
+        print(searched_range(options.runs, options.net, options.seed, options.shares))
     elif options.command == "choose":
         choose(options.runs, options.net, options.seed, options.share, options.sizes)
     else:

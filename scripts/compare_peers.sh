@@ -4,7 +4,7 @@
 #   for instance: scripts/compare_peers.sh "efficientnet_lite0 efficientnet_lite1" "0 1 2" "0.5 0.35 0.25" data.root=flowers5 data.image_size=128 supernet.resolutions=[48,64,80,96,112,128]
 # For each net, whose weights are an installed package, and each seed:
 #   S          trains the whole network, with the search split held out
-#   R          searches its subnets, repaired and untrained
+#   R          searches its subnets, repaired and untrained, from half of the smallest share to the largest one
 #   ours       the best subnet of the front within each share of the whole network's multiply-accumulates
 #   resized    the whole network on the largest images within it, of the SIZES
 #   magnitude  Torch-Pruning (DepGraph), L2 magnitude of groups, the same share of each layer; BatchNorms recalibrated
@@ -45,7 +45,8 @@ for net in $NETS; do
         whole=$RUNS/finetune/small_cls/$net-S-$seed
         search=$RUNS/search/small_cls/$net-R-$seed
         run stage=finetune weights="$net" name="$net-S-$seed"
-        run stage=search weights="$whole" search.trials="$TRIALS" search.ask_batch=8 search.sampler.num_random=8 name="$net-R-$seed"
+        range=$("$PYTHON" "$here/compare_peers.py" range "$RUNS" "$net" "$seed" $SHARES)
+        run stage=search weights="$whole" search.constraints="$range" search.trials="$TRIALS" search.ask_batch=8 search.sampler.num_random=8 name="$net-R-$seed"
         for share in $SHARES; do
             "$PYTHON" "$here/compare_peers.py" choose "$RUNS" "$net" "$seed" "$share" $SIZES
             for method in ours resized; do
