@@ -20,7 +20,7 @@ SHELL := bash
 DEMO = $(BIN)/python -m nas_transfer $(1) 2>&1 | sed -u 's/^/$(2) | /'
 PICKED = arch=runs/$(1)/demo/archs/picked.yaml
 
-demo: $(READY)  ## run routes A, B and C from ImageNet weights to detection on embedded data, and report: five minutes on two cores
+demo: $(READY)  ## run routes A, B and C from ImageNet weights to detection on drawn images, and report: five minutes on two cores
 	$(MAKE) --no-print-directory -j 2 demo-a demo-bc
 	$(BIN)/python -m nas_transfer stage=report name=demo runs_in='["runs/*/*/demo*"]'
 

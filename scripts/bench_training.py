@@ -2,11 +2,11 @@
 
     python scripts/bench_training.py [--steps 20] [--rounds 5] [key=value ...]
 
-Trains one arch of each embedded task, or of the task of the keys (`task=small_det data.root=DIR`), as `stage=finetune`
-does, and in a bare loop: load a batch, compute the losses, call ``backward``, make a step of the same torch optimiser.
-Both begin with the same weights and see the same batches, in turn, in one process. Times are of whole steps, loading
-included; the first three of each round are left out. Prints medians, their ratio in each round, and how much of a step
-of the bare loop is spent waiting for its batch.
+Trains one arch of each task with drawn images, or of the task of the keys (`task=small_det data.root=DIR`), as
+`stage=finetune` does, and in a bare loop: load a batch, compute the losses, call ``backward``, make a step of the same
+torch optimiser. Both begin with the same weights and see the same batches, in turn, in one process. Times are of
+whole steps, loading included; the first three of each round are left out. Prints medians, their ratio in each round,
+and how much of a step of the bare loop is spent waiting for its batch.
 """
 
 from __future__ import annotations

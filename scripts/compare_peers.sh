@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Compare repaired subnets of one trained classifier with structural pruning and with smaller images, at equal multiply-accumulates.
 #   scripts/compare_peers.sh NETS SEEDS SHARES [key=value ...]
-#   for instance: scripts/compare_peers.sh "efficientnet_lite0 efficientnet_lite1" "0 1 2" "0.5 0.35 0.25" data.root=flowers5 data.image_size=128 supernet.resolutions=[48,64,80,96,112,128]
+#   for instance: scripts/compare_peers.sh "efficientnet_lite0 efficientnet_lite1" "0 1 2" "0.5 0.35 0.25" data.root=flowers5 \
+#     data.image_size=128 supernet.resolutions=[48,64,80,96,112,128]
 # For each net, whose weights are an installed package, and each seed:
 #   S          trains the whole network, with the search split held out
 #   R          searches its subnets, repaired and untrained, from half of the smallest share to the largest one
@@ -36,7 +37,10 @@ alike=(trainer.max_steps="$STEPS" scoring.every=null)
 
 if [[ -z $PEERS ]]; then
     PEERS=$RUNS/peers/bin/python
-    [[ -x $PEERS ]] || { "$PYTHON" -m venv "$RUNS/peers" && "$PEERS" -m pip install "$here/..[weights,timm]" torch-pruning nvidia-modelopt torchprofile==0.0.4; }
+    if [[ ! -x $PEERS ]]; then
+        "$PYTHON" -m venv "$RUNS/peers"
+        "$PEERS" -m pip install "$here/..[weights,timm]" torch-pruning nvidia-modelopt torchprofile==0.0.4
+    fi
 fi
 run() { "$PYTHON" -m nas_transfer runs="$RUNS" task=small_cls supernet="$net" seed="$seed" "${given[@]}" "$@" </dev/null; }
 

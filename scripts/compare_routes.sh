@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Compare routes A, B, C and D on an embedded task, from the same ImageNet weights and for the same number of training images.
+# Compare routes A, B, C and D on a task with drawn images, from the same ImageNet weights and for the same number of training images.
 #   scripts/compare_routes.sh TASK [SEEDS]      for instance: scripts/compare_routes.sh shapes_det "0 1 2"
 #   A    trains a supernet on the task with IMAGES images, then searches it
 #   B    trains a supernet on classification with IMAGES images, then searches it; its archs become backbones

@@ -29,7 +29,8 @@ for seed in $SEEDS; do
     run seed="$seed" stage=search weights="$whole" search.trials="$TRIALS" search.ask_batch=8 search.sampler.num_random=8 \
         name="R-$seed"
     for route in S R; do
-        if [[ $route == S ]]; then choice=(resized "$RUNS/search/$TASK/R-$seed"); else choice=(choose "$RUNS/search/$TASK/R-$seed" "$NETS"); fi
+        choice=(choose "$RUNS/search/$TASK/R-$seed" "$NETS")
+        if [[ $route == S ]]; then choice=(resized "$RUNS/search/$TASK/R-$seed"); fi
         index=0
         for arch in $("$PYTHON" "$here/compare_routes.py" "${choice[@]}"); do
             scored=(weights="$whole" arch="$arch")

@@ -3,7 +3,7 @@
 `module` has what all layouts share. `image_folder`, `coco_instances`, `coco_keypoints` and `label_maps` each read one
 layout. `sources`, `augmentation` and `split` hold the records of their configuration, and `samples` the types of their
 samples and batches. `inspection` validates a dataset for `stage=check`, `drawing` draws samples for people, and
-`synthetic` draws the embedded datasets.
+`synthetic` draws the datasets for demonstrations and tests.
 """
 
 from nas_transfer.data.augmentation import (

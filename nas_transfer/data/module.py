@@ -56,7 +56,7 @@ class DownstreamData(LightningDataModule, Layout[Annotation, SampleT, BatchT]):
         seed: seed of the order, the augmentation and the search split.
         skip_broken: decode every file in `setup` and leave broken ones out.
         split: how train is divided.
-        draw: draws an embedded dataset into a folder; None for files that are there already.
+        draw: draws a dataset into a folder; None for files that are there already.
         annotation_files: the annotation files that `setup` has read, by part.
         val_cut: share of the images that became val when a part was read; None for a val part on disk.
         image_lists: names and sizes of the images that it has found, by part; see `nas_transfer.runs.list_images`.
@@ -88,7 +88,7 @@ class DownstreamData(LightningDataModule, Layout[Annotation, SampleT, BatchT]):
         self._batches_per_step = 1
 
     def prepare_data(self) -> None:
-        """Draw the embedded dataset into `root`, if there is one to draw and it is not there yet."""
+        """Draw the dataset into `root`, if it is one to draw and is not there yet."""
         if self.draw is not None:
             self.draw(str(self.root))
 

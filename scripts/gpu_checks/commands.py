@@ -1,4 +1,4 @@
-"""Commands as a user gives them: training, resuming, searching, evaluating, exporting, on embedded data."""
+"""Commands as a user gives them: training, resuming, searching, evaluating, exporting, on drawn images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LARGEST_SCORE_DIFFERENCE = 0.005
 
 
 def _detection(context: Context) -> list[str]:
-    """Detection on embedded data; a set of its own for each size."""
+    """Detection on drawn images; a set of its own for each size."""
     common = ["task=shapes_det", "data.root=shapes_det", "trainer.enable_progress_bar=false", "sample_predictions=0"]
     if not context.tiny:
         return [*common, "data.draw.num_train=800", "data.draw.num_val=100", "calibration_images=100"]
@@ -81,7 +81,7 @@ def _all_on_device(context: Context, name: str, counts: dict[str, int]) -> Row:
 
 
 def check_detector(context: Context) -> Iterator[Row]:
-    """Train a detector on embedded data, to a falling loss and, unless tiny, to a score.
+    """Train a detector on drawn images, to a falling loss and, unless tiny, to a score.
 
     On a CPU, 500 steps gave an mAP of 0.185; half of that is asked for.
     """

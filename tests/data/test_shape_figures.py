@@ -1,4 +1,4 @@
-"""The embedded figures: repeatable, and annotated where they are drawn."""
+"""The drawn figures: repeatable, and annotated where they are drawn."""
 
 import json
 from pathlib import Path

@@ -29,7 +29,7 @@ from nas_transfer.stages.config.training import CheckConfig
 
 
 def config(folder: Path, task: str, *overrides: str) -> DictConfig:
-    """A check of a tiny embedded dataset, which is drawn."""
+    """A check of a tiny dataset, which is drawn."""
     sizes = ["data.draw.num_train=10", "data.draw.num_val=5", "data.batch_size=4", "num_threads=1"]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = compose("config", ["stage=check", f"task={task}", f"data.root={folder}/data", *sizes, *overrides])

@@ -1,1 +1,1 @@
-"""The embedded datasets: `shapes.draw_shapes` writes each one to disk, in the layout of a real dataset."""
+"""The drawn datasets: `shapes.draw_shapes` writes each one to disk, in the layout of a real dataset."""

@@ -1,4 +1,4 @@
-"""Shapes, textures, backgrounds and clutter of the embedded datasets, on float32 canvases (H, W, 3) in 0-255."""
+"""Shapes, textures, backgrounds and clutter of the drawn datasets, on float32 canvases (H, W, 3) in 0-255."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The embedded pose set: articulated figures with 13 joints, written in COCO's keypoint layout."""
+"""The drawn pose set: articulated figures with 13 joints, written in COCO's keypoint layout."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""The embedded datasets: coloured shapes on cluttered backgrounds, and what writes all sets to disk.
+"""The drawn datasets: coloured shapes on cluttered backgrounds, and what writes all sets to disk.
 
 Six classes at many sizes, colours and rotations, textured backgrounds, distractors, occlusion and some low contrast.
 Sizes, tilt and clutter are chosen so that small networks learn the sets from scratch in minutes on a CPU and stay well

@@ -1,4 +1,4 @@
-"""The embedded segmentation set: drawn street scenes in the layout of Cityscapes, with its label ids.
+"""The drawn segmentation set: street scenes in the layout of Cityscapes, with its label ids.
 
 Buildings, trees, cars and persons stand along a street in perspective; near objects hide far ones. The colours of
 different classes overlap, so a network has to use texture, shape and position. Every image is a pure function of (seed,

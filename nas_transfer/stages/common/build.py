@@ -248,7 +248,7 @@ def build_data(factory: Factory[DownstreamData], arch: ArchOrSupernet, preproces
 
 
 def make_data(factory: Factory[DownstreamData], arch: ArchOrSupernet, preprocessing: Preprocessing) -> DownstreamData:
-    """The data module before its `setup`; an embedded dataset is drawn.
+    """The data module before its `setup`; a dataset to draw is drawn.
 
     Classification resizes images with the interpolation of the weights. A supernet is trained without the search split,
     so that a search never scores images that were trained on. A single arch is trained on all of train.
