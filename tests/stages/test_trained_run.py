@@ -36,6 +36,8 @@ def test_an_export_takes_the_runs_own_network_and_data(run: Path) -> None:
     assert (cfg.data.root, cfg.arch, cfg.stage.name) == ("here", "min", "export")
     assert with_trained_groups(composed("stage=export", f"weights={run}", "data.root=there")).data.root == "there"
     assert Path(cfg.run_dir).parts[:3] == ("runs", "export", "shapes_det")
+    command = composed("stage=export", f"weights={run}", "arch=min")
+    assert cfg.run_dir == command.run_dir == f"runs/export/shapes_det/{command.name}"  # what it reads is recorded there
     public = composed("stage=export", "weights=efficientnet_lite0", "task=imagenet", "data.root=there")
     assert with_trained_groups(public) == public
     assert Path(public.run_dir).parts[:3] == ("runs", "export", "imagenet")

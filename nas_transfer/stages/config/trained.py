@@ -30,7 +30,8 @@ TRAINED_GROUPS = ("task", "supernet", "data", "seed")
 """Groups and keys that must be those with which the network was trained."""
 NAMING_GROUPS = ("task", "supernet", "experiment")
 """Groups by which a command says itself what network it means."""
-
+OWN_FOLDER = ("name", "run_dir")
+"""Keys that stay those of the command. They follow from the hash of its keys, which the groups of the run change."""
 CALIBRATION = "calibration_images"
 """The key with which the BatchNorm statistics of a subnet, and so its score, vary; another value may be given."""
 MOST_BYTES = 1 << 20
@@ -119,7 +120,7 @@ def with_trained_groups(cfg: DictConfig) -> DictConfig:
         _fill_added(theirs)
         _fill_batch_size(theirs, file.parent.parent)
         composed = {key: merged[key] for key in TRAINED_GROUPS}
-        merged |= {key: theirs[key] for key in TRAINED_GROUPS}
+        merged |= {key: theirs[key] for key in TRAINED_GROUPS} | {key: cfg[key] for key in OWN_FOLDER}
         if CALIBRATION in theirs and CALIBRATION not in given:
             merged[CALIBRATION] = theirs[CALIBRATION]
         if cfg.data.root is not None:
