@@ -1,6 +1,7 @@
 """Public networks of timm and torchvision as supernets: equal to the library's own, down to features and costs."""
 
 import copy
+import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -165,6 +166,10 @@ def test_the_weights_of_a_library_are_kept_in_a_file(tmp_path: Path, monkeypatch
         ("timm", "resnt18", r"timm has no model 'resnt18': did you mean resnet18"),
         ("timm", "resnet18.nobody", r"timm has no weights 'nobody' for resnet18: did you mean a1_in1k"),
         ("torchvision", "resnet5", r"torchvision has no classification model 'resnet5': did you mean resnet"),
+        ("torchvision", "fasterrcnn_resnet50_fpn", r"classification model .*: did you mean resnet50\?"),
+        ("torchvision", "yolo", r"torchvision has no classification model 'yolo': see torchvision.models.list_models"),
+        ("torchvision", "inception_v3", r"its class Inception3 is of none of the families"),
+        ("timm", "mobilenetv4_conv_small", r"small cannot be read as a supernet: norm_head must be absent, got BatchN"),
         ("timm", "vit_tiny_patch16_224", r"its class VisionTransformer is of none of the families"),
         ("timm", "seresnet18", r"seresnet18 cannot be read as a supernet: layer1.0.se must be absent, got SEModule"),
         ("timm", "mixnet_s", r"mixnet_s cannot be read as a supernet: blocks.1.0.conv_pw must be .*got MixedConv2d"),
@@ -172,8 +177,10 @@ def test_the_weights_of_a_library_are_kept_in_a_file(tmp_path: Path, monkeypatch
     ],
 )
 def test_what_cannot_be_read_is_refused_in_one_sentence(library: str, model: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        TABLES[library](model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ConfigError, match=message):
+            TABLES[library](model)
 
 
 def test_a_file_of_a_model_without_published_weights_is_read(tmp_path: Path) -> None:

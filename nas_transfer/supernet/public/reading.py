@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from functools import lru_cache
 from importlib import import_module
@@ -68,7 +69,8 @@ def read_net(library: str, model: str) -> Reading:
 def build_empty(net: PublicNet) -> nn.Module:
     """The model in eval mode, on the device ``meta`` if it can be built there. No random number is drawn."""
     library = LIBRARIES[net.library]
-    with torch.random.fork_rng(devices=()):
+    with torch.random.fork_rng(devices=()), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of initial values, of which there are none
         try:
             with torch.device("meta"):
                 return library.build(net).eval()

@@ -26,8 +26,8 @@ def describe(model: str) -> PublicNet:
     """
     known = models.list_models(module=models)
     if model not in known:
-        near = difflib.get_close_matches(model, known, NEAREST)
-        instead = f": did you mean {', '.join(near)}?" if near else f": it has {', '.join(known)}"
+        near = difflib.get_close_matches(model, known, NEAREST) or [name for name in known if name in model]
+        instead = f": did you mean {', '.join(near)}?" if near else ": see torchvision.models.list_models()"
         raise ConfigError(f"torchvision has no classification model '{model}'{instead}")
     weights = models.get_model_weights(model)["DEFAULT"]
     transforms = weights.transforms()
