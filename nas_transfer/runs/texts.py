@@ -1,4 +1,4 @@
-"""Text for people: durations, values of objectives, and any text as Markdown."""
+"""Text for people: durations, numbers of things, values of objectives, and any text as Markdown."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ def duration(seconds: float) -> str:
     if seconds < 600:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 2 * SECONDS_PER_HOUR else f"{seconds / SECONDS_PER_HOUR:.1f} h"
+
+
+def counted(number: object, noun: str) -> str:
+    """A number of things: 1 trial, 2 trials."""
+    return f"{number} {noun}" if number in (1, "1") else f"{number} {noun}s"
 
 
 def value_text(name: str, value: float) -> str:

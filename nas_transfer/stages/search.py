@@ -39,7 +39,7 @@ from nas_transfer.runs import (
 )
 from nas_transfer.runs.lock import run_lock
 from nas_transfer.runs.plan import Timing, read_timing
-from nas_transfer.runs.texts import duration, value_text
+from nas_transfer.runs.texts import counted, duration, value_text
 from nas_transfer.search.attainable import CostRange, attainable
 from nas_transfer.search.damage import fit_additive
 from nas_transfer.search.evaluate import TrialEvaluator
@@ -398,7 +398,7 @@ class _Search:
         volume = "undefined" if share is None else f"{100 * share:.2f} %"
         rule = _rule(self.config.pick, self.trade_off)
         print(
-            f"  {len(self.study)} trials, {len(self.study.failures())} failed; hypervolume {volume}; "
+            f"  {counted(len(self.study), 'trial')}, {len(self.study.failures())} failed; hypervolume {volume}; "
             f"picked (*) by {rule}: {self.folder / files.PICKED_ARCH}"
         )
         for line in (self.heads_on(front), self.additive(), rescored, validation, *gains_of(front)):

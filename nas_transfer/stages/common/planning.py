@@ -10,7 +10,7 @@ from typing import TypeVar
 from nas_transfer.errors import ConfigError, RunError
 from nas_transfer.runs import files
 from nas_transfer.runs.plan import Plan, Timing, read_plan, read_timing
-from nas_transfer.runs.texts import duration
+from nas_transfer.runs.texts import counted, duration
 from nas_transfer.search.loop import Launch, Schedule, prepare
 from nas_transfer.search.planning import TrialSeconds, batch_of, kept_trials, start_of, trial_seconds, trials_in
 from nas_transfer.stages.common.slurm_jobs import wait_for_jobs
@@ -126,7 +126,7 @@ def close_plan(config: SearchConfig, plan: Plan | None, trials: int) -> None:
 def _announce(config: SearchConfig, timing: Timing, plan: Plan) -> None:
     """Log what the search will do, and how to do the same on any machine."""
     seconds = plan.trials * plan.trial_seconds / plan.workers
-    parts = [f"about {plan.trials} trials of {duration(plan.trial_seconds)}, {duration(seconds)}"]
+    parts = [f"about {counted(plan.trials, 'trial')} of {duration(plan.trial_seconds)}, {duration(seconds)}"]
     if plan.workers > 1:
         parts[0] += f" with {plan.workers} workers"
     if timing.warmup_seconds and isinstance(config, ProxyConfig):
@@ -141,4 +141,4 @@ def _announce(config: SearchConfig, timing: Timing, plan: Plan) -> None:
         same.append(f"search.sampler.num_random={plan.num_random}")
     logger.info("the same search on any machine: %s", " ".join(same))
     if plan.trials < FEW_TRIALS:
-        logger.warning("%d trials are few to choose from: raise search.minutes", plan.trials)
+        logger.warning("%s: few to choose from, so raise search.minutes", counted(plan.trials, "trial"))

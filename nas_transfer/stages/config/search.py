@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from nas_transfer.ranges import Count, Positive, PositiveNumber, PositiveShare, Range, Several
+from nas_transfer.runs.texts import counted
 from nas_transfer.stages.config.base import DataRunConfig, StageConfig, TrainerConfig
 from nas_transfer.stages.config.factory import Factory
 from nas_transfer.stages.config.field import key
@@ -146,8 +147,8 @@ class SearchConfig(DataRunConfig):
             yield "weights must name a supernet to search, got null: add weights=<its finished run's folder>"
         if not self.trainer.single_device:
             yield (
-                f"a search evaluates each trial on one device, got {_counted(self.trainer.devices, 'device')} on "
-                f"{_counted(self.trainer.num_nodes, 'machine')}: set trainer.devices=1 trainer.num_nodes=1; "
+                f"a search evaluates each trial on one device, got {counted(self.trainer.devices, 'device')} on "
+                f"{counted(self.trainer.num_nodes, 'machine')}: set trainer.devices=1 trainer.num_nodes=1; "
                 "hydra/launcher=slurm search.trials_per_job=N evaluates several trials at once"
             )
 
@@ -238,7 +239,3 @@ class ProxyConfig(SearchConfig):
     def budget(self, images_per_step: int) -> "Budget":
         """The limits beside the number of trials."""
         return self.proxy.budget_of(images_per_step)
-
-
-def _counted(number: object, noun: str) -> str:
-    return f"{number} {noun}" if number in (1, "1") else f"{number} {noun}s"
