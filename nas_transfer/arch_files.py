@@ -68,6 +68,10 @@ def find_arch_file(text: str, arch_folders: Sequence[Path]) -> Path:
                 candidate = folder / (text + suffix)
                 if candidate.is_file():
                     return candidate
+    if path.suffix in ARCH_FILE_SUFFIXES and path.name != text:
+        raise ArchError(
+            f"the arch file {path} does not exist: a finished search writes archs/picked.yaml and others to its folder"
+        )
     known = [SUPERNET.value, LARGEST, SMALLEST, *known_arch_names(arch_folders)]
     nearest = difflib.get_close_matches(path.stem, known, n=5, cutoff=0.5)
     folders = ", ".join(str(folder) for folder in arch_folders) or "no folder"

@@ -52,7 +52,7 @@ def test_a_misspelt_name_says_where_it_looked_and_what_is_near(space, folder) ->
 
 
 def test_a_missing_file_is_an_error_and_not_a_name(space, folder) -> None:
-    with pytest.raises(ArchError, match=r"nowhere/small_one\.yaml"):
+    with pytest.raises(ArchError, match=r"^the arch file nowhere/small_one\.yaml does not exist: a finished search"):
         resolve_arch("nowhere/small_one.yaml", space, [folder])
 
 
