@@ -101,8 +101,10 @@ class Search:
         if self.options.launcher == "ray":
             processes = [process for process, title in children(raylets(self.nodes)) if title.startswith("ray::_run")]
         else:
-            parents = {command.pid for command in self.commands}
-            processes = [process for process, command in children(parents) if "spawn_main" in command]
+            started = list(children({command.pid for command in self.commands}))
+            servers = {process for process, command in started if "forkserver" in command}
+            processes = [process for process, command in started if "spawn_main" in command]
+            processes += [process for process, _ in children(servers)]
         if processes:
             os.kill(rng.choice(processes), signal.SIGKILL)
         return bool(processes)
