@@ -33,8 +33,9 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import sqlalchemy
@@ -42,9 +43,12 @@ import torch
 from bench_samplers import Surface, alone, build, share
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from optuna.trial import FrozenTrial, TrialState
 
 from nas_transfer.paths import conf_dir
 from nas_transfer.runs import Evaluation, Outcome
+from nas_transfer.search import shared_study
+from nas_transfer.search.database import TrialDatabase
 from nas_transfer.search.loop import Schedule
 from nas_transfer.search.samplers.base import History
 from nas_transfer.search.shared_study import Asked, Patience, SharedStudy
@@ -58,6 +62,18 @@ TIMED = 40
 
 class Killed(BaseException):
     """The process of a worker dies."""
+
+
+class OneCopy(TrialDatabase):
+    """The database of a worker that is a thread: all workers together keep one copy of each trial in memory."""
+
+    copies: ClassVar[dict[tuple[int, TrialState, int], FrozenTrial]] = {}  # one still lacks its arch at first
+
+    def _read(self, connection: sqlalchemy.Connection, trial_ids: Collection[int]) -> list[FrozenTrial]:
+        read = super()._read(connection, trial_ids)
+        trials = [self.copies.setdefault((trial._trial_id, trial.state, len(trial.params)), trial) for trial in read]
+        self._unfinished.update((trial._trial_id, trial) for trial in trials if trial._trial_id in self._unfinished)
+        return trials
 
 
 def durations(count: int, seconds: float, spread: float, seed: int) -> np.ndarray:
@@ -136,6 +152,8 @@ class Simulation:
 
 def real(options: argparse.Namespace, surface: Surface) -> None:
     """Run workers, and print how well they were used."""
+    OneCopy.copies.clear()
+    shared_study.TrialDatabase = OneCopy  # type: ignore[misc]
     with tempfile.TemporaryDirectory() as name:
         simulation = Simulation(options, Path(name), surface)
         study = simulation.study()

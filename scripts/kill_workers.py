@@ -7,9 +7,10 @@ A small supernet is trained for a few steps, then `stage=search`, or `stage=prox
 answers to `sinfo`, whose nodes must share the folder (`--keep`). In both, the same command adds a worker after every
 second kill. `--launcher ray` starts a Ray cluster of two nodes on the loopback interface and stops it at the end: Ray
 starts killed workers again, and the same command adds a worker once. Kills (SIGKILL; `scancel --signal=KILL` in SLURM)
-are spread over the trials, and hit workers that are chosen at random, those that still start included. Each evaluation
-sleeps for `--pause` seconds. After the first kill, evaluations are held until the first worker that joins asks for a
-trial, however long it takes to start.
+are spread over the trials, and hit workers that are chosen at random, those that still start included. On this machine,
+workers that joined are spared until one of them has evaluated a trial. Each evaluation sleeps for `--pause` seconds.
+After the first kill, evaluations are held until the first worker that joins asks for a trial, however long it takes to
+start.
 
 Checked against the database and the files: each trial has one finished attempt with values or a reason, its file says
 the same, the front is what the files make it, and workers that joined evaluated trials. Needs a checkout; Ray needs
@@ -101,8 +102,11 @@ class Search:
         if self.options.launcher == "ray":
             processes = [process for process, title in children(raylets(self.nodes)) if title.startswith("ray::_run")]
         else:
-            parents = {command.pid for command in self.commands}
-            processes = [process for process, command in children(parents) if "spawn_main" in command]
+            commands = self.commands if self.num_evaluated_by_joined() else self.commands[:1]
+            started = list(children({command.pid for command in commands}))
+            servers = {process for process, command in started if "forkserver" in command}
+            processes = [process for process, command in started if "spawn_main" in command]
+            processes += [process for process, _ in children(servers)]
         if processes:
             os.kill(rng.choice(processes), signal.SIGKILL)
         return bool(processes)

@@ -138,7 +138,12 @@ class TrialDatabase(RDBStorage):
             return self._read(connection, changed)
 
     def _read(self, connection: sa.Connection, trial_ids: Collection[int]) -> list[FrozenTrial]:
-        """Read trials. Parameters are not read again, since they do not change once all of them are written."""
+        """Read trials. Parameters are not read again, since they do not change once all of them are written.
+
+        Each query may see more than the one before it. The states are read first, so that a trial which is read as
+        finished has all that was written when it finished.
+        """
+        rows = sorted(_rows(connection, TRIALS, trial_ids), key=lambda row: row.trial_id)
         new = [trial_id for trial_id in trial_ids if trial_id not in self._unfinished]
         params: dict[int, dict[str, int]] = {trial_id: {} for trial_id in new}
         distributions: dict[int, dict[str, BaseDistribution]] = {trial_id: {} for trial_id in new}
@@ -152,7 +157,7 @@ class TrialDatabase(RDBStorage):
             values[row.trial_id][row.objective] = row.value
         user, system = (_attributes(connection, each, trial_ids) for each in (USER, SYSTEM))
         trials = []
-        for row in sorted(_rows(connection, TRIALS, trial_ids), key=lambda row: row.trial_id):
+        for row in rows:
             known, told = self._unfinished.pop(row.trial_id, None), values[row.trial_id]
             space = distributions[row.trial_id] if known is None else known.distributions
             if len(space) == self._num_params and space != self._space:
@@ -175,6 +180,17 @@ class TrialDatabase(RDBStorage):
                 self._unfinished[row.trial_id] = trial
             trials.append(trial)
         return trials
+
+
+def write_ahead(connection: object, _: object) -> None:
+    """Let readers of an SQLite file not wait for writers, and writers not for the disk.
+
+    After a power failure, the last trials may be missing in the file. They are then evaluated again.
+    """
+    cursor = connection.cursor()  # type: ignore[attr-defined]
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.close()
 
 
 def _rows(

@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,15 +29,14 @@ from nas_transfer.arch import Arch
 from nas_transfer.errors import ConfigError, RunError
 from nas_transfer.runs import Direction, Outcome, files, read_outcome
 from nas_transfer.runs.lock import short_lock
-from nas_transfer.search.database import TrialDatabase
+from nas_transfer.search.attempts import latest_attempts, num_dead, origin, reason_of
+from nas_transfer.search.database import TrialDatabase, write_ahead
 from nas_transfer.search.samplers.base import ORIGIN, ArchSampler, arch_of
 from nas_transfer.search.study import REASON, Study, attributes_of
 from nas_transfer.space import SearchSpace
 
 logger = logging.getLogger(__name__)
 
-HISTORY = "retry_history"
-"""Optuna's system attribute of a trial that is asked again: the attempts that have died."""
 PROGRAM = "program"
 """Attribute of the study: the hash of the program whose workers may take part."""
 BEATS = 4
@@ -139,7 +138,7 @@ class SharedStudy(Study):
                 f"search.storage must be the URL of a database, cannot open {url}: {' '.join(str(error).split())}"
             ) from error
         if storage is None:
-            sqlalchemy.event.listen(self.database.engine, "connect", _write_ahead)
+            sqlalchemy.event.listen(self.database.engine, "connect", write_ahead)
             self.database.engine.dispose()  # connections from before the listener
         return self.database
 
@@ -155,9 +154,9 @@ class SharedStudy(Study):
 
     def _numbered(self) -> list[tuple[int, FrozenTrial]]:
         if self._read is None:
-            return _latest(self._trials())
+            return latest_attempts(self._trials())
         if self._listed is None:
-            self._listed = _latest(self._read)
+            self._listed = latest_attempts(self._read)
         return self._listed
 
     @property
@@ -170,7 +169,7 @@ class SharedStudy(Study):
         return trial.state == TrialState.FAIL and REASON not in trial.user_attrs and self._may_retry(trial)
 
     def _may_retry(self, trial: FrozenTrial) -> bool:
-        return len(trial.system_attrs.get(HISTORY, [])) < self.patience.retries
+        return num_dead(trial) < self.patience.retries
 
     @property
     def num_told(self) -> int:
@@ -179,7 +178,8 @@ class SharedStudy(Study):
 
     def failures(self) -> list[tuple[int, str]]:
         """Numbers and reasons of failed trials."""
-        return [(number, _reason(trial) or "") for number, trial in self._numbered() if trial.state == TrialState.FAIL]
+        failed = [(number, trial) for number, trial in self._numbered() if trial.state == TrialState.FAIL]
+        return [(number, reason_of(trial) or "") for number, trial in failed]
 
     def take(self, may_ask: Callable[[], bool]) -> Asked | None:
         """Ask for a trial: first those whose workers have died, then a new one if `may_ask` allows it.
@@ -238,8 +238,8 @@ class SharedStudy(Study):
         self.database.record_heartbeat(trial_id)
         trial = self.database.get_trial(trial_id)
         params = trial.params if self._is_whole(trial) else self._choose(trial, trials)
-        first = _origin(trial)
-        number = sum(_origin(each) == each.number for each in trials if each.number < first)
+        first = origin(trial)
+        number = sum(origin(each) == each.number for each in trials if each.number < first)
         return Asked(number, arch_of(self.space, params), trial.number, trial_id)
 
     def _choose(self, trial: FrozenTrial, trials: list[FrozenTrial]) -> dict[str, int]:
@@ -294,7 +294,7 @@ class SharedStudy(Study):
                     state=TrialState.WAITING,
                     params=trial.params,
                     distributions=trial.distributions,
-                    system_attrs={**trial.system_attrs, ORIGIN: _origin(trial)},
+                    system_attrs={**trial.system_attrs, ORIGIN: origin(trial)},
                 )
             )
 
@@ -345,7 +345,7 @@ class SharedStudy(Study):
             number,
             json.loads(json.dumps(arch_of(self.space, trial.params).to_dict())),
             dict(zip(self.directions, trial.values or [])),
-            reason=_reason(trial),
+            reason=reason_of(trial),
             left_out=trial.state == TrialState.PRUNED,
             metrics=attributes.get("metrics", {}),
             seconds=float(attributes.get("seconds", 0.0)),
@@ -390,38 +390,3 @@ class SharedStudy(Study):
                 logger.warning("the database of the search does not answer, waiting %.1f s", delay)
                 time.sleep(delay)
                 delay = min(2 * delay, self.patience.heartbeat_seconds)
-
-
-def _latest(trials: Sequence[FrozenTrial]) -> list[tuple[int, FrozenTrial]]:
-    """The latest attempts of trials, with the numbers that files and reports use."""
-    latest: dict[int, FrozenTrial] = {}  # by the number of the first attempt, in this order
-    for trial in trials:
-        latest[_origin(trial)] = trial
-    return list(enumerate(latest.values()))
-
-
-def _origin(trial: FrozenTrial) -> int:
-    return int(trial.system_attrs.get(ORIGIN, trial.number))
-
-
-def _died(trial: FrozenTrial) -> str:
-    times = len(trial.system_attrs.get(HISTORY, [])) + 1
-    return f"its worker died {times} times" if times > 1 else "its worker died"
-
-
-def _reason(trial: FrozenTrial) -> str | None:
-    """Why a trial has no values; None for one that has, or that is not finished."""
-    if trial.state not in (TrialState.FAIL, TrialState.PRUNED):
-        return None
-    return str(trial.user_attrs.get(REASON) or _died(trial))
-
-
-def _write_ahead(connection: object, _: object) -> None:
-    """Let readers of an SQLite file not wait for writers, and writers not for the disk.
-
-    After a power failure, the last trials may be missing in the file. They are then evaluated again.
-    """
-    cursor = connection.cursor()  # type: ignore[attr-defined]
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=NORMAL")
-    cursor.close()

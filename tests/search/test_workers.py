@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection
@@ -277,6 +278,24 @@ def test_running_trials_are_read_again_only_once_their_state_has_changed(
     assert read == [1, 3, 3]
     open_study(tmp_path).take(always)
     assert all(set(trial.params) == set(SPACE.names) for trial in other._trials())
+
+
+@pytest.mark.parametrize("table", ["trials", "trial_params", "trial_values", "trial_user_attributes"])
+def test_a_trial_that_ends_while_another_worker_reads_it_keeps_its_values(tmp_path: Path, table: str) -> None:
+    study, reader = open_study(tmp_path), open_study(tmp_path)
+    asked = study.take(always)
+    assert asked is not None
+    told: list[bool] = []
+
+    def tell(connection: object, cursor: object, statement: str, *_: object) -> None:
+        if not told and re.search(rf"FROM {table}\b", statement):
+            told.append(study.finish(asked, evaluate(Evaluation(asked.number, asked.arch.to_dict()))))
+
+    sqlalchemy.event.listen(reader.database.engine, "after_cursor_execute", tell)
+    assert reader.num_told in (0, 1)
+    assert told == [True]
+    assert [(trial.number, trial.values) for trial in reader.told()] == [(0, score(asked.arch))]
+    assert reader._trials() == study._trials()
 
 
 def test_a_worker_that_died_between_the_end_of_a_trial_and_its_retry_loses_none(tmp_path: Path) -> None:

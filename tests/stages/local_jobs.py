@@ -20,5 +20,7 @@ def run(cfg: DictConfig, folder: Path) -> None:
     if name == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     (folder / f"{name}.done").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+    if name.startswith("parent"):
+        (folder / f"{name}.done").write_text(f"{os.getppid()} {os.environ.get('CHANGED')}")
     if name == "waits":
         time.sleep(600)

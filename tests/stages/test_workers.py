@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
@@ -25,7 +27,7 @@ from nas_transfer.stages import proxy
 from nas_transfer.stages import search as stage
 from nas_transfer.stages.common import workers
 from nas_transfer.stages.common.launching import WorkerLauncher, while_watched
-from nas_transfer.stages.common.local_processes import LocalProcesses, gpu_of_worker
+from nas_transfer.stages.common.local_processes import LocalProcesses, _context, gpu_of_worker
 from nas_transfer.stages.common.slurm_jobs import QueuedJob, QueueWatch
 from nas_transfer.sweeper import run_search
 from tests.guard import HANG_SECONDS
@@ -261,6 +263,23 @@ def test_a_process_that_is_killed_takes_no_other_one_with_it(tmp_path: Path) -> 
     assert (tmp_path / "first.done").exists()
     assert (tmp_path / "last.done").exists()
     assert processes.launch(jobs[:1]) == [None]  # a new start, once all have ended
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux" or torch.cuda.is_available(), reason="processes are spawned")
+def test_processes_are_forks_of_one_that_has_imported_the_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processes = local(tmp_path)
+    monkeypatch.setenv("CHANGED", "after the import")
+    jobs = [Job(tmp_path / f"parent_{number}.json", ()) for number in range(2)]
+    assert processes.launch(jobs) == [None, None]
+    first, second = ((tmp_path / f"parent_{number}.done").read_text() for number in range(2))
+    assert first == second
+    server, _, changed = first.partition(" ")
+    assert int(server) != os.getpid()
+    assert changed == "after the import"
+    assert _context("nas_transfer.arch", 1).get_start_method() == "spawn"  # a fork may be unable to use a GPU
 
 
 @pytest.mark.slow

@@ -7,7 +7,9 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from multiprocessing.connection import Connection
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -30,6 +32,9 @@ SECONDS_TO_END = 30.0
 class LocalProcesses:
     """Run each job in a process of its own. A process that dies takes no other one with it.
 
+    Importing the program takes seconds. On Linux without a GPU, one process therefore begins to import it at once, and
+    those of the jobs are its forks.
+
     Args:
         content: the resolved configuration of the search, without Hydra's keys.
         job_logging: the configuration of the log.
@@ -39,22 +44,23 @@ class LocalProcesses:
     def __init__(
         self, content: Mapping[str, object], job_logging: Mapping[str, object], verbose: bool | str = False
     ) -> None:
+        import torch  # not needed to compose a configuration
+
         self._arguments = (content, job_logging, verbose)
         self._processes: list[BaseProcess] = []
+        self._num_gpus = torch.cuda.device_count()
+        module = str(OmegaConf.select(OmegaConf.create(dict(content)), "stage.run")).rpartition(".")[0]
+        self._context = _context(module, self._num_gpus)
 
     def launch(self, jobs: Sequence[Job]) -> list[str | None]:
         """Run jobs to their end; returns the reason of each failure, None for a success."""
-        import torch  # not needed to compose a configuration
-
-        spawn = multiprocessing.get_context("spawn")  # a forked process cannot use a GPU of its parent
-        num_gpus = torch.cuda.device_count()
         visible = os.environ.get(VISIBLE_GPUS)
         receivers: list[Connection] = []
         self._processes.clear()  # those of an earlier start have ended
         for index, job in enumerate(jobs):
-            receiver, sender = spawn.Pipe(duplex=False)
-            environment = gpu_of_worker(index, num_gpus, visible)
-            process: BaseProcess = spawn.Process(
+            receiver, sender = self._context.Pipe(duplex=False)
+            environment = {**os.environ, **gpu_of_worker(index, self._num_gpus, visible)}
+            process: BaseProcess = self._context.Process(
                 target=_work, args=(*self._arguments, str(job.path), environment, sender)
             )
             self._processes.append(process)
@@ -68,13 +74,23 @@ class LocalProcesses:
 
     def stop(self) -> None:
         """End all processes. Each one gives its trial back first."""
-        alive = [process for process in self._processes if process.pid is not None and process.exitcode is None]
+        alive = [process for process in self._processes if process.pid is not None and not _has_ended(process)]
         for process in alive:
             process.terminate()
         for process in alive:
-            process.join(SECONDS_TO_END)
-            process.kill()
+            if not _has_ended(process, SECONDS_TO_END):
+                process.kill()
         self._processes.clear()
+
+
+def _context(module: str, num_gpus: int) -> ForkServerContext | SpawnContext:
+    """Starts processes: forks of one that imports this module, or new ones where a GPU might not survive the fork."""
+    if sys.platform != "linux" or num_gpus:
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([module, __name__])
+    forkserver.ensure_running()
+    return context
 
 
 def gpu_of_worker(index: int, num_gpus: int, visible: str | None) -> Mapping[str, str]:
@@ -89,6 +105,11 @@ def gpu_of_worker(index: int, num_gpus: int, visible: str | None) -> Mapping[str
         return {}
     names = visible.split(",") if visible else [str(number) for number in range(num_gpus)]
     return {VISIBLE_GPUS: names[index % len(names)]}
+
+
+def _has_ended(process: BaseProcess, seconds: float = 0.0) -> bool:
+    """Whether a process ends within so many seconds. Its exit code is left to the thread that joins it."""
+    return bool(wait([process.sentinel], seconds))
 
 
 def _reason(process: BaseProcess, receiver: Connection) -> str | None:
