@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from nas_transfer import cli
 from nas_transfer.errors import ConfigError
-from nas_transfer.stages.config import reader
+from nas_transfer.stages.config import factory, reader
 from nas_transfer.stages.config.entry import SHARED_KEYS, record_of
 from nas_transfer.stages.config.factory import Factory
 from tests.stages.test_run_directory import composed
@@ -165,3 +165,25 @@ def test_a_wrong_command_leaves_no_run_behind(tmp_path: Path, arguments: list[st
     assert not list(tmp_path.rglob("trials")) + list(tmp_path.rglob("inputs.json"))
     if "x does not" not in expected:
         assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_what_was_found_sound_is_built_once_and_what_was_not_each_time() -> None:
+    built: list[float] = []
+
+    def half(value: float) -> float:
+        built.append(value)
+        if value < 0:
+            raise ValueError("value must not be negative")
+        return value / 2
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(factory, "half", half, raising=False)
+        patch.setattr(factory, "_SOUND", set())
+        sound, faulty, other = (
+            Factory({"_target_": f"{factory.__name__}.half", "value": value}, "half") for value in (1.0, -1.0, 2.0)
+        )
+        assert [sound.faults(True, {}), sound.faults(True, {}), other.faults(True, {})] == [[], [], []]
+        first, second = faulty.faults(True, {}), faulty.faults(True, {})
+    assert first == second
+    assert "must not be negative" in first[0]
+    assert built == [1.0, 2.0, -1.0, -1.0]
