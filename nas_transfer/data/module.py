@@ -16,6 +16,7 @@ from typing_extensions import Self
 
 from nas_transfer.data.drawing import Picture
 from nas_transfer.data.duplicates import identical_images
+from nas_transfer.data.image_cache import MIB, ImageCache
 from nas_transfer.data.inspection import Inventory
 from nas_transfer.data.layout import Annotation, BatchT, Layout
 from nas_transfer.data.parts import KeyedSubset, NamesFiles, Parts, SampleT, Vocabulary
@@ -54,6 +55,7 @@ class DownstreamData(LightningDataModule, Layout[Annotation, SampleT, BatchT]):
         batch_size: samples per device.
         num_workers: data loading processes per device; 0 loads in the training process.
         seed: seed of the order, the augmentation and the search split.
+        cache_mib: MiB of decoded images that are kept in memory.
         skip_broken: decode every file in `setup` and leave broken ones out.
         split: how train is divided.
         draw: draws an embedded dataset into a folder; None for files that are there already.
@@ -72,12 +74,14 @@ class DownstreamData(LightningDataModule, Layout[Annotation, SampleT, BatchT]):
     skip_broken: bool
     split: Split
     draw: Draw | None
+    cache_mib: Count = 0
 
     def __post_init__(self) -> None:
         super().__init__()
         if self.num_workers < 0:
             raise ConfigError(f"num_workers must be at least 0, got {self.num_workers}")
         self.root = Path(self.root).expanduser()  # configurations hold text
+        self.read_image = ImageCache(self.cache_mib * MIB).read
         self.parts: Parts[SampleT] | None = None
         self.annotation_files: dict[str, Path] = {}
         self.image_lists: dict[str, str] = {}
@@ -315,11 +319,6 @@ class DownstreamData(LightningDataModule, Layout[Annotation, SampleT, BatchT]):
     def val_dataloader(self) -> DataLoader[BatchT]:
         """The quoted split in the order on disk, every image once."""
         return self._in_order(self.require_parts().val, self.batch_size, persistent=True)
-
-    @property
-    def num_search_images(self) -> int:
-        """Images that `search_dataloader` gives; DataError without a train part."""
-        return _length(self._from_train(self.require_parts().search, "search on"))
 
     def search_dataloader(self, *, shuffled: bool = False) -> DataLoader[BatchT]:
         """The search split with the evaluation transform, every image once; it does not depend on `hold_out_search`.

@@ -150,7 +150,7 @@ class _Search:
         with torch.device("meta"):  # for costs alone
             self.task = build_task(config, table, SUPERNET, data)
         self.objectives = {name: objective.build() for name, objective in keys.objectives.items()}
-        make_race(config, self.task, self.objectives, data.num_search_images)  # raises where trials cannot race
+        make_race(config, self.task, self.objectives, data)  # raises where trials cannot race
         self.trade_off = None if keys.trade_off is None else keys.trade_off.build()
         checkpoint = searched_weights(config)[1]
         self.repairs = checkpoint.arch is not None

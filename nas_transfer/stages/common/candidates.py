@@ -158,7 +158,7 @@ def evaluator_of(
         train,
         repair,
     )
-    evaluator.race = make_race(config, supernet, objectives, data.num_search_images)
+    evaluator.race = make_race(config, supernet, objectives, data)
     if config.search.precision != "32":
         _log_effect_of_precision(evaluator)
     return evaluator

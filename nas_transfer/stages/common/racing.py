@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
+from nas_transfer.data.module import DownstreamData
 from nas_transfer.errors import ConfigError
 from nas_transfer.search.objectives.base import Objective
 from nas_transfer.search.objectives.score import Score
@@ -15,13 +16,15 @@ from nas_transfer.tasks.task import Task
 logger = logging.getLogger(__name__)
 
 
-def make_race(config: SearchConfig, task: Task, objectives: Mapping[str, Objective], num_images: int) -> Race | None:
+def make_race(
+    config: SearchConfig, task: Task, objectives: Mapping[str, Objective], data: DownstreamData
+) -> Race | None:
     """The rules of ``search.race``; None without it.
 
     Args:
         task: the task of the search.
         objectives: the objectives of the search.
-        num_images: images of the search split.
+        data: holds the search split.
 
     Raises:
         ConfigError: the score cannot be compared image by image, or another objective is measured after it.
@@ -42,6 +45,7 @@ def make_race(config: SearchConfig, task: Task, objectives: Mapping[str, Objecti
         )
     metric = score.key or task.score_key
     task.keep_tally(metric)  # raises for a metric without tallies
+    num_images = len(data.search_dataloader().dataset)  # type: ignore[arg-type]  # all datasets have a length
     directions = {name: objective.direction for name, objective in objectives.items()}
     race = Race(config.search.race, config.folder, directions, SCORE, metric, num_images, config.seed)
     if not race.looks:
