@@ -15,6 +15,7 @@ from pycocotools.coco import COCO
 
 from nas_transfer.data.annotation_content import AnnotationContent, Record, load_coco, shown
 from nas_transfer.data.annotation_values import MARGIN, is_id, is_near, is_number, is_text, mask_problem
+from nas_transfer.data.image_cache import ReadImage
 from nas_transfer.data.images import MOST_PIXELS, named_in, read_image
 from nas_transfer.errors import DataError
 
@@ -178,10 +179,10 @@ def _checked(
     )
 
 
-def read_listed(folder: Path, entry: ImageEntry) -> torch.Tensor:
+def read_listed(folder: Path, entry: ImageEntry, read: ReadImage = read_image) -> torch.Tensor:
     """An image of the file: uint8 (3, H, W); DataError for a broken one, or one of another size than listed."""
     path = folder / entry.file_name
-    image = read_image(path, follow_exif=False)
+    image = read(path, follow_exif=False)
     if tuple(image.shape[-2:]) != (entry.height, entry.width):
         raise DataError(
             f"the annotation file says that {path} is {entry.width}x{entry.height}, but the image is "

@@ -25,6 +25,8 @@ from nas_transfer.data.coco_annotations import (
     require_same_categories,
 )
 from nas_transfer.data.drawing import Picture, class_colour, draw_instances
+from nas_transfer.data.image_cache import ReadImage
+from nas_transfer.data.images import read_image
 from nas_transfer.data.inspection import Contents, Inventory
 from nas_transfer.data.module import DownstreamData
 from nas_transfer.data.parts import Vocabulary
@@ -55,6 +57,7 @@ class InstanceImages(Dataset[DetectionSample]):
         with_crowds: keep crowd annotations (ground truth yes, training no).
         transform: transform of image and target together, or None.
         seed: seed of the augmentation.
+        read: reads an image file.
     """
 
     def __init__(
@@ -67,12 +70,14 @@ class InstanceImages(Dataset[DetectionSample]):
         with_crowds: bool,
         transform: DetectionTransform | None,
         seed: int,
+        read: ReadImage = read_image,
     ) -> None:
         self.entries = [file.images[position] for position in chosen]
         self.folder = folder
         self.with_masks = with_masks
         self.transform = transform
         self.seed = seed
+        self.read = read
         kept = [
             [record for record in file.annotations[position] if with_crowds or not record["iscrowd"]]
             for position in chosen
@@ -102,7 +107,7 @@ class InstanceImages(Dataset[DetectionSample]):
 
     def __getitem__(self, key: SampleKey) -> DetectionSample:
         entry = self.entries[key.index]
-        image = read_listed(self.folder, entry)
+        image = read_listed(self.folder, entry, self.read)
         target = self._target(key.index)
         if self.transform is not None:
             image, target = seeded_call(self.transform, self.seed, key.epoch, entry.image_id, image, target)
@@ -270,12 +275,14 @@ class CocoInstancesData(DownstreamData[CocoPart, DetectionSample, DetectionBatch
             with_crowds=not training,
             transform=self.train_transform if training else None,
             seed=self.seed,
+            read=self.read_image,
         )
 
     def inventory(self, annotation: CocoPart, refused: Sequence[str]) -> Inventory:
         """Every image that the annotation file lists; crowds do not count as objects."""
         file = annotation.file
         images = self.dataset(annotation, np.arange(annotation.num_images), training=False)
+        images.read = read_image  # each image is looked at once
 
         def look(position: int) -> tuple[torch.Tensor, Contents]:
             sample = images[SampleKey(position, 0)]

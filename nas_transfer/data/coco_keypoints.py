@@ -196,6 +196,7 @@ class CocoKeypointsData(DownstreamData[KeypointPart, PoseSample, PoseBatch]):
             self.padding,
             CropAugmentation(self.augmentation, skeleton.lower_body) if training else None,
             self.seed,
+            self.read_image,
         )
 
     def inventory(self, annotation: KeypointPart, refused: Sequence[str]) -> Inventory:

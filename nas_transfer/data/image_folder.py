@@ -13,6 +13,7 @@ from typing_extensions import Self
 from nas_transfer.data.annotation_values import is_text
 from nas_transfer.data.augmentation import ClassificationAugmentation
 from nas_transfer.data.drawing import Picture, draw_class
+from nas_transfer.data.image_cache import ReadImage
 from nas_transfer.data.images import image_files, named_in, read_image
 from nas_transfer.data.inspection import Contents, Inventory
 from nas_transfer.data.module import DownstreamData
@@ -39,16 +40,19 @@ class LabelledImages(Dataset[ClassificationSample]):
             its augmentation whether or not the search split is held out.
         transform: uint8 (3, H, W) -> uint8 (3, image_size, image_size).
         seed: seed of the augmentation.
+        read: reads an image file.
     """
 
     def __init__(
-        self, paths: Sequence[str], labels: np.ndarray, chosen: np.ndarray, transform: ImageTransform, seed: int
-    ) -> None:
+        self, paths: Sequence[str], labels: np.ndarray, chosen: np.ndarray, transform: ImageTransform, seed: int,
+        read: ReadImage = read_image,
+    ) -> None:  # fmt: skip
         self.paths = np.asarray([paths[position] for position in chosen], dtype=np.str_)  # no Python objects to fork
         self.labels = labels[chosen]
         self.sample_ids = chosen
         self.transform = transform
         self.seed = seed
+        self.read = read
 
     def __len__(self) -> int:
         return len(self.sample_ids)
@@ -59,7 +63,7 @@ class LabelledImages(Dataset[ClassificationSample]):
 
     def __getitem__(self, key: SampleKey) -> ClassificationSample:
         sample_id = int(self.sample_ids[key.index])
-        image = read_image(str(self.paths[key.index]), follow_exif=True)
+        image = self.read(str(self.paths[key.index]), follow_exif=True)
         image = seeded_call(self.transform, self.seed, key.epoch, sample_id, image)
         return {"image": image, "label": int(self.labels[key.index]), "sample_id": sample_id}
 
@@ -178,7 +182,7 @@ class ImageFolderData(DownstreamData[FolderPart, ClassificationSample, Classific
     def dataset(self, annotation: FolderPart, chosen: np.ndarray, *, training: bool) -> Dataset[ClassificationSample]:
         """Images with their labels."""
         transform = self.train_transform if training else self.eval_transform
-        return LabelledImages(annotation.image_paths, annotation.labels, chosen, transform, self.seed)
+        return LabelledImages(annotation.image_paths, annotation.labels, chosen, transform, self.seed, self.read_image)
 
     def inventory(self, annotation: FolderPart, refused: Sequence[str]) -> Inventory:
         """Every image of every class folder."""

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from nas_transfer.data.augmentation import SegmentationAugmentation
 from nas_transfer.data.drawing import Picture, draw_label_map
+from nas_transfer.data.image_cache import ReadImage
 from nas_transfer.data.images import read_image, usable_images
 from nas_transfer.data.inspection import Contents, Inventory
 from nas_transfer.data.label_files import NUM_IDS, LabelledFiles, LabelTable, label_table, read_labels, require_labels
@@ -34,6 +35,7 @@ class LabelledMaps(Dataset[SegmentationSample]):
         table: what the ids of the label files mean.
         transform: transform of image and labels together, or None.
         seed: seed of the augmentation.
+        read: reads an image file.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class LabelledMaps(Dataset[SegmentationSample]):
         table: LabelTable,
         transform: SegmentationTrain | None,
         seed: int,
+        read: ReadImage = read_image,
     ) -> None:
         self.images = np.asarray([str(files.images[position]) for position in chosen], dtype=np.str_)
         self.labels = np.asarray([str(files.labels[position]) for position in chosen], dtype=np.str_)
@@ -50,6 +53,7 @@ class LabelledMaps(Dataset[SegmentationSample]):
         self.table = table
         self.transform = transform
         self.seed = seed
+        self.read = read
 
     def __len__(self) -> int:
         return len(self.sample_ids)
@@ -61,7 +65,7 @@ class LabelledMaps(Dataset[SegmentationSample]):
     def __getitem__(self, key: SampleKey) -> SegmentationSample:
         sample_id = int(self.sample_ids[key.index])
         path = str(self.images[key.index])
-        image = read_image(path, follow_exif=False)
+        image = self.read(path, follow_exif=False)
         labels = read_labels(str(self.labels[key.index]), self.table)
         if image.shape[-2:] != labels.shape:
             raise DataError(
@@ -149,7 +153,7 @@ class LabelMapsData(DownstreamData[LabelledFiles, SegmentationSample, Segmentati
     def dataset(self, annotation: LabelledFiles, chosen: np.ndarray, *, training: bool) -> Dataset[SegmentationSample]:
         """Whole images, or augmented crops for training."""
         transform = self.train_transform if training else None
-        return LabelledMaps(annotation, chosen, self.table, transform, self.seed)
+        return LabelledMaps(annotation, chosen, self.table, transform, self.seed, self.read_image)
 
     def inventory(self, annotation: LabelledFiles, refused: Sequence[str]) -> Inventory:
         """Every image with its label image."""

@@ -16,10 +16,11 @@ from typing_extensions import Self
 
 from nas_transfer.data.drawing import Picture
 from nas_transfer.data.duplicates import identical_images
+from nas_transfer.data.image_cache import MIB, ImageCache
 from nas_transfer.data.inspection import Inventory
 from nas_transfer.data.layout import Annotation, BatchT, Layout
 from nas_transfer.data.parts import KeyedSubset, NamesFiles, Parts, SampleT, Vocabulary
-from nas_transfer.data.randomness import stable_seed
+from nas_transfer.data.randomness import seeded_order, stable_seed
 from nas_transfer.data.sampler import ResumableBatchSampler, SampleKey, StreamBatchSampler
 from nas_transfer.data.sources import MissingPartError, PartName
 from nas_transfer.data.split import VAL_FRACTION, Split, search_folds, search_split, val_split
@@ -54,6 +55,7 @@ class DownstreamData(LightningDataModule, Layout[Annotation, SampleT, BatchT]):
         batch_size: samples per device.
         num_workers: data loading processes per device; 0 loads in the training process.
         seed: seed of the order, the augmentation and the search split.
+        cache_mib: MiB of decoded images that are kept in memory.
         skip_broken: decode every file in `setup` and leave broken ones out.
         split: how train is divided.
         draw: draws a dataset into a folder; None for files that are there already.
@@ -72,12 +74,14 @@ class DownstreamData(LightningDataModule, Layout[Annotation, SampleT, BatchT]):
     skip_broken: bool
     split: Split
     draw: Draw | None
+    cache_mib: Count = 0
 
     def __post_init__(self) -> None:
         super().__init__()
         if self.num_workers < 0:
             raise ConfigError(f"num_workers must be at least 0, got {self.num_workers}")
         self.root = Path(self.root).expanduser()  # configurations hold text
+        self.read_image = ImageCache(self.cache_mib * MIB).read
         self.parts: Parts[SampleT] | None = None
         self.annotation_files: dict[str, Path] = {}
         self.image_lists: dict[str, str] = {}
@@ -307,8 +311,7 @@ class DownstreamData(LightningDataModule, Layout[Annotation, SampleT, BatchT]):
 
     def _epoch_sampler(self, rank: int, world_size: int) -> ResumableBatchSampler:
         parts = self.require_parts()
-        images = _length(self._from_train(parts.train, "train on"))
-        groups = parts.train_groups
+        images, groups = _length(self._from_train(parts.train, "train on")), parts.train_groups
         return ResumableBatchSampler(
             images, self.batch_size, self.seed, groups=groups, rank=rank, world_size=world_size
         )
@@ -317,8 +320,11 @@ class DownstreamData(LightningDataModule, Layout[Annotation, SampleT, BatchT]):
         """The quoted split in the order on disk, every image once."""
         return self._in_order(self.require_parts().val, self.batch_size, persistent=True)
 
-    def search_dataloader(self) -> DataLoader[BatchT]:
-        """The search split with the evaluation transform, every image once; it does not depend on `hold_out_search`."""
+    def search_dataloader(self, *, shuffled: bool = False) -> DataLoader[BatchT]:
+        """The search split with the evaluation transform, every image once; it does not depend on `hold_out_search`.
+
+        `shuffled` gives an order that depends on the seed alone: the first images then stand for all of them.
+        """
         parts = self.require_parts()
         search = self._from_train(parts.search, "search on")
         if parts.search_unscored:
@@ -326,6 +332,8 @@ class DownstreamData(LightningDataModule, Layout[Annotation, SampleT, BatchT]):
                 f"no score is defined on the search split of {self.root}, which has {parts.search_unscored}: annotate "
                 "more images of train, or raise data.split.search_fraction"
             )
+        if shuffled:
+            search = KeyedSubset(search, seeded_order(_length(search), stable_seed(self.seed, "search order")))
         return self._in_order(search, self.batch_size, persistent=True)
 
     def calibration_dataloader(self, num_images: int, batch_size: int, draw: int = 0) -> DataLoader[BatchT]:
@@ -340,9 +348,8 @@ class DownstreamData(LightningDataModule, Layout[Annotation, SampleT, BatchT]):
             draw: another one gives another order, hence other images where train has more.
         """
         images = self._from_train(self.require_parts().calibration, "calibrate on")
-        seed = stable_seed(self.seed, "calibration", *([draw] if draw else []))
-        generator = torch.Generator().manual_seed(seed)
-        chosen = torch.randperm(_length(images), generator=generator)[:num_images].tolist()
+        order = seeded_order(_length(images), stable_seed(self.seed, "calibration", *([draw] if draw else [])))
+        chosen = order[:num_images]
         while len(chosen) > batch_size > 1 and len(chosen) % batch_size == 1:
             batch_size += 1
         return self._in_order(KeyedSubset(images, chosen), batch_size, persistent=False)

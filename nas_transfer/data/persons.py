@@ -9,6 +9,8 @@ import torch
 from torch.utils.data import Dataset
 
 from nas_transfer.data.coco_annotations import CocoFile, ImageEntry, read_listed
+from nas_transfer.data.image_cache import ReadImage
+from nas_transfer.data.images import read_image
 from nas_transfer.data.keypoint_annotations import Skeleton
 from nas_transfer.data.pose_crops import Crop, CropAugmentation, box_crop, cut, inverse, move
 from nas_transfer.data.randomness import seeded_call
@@ -91,6 +93,7 @@ class PersonCrops(Dataset[PoseSample]):
         padding: by which factor a crop is larger than its box.
         augmentation: None for evaluation.
         seed: seed of the augmentation.
+        read: reads an image file.
     """
 
     def __init__(
@@ -103,6 +106,7 @@ class PersonCrops(Dataset[PoseSample]):
         padding: float,
         augmentation: CropAugmentation | None,
         seed: int,
+        read: ReadImage = read_image,
     ) -> None:
         self.images = images
         self.persons = persons
@@ -114,6 +118,7 @@ class PersonCrops(Dataset[PoseSample]):
         self.padding = padding
         self.augmentation = augmentation
         self.seed = seed
+        self.read = read
 
     def __len__(self) -> int:
         return len(self.persons.sample_ids)
@@ -125,7 +130,7 @@ class PersonCrops(Dataset[PoseSample]):
     def __getitem__(self, key: SampleKey) -> PoseSample:
         persons, index = self.persons, key.index
         entry = self.images[persons.entries[index]]
-        image = read_listed(self.folder, entry)
+        image = read_listed(self.folder, entry, self.read)
         sample_id = int(persons.sample_ids[index])
         keypoints = persons.keypoints[index]
         crop = box_crop(persons.boxes[index].tolist(), self.input_size, self.padding)

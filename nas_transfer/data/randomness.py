@@ -28,3 +28,8 @@ def seeded_call(function: Callable[..., Result], seed: int, epoch: int, sample_i
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(stable_seed(seed, epoch, sample_id))
         return function(*inputs)
+
+
+def seeded_order(length: int, seed: int) -> list[int]:
+    """The numbers from 0 to `length` - 1 in an order that depends on the seed alone."""
+    return torch.randperm(length, generator=torch.Generator().manual_seed(seed)).tolist()

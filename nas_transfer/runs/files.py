@@ -47,6 +47,7 @@ STATES_FOLDER = "states"
 REPEATS_FOLDER = "repeats"
 VALIDATION_FOLDER = "validation"
 NETWORKS_FOLDER = "networks"
+RACES_FOLDER = "races"
 VALIDATION = "trust.json"
 DAMAGE = "damage.json"
 PREPARATION = "warm_start.spent.json"
@@ -135,6 +136,11 @@ def rung_files(folder: Path, steps: int) -> dict[int, Path]:
 def rung_file(number: int, steps: int) -> str:
     """Where the outcome of a trial after so many training steps is written, relative to the run folder."""
     return f"{RUNGS_FOLDER}/{number}.{steps}.json"
+
+
+def tally_file(number: int) -> str:
+    """Where a trial of the front keeps what it did in each image, relative to the run folder."""
+    return f"{RACES_FOLDER}/{number}.npz"
 
 
 def repeat_file(number: int, repeat: int) -> str:

@@ -27,6 +27,8 @@ class Evaluation:
         after: the step of the saved state from which training continues; 0 to start from the warm start.
         keep: whether the state is kept for a later evaluation.
         repeat: index of the seed: 0 is that of the search.
+        rivals: trials of the front against which the trial races; None for no race, none of them for a trial that is
+            scored on all images, and against which others may race.
     """
 
     trial: int
@@ -36,6 +38,7 @@ class Evaluation:
     after: int = 0
     keep: bool = False
     repeat: int = 0
+    rivals: tuple[int, ...] | None = None
 
     def __str__(self) -> str:
         """For the log."""
@@ -59,6 +62,7 @@ class Outcome:
         device: kind of device that evaluated it: ``cpu`` or ``cuda``.
         images: that it was trained on before it was scored, repetitions included.
         training_macs: multiply-accumulates of that training.
+        scored: the share of the search split that was scored: below 1 for a trial that was dropped in a race.
     """
 
     trial: int
@@ -72,6 +76,7 @@ class Outcome:
     device: str = "cpu"
     images: int = 0
     training_macs: int = 0
+    scored: float = 1.0
 
     @classmethod
     def failed(cls, trial: int, arch: ArchContent, reason: str) -> Outcome:

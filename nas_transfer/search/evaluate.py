@@ -22,6 +22,7 @@ from nas_transfer.runs import Evaluation, Outcome, Usage
 from nas_transfer.runs.phases import Phase
 from nas_transfer.search.objectives.base import ArchCost, Objective, TrialSubnet
 from nas_transfer.search.problem import Limit
+from nas_transfer.search.racing import Contest, Dropped, Race
 from nas_transfer.supernet.calibrate import has_batch_norm
 from nas_transfer.supernet.layers import fold_batch_norms
 from nas_transfer.tasks.task import Task
@@ -56,7 +57,10 @@ class TrialEvaluator:
     Attributes:
         trained: images, seconds and MACs of the training of all trials so far.
         repeat: the `Evaluation.repeat` of the calibration batches in use.
+        race: the rules by which a trial that is clearly dominated is dropped; None to score all trials on all images.
     """
+
+    race: Race | None = None
 
     def __init__(
         self,
@@ -117,9 +121,12 @@ class TrialEvaluator:
     def _evaluate(self, evaluation: Evaluation) -> Outcome:
         subnet = _TrialSubnet(self, evaluation)
         unscored = Outcome(evaluation.trial, evaluation.arch)
-        values: dict[str, float] = {}
+        values = subnet.values
         for name, objective in self._in_order():
-            values[name] = self._measure(objective, subnet)
+            try:
+                values[name] = self._measure(objective, subnet)
+            except Dropped as end:
+                return replace(unscored, reason=str(end), left_out=True, scored=end.share)
             limit = self.limits.get(name)
             if limit is not None and not limit.allows(values[name]):
                 reason = f"{name} {values[name]:g} is outside search.constraints.{name}"
@@ -170,10 +177,13 @@ class TrialEvaluator:
         return self.extract(evaluation)
 
     def metrics(self, trial: TrialSubnet, evaluation: Evaluation) -> dict[str, float]:
-        """All metrics of a trial on the search split."""
-        return self.score(trial.task)
+        """All metrics of a trial on the search split; `Dropped` for one that loses its race on the way."""
+        if self.race is None or evaluation.rivals is None or not isinstance(trial, _TrialSubnet):
+            return self.score(trial.task)
+        trial.task.keep_tally(self.race.metric)
+        return self.score(trial.task, self.race.contest(evaluation, trial.values))
 
-    def score(self, subnet: Task) -> dict[str, float]:
+    def score(self, subnet: Task, contest: Contest | None = None) -> dict[str, float]:
         """Compute all metrics of a subnet on the search split.
 
         They approximate those of a final evaluation: BatchNorms are folded, and a batch of a detector shares its
@@ -181,15 +191,21 @@ class TrialEvaluator:
         """
         subnet.ground_truth = self.ground_truth
         with torch.inference_mode(), self._autocast():
-            self.predict(subnet)
+            self.predict(subnet, contest)
             return subnet.compute_metrics()
 
-    def predict(self, subnet: Task) -> None:
-        """Add the predictions of a subnet for the search split to its metrics."""
+    def predict(self, subnet: Task, contest: Contest | None = None) -> None:
+        """Add the predictions of a subnet for the search split to its metrics; `Dropped` if it loses its race."""
         arch = subnet.space.arch_or_largest(subnet.arch)
+        num_images = 0
         with torch.inference_mode(), self._autocast():
             for batch in self._batches(arch)[1]:
                 subnet.update_metrics(subnet.on_device(batch))
+                if contest is not None:
+                    before, num_images = num_images, num_images + len(batch["images"])  # type: ignore[arg-type]
+                    contest.look(subnet, num_images, before)
+            if contest is not None:
+                contest.finish(subnet)
 
     def _calibrate_for(self, repeat: int) -> None:
         """Load the calibration images of a repeat, unless they are in use."""
@@ -228,12 +244,17 @@ def no_batches(repeat: int) -> list[Batch]:
 
 
 class _TrialSubnet(TrialSubnet):
-    """Extracts the subnet when an objective first needs it, and scores it once."""
+    """Extracts the subnet when an objective first needs it, and scores it once.
+
+    Attributes:
+        values: those of the objectives that have been measured so far.
+    """
 
     def __init__(self, evaluator: TrialEvaluator, evaluation: Evaluation) -> None:
         self.evaluation, self.evaluator = evaluation, evaluator
         self._arch = evaluator.supernet.space.from_dict(evaluation.arch)
         self.metrics: dict[str, float] = {}
+        self.values: dict[str, float] = {}
         self._task: Task | None = None
 
     @property

@@ -18,6 +18,7 @@ from nas_transfer.runs import ArchContent, Evaluation, Job, Outcome, Spent, file
 from nas_transfer.runs.atomic import replacing
 from nas_transfer.runs.reading import holds_tensors, is_present
 from nas_transfer.search.halving import Rungs, dropped
+from nas_transfer.search.racing import forget_others
 from nas_transfer.search.study import Study
 
 logger = logging.getLogger(__name__)
@@ -94,6 +95,7 @@ class Schedule:
         max_failures: number of consecutive failed trials that the search tolerates.
         rungs: training steps after which trials are scored.
         budget: limits that may end the search before `trials` is reached.
+        races: whether trials race against those of the front.
 
     Raises:
         ConfigError: a number is below 1.
@@ -105,6 +107,7 @@ class Schedule:
     max_failures: int
     rungs: Rungs = field(default_factory=Rungs)
     budget: Budget = field(default_factory=Budget)
+    races: bool = False
 
     def __post_init__(self) -> None:
         given = {"trials": self.trials, "ask_batch": self.ask_batch, "trials_per_job": self.trials_per_job}
@@ -176,6 +179,8 @@ class SearchLoop:
             for number, arch in batch:
                 self.study.tell(self._outcome(number, arch, files.trial_file(number), reasons))
             shutil.rmtree(self.folder / files.STATES_FOLDER, ignore_errors=True)
+            if self.schedule.races:
+                forget_others(self.folder, self.study.front())
             self.after_batch()
             failures = self.study.failures_in_a_row()
             if failures > self.schedule.max_failures:
@@ -207,9 +212,14 @@ class SearchLoop:
     def _evaluate(self, batch: Sequence[tuple[int, Arch]]) -> dict[int, str]:
         """Evaluate all trials without an outcome, rung by rung; returns the reasons of failed jobs by trial number."""
         rungs = self.schedule.rungs
+        rivals = tuple(self.study.front()) if self.schedule.races else None
         evaluations = [
-            Evaluation(number, arch.to_dict(), files.trial_file(number), rungs.steps[-1]) for number, arch in batch
-        ]
+            Evaluation(
+                number, arch.to_dict(), files.trial_file(number), rungs.steps[-1],
+                rivals=() if rivals and arch in self.baselines else rivals,
+            )
+            for number, arch in batch
+        ]  # fmt: skip
         if len(rungs.steps) == 1:
             return self.do(evaluations)
         if all((self.folder / evaluation.file).is_file() for evaluation in evaluations):
@@ -222,7 +232,7 @@ class SearchLoop:
             at_rung = [
                 replace(
                     evaluation, file=files.rung_file(evaluation.trial, steps), steps=steps, after=previous_steps,
-                    keep=not last,
+                    keep=not last, rivals=evaluation.rivals if last else None,
                 )
                 for evaluation in evaluations
             ]  # fmt: skip

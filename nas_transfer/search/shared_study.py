@@ -32,7 +32,7 @@ from nas_transfer.runs.lock import short_lock
 from nas_transfer.search.attempts import latest_attempts, num_dead, origin, reason_of
 from nas_transfer.search.database import TrialDatabase, write_ahead
 from nas_transfer.search.samplers.base import ORIGIN, ArchSampler, arch_of
-from nas_transfer.search.study import REASON, Study, attributes_of
+from nas_transfer.search.study import REASON, SCORED, Study, attributes_of
 from nas_transfer.space import SearchSpace
 
 logger = logging.getLogger(__name__)
@@ -353,6 +353,7 @@ class SharedStudy(Study):
             device=str(attributes.get("device", "cpu")),
             images=int(attributes.get("images", 0)),
             training_macs=int(attributes.get("training_macs", 0)),
+            scored=float(attributes.get(SCORED, 1.0)),
         )
 
     @contextmanager

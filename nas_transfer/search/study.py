@@ -12,7 +12,7 @@ import os
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import optuna
@@ -24,6 +24,7 @@ from nas_transfer.arch import Arch
 from nas_transfer.errors import ConfigError, NasTransferError, RunError
 from nas_transfer.runs import Direction, Outcome, Trial, files
 from nas_transfer.runs.reading import is_present
+from nas_transfer.search.front import front_of
 from nas_transfer.search.samplers.base import arch_of, ask
 from nas_transfer.space import SearchSpace
 
@@ -32,6 +33,25 @@ logger = logging.getLogger(__name__)
 STUDY_NAME = "search"
 REASON = "reason"
 """User attribute that holds why a trial failed or was left out."""
+SCORED = "scored"
+"""User attribute of a trial that lost its race: the share of the search split that was scored."""
+
+
+@dataclass(frozen=True)
+class Raced:
+    """What racing did in a search.
+
+    Attributes:
+        dropped: trials that lost their race.
+        saved: the share of images that were not scored, of those of all scored trials.
+    """
+
+    dropped: int
+    saved: float
+
+    def __str__(self) -> str:
+        """For people."""
+        return f"{self.dropped} trials lost their race, which saved {100 * self.saved:.1f} % of the images to score"
 
 
 class Study:
@@ -156,6 +176,16 @@ class Study:
             if trial.state == TrialState.COMPLETE
         ]
 
+    def front(self) -> list[int]:
+        """The numbers of the trials of the current front."""
+        return sorted(trial.number for trial in front_of(self.told(), self.directions).trials)
+
+    def raced(self) -> Raced:
+        """How many trials lost their race, and what that saved."""
+        dropped = [float(trial.user_attrs[SCORED]) for trial in self._finished() if SCORED in trial.user_attrs]
+        whole = sum(trial.state == TrialState.COMPLETE for trial in self._finished())
+        return Raced(len(dropped), sum(1 - share for share in dropped) / max(1, len(dropped) + whole))
+
     def _finished(self) -> list[optuna.trial.FrozenTrial]:
         return [trial for _, trial in self._numbered() if trial.state.is_finished()]
 
@@ -193,7 +223,7 @@ class Study:
         return sum(int(trial.user_attrs.get("training_macs", 0)) for trial in self._finished())
 
     def num_left_out(self) -> int:
-        """Number of trials that broke a limit or were dropped between rungs, and therefore have no values."""
+        """Number of trials that broke a limit, or were dropped between rungs or in a race: they have no values."""
         return sum(trial.state == TrialState.PRUNED for trial in self._finished())
 
     def failures_in_a_row(self) -> int:
@@ -215,6 +245,8 @@ def attributes_of(outcome: Outcome) -> dict[str, object]:
         "images": outcome.images,
         "training_macs": outcome.training_macs,
     }
+    if outcome.scored < 1:
+        attributes[SCORED] = outcome.scored
     return attributes if outcome.reason is None else attributes | {REASON: outcome.reason}
 
 

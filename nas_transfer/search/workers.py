@@ -96,8 +96,9 @@ class Worker:
         for steps in rungs.steps:
             last = steps == rungs.steps[-1]
             evaluation = Evaluation(
-                asked.number, asked.arch.to_dict(), files.rung_file(asked.number, steps), steps, previous, not last
-            )
+                asked.number, asked.arch.to_dict(), files.rung_file(asked.number, steps), steps, previous, not last,
+                rivals=self._rivals(asked) if last else None,
+            )  # fmt: skip
             outcome = self._evaluated(evaluation)
             at_rungs.append(outcome)
             if not last and outcome.reason is None and not self._continues(asked, steps):
@@ -106,6 +107,12 @@ class Worker:
                 break
             previous = steps
         return outcome.with_usage_of(at_rungs)
+
+    def _rivals(self, asked: Asked) -> tuple[int, ...] | None:
+        """The trials of the front against which a trial races, none for a baseline; None without races."""
+        if not self.schedule.races:
+            return None
+        return () if asked.arch in self.baselines else tuple(self.study.persistently(self.study.front))
 
     def _evaluated(self, evaluation: Evaluation) -> Outcome:
         """The outcome of an evaluation. One that a dead worker has left behind is used."""

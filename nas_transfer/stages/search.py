@@ -66,6 +66,7 @@ from nas_transfer.stages.common.damage import damage_usage, give_damage, prepare
 from nas_transfer.stages.common.launching import WorkerLauncher
 from nas_transfer.stages.common.planning import close_plan, plan_of_run, planned, schedule_of
 from nas_transfer.stages.common.problem import make_sampler, searched_problem
+from nas_transfer.stages.common.racing import make_race
 from nas_transfer.stages.common.repair import keep_networks, was_held_out
 from nas_transfer.stages.common.results import cost_report, make_result
 from nas_transfer.stages.common.slurm_jobs import wait_for_jobs
@@ -149,6 +150,7 @@ class _Search:
         with torch.device("meta"):  # for costs alone
             self.task = build_task(config, table, SUPERNET, data)
         self.objectives = {name: objective.build() for name, objective in keys.objectives.items()}
+        make_race(config, self.task, self.objectives, data)  # raises where trials cannot race
         self.trade_off = None if keys.trade_off is None else keys.trade_off.build()
         checkpoint = searched_weights(config)[1]
         self.repairs = checkpoint.arch is not None
@@ -298,8 +300,9 @@ class _Search:
         best = front.trials[0] if front.trials else None
         volume = self.hypervolume(front)
         logger.info(
-            "%d of %d trials, %d failed, %d left out; front %d, hypervolume %s; best %s; %.2f s per trial, %s left",
-            done, total, len(self.study.failures()), self.study.num_left_out(), len(front.trials),
+            "%d of %d trials, %d failed, %d left out%s; front %d, hypervolume %s; best %s; %.2f s per trial, %s left",
+            done, total, len(self.study.failures()), self.study.num_left_out(),
+            "" if self.config.search.race is None else f" ({self.study.raced()})", len(front.trials),
             "none" if volume is None else f"{100 * volume:.2f} %",
             "none" if best is None else f"{first} {value_text(first, best.values[first])} (trial {best.number})",
             rate, duration(rate * (total - done)),
@@ -401,7 +404,8 @@ class _Search:
             f"  {counted(len(self.study), 'trial')}, {len(self.study.failures())} failed; hypervolume {volume}; "
             f"picked (*) by {rule}: {self.folder / files.PICKED_ARCH}"
         )
-        for line in (self.heads_on(front), self.additive(), rescored, validation, *gains_of(front)):
+        raced = None if self.config.search.race is None else self.study.raced()
+        for line in (raced, self.heads_on(front), self.additive(), rescored, validation, *gains_of(front)):
             if line is not None:
                 print(f"  {line}")
 

@@ -23,6 +23,8 @@ from nas_transfer.supernet.networks import build_body, build_classifier
 from nas_transfer.tasks.deployed import Deployed, DeployedNetwork
 from nas_transfer.tasks.label_analysis import Answers, analyse_answers
 from nas_transfer.tasks.prediction import Prediction
+from nas_transfer.tasks.tally import HitTally
+from nas_transfer.tasks.tally_rows import HitRows
 from nas_transfer.tasks.task import Task, TaskSettings, Teacher
 
 RESOLUTION = "resolution"
@@ -74,6 +76,8 @@ class ClassificationTask(Task[ClassificationBatch, Tensor]):
             }
         )
         self.answers = Answers()
+        self.hits = HitRows()
+        self._top: int | None = None
         self._details: dict[str, np.ndarray] = {}
 
     def rebuild(self, settings: TaskSettings) -> Self:
@@ -145,6 +149,18 @@ class ClassificationTask(Task[ClassificationBatch, Tensor]):
         self.accuracy.update(logits, batch["labels"])
         if self.keeps_details:
             self.answers.update(batch["sample_ids"], batch["labels"], logits)
+        if self._top is not None:
+            self.hits.update(batch["sample_ids"], batch["labels"], logits, self._top)
+
+    def keep_tally(self, metric: str) -> None:
+        """Keep which images are recognised, for ``top1`` or ``top5``."""
+        if metric not in self.accuracy:
+            super().keep_tally(metric)
+        self._top = int(metric.removeprefix("top"))
+
+    def tally(self, start: int = 0) -> HitTally:
+        """Which images were recognised since the last `compute_metrics`, without the first."""
+        return self.hits.tally().part(start)
 
     def compute_metrics(self) -> dict[str, float]:
         """Return ``top1`` and, with more than five classes, ``top5``; reset them."""
@@ -152,6 +168,7 @@ class ClassificationTask(Task[ClassificationBatch, Tensor]):
         self.accuracy.reset()
         self._details = self.answers.compute() if self.keeps_details else {}
         self.answers.reset()
+        self.hits.reset()
         return metrics
 
     def analyse(self, vocabulary: Vocabulary) -> Analysis | None:

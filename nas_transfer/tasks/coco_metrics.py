@@ -204,6 +204,24 @@ def run_coco(
     return _run(COCOeval, ground_truth, results, image_ids, iou_type, sigmas)
 
 
+def match_coco(
+    ground_truth: COCO,
+    results: Sequence[CocoResult],
+    image_ids: Sequence[int],
+    iou_type: IouType,
+    thresholds: Sequence[float],
+) -> COCOeval:
+    """pycocotools' evaluation after its matching, at these IoU thresholds and for objects of any size."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = COCOeval(ground_truth, _load_results(ground_truth, results), iou_type)
+        parameters = evaluation.params
+        parameters.imgIds = sorted(set(image_ids))
+        parameters.iouThrs = np.asarray(thresholds)
+        parameters.areaRng, parameters.areaRngLbl = parameters.areaRng[:1], parameters.areaRngLbl[:1]
+        evaluation.evaluate()
+    return evaluation
+
+
 def _run(
     build: Callable[[COCO, COCO, str], COCOeval],
     ground_truth: COCO,

@@ -23,6 +23,7 @@ from nas_transfer.data.samples import DetectionBatch
 from nas_transfer.runs import Analysis, TaskKind
 from nas_transfer.supernet.cost import Cost
 from nas_transfer.supernet.preprocessing import Preprocessing
+from nas_transfer.tasks.box_tally import THRESHOLDS, BoxTally
 from nas_transfer.tasks.coco_analysis import analyse_detections
 from nas_transfer.tasks.coco_metrics import paste_mask, to_coco_results
 from nas_transfer.tasks.deployed import TOP_STRIDE, Deployed
@@ -94,6 +95,7 @@ class DetectionTask(Task[DetectionBatch, dict[str, Tensor]]):
         self.detector = detector
         self.choices = genes
         self.metric = CocoMetric(category_ids, with_masks="masks" in self.outputs)
+        self._tallied: tuple[str, tuple[float, ...]] = ("bbox", THRESHOLDS["map"])
 
     def rebuild(self, settings: TaskSettings) -> Self:
         """The same task with new weights for other settings."""
@@ -190,6 +192,19 @@ class DetectionTask(Task[DetectionBatch, dict[str, Tensor]]):
             found = self.network(self.as_floats([batch["images"][index] for index in alike]))
             outputs |= dict(zip(alike, found, strict=True))
         self.metric.update(image_ids, [outputs[index] for index in range(len(sizes))], sizes)
+
+    def keep_tally(self, metric: str) -> None:
+        """Keep what matches in each image, for ``map``, ``map_50`` or ``map_75``, of masks with ``_segm`` behind."""
+        kind, name = ("segm", metric.removesuffix("_segm")) if metric.endswith("_segm") else ("bbox", metric)
+        if name not in THRESHOLDS or (kind == "segm" and not self.metric.with_masks):
+            super().keep_tally(metric)
+        self._tallied = (kind, THRESHOLDS[name])
+
+    def tally(self, start: int = 0) -> BoxTally:
+        """What matches in each image since the last `compute_metrics`, without the first."""
+        self.metric.ground_truth = self.ground_truth
+        kind, thresholds = self._tallied
+        return self.metric.tally("segm" if kind == "segm" else "bbox", thresholds, start)
 
     def compute_metrics(self) -> dict[str, float]:
         """Return COCO's average precisions and recalls, ``map`` first, and reset them.

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from nas_transfer.tasks.box_tally import BoxTally, tally_boxes
 from nas_transfer.tasks.coco_metrics import (
+    IouType,
     Persons,
     encode_masks,
     evaluate_coco,
@@ -138,21 +140,41 @@ class CocoMetric(RowMetric):
             RuntimeError: `ground_truth` is not set.
         """
         truth = _required(self.ground_truth)
-        counts = self.rows("counts").tolist()
-        images = first_of_each(self.rows("image_ids").tolist())
-        split = {name: self.rows(name).split(counts) for name in ("boxes", "scores", "labels")}
-        outputs = [{name: parts[index] for name, parts in split.items()} for index in images.values()]
-        image_ids = self.evaluated = list(images)
-        boxes = to_coco_results(image_ids, outputs, self.category_ids)
-        self.results = {"bbox": boxes}
+        image_ids = self._predicted()
+        self.evaluated, self.results = image_ids, self.results_of(image_ids)
         metrics: dict[str, float] = {}
         if self.with_masks:
-            all_masks = _masks(self, counts)
-            masks = to_coco_masks(image_ids, outputs, [all_masks[k] for k in images.values()], self.category_ids)
-            self.results["segm"] = masks
-            scores = evaluate_coco(truth, masks, image_ids, "segm")
+            scores = evaluate_coco(truth, self.results["segm"], image_ids, "segm")
             metrics = {f"{name}_segm": value for name, value in scores.items()}
-        return metrics | evaluate_coco(truth, boxes, image_ids)
+        return metrics | evaluate_coco(truth, self.results["bbox"], image_ids)
+
+    def _predicted(self) -> list[int]:
+        """Ids of the images so far, in the order in which they were predicted."""
+        return list(first_of_each(self.rows("image_ids").tolist()))
+
+    def results_of(self, image_ids: Sequence[int]) -> dict[str, list[CocoResult]]:
+        """The predictions of some images in COCO's result format, ``bbox`` and, with masks, ``segm``."""
+        counts = self.rows("counts").tolist()
+        first = first_of_each(self.rows("image_ids").tolist())
+        indices = [first[image_id] for image_id in image_ids]
+        split = {name: self.rows(name).split(counts) for name in ("boxes", "scores", "labels")}
+        outputs = [{name: parts[index] for name, parts in split.items()} for index in indices]
+        results = {"bbox": to_coco_results(image_ids, outputs, self.category_ids)}
+        if self.with_masks:
+            masks = _masks(self, counts)
+            of_images = [masks[index] for index in indices]
+            results["segm"] = to_coco_masks(image_ids, outputs, of_images, self.category_ids)
+        return results
+
+    def tally(self, iou_type: IouType, thresholds: Sequence[float], start: int) -> BoxTally:
+        """What matches in the images so far, without the first `start`.
+
+        Raises:
+            RuntimeError: `ground_truth` is not set.
+        """
+        image_ids = self._predicted()[start:]
+        results = self.results_of(image_ids)[iou_type]
+        return tally_boxes(_required(self.ground_truth), results, image_ids, iou_type, thresholds)
 
 
 class KeypointMetric(RowMetric):

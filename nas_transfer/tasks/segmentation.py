@@ -40,6 +40,8 @@ from nas_transfer.tasks.pixel_losses import (
 from nas_transfer.tasks.prediction import Prediction
 from nas_transfer.tasks.segmentation_head import SegmentationHead
 from nas_transfer.tasks.several_segmentation import SeveralSegmentationHeads
+from nas_transfer.tasks.tally import PixelTally
+from nas_transfer.tasks.tally_rows import PixelRows
 from nas_transfer.tasks.task import Task, TaskSettings, Teacher
 
 SCALE = "scale_percent"
@@ -139,6 +141,8 @@ class SegmentationTask(Task[SegmentationBatch, Tensor]):
         self.confusion = MulticlassConfusionMatrix(num_classes, ignore_index=IGNORE_LABEL, validate_args=False)
         self.segments = SegmentResults()
         self.map_scores = MapScores()
+        self.pixels = PixelRows(num_classes)
+        self._tallied: str | None = None
         self._details: tuple[Tensor, dict[int, tuple[float, float]]] | None = None
 
     def rebuild(self, settings: TaskSettings) -> Self:
@@ -256,17 +260,31 @@ class SegmentationTask(Task[SegmentationBatch, Tensor]):
             self.confusion.update(predicted.flatten(), labels.long().flatten())
             if self.evaluation.keep_predictions:
                 self.segments.update(sample_id, predicted)
-            if self.keeps_details:
-                self._keep_scores(sample_id, predicted, labels)
+            if self.keeps_details or self._tallied is not None:
+                self._keep_image(sample_id, predicted, labels)
 
-    def _keep_scores(self, sample_id: int, predicted: Tensor, labels: Tensor) -> None:
+    def _keep_image(self, sample_id: int, predicted: Tensor, labels: Tensor) -> None:
         counts = multiclass_confusion_matrix(
             predicted.flatten(), labels.long().flatten(), self.settings.num_classes, ignore_index=IGNORE_LABEL,
             validate_args=False,
-        )  # fmt: skip
-        scores = scores_of(counts.cpu(), ())
+        ).cpu()  # fmt: skip
+        if self._tallied is not None:
+            self.pixels.update(sample_id, counts)
+        scores = scores_of(counts, ()) if self.keeps_details else {}
         if scores:
             self.map_scores.update(sample_id, scores["miou"], scores["pixel_accuracy"])
+
+    def keep_tally(self, metric: str) -> None:
+        """Keep the pixels of each image by class, for ``miou``, an accuracy or the IoU of a class."""
+        classes = {f"iou/{name}": str(index) for index, name in enumerate(self.class_names)}
+        names = {name: name for name in ("miou", "pixel_accuracy", "mean_accuracy")} | classes
+        if metric not in names:
+            super().keep_tally(metric)
+        self._tallied = names[metric]
+
+    def tally(self, start: int = 0) -> PixelTally:
+        """The pixels of each image since the last `compute_metrics`, without the first."""
+        return self.pixels.tally(self._tallied or self.score_key).part(start)
 
     def compute_metrics(self) -> dict[str, float]:
         """Return ``miou``, ``pixel_accuracy``, ``mean_accuracy`` and ``iou/<class>``, and reset them.
@@ -278,6 +296,7 @@ class SegmentationTask(Task[SegmentationBatch, Tensor]):
         self.confusion.reset()
         self._details = (counts, self.map_scores.compute()) if self.keeps_details else None
         self.map_scores.reset()
+        self.pixels.reset()
         self.predictions = {"predictions": self.segments.compute()} if self.evaluation.keep_predictions else {}
         self.segments.reset()
         return metrics

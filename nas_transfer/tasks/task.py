@@ -33,6 +33,7 @@ from nas_transfer.tasks.devices import to_device
 from nas_transfer.tasks.head_repair import HeadRepair
 from nas_transfer.tasks.normalise import Normalise
 from nas_transfer.tasks.prediction import CocoResult, Prediction
+from nas_transfer.tasks.tally import Tally
 
 BatchT = TypeVar("BatchT", bound=Mapping[str, object])
 OutputsT = TypeVar("OutputsT")
@@ -174,6 +175,21 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
         Tasks without an analysis return None. The files of the worst images are filled in by the stage.
         """
         return None
+
+    def keep_tally(self, metric: str) -> None:
+        """Keep from now on what `tally` needs of each image.
+
+        Raises:
+            ConfigError: the task has no tally for this metric.
+        """
+        raise ConfigError(
+            f"search.race compares networks image by image, which {self.kind.title.lower()} does not offer for the "
+            f"metric {metric}: set search.race=null"
+        )
+
+    def tally(self, start: int = 0) -> Tally:
+        """What the metric of `keep_tally` needs of each image since the last `compute_metrics`, without the first."""
+        raise RuntimeError("keep_tally must be called before tally")
 
     @abstractmethod
     def predict_image(self, batch: BatchT, image_id: int, vocabulary: Vocabulary) -> Prediction:

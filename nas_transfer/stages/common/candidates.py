@@ -26,6 +26,7 @@ from nas_transfer.stages.common.build import (
 )
 from nas_transfer.stages.common.damage import damage_of_run, give_damage, hold_damage
 from nas_transfer.stages.common.limits import limits_of
+from nas_transfer.stages.common.racing import make_race
 from nas_transfer.stages.common.repair import RepairedTrials
 from nas_transfer.stages.common.run_directory import log_to
 from nas_transfer.stages.common.slurm_jobs import slurm_job
@@ -148,7 +149,7 @@ def evaluator_of(
     evaluator = TrialEvaluator(
         supernet.to(evaluation_device(config.trainer.accelerator)),
         partial(data.calibration_dataloader, config.calibration_images, max(2, data.batch_size)),
-        data.search_dataloader(),
+        data.search_dataloader(shuffled=config.search.race is not None),
         data.search_ground_truth,
         objectives,
         limits_of(config.search.constraints),
@@ -157,6 +158,7 @@ def evaluator_of(
         train,
         repair,
     )
+    evaluator.race = make_race(config, supernet, objectives, data)
     if config.search.precision != "32":
         _log_effect_of_precision(evaluator)
     return evaluator

@@ -15,6 +15,7 @@ from nas_transfer.runs.versions import program_sha256
 from nas_transfer.search.evaluate import TrialEvaluator
 from nas_transfer.search.loop import SearchLoop
 from nas_transfer.search.objectives.base import Objective
+from nas_transfer.search.racing import forget_others
 from nas_transfer.search.samplers.base import ArchSampler
 from nas_transfer.search.shared_study import SharedStudy
 from nas_transfer.search.study import Study
@@ -101,6 +102,11 @@ def run_workers(
     def may_ask_more() -> bool:
         return may_ask(study, loop.schedule, loop.prepared, loop.baselines)
 
+    def tell_progress() -> None:
+        if loop.schedule.races:
+            forget_others(study.folder, study.front())
+        progress()
+
     if launcher is not None:
         study.program = program_sha256(PACKAGE)
     barren = 0
@@ -111,7 +117,7 @@ def run_workers(
         left = loop.schedule.trials - len(study) + study.num_open
         jobs = worker_jobs(config, min(config.search.workers or 1, left))
         try:
-            reasons = launcher.run(jobs, _Progress(study, progress).look)
+            reasons = launcher.run(jobs, _Progress(study, tell_progress).look)
         except NasTransferError as error:  # of one worker, while others may have gone on
             if study.num_told == before:
                 raise
@@ -125,7 +131,7 @@ def run_workers(
             reason = next((reason for reason in reasons if reason), "they gave no reason")
             raise RunError(f"the workers of {barren} starts told no trial: {reason}")
     study.publish()
-    progress()
+    tell_progress()
 
 
 def join(config: SearchConfig, launcher: WorkerLauncher) -> None:

@@ -201,7 +201,7 @@ DATA_FILLS: Mapping[str, object] = {
 class DataRunConfig(TaskRunConfig):
     """The keys of stages that read a dataset and start from weights."""
 
-    data: Factory["DownstreamData"] = key(uncounted=("num_workers",), fills=DATA_FILLS)
+    data: Factory["DownstreamData"] = key(uncounted=("num_workers", "cache_mib"), fills=DATA_FILLS)
     weights: str | None = key()
     weights_format: str = key()
     calibration_images: Positive = key()

@@ -39,7 +39,9 @@ class ProfileConfig(TaskRunConfig):
 
     preview: Count = key()
     latency: Count = key()
-    data: Factory["DownstreamData"] | None = key(only_with=("preview",), uncounted=("num_workers",), fills=DATA_FILLS)
+    data: Factory["DownstreamData"] | None = key(
+        only_with=("preview",), uncounted=("num_workers", "cache_mib"), fills=DATA_FILLS
+    )
     seed: Count = key(counts_with=("preview", "latency"))
 
     def faults(self) -> Iterator[str]:
@@ -80,7 +82,7 @@ class ExportConfig(DataRunConfig):
     """The keys of ``stage=export``."""
 
     stage: ExportStageConfig = key()
-    data: Factory["DownstreamData"] = key(uncounted=("num_workers",), fills=WITHOUT_ROOT)
+    data: Factory["DownstreamData"] = key(uncounted=("num_workers", "cache_mib"), fills=WITHOUT_ROOT)
     weights: str = key(null=NO_WEIGHTS)
     trainer: TrainerConfig = key(identity=False)
 

@@ -51,6 +51,8 @@ class SearchKeys:
         minutes: duration of a search without `trials`, from which a number of trials is planned.
         workers: number of processes that ask, evaluate and tell by themselves; None to search in batches.
         folds: number of parts of train on which each trial is scored in turn; None for the search split.
+        race: error rate at which trials that are clearly dominated after a part of the search split are dropped; None
+            to score all trials on all of it.
         job: the file of the job that this process runs; None in the process that proposes trials.
     """
 
@@ -74,6 +76,7 @@ class SearchKeys:
     cache_mib: Count = key(identity=False)
     precision: Literal["32", "bf16", "16"] = key()
     folds: Several | None = key(counts_with=("folds",))
+    race: Annotated[float, Range(above=0, maximum=0.5)] | None = key(counts_with=("race",))
     job: str | None = key(identity=False)
 
     def faults(self) -> Iterator[str]:
@@ -96,6 +99,11 @@ class SearchKeys:
                     )
         if self.trials is None and self.minutes is None:
             yield "search.trials or search.minutes must say how long to search, got null for both: set one of them"
+        if self.race is not None and self.folds is not None:
+            yield (
+                "search.race has no effect with search.folds, which scores the predictions of all folds at once: set "
+                "one of them to null"
+            )
         if self.repeats == 1:
             yield f"search.repeats must be 0 or at least {LEAST_REPEATS} seeds, got 1"
 
@@ -104,7 +112,8 @@ class SearchKeys:
         from nas_transfer.search.loop import Schedule
 
         assert self.trials is not None  # given, or planned from the minutes
-        return Schedule(self.trials, self.ask_batch, self.trials_per_job, self.max_failures, rungs, budget)
+        races = self.race is not None
+        return Schedule(self.trials, self.ask_batch, self.trials_per_job, self.max_failures, rungs, budget, races)
 
     def patience(self) -> "Patience":
         """When a worker counts as dead, and how often its trial is asked again."""
