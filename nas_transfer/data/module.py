@@ -74,7 +74,7 @@ class DownstreamData(LightningDataModule, Layout[Annotation, SampleT, BatchT]):
     skip_broken: bool
     split: Split
     draw: Draw | None
-    cache_mib: Count = 0
+    cache_mib: Count
 
     def __post_init__(self) -> None:
         super().__init__()

@@ -19,6 +19,7 @@ import zipfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,8 +27,10 @@ from nas_transfer.errors import RunError
 from nas_transfer.runs import Direction, Evaluation, Outcome, files, read_outcome
 from nas_transfer.runs.atomic import replacing
 from nas_transfer.search.pareto import signs
-from nas_transfer.tasks.tally import Tally
-from nas_transfer.tasks.task import Task
+
+if TYPE_CHECKING:  # `nas_transfer.search` is free of torch
+    from nas_transfer.tasks.tally import Tally
+    from nas_transfer.tasks.task import Task
 
 logger = logging.getLogger(__name__)
 

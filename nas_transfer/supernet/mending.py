@@ -206,7 +206,9 @@ class Mender:
             self.starved = self.fitted_rows < ROWS_PER_CHANNEL * self.channels
             if not self.starved:
                 hidden = [self._match(number, inputs) for number in range(len(link.branches))]
-                penalties, errors[REPAIRED] = self._regress(hidden, inputs)
+                penalties, error = self._regress(hidden, inputs)
+                if penalties:  # else there is nothing to fit, and the errors differ by rounding alone
+                    errors[REPAIRED] = error
             choice = min(errors, key=lambda name: errors[name])
             if choice != REPAIRED:
                 penalties = ()

@@ -49,7 +49,8 @@ def folder_data() -> Builder:
     def build(root: Path, **changes: Any) -> ImageFolderData:
         arguments: dict[str, Any] = {
             "train_folder": "train", "val_folder": "val", "class_list": None, "image_size": 16, "batch_size": 4,
-            "num_workers": 0, "seed": 0, "skip_broken": False, "min_crop_scale": 0.25, "color_jitter": 0.2,
+            "num_workers": 0,
+            "cache_mib": 0, "seed": 0, "skip_broken": False, "min_crop_scale": 0.25, "color_jitter": 0.2,
             "crop_ratio": 0.875, "interpolation": "bicubic", "search_fraction": 0.25,
             "hold_out_search": False, "val_fraction": None, "draw": None,
         }  # fmt: skip
@@ -64,7 +65,8 @@ def coco_data() -> Builder:
     def build(root: Path, **changes: Any) -> CocoInstancesData:
         arguments: dict[str, Any] = {
             "train_images": None, "val_images": None, "train_annotations": None, "val_annotations": None,
-            "batch_size": 2, "num_workers": 0, "seed": 0, "skip_broken": False, "skip_empty_boxes": False,
+            "batch_size": 2, "num_workers": 0,
+            "cache_mib": 0, "seed": 0, "skip_broken": False, "skip_empty_boxes": False,
             "with_masks": False, "flip": 0.5, "photometric": 0.0, "scale_jitter": None, "aspect_grouping": True,
             "search_fraction": 0.25, "hold_out_search": False, "val_fraction": None, "draw": None,
         }  # fmt: skip

@@ -32,7 +32,7 @@ def data(root: Path, **changes: Any) -> CocoKeypointsData:
         "val_boxes": None, "box_threshold": 0.0, "names": None, "flip_pairs": None, "sigmas": None,
         "lower_body": None, "input_size": [32, 32], "padding": 1.25, "batch_size": 4, "num_workers": 0, "seed": 0,
         "skip_broken": False, "flip": 0.5, "half_body": 0.3, "shift": 0.16, "scale_range": [0.5, 1.5], "rotation": 80,
-        "photometric": 0, "erasing": 0,
+        "photometric": 0, "erasing": 0, "cache_mib": 0,
         "search_fraction": 0.25, "hold_out_search": False, "val_fraction": None, "draw": None,
     }  # fmt: skip
     records = {"sources": PoseSources, "body": Body, "augmentation": PoseAugmentation}

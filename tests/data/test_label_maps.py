@@ -25,7 +25,8 @@ def data(root: Path, **changes: Any) -> LabelMapsData:
     arguments: dict[str, Any] = {
         "train_list": None, "val_list": None, "train_images": None, "train_labels": None, "val_images": None,
         "val_labels": None, "image_suffix": "", "label_suffix": "", "class_names": ["a", "b", "c"], "class_ids": IDS,
-        "ignore_ids": [7], "batch_size": 2, "num_workers": 0, "seed": 0, "skip_broken": False, "crop_size": [8, 8],
+        "ignore_ids": [7], "batch_size": 2, "num_workers": 0,
+        "cache_mib": 0, "seed": 0, "skip_broken": False, "crop_size": [8, 8],
         "scale_range": [0.5, 2.0], "max_class_share": 1.0, "flip": 0.5, "photometric": False, "search_fraction": 0.25,
         "hold_out_search": False, "val_fraction": None, "draw": None,
     }  # fmt: skip
