@@ -47,6 +47,14 @@ def test_an_export_takes_the_runs_own_network_and_data(run: Path) -> None:
         with_trained_groups(composed("stage=export", "weights=efficientnet_lite0", "task=imagenet"))
 
 
+def test_what_runs_of_earlier_versions_lack_is_filled_with_what_they_did(run: Path) -> None:
+    saved = OmegaConf.load(run / ".hydra/config.yaml")
+    del saved.data["cache_mib"], saved.data.split["val_fraction"]
+    OmegaConf.save(saved, run / ".hydra/config.yaml")
+    cfg = with_trained_groups(composed("stage=export", f"weights={run}"))
+    assert (cfg.data.cache_mib, cfg.data.split.val_fraction) == (0, None)
+
+
 def test_a_task_by_another_name_has_no_run(run: Path) -> None:
     assert trained_task(str(run)) == trained_task(f"{run}/weights.pt") == "shapes_det"
     assert trained_task("efficientnet_lite0") == "unknown"

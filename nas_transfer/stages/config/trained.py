@@ -153,7 +153,10 @@ def with_trained_task(cfg: DictConfig) -> DictConfig:
 def _fill_added(theirs: dict[str, object]) -> None:
     """Add the keys that runs of earlier versions do not have, with the values that mean what these versions did."""
     data = theirs["data"]
-    split = data.get("split") if isinstance(data, dict) else None
+    if not isinstance(data, dict):
+        return
+    data.setdefault("cache_mib", 0)
+    split = data.get("split")
     if isinstance(split, dict):
         split.setdefault("val_fraction", None)
 
