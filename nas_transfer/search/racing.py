@@ -123,6 +123,9 @@ class Race:
             tally = like.with_arrays(self._arrays[number])
             if not np.array_equal(tally.images[: len(like.images)], like.images):
                 raise ValueError("it is of other images")
+        except FileNotFoundError:  # another worker has found that the rival has left the front
+            logger.info("%s has been deleted: no trial races against trial %d", path, number)
+            return None
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             logger.warning("%s cannot be used (%s): no trial races against trial %d", path, error, number)
             return None

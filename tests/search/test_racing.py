@@ -125,6 +125,7 @@ def test_a_trial_that_its_rival_dominates_in_the_end_leaves_no_tally(tmp_path: P
 def test_no_trial_races_against_one_whose_tally_cannot_be_used(
     tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     rng, race = np.random.default_rng(0), race_in(tmp_path)
     best = drawn(rng, 0.9)
     with_rival(race, best)
