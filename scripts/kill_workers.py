@@ -7,7 +7,7 @@ A small supernet is trained for a few steps, then `stage=search`, or `stage=prox
 answers to `sinfo`, whose nodes must share the folder (`--keep`). In both, the same command adds a worker after every
 second kill. `--launcher ray` starts a Ray cluster of two nodes on the loopback interface and stops it at the end: Ray
 starts killed workers again, and the same command adds a worker once. Kills (SIGKILL; `scancel --signal=KILL` in SLURM)
-are spread over the trials, and hit workers that are chosen at random, those that still start included. On this machine,
+are spread over the trials, and hit workers that are chosen at random, those that still start included. Outside SLURM,
 workers that joined are spared until one of them has evaluated a trial. Each evaluation sleeps for `--pause` seconds.
 After the first kill, evaluations are held until the first worker that joins asks for a trial, however long it takes to
 start.
@@ -100,7 +100,9 @@ class Search:
                 subprocess.run(["scancel", "--signal=KILL", rng.choice(jobs)], check=True)
             return bool(jobs)
         if self.options.launcher == "ray":
-            processes = [process for process, title in children(raylets(self.nodes)) if title.startswith("ray::_run")]
+            spared = set() if self.num_evaluated_by_joined() else self.joined_on_ray()
+            started = children(raylets(self.nodes))
+            processes = [pid for pid, title in started if title.startswith("ray::_run") and pid not in spared]
         else:
             commands = self.commands if self.num_evaluated_by_joined() else self.commands[:1]
             started = list(children({command.pid for command in commands}))
@@ -128,6 +130,10 @@ class Search:
             outputs = (path for job in jobs for path in (self.run / ".submitit").glob(f"*/{job}/*_log.out"))
             text = "\n".join(path.read_text(errors="replace") for path in outputs)
         return text
+
+    def joined_on_ray(self) -> set[int]:
+        """Process numbers of the workers that joined, which Ray prints before each line of their output."""
+        return {int(pid) for pid in re.findall(r"\(_run pid=(\d+)", self.logs(1))}
 
     def num_evaluated_by_joined(self) -> int:
         """Number of trials that workers have evaluated which joined the search."""
