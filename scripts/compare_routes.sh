@@ -5,7 +5,6 @@
 #   B    trains a supernet on classification with IMAGES images, then searches it; its archs become backbones
 #   C    searches without a supernet, and trains the subnets of trials on the task with IMAGES images in total
 #   C10  uses a tenth of IMAGES to warm up neck and head, and scores trials without training
-#   R    trains the whole network on the task with a tenth of IMAGES, and scores its repaired subnets, which are not trained
 #   D    trains the whole network on the task with IMAGES images; its front is this network at each input size, without a search
 #   Abody, Cbody, C10body   the same with task.build.genes=null: input, neck and head keep their largest sizes
 # NETS networks of each front are then trained with the same settings on all of train, and scored on the validation split: those of
@@ -63,19 +62,13 @@ for seed in $SEEDS; do
                 run "${of_route[@]}" "${search[@]}" stage=proxy search.trials="$TRIALS" \
                     proxy.warmup_steps=$((IMAGES / batch / 10)) 'proxy.rungs=[0]'
                 ;;
-            R)
-                found=$RUNS/search/$TASK/$name
-                run "${of_route[@]}" stage=finetune arch=max trainer.max_steps=$((IMAGES / batch / 10)) \
-                    data.split.hold_out_search=true
-                run "${of_route[@]}" "${search[@]}" stage=search weights="$RUNS/finetune/$TASK/$name" search.trials="$TRIALS"
-                ;;
             D)
                 found=$RUNS/finetune/$TASK/$name
                 run "${of_route[@]}" stage=finetune arch=max trainer.max_steps=$((IMAGES / batch))
                 retrained+=(weights="$found" task.sampling.distillation=0)
                 ;;
             *)
-                echo "ROUTES must name A, B, C, C10, R, D, Abody, Cbody or C10body, got $route" >&2
+                echo "ROUTES must name A, B, C, C10, D, Abody, Cbody or C10body, got $route" >&2
                 exit 2
                 ;;
         esac
