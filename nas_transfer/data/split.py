@@ -8,7 +8,7 @@ import numpy as np
 
 from nas_transfer.data.randomness import stable_seed
 from nas_transfer.errors import ConfigError
-from nas_transfer.ranges import Range, ShareBelowOne
+from nas_transfer.ranges import Range, Share
 
 
 @dataclass(frozen=True)
@@ -16,21 +16,28 @@ class Split:
     """How train is divided: the values under `data.split`.
 
     Attributes:
-        search_fraction: share of the images of train for the search, in [0, 1).
+        search_fraction: share of the images of train for the search, in [0, 1]. With 1, all of train is both trained on
+            and searched on.
         hold_out_search: train on train minus the search split instead of on all of train.
         val_fraction: share of the images of train that become val, above 0 and below 1; None for the val part on disk,
             and for `VAL_FRACTION` of a dataset without a split.
 
     Raises:
-        ConfigError: a fraction outside [0, 1).
+        ConfigError: a fraction out of range, or nothing left to train on.
     """
 
-    search_fraction: ShareBelowOne
+    search_fraction: Share
     hold_out_search: bool
     val_fraction: Annotated[float, Range(above=0, below=1)] | None
 
     def __post_init__(self) -> None:
-        _require_fraction(self.search_fraction)
+        if self.search_fraction != 1:
+            _require_fraction(self.search_fraction)
+        elif self.hold_out_search:
+            raise ConfigError(
+                "data.split.search_fraction=1 leaves no image to train on with data.split.hold_out_search=true: remove one "
+                "of them"
+            )
         if self.val_fraction is not None and not 0 < self.val_fraction < 1:
             raise ConfigError(f"data.split.val_fraction must lie above 0 and below 1, got {self.val_fraction}")
 
@@ -111,4 +118,4 @@ def _units(num_images: int, groups: Sequence[int] | None) -> tuple[np.ndarray, n
 
 def _require_fraction(fraction: float) -> None:
     if not 0 <= fraction < 1:
-        raise ConfigError(f"data.split.search_fraction must lie in [0, 1), got {fraction}")
+        raise ConfigError(f"data.split.search_fraction must lie in [0, 1], got {fraction}")

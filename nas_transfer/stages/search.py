@@ -67,7 +67,7 @@ from nas_transfer.stages.common.launching import WorkerLauncher
 from nas_transfer.stages.common.planning import close_plan, plan_of_run, planned, schedule_of
 from nas_transfer.stages.common.problem import make_sampler, searched_problem
 from nas_transfer.stages.common.racing import make_race
-from nas_transfer.stages.common.repair import keep_networks, was_held_out
+from nas_transfer.stages.common.repair import check_scored_images, keep_networks
 from nas_transfer.stages.common.results import cost_report, make_result
 from nas_transfer.stages.common.slurm_jobs import wait_for_jobs
 from nas_transfer.stages.common.timing import time_search
@@ -154,11 +154,7 @@ class _Search:
         self.trade_off = None if keys.trade_off is None else keys.trade_off.build()
         checkpoint = searched_weights(config)[1]
         self.repairs = checkpoint.arch is not None
-        if self.repairs and not was_held_out(config):
-            logger.warning(
-                "the network was trained on images of the search split, so that scores are too high: train it with "
-                "data.split.hold_out_search=true, and search with the same seed and data.split.search_fraction"
-            )
+        check_scored_images(config, repairs=self.repairs)
         self.problem = searched_problem(config, self.task, self.objectives, repairs=self.repairs)
         if keys.trials is None and not uses_damage(config, checkpoint):
             make_sampler(config, self.problem, None)  # an infeasible constraint ends the search before archs are timed

@@ -63,6 +63,22 @@ def test_groups_of_one_image_each_change_nothing(fraction: float) -> None:
             assert all(np.array_equal(one, other) for one, other in zip(plain, grouped, strict=True))
 
 
+def test_all_of_train_is_both_trained_on_and_searched_on(
+    coco_root: Path, coco_data: Callable[..., Any], content: dict[str, Any]
+) -> None:
+    data, plain = coco_data(coco_root, search_fraction=1), coco_data(coco_root, search_fraction=0)
+    data.setup()
+    plain.setup()
+
+    def ids(part: Any) -> list[int]:
+        return [part[SampleKey(number, 0)]["sample_id"] for number in range(len(part))]
+
+    assert ids(data.parts.train) == ids(data.parts.calibration) == ids(plain.parts.train)
+    assert ids(data.parts.search) == sorted(image["id"] for image in content["images"])
+    with pytest.raises(ConfigError, match=r"search_fraction=1 leaves no image to train on .*hold_out_search=true"):
+        Split(1, hold_out_search=True, val_fraction=None)
+
+
 def test_copies_of_an_image_are_all_trained_on_or_all_searched_on(
     coco_root: Path, coco_data: Callable[..., Any], content: dict[str, Any], rewrite_coco: Any
 ) -> None:

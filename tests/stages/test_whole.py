@@ -147,6 +147,25 @@ def test_a_network_that_was_trained_on_the_search_split_is_searched_with_a_warni
     assert "images of the search split" not in (folder / FOLDER / files.LOG).read_text()
 
 
+@pytest.mark.slow
+def test_subnets_are_scored_on_all_of_train(folder: Path) -> None:
+    everything = ["data.split.search_fraction=1", "data.split.hold_out_search=null"]
+    forked(folder, *SETTINGS, *SEARCH, *everything, "name=train", "search.trials=2")
+    run = folder / "runs/search/shapes_cls/train"
+    assert "scored on all of train, on which the network was trained" in (run / files.LOG).read_text()
+    outcomes = [json.loads((run / files.trial_file(number)).read_text()) for number in (0, 1)]
+    scores = np.asarray([outcome["values"]["score"] for outcome in outcomes])
+    assert np.allclose(60 * scores, np.round(60 * scores), atol=1e-4)
+    assert not np.allclose(18 * scores, np.round(18 * scores), atol=1e-4)  # as on the search split of 18 images
+
+
+@pytest.mark.slow
+def test_networks_that_are_trained_are_not_scored_on_all_of_train(folder: Path) -> None:
+    everything = ["data.split.search_fraction=1", "data.split.hold_out_search=null"]
+    done = forked(folder, *SETTINGS, *SEARCH, *everything, "stage=proxy", "proxy.rungs=[1]", "name=refused", code=2)
+    assert "data.split.search_fraction=1 scores archs on the images that they were trained on" in sentence(done)
+
+
 DAMAGE = [
     "stage=search", f"weights={WHOLE}", "objective=[damage,macs]", "sampler=predicted_front", "search.ask_batch=12",
     "search.sampler.num_random=6", "name=damage", "search.trials=24",

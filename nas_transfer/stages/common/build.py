@@ -251,14 +251,15 @@ def make_data(factory: Factory[DownstreamData], arch: ArchOrSupernet, preprocess
     """The data module before its `setup`; a dataset to draw is drawn.
 
     Classification resizes images with the interpolation of the weights. A supernet is trained without the search split,
-    so that a search never scores images that were trained on. A single arch is trained on all of train.
+    so that a search never scores images that were trained on, unless it is told to score on all of train. A single arch
+    is trained on all of train.
     """
     if factory["batch_size"] == AUTO:
         raise ConfigError("data.batch_size=auto is for stage=finetune and stage=pretrain: name a number")
     chosen: dict[str, object] = {}
     split = factory["split"]
     if isinstance(split, Mapping) and split["hold_out_search"] is None:
-        chosen["split"] = {**split, "hold_out_search": arch is SUPERNET}
+        chosen["split"] = {**split, "hold_out_search": arch is SUPERNET and split["search_fraction"] != 1}
     if "interpolation" in factory and factory["interpolation"] is None:
         chosen["interpolation"] = preprocessing.interpolation
     data = factory.with_values(**chosen).build()

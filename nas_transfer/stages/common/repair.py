@@ -12,12 +12,13 @@ from pathlib import Path
 
 from nas_transfer.arch import SUPERNET, Arch
 from nas_transfer.data.module import DownstreamData
+from nas_transfer.errors import ConfigError
 from nas_transfer.runs import Evaluation, Front, Trial, files
 from nas_transfer.runs.versions import versions
 from nas_transfer.search.loop import SearchLoop
 from nas_transfer.stages.common.build import build_task, evaluation_device
 from nas_transfer.stages.config.base import DataRunConfig
-from nas_transfer.stages.config.search import SearchConfig
+from nas_transfer.stages.config.search import ProxyConfig, SearchConfig
 from nas_transfer.stages.config.trained import trained_config
 from nas_transfer.supernet.protocol import SupernetTable
 from nas_transfer.tasks.checkpoint import Checkpoint, load_whole, save_checkpoint
@@ -138,6 +139,36 @@ def keep_networks(loop: SearchLoop, front: Front, weightless: Sequence[str]) -> 
             folder.with_suffix(".json").unlink(missing_ok=True)
     scored = (replace(trial, metrics=trial.metrics or metrics[trial.number]) for trial in front.trials)
     return replace(front, trials=tuple(scored))
+
+
+def check_scored_images(config: SearchConfig, *, repairs: bool) -> None:
+    """Say so if a whole network was trained on the images that its subnets are scored on.
+
+    Args:
+        repairs: whether the archs are subnets of one whole network.
+
+    Raises:
+        ConfigError: archs that are trained together or alone would be scored on all images that they were trained on.
+    """
+    split = config.data["split"]
+    assert isinstance(split, Mapping)
+    scores_on_all = split["search_fraction"] == 1 and config.search.folds is None
+    if scores_on_all and (not repairs or isinstance(config, ProxyConfig)):
+        raise ConfigError(
+            "data.split.search_fraction=1 scores archs on the images that they were trained on, and is for stage=search of "
+            "one whole network, whose subnets are not trained: lower it"
+        )
+    if scores_on_all:
+        logger.info(
+            "subnets are scored on all of train, on which the network was trained: the scores rank them, but are higher "
+            "than those on new images"
+        )
+    elif repairs and not was_held_out(config):
+        logger.warning(
+            "the network was trained on images of the search split, so that scores are too high: score on all of train "
+            "(data.split.search_fraction=1), or train with data.split.hold_out_search=true, and search with the same "
+            "seed and data.split.search_fraction"
+        )
 
 
 def was_held_out(config: SearchConfig) -> bool:
