@@ -194,8 +194,8 @@ class DownstreamData(LightningDataModule, Layout[Annotation, SampleT, BatchT]):
     def _search_split(self, train: Annotation) -> tuple[np.ndarray, np.ndarray]:
         """Positions of the images for training and for the search; identical images are on the same side.
 
-        Over all images, broken ones included: a broken image does not move the split. With a `search_fraction` of 1, both
-        are all of train.
+        Over all images, broken ones included: a broken image does not move the split. With a `search_fraction` of 1,
+        both are all of train.
         """
         if self.split.search_fraction == 1:
             everything = np.arange(train.num_images)

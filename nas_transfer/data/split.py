@@ -35,8 +35,8 @@ class Split:
             _require_fraction(self.search_fraction)
         elif self.hold_out_search:
             raise ConfigError(
-                "data.split.search_fraction=1 leaves no image to train on with data.split.hold_out_search=true: remove one "
-                "of them"
+                "data.split.search_fraction=1 leaves no image to train on with data.split.hold_out_search=true: remove "
+                "one of them"
             )
         if self.val_fraction is not None and not 0 < self.val_fraction < 1:
             raise ConfigError(f"data.split.val_fraction must lie above 0 and below 1, got {self.val_fraction}")

@@ -155,13 +155,13 @@ def check_scored_images(config: SearchConfig, *, repairs: bool) -> None:
     scores_on_all = split["search_fraction"] == 1 and config.search.folds is None
     if scores_on_all and (not repairs or isinstance(config, ProxyConfig)):
         raise ConfigError(
-            "data.split.search_fraction=1 scores archs on the images that they were trained on, and is for stage=search of "
-            "one whole network, whose subnets are not trained: lower it"
+            "data.split.search_fraction=1 scores archs on the images that they were trained on, and is for "
+            "stage=search of one whole network, whose subnets are not trained: lower it"
         )
     if scores_on_all:
         logger.info(
-            "subnets are scored on all of train, on which the network was trained: the scores rank them, but are higher "
-            "than those on new images"
+            "subnets are scored on all of train, on which the network was trained: the scores rank them, but are "
+            "higher than those on new images"
         )
     elif repairs and not was_held_out(config):
         logger.warning(
