@@ -194,6 +194,7 @@ def search_findings(inventory: Inventory) -> list[Finding]:
     remedy = "annotate more images"
     if (larger := round(fraction * images)) > count:
         remedy = f"data.split.search_fraction={fraction} makes it {larger} images, of which one is {_points(larger)}"
+    remedy += f"; stage=search of a whole network scores on all {images} with data.split.search_fraction=1"
     if images >= FOLDS:
         remedy += f"; stage=proxy scores on all {images} with search.folds={FOLDS}, in {FOLDS} times the time"
     text = f"{count} of {images} images, of which one is {_points(count)}: {remedy}"

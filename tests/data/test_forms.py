@@ -414,7 +414,8 @@ def test_a_small_search_split_is_a_problem_with_its_size(tmp_path: Path, dataset
     (finding,) = search_findings(inventories["train"])
     assert finding.text == (
         "1 of 6 images, of which one is 100.0 points of the score: data.split.search_fraction=0.3 makes it 2 images, "
-        "of which one is 50.0 points of the score; stage=proxy scores on all 6 with search.folds=5, in 5 times the time"
+        "of which one is 50.0 points of the score; stage=search of a whole network scores on all 6 with "
+        "data.split.search_fraction=1; stage=proxy scores on all 6 with search.folds=5, in 5 times the time"
     )
     assert search_findings(inventories["val"]) == []
     check = Check("small_det", "mine", {}, {"few": 1}, 1, (finding,), 1.0, form=inventories["train"].form)
