@@ -5,7 +5,8 @@
 #     data.image_size=128 supernet.resolutions=[48,64,80,96,112,128]
 # For each net, whose weights are an installed package, and each seed:
 #   S          trains the whole network, with the search split held out
-#   R          searches its subnets, repaired and untrained, from half of the smallest share to the largest one
+#   R          searches its subnets, repaired and untrained, from half of the smallest share to the largest one; they are scored
+#              on the images that were held out of S, or with SEARCH_FRACTION=1 on all of train
 #   ours       the best subnet of the front within each share of the whole network's multiply-accumulates
 #   resized    the whole network on the largest images within it, of the SIZES
 #   magnitude  Torch-Pruning (DepGraph), L2 magnitude of groups, the same share of each layer; BatchNorms recalibrated
@@ -15,13 +16,14 @@
 # something keep their BatchNorm statistics at the rate RATE (ours, resized); pruned ones renew them at PEER_RATE.
 # The last step prints the table. All runs are in RUNS. If the script is interrupted, the same command resumes it.
 # The other tools are installed into an environment of their own, $RUNS/peers, unless PEERS names its Python.
-# Environment: TRIALS=40 STEPS=100 RATE=0.0001 PEER_RATE=0.001 METHODS="magnitude taylor fastnas" SIZES="40 44 48 ... 128"
-#   RUNS=runs/compare-peers PYTHON=python PEERS=.
+# Environment: SEARCH_FRACTION=0.1 TRIALS=40 STEPS=100 RATE=0.0001 PEER_RATE=0.001 METHODS="magnitude taylor fastnas"
+#   SIZES="40 44 48 ... 128" RUNS=runs/compare-peers PYTHON=python PEERS=.
 set -euo pipefail
 NETS=${1:?"give nets, such as \"efficientnet_lite0 efficientnet_lite1\""}
 SEEDS=${2:?"give seeds, such as \"0 1 2\""}
 SHARES=${3:?"give shares of multiply-accumulates, such as \"0.5 0.35\""}
 shift 3
+SEARCH_FRACTION=${SEARCH_FRACTION:-0.1}
 TRIALS=${TRIALS:-40}
 STEPS=${STEPS:-100}
 RATE=${RATE:-0.0001}
@@ -33,6 +35,8 @@ PYTHON=${PYTHON:-python}
 PEERS=${PEERS:-}
 here=$(dirname "$0")
 given=(data.split.hold_out_search=true trainer.enable_progress_bar=false sample_predictions=0 "$@")
+scored=(data.split.search_fraction="$SEARCH_FRACTION")
+[[ $SEARCH_FRACTION != 1 ]] || scored+=(data.split.hold_out_search=false)
 alike=(trainer.max_steps="$STEPS" scoring.every=null)
 
 if [[ -z $PEERS ]]; then
@@ -50,7 +54,8 @@ for net in $NETS; do
         search=$RUNS/search/small_cls/$net-R-$seed
         run stage=finetune weights="$net" name="$net-S-$seed"
         range=$("$PYTHON" "$here/compare_peers.py" range "$RUNS" "$net" "$seed" $SHARES)
-        run stage=search weights="$whole" search.constraints="$range" search.trials="$TRIALS" search.ask_batch=8 search.sampler.num_random=8 name="$net-R-$seed"
+        run stage=search weights="$whole" "${scored[@]}" search.constraints="$range" search.trials="$TRIALS" \
+            search.ask_batch=8 search.sampler.num_random=8 name="$net-R-$seed"
         for share in $SHARES; do
             "$PYTHON" "$here/compare_peers.py" choose "$RUNS" "$net" "$seed" "$share" $SIZES
             for method in ours resized; do
