@@ -16,14 +16,14 @@
 # something keep their BatchNorm statistics at the rate RATE (ours, resized); pruned ones renew them at PEER_RATE.
 # The last step prints the table. All runs are in RUNS. If the script is interrupted, the same command resumes it.
 # The other tools are installed into an environment of their own, $RUNS/peers, unless PEERS names its Python.
-# Environment: SEARCH_FRACTION=0.1 TRIALS=40 STEPS=100 RATE=0.0001 PEER_RATE=0.001 METHODS="magnitude taylor fastnas"
+# Environment: SEARCH_FRACTION= TRIALS=40 STEPS=100 RATE=0.0001 PEER_RATE=0.001 METHODS="magnitude taylor fastnas"
 #   SIZES="40 44 48 ... 128" RUNS=runs/compare-peers PYTHON=python PEERS=.
 set -euo pipefail
 NETS=${1:?"give nets, such as \"efficientnet_lite0 efficientnet_lite1\""}
 SEEDS=${2:?"give seeds, such as \"0 1 2\""}
 SHARES=${3:?"give shares of multiply-accumulates, such as \"0.5 0.35\""}
 shift 3
-SEARCH_FRACTION=${SEARCH_FRACTION:-0.1}
+SEARCH_FRACTION=${SEARCH_FRACTION:-}
 TRIALS=${TRIALS:-40}
 STEPS=${STEPS:-100}
 RATE=${RATE:-0.0001}
@@ -35,8 +35,8 @@ PYTHON=${PYTHON:-python}
 PEERS=${PEERS:-}
 here=$(dirname "$0")
 given=(data.split.hold_out_search=true trainer.enable_progress_bar=false sample_predictions=0 "$@")
-scored=(data.split.search_fraction="$SEARCH_FRACTION")
-[[ $SEARCH_FRACTION != 1 ]] || scored+=(data.split.hold_out_search=false)
+scored=()
+[[ $SEARCH_FRACTION != 1 ]] || scored=(data.split.search_fraction=1 data.split.hold_out_search=false)
 alike=(trainer.max_steps="$STEPS" scoring.every=null)
 
 if [[ -z $PEERS ]]; then

@@ -31,9 +31,9 @@ class Split:
     val_fraction: Annotated[float, Range(above=0, below=1)] | None
 
     def __post_init__(self) -> None:
-        if self.search_fraction != 1:
-            _require_fraction(self.search_fraction)
-        elif self.hold_out_search:
+        if not 0 <= self.search_fraction <= 1:
+            raise ConfigError(f"data.split.search_fraction must lie in [0, 1], got {self.search_fraction}")
+        if self.search_fraction == 1 and self.hold_out_search:
             raise ConfigError(
                 "data.split.search_fraction=1 leaves no image to train on with data.split.hold_out_search=true: remove "
                 "one of them"
@@ -72,7 +72,8 @@ def search_split(
     Raises:
         ConfigError: a fraction outside [0, 1), or not one group per image.
     """
-    _require_fraction(fraction)
+    if not 0 <= fraction < 1:
+        raise ConfigError(f"data.split.search_fraction must lie in [0, 1), got {fraction}")
     units, unit_of_image = _units(num_images, groups)
     num_search = round(fraction * len(units))
     if fraction > 0:
@@ -114,8 +115,3 @@ def _units(num_images: int, groups: Sequence[int] | None) -> tuple[np.ndarray, n
         raise ConfigError(f"there must be one group per image, got {len(groups)} groups for {num_images} images")
     units, unit_of_image = np.unique(np.arange(num_images) if groups is None else groups, return_inverse=True)
     return units, unit_of_image
-
-
-def _require_fraction(fraction: float) -> None:
-    if not 0 <= fraction < 1:
-        raise ConfigError(f"data.split.search_fraction must lie in [0, 1], got {fraction}")
