@@ -48,6 +48,11 @@ class ImageCache:
         """How many images are kept."""
         return len(self._kept)
 
+    def clear(self) -> None:
+        """Free the memory of all images; those that are read from now on are kept again."""
+        self._kept.clear()
+        self._bytes, self._is_full = 0, False
+
     def read(self, path: str | Path, *, follow_exif: bool) -> torch.Tensor:
         """Read an image; the arguments and errors are those of `nas_transfer.data.images.read_image`."""
         key = (str(path), follow_exif)

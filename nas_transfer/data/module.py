@@ -61,6 +61,7 @@ class DownstreamData(LightningDataModule, Layout[Annotation, SampleT, BatchT]):
         draw: draws a dataset into a folder; None for files that are there already.
         annotation_files: the annotation files that `setup` has read, by part.
         val_cut: share of the images that became val when a part was read; None for a val part on disk.
+        decoded: the images that are kept in memory.
         image_lists: names and sizes of the images that it has found, by part; see `nas_transfer.runs.list_images`.
 
     Raises:
@@ -81,7 +82,8 @@ class DownstreamData(LightningDataModule, Layout[Annotation, SampleT, BatchT]):
         if self.num_workers < 0:
             raise ConfigError(f"num_workers must be at least 0, got {self.num_workers}")
         self.root = Path(self.root).expanduser()  # configurations hold text
-        self.read_image = ImageCache(self.cache_mib * MIB).read
+        self.decoded = ImageCache(self.cache_mib * MIB)
+        self.read_image = self.decoded.read
         self.parts: Parts[SampleT] | None = None
         self.annotation_files: dict[str, Path] = {}
         self.image_lists: dict[str, str] = {}

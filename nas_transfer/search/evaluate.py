@@ -53,14 +53,12 @@ class TrialEvaluator:
             training; None to score inherited weights.
         repair: cuts a repaired subnet out of one whole network, as its `Evaluation` says; None to extract a subnet of
             the supernet and to measure its BatchNorm statistics.
+        race: the rules by which a trial that is clearly dominated is dropped; None to score all trials on all images.
 
     Attributes:
         trained: images, seconds and MACs of the training of all trials so far.
         repeat: the `Evaluation.repeat` of the calibration batches in use.
-        race: the rules by which a trial that is clearly dominated is dropped; None to score all trials on all images.
     """
-
-    race: Race | None = None
 
     def __init__(
         self,
@@ -74,10 +72,12 @@ class TrialEvaluator:
         precision: str,
         train: Callable[[Task, Evaluation], Usage] | None = None,
         repair: Callable[[Evaluation], Task] | None = None,
+        race: Race | None = None,
     ) -> None:
         self.supernet = supernet
         self.train = train
         self.repair = repair
+        self.race = race
         self.trained = Usage()
         self.ground_truth = ground_truth
         self.objectives = objectives
@@ -92,6 +92,11 @@ class TrialEvaluator:
         self.calibration = cached(self._draw_calibration(0), cache_bytes, STATISTICS_IMAGES)
         self.search = cached(search, cache_bytes - size_of(self.calibration), "reading the search split")
         self._prepared: dict[tuple[int, int], tuple[Iterable[Batch], Iterable[Batch]]] = {}
+
+    @property
+    def reads_once(self) -> bool:
+        """Whether all images that trials are scored on are in memory."""
+        return isinstance(self.calibration, list) and isinstance(self.search, list)
 
     def evaluate(self, evaluation: Evaluation) -> Outcome:
         """Evaluate a trial; an error in one trial becomes its outcome.

@@ -102,6 +102,17 @@ def test_no_more_than_the_limit_is_kept_and_the_log_says_what(
     ]
 
 
+def test_a_cleared_cache_is_empty_and_keeps_images_again(pictures: list[Path]) -> None:
+    cache = ImageCache(1000)
+    for path in pictures:
+        cache.read(path, follow_exif=True)
+    cache.clear()
+    assert cache.num_images == 0
+    for path in pictures:
+        cache.read(path, follow_exif=True)
+    assert cache.num_images == 3
+
+
 def test_loading_processes_share_the_limit(pictures: list[Path]) -> None:
     class Counting(torch.utils.data.Dataset):
         cache = ImageCache(1200)

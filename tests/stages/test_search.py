@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from unittest.mock import MagicMock
+from unittest.mock import MagicMock, patch
 
 import pytest
 import torch
@@ -17,6 +17,7 @@ from hydra import compose, initialize_config_dir
 import nas_transfer.cli  # noqa: F401  registers the resolvers and the sweeper
 from nas_transfer.arch import SUPERNET
 from nas_transfer.arch_files import resolve_arch
+from nas_transfer.data.image_cache import ImageCache
 from nas_transfer.errors import ConfigError, RunError
 from nas_transfer.paths import conf_dir
 from nas_transfer.report import find_runs, make_report, write_report
@@ -188,7 +189,9 @@ def test_the_same_arch_always_has_the_same_score_and_the_evaluate_stage_has_it_t
     member = front["trials"][0]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = compose("config", arguments(supernet, "search.trials=3"))
-    evaluator = build_evaluator(read_config(cfg, SearchConfig))
+    with patch.object(ImageCache, "clear") as clear:
+        evaluator = build_evaluator(read_config(cfg, SearchConfig))
+    clear.assert_called_once_with()  # the batches are in memory
     arch = evaluator.supernet.table.space.from_dict(member["arch"])
     before = {name: tensor.clone() for name, tensor in evaluator.supernet.state_dict().items()}
     for _ in range(2):

@@ -157,8 +157,10 @@ def evaluator_of(
         config.search.precision,
         train,
         repair,
+        make_race(config, supernet, objectives, data),
     )
-    evaluator.race = make_race(config, supernet, objectives, data)
+    if evaluator.reads_once and train is None and repair is None:
+        data.decoded.clear()  # its images are in memory as batches, and no training reads them again
     if config.search.precision != "32":
         _log_effect_of_precision(evaluator)
     return evaluator
