@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# Compare routes A, B, C and D on a task with drawn images, from the same ImageNet weights and for the same number of training images.
+# Compare routes A, B, C, D and R on a task with drawn images, from the same ImageNet weights and for the same number of training images.
 #   scripts/compare_routes.sh TASK [SEEDS]      for instance: scripts/compare_routes.sh shapes_det "0 1 2"
 #   A    trains a supernet on the task with IMAGES images, then searches it
 #   B    trains a supernet on classification with IMAGES images, then searches it; its archs become backbones
 #   C    searches without a supernet, and trains the subnets of trials on the task with IMAGES images in total
 #   C10  uses a tenth of IMAGES to warm up neck and head, and scores trials without training
 #   D    trains the whole network on the task with IMAGES images; its front is this network at each input size, without a search
+#   R    trains the whole network like D, but without the search split, and searches its subnets, which are repaired
 #   Abody, Cbody, C10body   the same with task.build.genes=null: input, neck and head keep their largest sizes
 # NETS networks of each front are then trained with the same settings on all of train, and scored on the validation split: those of
-# D from the weights of D, all others from the weights of ImageNet.
+# D and R from the weights of their whole network, all others from the weights of ImageNet.
 # The last step prints the table of compare_routes.py. All runs are in runs/compare-TASK. If the script is interrupted, the
 # same command resumes it.
 # Environment: ROUTES="A B C C10 D" IMAGES=1600 BATCH=8 TRIALS=40 NETS=5 RETRAIN_STEPS=150 PYTHON=python. BATCH is the batch
@@ -67,8 +68,15 @@ for seed in $SEEDS; do
                 run "${of_route[@]}" stage=finetune arch=max trainer.max_steps=$((IMAGES / batch))
                 retrained+=(weights="$found" task.sampling.distillation=0)
                 ;;
+            R)
+                found=$RUNS/search/$TASK/$name
+                whole=$RUNS/finetune/$TASK/$name
+                run "${of_route[@]}" stage=finetune arch=max data.split.hold_out_search=true trainer.max_steps=$((IMAGES / batch))
+                run "${of_route[@]}" "${search[@]}" stage=search weights="$whole" search.trials="$TRIALS"
+                retrained+=(weights="$whole" task.sampling.distillation=0)
+                ;;
             *)
-                echo "ROUTES must name A, B, C, C10, D, Abody, Cbody or C10body, got $route" >&2
+                echo "ROUTES must name A, B, C, C10, D, R, Abody, Cbody or C10body, got $route" >&2
                 exit 2
                 ;;
         esac
