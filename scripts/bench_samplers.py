@@ -24,7 +24,7 @@ The hypervolume is taken below the reference point (accuracy 0.60, 2000 M) and s
 accuracy 0.85 and 0 M, relative to a yardstick: the best share that the default sampler reaches in `--long` evaluations.
 All samplers get the same batches and, as in a search, the smallest and the largest arch first. The interactions of the
 surface are pairwise, like those of the regression in the default sampler. With "screen=1", the default sampler runs
-without the regression.
+without the regression. "qnehvi" is that of BoTorch; it needs botorch and optuna-integration.
 """
 
 from __future__ import annotations
@@ -51,6 +51,13 @@ BASE, RANGE, LARGEST_MACS = 0.60, 0.25, 2000e6
 SURFACES = ("pairwise", "deep", "noise", "few")
 NOISE, LEVELS = 0.01, 100
 NUM_DEEP, DEEP_GENES = 30, (3, 6)
+QNEHVI = """
+attempts: 2
+build:
+  _target_: optuna_integration.BoTorchSampler
+  candidates_func: {_target_: hydra.utils.get_method, path: optuna_integration.botorch.qnehvi_candidates_func}
+"""
+"""What makes `gp` of conf/sampler the noisy expected hypervolume improvement of BoTorch (Daulton et al. 2021)."""
 SAMPLERS = ("random", "evolution", "nsga2", "tpe", "pareto_evolution screen=1", "pareto_evolution")
 
 
@@ -156,8 +163,9 @@ def alone(surface: Surface, sampler: ArchSampler, trials: int, batch: int) -> np
 def build(title: str, surface: Surface, seed: int) -> ArchSampler:
     """Build a sampler from its name in conf/sampler and its options, such as "pareto_evolution screen=1"."""
     name, *overrides = title.split()
-    cfg = OmegaConf.load(conf_dir() / "sampler" / f"{name}.yaml")
-    cfg = OmegaConf.merge(cfg, OmegaConf.from_dotlist(overrides))
+    is_qnehvi = name == "qnehvi"
+    cfg = OmegaConf.load(conf_dir() / "sampler" / f"{'gp' if is_qnehvi else name}.yaml")
+    cfg = OmegaConf.merge(cfg, OmegaConf.create(QNEHVI if is_qnehvi else {}), OmegaConf.from_dotlist(overrides))
     problem = Problem(surface.space, costs=surface.costs, known=lambda archs: {1: surface.costs(archs)["macs"]})
     return instantiate(cfg)(problem=problem, seed=seed)
 

@@ -9,7 +9,7 @@ from nas_transfer.runs import files
 from nas_transfer.runs.costs import Usage
 from nas_transfer.runs.reading import is_present, read_record, write_record
 
-TIMING_FORMAT = PLAN_FORMAT = 1
+TIMING_FORMAT, PLAN_FORMAT = 1, 2
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,6 @@ class Plan:
             `num_random` is None for a sampler without it.
         trial_seconds: estimate for a trial, on average.
         before_seconds: estimate for what comes before the first trial, the timing included.
-        after_seconds: estimate for what comes after the last one.
     """
 
     minutes: float
@@ -68,12 +67,11 @@ class Plan:
     num_random: int | None
     trial_seconds: float
     before_seconds: float
-    after_seconds: float
 
     @property
     def device_minutes(self) -> float:
         """Minutes for warm-up and trials, over all workers; the search ends when they are spent."""
-        return self.workers * (self.minutes - self.after_seconds / 60)
+        return self.workers * self.minutes
 
     def write(self, folder: Path) -> None:
         """Write it into the run folder."""

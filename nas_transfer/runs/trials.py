@@ -25,7 +25,7 @@ class Evaluation:
         file: file of the outcome, relative to the run folder.
         steps: training steps of the subnet before it is scored.
         after: the step of the saved state from which training continues; 0 to start from the warm start.
-        keep: whether the state is kept for a later evaluation.
+        keep: whether the network is kept: its training state for a later evaluation, or a repaired one as a run folder.
         repeat: index of the seed: 0 is that of the search.
         rivals: trials of the front against which the trial races; None for no race, none of them for a trial that is
             scored on all images, and against which others may race.

@@ -11,9 +11,6 @@ from nas_transfer.runs.plan import Timing
 from nas_transfer.search.halving import Rungs
 
 MOST_TRIALS = 1000
-MOST_KEPT = 10
-"""Members of a front that are expected at most, and the share of the trials that they are (of few trials)."""
-KEPT_SHARE = 1 / 3
 START_SHARE = 1 / 3
 """Share of the trials that are drawn before a sampler learns from scores."""
 LEAST_START, LEAST_BATCH = 4, 2
@@ -39,14 +36,13 @@ def trial_seconds(timing: Timing | Spent, rungs: Rungs) -> TrialSeconds:
     )
 
 
-def trials_in(seconds: float, each: TrialSeconds, baselines: int, *, keeps: bool) -> int:
+def trials_in(seconds: float, each: TrialSeconds, baselines: int) -> int:
     """How many trials fit into a time, up to `MOST_TRIALS`; 0 if not one does.
 
     Args:
         seconds: the time for all trials.
         each: the duration of one.
         baselines: how many of the first ones train to the last rung.
-        keeps: whether the members of the front are evaluated once more at the end, to keep their networks.
     """
     if seconds <= 0:
         return 0
@@ -55,15 +51,7 @@ def trials_in(seconds: float, each: TrialSeconds, baselines: int, *, keeps: bool
         return int(seconds / each.baseline)
     if each.average <= 0:
         return MOST_TRIALS
-    trials = baselines + (seconds - of_baselines) / each.average
-    if keeps:
-        trials = max(trials / (1 + KEPT_SHARE), trials - MOST_KEPT)
-    return min(MOST_TRIALS, int(trials))
-
-
-def kept_trials(trials: int) -> float:
-    """How many members the front of a search is expected to have at most."""
-    return min(MOST_KEPT, KEPT_SHARE * trials)
+    return min(MOST_TRIALS, int(baselines + (seconds - of_baselines) / each.average))
 
 
 def batch_of(trials: int, ask_batch: int) -> int:

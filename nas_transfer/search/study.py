@@ -189,6 +189,10 @@ class Study:
     def _finished(self) -> list[optuna.trial.FrozenTrial]:
         return [trial for _, trial in self._numbered() if trial.state.is_finished()]
 
+    def finished(self) -> set[int]:
+        """The numbers of the trials that were told, with values or without."""
+        return {number for number, trial in self._numbered() if trial.state.is_finished()}
+
     def num_finished(self, archs: Collection[Arch]) -> int:
         """How many of these archs have a finished trial."""
         wanted, names = {arch.values for arch in archs}, self.space.names

@@ -96,8 +96,8 @@ class Worker:
         for steps in rungs.steps:
             last = steps == rungs.steps[-1]
             evaluation = Evaluation(
-                asked.number, asked.arch.to_dict(), files.rung_file(asked.number, steps), steps, previous, not last,
-                rivals=self._rivals(asked) if last else None,
+                asked.number, asked.arch.to_dict(), files.rung_file(asked.number, steps), steps, previous,
+                keep=not last or self.schedule.keeps, rivals=self._rivals(asked) if last else None,
             )  # fmt: skip
             outcome = self._evaluated(evaluation)
             at_rungs.append(outcome)

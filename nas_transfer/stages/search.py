@@ -67,7 +67,7 @@ from nas_transfer.stages.common.launching import WorkerLauncher
 from nas_transfer.stages.common.planning import close_plan, plan_of_run, planned, schedule_of
 from nas_transfer.stages.common.problem import make_sampler, searched_problem
 from nas_transfer.stages.common.racing import make_race
-from nas_transfer.stages.common.repair import check_scored_images, keep_networks
+from nas_transfer.stages.common.repair import check_scored_images, forget_networks, keep_networks, keeps_networks
 from nas_transfer.stages.common.results import cost_report, make_result
 from nas_transfer.stages.common.slurm_jobs import wait_for_jobs
 from nas_transfer.stages.common.timing import time_search
@@ -158,11 +158,11 @@ class _Search:
         self.problem = searched_problem(config, self.task, self.objectives, repairs=self.repairs)
         if keys.trials is None and not uses_damage(config, checkpoint):
             make_sampler(config, self.problem, None)  # an infeasible constraint ends the search before archs are timed
-        keeps = self.repairs and not isinstance(config, ProxyConfig)
-        self.plan = plan_of_run(config, launch, len(self.problem.resized), keeps=keeps)
+        self.plan = plan_of_run(config, launch, len(self.problem.resized))
         self.config = config = planned(config, self.plan)
         images_per_step = (keys.folds or 1) * data.batch_size * config.task.recipe.build().accumulate
-        schedule = schedule_of(config, self.plan, images_per_step)
+        keeps = keeps_networks(config, self.objectives, repairs=self.repairs)
+        schedule = schedule_of(config, self.plan, images_per_step, keeps=keeps)
         damage = prepare_damage(config, self.task.space, checkpoint, launch)
         give_damage(self.objectives, damage)
         self.sampler = make_sampler(config, self.problem, damage)
@@ -282,6 +282,8 @@ class _Search:
         """Log the progress, and write the front so far."""
         front = self.front()
         write_front(self.folder, front, self.costs_of)
+        if self.loop.schedule.keeps:
+            forget_networks(self.folder, self.study)
         told, first = self.study.told(), front.names[0]
         if len(told) >= LEAST_TOLD and len({trial.values[first] for trial in told}) == 1:
             logger.warning(

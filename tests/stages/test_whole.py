@@ -1,5 +1,6 @@
 """From one trained network to a front of repaired ones: search, score, train on, export and predict."""
 
+import io
 import itertools
 import json
 import runpy
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ import yaml
 from scipy.stats import kendalltau
 
 from nas_transfer.runs import files, read_front
+from nas_transfer.stages.common.repair import forget_networks
 from tests.conftest import REPOSITORY, load_supernet
 from tests.test_cli import forked, sentence
 
@@ -58,8 +61,7 @@ def test_every_network_of_the_front_is_a_run_folder_that_scores_what_the_arch_sc
     forked(folder, *SETTINGS, "stage=evaluate", "name=arch", f"weights={WHOLE}", f"arch={FOLDER}/{trial.file}")
     scores = [score_of(folder, f"runs/evaluate/shapes_cls/{name}") for name in ("network", "arch")]
     assert scores[0] == scores[1]
-    outcome = json.loads((folder / FOLDER / files.network_outcome(trial.number)).read_text())
-    assert outcome["values"] == dict(trial.values)  # the same network was scored in the search
+    assert not (folder / FOLDER / files.network_outcome(trial.number)).exists()  # it was repaired and scored once
     weights = torch.load(folder / network / files.WEIGHTS)
     assert weights["arch"] == dict(trial.arch)
     assert [Path(ancestor["file"]).parent.name for ancestor in weights["provenance"]] == ["whole"]
@@ -71,9 +73,30 @@ def test_a_network_is_repaired_once_for_several_input_sizes(folder: Path) -> Non
     run = folder / "runs/search/shapes_cls/variants"
     first, second = (json.loads((run / files.trial_file(number)).read_text()) for number in (3, 4))
     assert {name for name in first["arch"] if first["arch"][name] != second["arch"][name]} == {"resolution"}
-    for trial in read_front(run).trials:
-        kept = json.loads((run / files.network_outcome(trial.number)).read_text())
-        assert kept["values"] == dict(trial.values)
+
+
+def test_the_networks_of_the_front_and_of_running_trials_stay(tmp_path: Path) -> None:
+    for number in range(4):
+        files.network_folder(tmp_path, number).mkdir(parents=True)
+    study = MagicMock(finished=lambda: {0, 1, 2}, front=lambda: [1])
+    forget_networks(tmp_path, study)
+    assert sorted(path.name for path in (tmp_path / files.NETWORKS_FOLDER).iterdir()) == ["trial_1", "trial_3"]
+
+
+@pytest.mark.slow
+def test_a_lost_network_is_repaired_again_to_the_same_score(folder: Path) -> None:
+    shutil.copytree(folder / FOLDER, folder / "runs/search/shapes_cls/lost")
+    run = folder / "runs/search/shapes_cls/lost"
+    lost = read_front(run).trials[-1]
+    network = files.network_folder(run, lost.number)
+    before = (network / files.WEIGHTS).read_bytes()
+    shutil.rmtree(network)
+    forked(folder, *SETTINGS, *SEARCH, "search.trials=9", "name=lost")
+    assert lost.number in {trial.number for trial in read_front(run).trials}
+    outcome = json.loads((run / files.network_outcome(lost.number)).read_text())
+    assert outcome["values"] == dict(lost.values)
+    again, first = torch.load(network / files.WEIGHTS), torch.load(io.BytesIO(before))
+    assert all(torch.equal(again["body"][name], tensor) for name, tensor in first["body"].items())
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from nas_transfer.runs import files
 from nas_transfer.runs.plan import Plan, Timing, read_plan, read_timing
 from nas_transfer.runs.texts import counted, duration
 from nas_transfer.search.loop import Launch, Schedule, prepare
-from nas_transfer.search.planning import TrialSeconds, batch_of, kept_trials, start_of, trial_seconds, trials_in
+from nas_transfer.search.planning import TrialSeconds, batch_of, start_of, trial_seconds, trials_in
 from nas_transfer.stages.common.slurm_jobs import wait_for_jobs
 from nas_transfer.stages.config.search import ProxyConfig, SearchConfig
 
@@ -25,13 +25,12 @@ NUM_RANDOM = "num_random"
 Config = TypeVar("Config", bound=SearchConfig)
 
 
-def plan_of_run(config: SearchConfig, launch: Launch, baselines: int, *, keeps: bool) -> Plan | None:
+def plan_of_run(config: SearchConfig, launch: Launch, baselines: int) -> Plan | None:
     """The plan of a search without ``search.trials``, which is made once and kept; None for one with it.
 
     Args:
         launch: runs the job that times archs.
         baselines: how many of the first trials train to the last rung.
-        keeps: whether the networks of the front are evaluated once more.
 
     Raises:
         ConfigError: the budget leaves no time for a trial.
@@ -51,7 +50,7 @@ def plan_of_run(config: SearchConfig, launch: Launch, baselines: int, *, keeps: 
     timing = read_timing(folder)
     if timing is None:
         raise RunError(f"{folder / files.TIMING} is missing: repeat the command")
-    made = make_plan(config, timing, baselines, keeps=keeps)
+    made = make_plan(config, timing, baselines)
     if plan is not None:  # a longer budget continues the search
         made = replace(made, ask_batch=plan.ask_batch, num_random=plan.num_random)
     made.write(folder)
@@ -59,21 +58,18 @@ def plan_of_run(config: SearchConfig, launch: Launch, baselines: int, *, keeps: 
     return made
 
 
-def make_plan(config: SearchConfig, timing: Timing, baselines: int, *, keeps: bool) -> Plan:
+def make_plan(config: SearchConfig, timing: Timing, baselines: int) -> Plan:
     """Divide ``search.minutes``; see `plan_of_run`."""
     keys, each = config.search, trial_seconds(timing, config.rungs())
     assert keys.minutes is not None
     workers = keys.workers or 1
     before = timing.seconds + timing.warmup_seconds + timing.damage_seconds
-    trials = trials_in(workers * (60 * keys.minutes - before), each, baselines, keeps=keeps)
+    trials = trials_in(workers * (60 * keys.minutes - before), each, baselines)
     if not trials:
         raise ConfigError(_too_short(config, each, before))
     sampler = keys.sampler
     num_random = start_of(trials, int(str(sampler[NUM_RANDOM]))) if NUM_RANDOM in sampler else None
-    after = kept_trials(trials) * each.average / workers if keeps else 0.0
-    return Plan(
-        keys.minutes, workers, trials, batch_of(trials, keys.ask_batch), num_random, each.average, before, after
-    )
+    return Plan(keys.minutes, workers, trials, batch_of(trials, keys.ask_batch), num_random, each.average, before)
 
 
 def _too_short(config: SearchConfig, each: TrialSeconds, before: float) -> str:
@@ -99,13 +95,17 @@ def planned(config: Config, plan: Plan | None) -> Config:
     return replace(config, search=search)
 
 
-def schedule_of(config: SearchConfig, plan: Plan | None, images_per_step: int) -> Schedule:
-    """Batches, jobs, rungs and limits of a planned search. Its minutes are a limit, too: a timed step may be wrong."""
+def schedule_of(config: SearchConfig, plan: Plan | None, images_per_step: int, *, keeps: bool) -> Schedule:
+    """Batches, jobs, rungs and limits of a planned search. Its minutes are a limit, too: a timed step may be wrong.
+
+    Args:
+        keeps: whether trials keep their networks.
+    """
     budget = config.budget(images_per_step)
     if plan is not None:
         limits = [limit for limit in (budget.device_minutes, plan.device_minutes) if limit is not None]
         budget = replace(budget, device_minutes=min(limits))
-    return config.search.schedule(config.rungs(), budget)
+    return replace(config.search.schedule(config.rungs(), budget), keeps=keeps)
 
 
 def close_plan(config: SearchConfig, plan: Plan | None, trials: int) -> None:
@@ -133,8 +133,6 @@ def _announce(config: SearchConfig, timing: Timing, plan: Plan) -> None:
         parts.append(f"a warm-up of {config.proxy.warmup_steps} steps, {duration(timing.warmup_seconds)}")
     if timing.damage_seconds:
         parts.append(f"damages, {duration(timing.damage_seconds)}")
-    if plan.after_seconds:
-        parts.append(f"the networks of the front, {duration(plan.after_seconds)}")
     logger.info("search.minutes=%g: %s", plan.minutes, "; ".join(parts))
     same = [f"search.trials={plan.trials}", f"search.ask_batch={plan.ask_batch}"]
     if plan.num_random is not None:

@@ -16,6 +16,9 @@ from nas_transfer.errors import ConfigError
 from nas_transfer.runs import Evaluation, Front, Trial, files
 from nas_transfer.runs.versions import versions
 from nas_transfer.search.loop import SearchLoop
+from nas_transfer.search.objectives.base import Objective
+from nas_transfer.search.objectives.score import Score
+from nas_transfer.search.study import Study
 from nas_transfer.stages.common.build import build_task, evaluation_device
 from nas_transfer.stages.config.base import DataRunConfig
 from nas_transfer.stages.config.search import ProxyConfig, SearchConfig
@@ -108,8 +111,33 @@ class RepairedTrials:
         )  # fmt: skip
 
 
+def keeps_networks(config: SearchConfig, objectives: Mapping[str, Objective], *, repairs: bool) -> bool:
+    """Whether the trials of a search keep their networks: repaired and scored, and not trained.
+
+    Args:
+        repairs: whether the archs are subnets of one whole network.
+    """
+    is_scored = any(isinstance(objective, Score) for objective in objectives.values())
+    return repairs and is_scored and not isinstance(config, ProxyConfig)
+
+
+def forget_networks(folder: Path, study: Study) -> None:
+    """Delete the networks of finished trials that are not on the front.
+
+    Args:
+        folder: the run folder of the search.
+        study: its study, whose workers may begin and finish trials meanwhile.
+    """
+    folders = [path for path in (folder / files.NETWORKS_FOLDER).glob("trial_*") if path.is_dir()]
+    left = study.finished() - set(study.front())
+    for network in folders:
+        if int(network.name.removeprefix("trial_")) in left:
+            shutil.rmtree(network)
+            network.with_suffix(".json").unlink(missing_ok=True)
+
+
 def keep_networks(loop: SearchLoop, front: Front, weightless: Sequence[str]) -> Front:
-    """Write the network of each trial of the front as a run folder of its own, and delete those of other trials.
+    """Write the network of each trial of the front as a run folder of its own, unless the trial has kept it.
 
     Args:
         weightless: genes that change no weight; archs that differ in them alone are written one after the other.
@@ -126,19 +154,24 @@ def keep_networks(loop: SearchLoop, front: Front, weightless: Sequence[str]) -> 
         arch = space.from_dict(trial.arch)
         return [arch[name] for name in space.names if name not in weightless]
 
+    missing = [trial for trial in front.trials if not (trial.metrics and _has_network(loop.folder, trial))]
     evaluations = [
         Evaluation(trial.number, trial.arch, files.network_outcome(trial.number), keep=True)
-        for trial in sorted(front.trials, key=weights_of)
+        for trial in sorted(missing, key=weights_of)
     ]
-    logger.info("writing the %d networks of the front", len(front.trials))
+    for trial in missing:
+        if not _has_network(loop.folder, trial):
+            (loop.folder / files.network_outcome(trial.number)).unlink(missing_ok=True)
+    if missing:
+        logger.info("writing %d networks of the front", len(missing))
     metrics = {outcome.trial: outcome.metrics for outcome in loop.outcomes(evaluations)}
-    kept = {str(files.network_folder(loop.folder, trial.number)) for trial in front.trials}
-    for folder in (loop.folder / files.NETWORKS_FOLDER).iterdir():
-        if folder.is_dir() and str(folder) not in kept:
-            shutil.rmtree(folder)
-            folder.with_suffix(".json").unlink(missing_ok=True)
+    forget_networks(loop.folder, loop.study)
     scored = (replace(trial, metrics=trial.metrics or metrics[trial.number]) for trial in front.trials)
     return replace(front, trials=tuple(scored))
+
+
+def _has_network(folder: Path, trial: Trial) -> bool:
+    return (files.network_folder(folder, trial.number) / files.WEIGHTS).is_file()
 
 
 def check_scored_images(config: SearchConfig, *, repairs: bool) -> None:
