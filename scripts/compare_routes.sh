@@ -7,9 +7,10 @@
 #   C10  uses a tenth of IMAGES to warm up neck and head, and scores trials without training
 #   D    trains the whole network on the task with IMAGES images; its front is this network at each input size, without a search
 #   R    trains the whole network like D, but without the search split, and searches its subnets, which are repaired
+#   Aown the same as A, but its networks are then trained from the weights of its supernet
 #   Abody, Cbody, C10body   the same with task.build.genes=null: input, neck and head keep their largest sizes
 # NETS networks of each front are then trained with the same settings on all of train, and scored on the validation split: those of
-# D and R from the weights of their whole network, all others from the weights of ImageNet.
+# D and R from the weights of their whole network, those of Aown from its supernet, all others from the weights of ImageNet.
 # The last step prints the table of compare_routes.py. All runs are in runs/compare-TASK. If the script is interrupted, the
 # same command resumes it.
 # Environment: ROUTES="A B C C10 D" IMAGES=1600 BATCH=8 TRIALS=40 NETS=5 RETRAIN_STEPS=150 PYTHON=python. BATCH is the batch
@@ -38,8 +39,9 @@ for seed in $SEEDS; do
         [[ $route == *body ]] && of_route+=(task.build.genes=null)
         retrained=("${seeded[@]}")
         case ${route%body} in
-            A)
+            A | Aown)
                 found=$RUNS/search/$TASK/$name
+                [[ $route == Aown ]] && retrained+=(weights="$RUNS/finetune/$TASK/$name" task.sampling.distillation=0)
                 run "${of_route[@]}" stage=finetune arch=supernet trainer.max_steps=$((IMAGES / batch))
                 run "${of_route[@]}" "${search[@]}" stage=search weights="$RUNS/finetune/$TASK/$name" search.trials="$TRIALS"
                 ;;
@@ -76,7 +78,7 @@ for seed in $SEEDS; do
                 retrained+=(weights="$whole" task.sampling.distillation=0)
                 ;;
             *)
-                echo "ROUTES must name A, B, C, C10, D, R, Abody, Cbody or C10body, got $route" >&2
+                echo "ROUTES must name A, Aown, B, C, C10, D, R, Abody, Cbody or C10body, got $route" >&2
                 exit 2
                 ;;
         esac
