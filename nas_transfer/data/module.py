@@ -326,10 +326,12 @@ class DownstreamData(LightningDataModule, Layout[Annotation, SampleT, BatchT]):
         """The quoted split in the order on disk, every image once."""
         return self._in_order(self.require_parts().val, self.batch_size, persistent=True)
 
-    def search_dataloader(self, *, shuffled: bool = False) -> DataLoader[BatchT]:
+    def search_dataloader(self, batch_size: int | None = None, *, shuffled: bool = False) -> DataLoader[BatchT]:
         """The search split with the evaluation transform, every image once; it does not depend on `hold_out_search`.
 
-        `shuffled` gives an order that depends on the seed alone: the first images then stand for all of them.
+        Args:
+            batch_size: images per batch; None for that of the training.
+            shuffled: in an order that depends on the seed alone: the first images then stand for all of them.
         """
         parts = self.require_parts()
         search = self._from_train(parts.search, "search on")
@@ -340,7 +342,7 @@ class DownstreamData(LightningDataModule, Layout[Annotation, SampleT, BatchT]):
             )
         if shuffled:
             search = KeyedSubset(search, seeded_order(_length(search), stable_seed(self.seed, "search order")))
-        return self._in_order(search, self.batch_size, persistent=True)
+        return self._in_order(search, batch_size or self.batch_size, persistent=True)
 
     def calibration_dataloader(self, num_images: int, batch_size: int, draw: int = 0) -> DataLoader[BatchT]:
         """Images of train minus the search split, evaluation transform, for the statistics of BatchNorm.

@@ -25,6 +25,7 @@ from nas_transfer.stages.common.build import (
     set_threads,
 )
 from nas_transfer.stages.common.damage import damage_of_run, give_damage, hold_damage
+from nas_transfer.stages.common.evaluation import evaluation_batch
 from nas_transfer.stages.common.limits import limits_of
 from nas_transfer.stages.common.racing import make_race
 from nas_transfer.stages.common.repair import RepairedTrials
@@ -146,10 +147,11 @@ def evaluator_of(
     hold_run_inputs(config, data, records=False)
     objectives = {name: objective.build() for name, objective in config.search.objectives.items()}
     give_damage(objectives, damage)
+    images, races = evaluation_batch(supernet, data), config.search.race is not None
     evaluator = TrialEvaluator(
         supernet.to(evaluation_device(config.trainer.accelerator)),
-        partial(data.calibration_dataloader, config.calibration_images, max(2, data.batch_size)),
-        data.search_dataloader(shuffled=config.search.race is not None),
+        partial(data.calibration_dataloader, config.calibration_images, images),
+        data.search_dataloader(data.batch_size if races else images, shuffled=races),
         data.search_ground_truth,
         objectives,
         limits_of(config.search.constraints),

@@ -28,6 +28,9 @@ from nas_transfer.tasks.training import ScoringModule
 
 logger = logging.getLogger(__name__)
 
+PIXELS_OF_BATCH = 2**19
+"""Layers run faster on large batches of small images: 45 of 96 x 120 pixels, and no more than usual of 512 x 1024."""
+
 
 def load_trained(config: DataRunConfig) -> tuple[Task, DownstreamData, Checkpoint]:
     """The task of the network that ``weights=`` names, its data and its weights.
@@ -108,6 +111,16 @@ def score_alone(task: Task, data: DownstreamData) -> dict[str, float]:
         return task.compute_metrics()
 
 
+def evaluation_batch(task: Task, data: DownstreamData) -> int:
+    """Images in a batch for BatchNorm statistics and for the scores of trials.
+
+    Those of a training, but at least as many as have `PIXELS_OF_BATCH` at the largest input size. Pairs at least,
+    because on one image the BatchNorm of a globally pooled branch has no variance.
+    """
+    height, width = task.input_size(task.space.largest())
+    return max(2, data.batch_size, PIXELS_OF_BATCH // (height * width))
+
+
 def extract_calibrated(config: DataRunConfig, supernet: Task, arch: Arch, data: DownstreamData) -> Task:
     """The task of one subnet of a supernet, its BatchNorm statistics recalibrated on images of train.
 
@@ -115,7 +128,6 @@ def extract_calibrated(config: DataRunConfig, supernet: Task, arch: Arch, data: 
     is the CPU before and after Lightning's work.
     """
     subnet = supernet.extract(arch).to(evaluation_device(config.trainer.accelerator))
-    # Pairs at least: on one image the BatchNorm of a globally pooled branch has no variance.
-    batches = data.calibration_dataloader(config.calibration_images, max(2, data.batch_size))
+    batches = data.calibration_dataloader(config.calibration_images, evaluation_batch(supernet, data))
     subnet.calibrate(Phase(batches, "BatchNorm statistics", "batches"))
     return subnet.to(supernet.device)
