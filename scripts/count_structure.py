@@ -5,9 +5,9 @@ python scripts/count_structure.py [docs/reference/structure.txt]      prints the
 
 from __future__ import annotations
 
+import argparse
 import ast
 import statistics
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,10 +23,13 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 def main() -> None:
     """Print the counts, and write them to a file if one is named."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", nargs="?", type=Path)
+    file = parser.parse_args().file
     text = "\n".join(f"{name:<58}{value}" for name, value in counts()) + "\n"
     print(text, end="")
-    if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(text)
+    if file is not None:
+        file.write_text(text)
 
 
 def counts() -> list[tuple[str, str]]:

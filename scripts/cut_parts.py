@@ -49,6 +49,8 @@ def score(task: Task, data: DownstreamData) -> str:
 
 def main(arguments: Sequence[str]) -> None:
     """Print a line for each arch."""
+    if "--" not in arguments:
+        raise SystemExit(__doc__)
     split = arguments.index("--")
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = compose("config", ["stage=evaluate", "name=parts", *arguments[:split]])

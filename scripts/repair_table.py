@@ -22,12 +22,14 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command line sets it, before torch is imported
 
 import torch
-from bench_supernet import load_table
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from nas_transfer.arch import Arch
+from nas_transfer.paths import conf_dir
 from nas_transfer.supernet.calibrate import recalibrate_batch_norm
 from nas_transfer.supernet.mending import match_batch_norms
 from nas_transfer.supernet.networks import build_body, build_classifier
@@ -169,7 +171,7 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     torch.set_num_threads(options.threads)
-    table = load_table(NAME)
+    table = instantiate(OmegaConf.load(conf_dir() / "supernet" / f"{NAME}.yaml"))
     checkpoint = load_checkpoint(NAME, table)
     body, head = build_body(table).eval(), build_classifier(table, 1000).eval()
     body.load_state_dict(checkpoint.body, strict=False)

@@ -8,6 +8,7 @@ space. Exits with 1 if a difference is above 1e-5 or a cost differs.
 Run: python scripts/timm_parity.py [IMAGE ...], on random pixels if there are no images.
 """
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -111,10 +112,13 @@ def read_images(paths: Sequence[str]) -> Tensor:
 
 def main() -> int:
     """Print the table; the exit status is 1 if anything differs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", nargs="*", help="image files")
+    paths = parser.parse_args().images
     torch.set_num_threads(1)
-    images, fine, count = read_images(sys.argv[1:]), True, 0
+    images, fine, count = read_images(paths), True, 0
     print(f"timm {timm.__version__}, torchvision {torchvision.__version__}, torch {torch.__version__}, "
-          f"{len(images)} {'images' if sys.argv[1:] else 'random images'} of {SIZE}x{SIZE}\n")  # fmt: skip
+          f"{len(images)} {'images' if paths else 'random images'} of {SIZE}x{SIZE}\n")  # fmt: skip
     print(f"| {' | '.join(COLUMNS)} |")
     print(f"| {' | '.join('---' for _ in COLUMNS)} |")
     for family, choices in MODELS.items():

@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
@@ -36,15 +36,28 @@ Batch: TypeAlias = Mapping[str, object]
 PRECISIONS = {"32": None, "bf16": torch.bfloat16, "16": torch.float16}
 
 
+@dataclass(frozen=True)
+class TrialImages:
+    """The images that trials are evaluated on.
+
+    Attributes:
+        calibration: returns batches of train for BatchNorm statistics, with the evaluation transform, for an
+            `Evaluation.repeat`; not called for a network without BatchNorm.
+        search: batches of the search split.
+        ground_truth: annotations of the search split, where metrics need them.
+    """
+
+    calibration: Callable[[int], Iterable[Batch]]
+    search: Iterable[Batch]
+    ground_truth: COCO | None = None
+
+
 class TrialEvaluator:
     """Evaluate trials of one supernet on one device.
 
     Args:
         supernet: the task that holds all weights, on its device. It is never changed.
-        calibration: returns batches of train for BatchNorm statistics, with the evaluation transform, for an
-            `Evaluation.repeat`; not called for a network without BatchNorm.
-        search: batches of the search split.
-        ground_truth: annotations of the search split.
+        images: the images that trials are evaluated on.
         objectives: objectives by name, in the order of the study.
         limits: limits on objectives, by name.
         cache_bytes: size up to which batches are kept in memory. Larger sets are read again for every trial.
@@ -63,9 +76,7 @@ class TrialEvaluator:
     def __init__(
         self,
         supernet: Task,
-        calibration: Callable[[int], Iterable[Batch]],
-        search: Iterable[Batch],
-        ground_truth: COCO | None,
+        images: TrialImages,
         objectives: Mapping[str, Objective],
         limits: Mapping[str, Limit],
         cache_bytes: int,
@@ -79,18 +90,18 @@ class TrialEvaluator:
         self.repair = repair
         self.race = race
         self.trained = Usage()
-        self.ground_truth = ground_truth
+        self.ground_truth = images.ground_truth
         self.objectives = objectives
         self.limits = limits
         self.precision = precision
         self.cache_bytes = cache_bytes
-        self._draw_calibration = calibration
+        self._draw_calibration = images.calibration
         if not has_batch_norm(supernet.network):
             logger.info("the network has no BatchNorm: no images are read to measure statistics")
             self._draw_calibration = no_batches
         self.repeat = 0
         self.calibration = cached(self._draw_calibration(0), cache_bytes, STATISTICS_IMAGES)
-        self.search = cached(search, cache_bytes - size_of(self.calibration), "reading the search split")
+        self.search = cached(images.search, cache_bytes - size_of(self.calibration), "reading the search split")
         self._prepared: dict[tuple[int, int], tuple[Iterable[Batch], Iterable[Batch]]] = {}
 
     @property

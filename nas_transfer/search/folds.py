@@ -12,7 +12,7 @@ import torch
 
 from nas_transfer.runs import Evaluation, Outcome, Usage, files
 from nas_transfer.runs.atomic import replacing
-from nas_transfer.search.evaluate import TrialEvaluator, no_batches
+from nas_transfer.search.evaluate import TrialEvaluator, TrialImages, no_batches
 from nas_transfer.search.objectives.base import TrialSubnet
 from nas_transfer.supernet.layers import fold_batch_norms
 from nas_transfer.tasks.metrics import MetricStates, metric_states, set_metric_states
@@ -54,8 +54,8 @@ class FoldedEvaluator(TrialEvaluator):
     def __init__(self, folds: Sequence[TrialEvaluator], folder: Path) -> None:
         first = folds[0]
         super().__init__(
-            first.supernet, no_batches, [], first.ground_truth, first.objectives, first.limits, 0, first.precision,
-            first.train, first.repair,
+            first.supernet, TrialImages(no_batches, [], first.ground_truth), first.objectives, first.limits, 0,
+            first.precision, first.train, first.repair,
         )  # fmt: skip
         self.folds = folds
         self.folder = folder

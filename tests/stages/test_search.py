@@ -24,7 +24,7 @@ from nas_transfer.report import find_runs, make_report, write_report
 from nas_transfer.report.collect import read_run
 from nas_transfer.report.studies import growth, read_study
 from nas_transfer.runs import Evaluation, Job, Outcome, files, read_front
-from nas_transfer.search.evaluate import TrialEvaluator
+from nas_transfer.search.evaluate import TrialEvaluator, TrialImages
 from nas_transfer.search.objectives.base import TrialSubnet
 from nas_transfer.search.resizing import gains_of
 from nas_transfer.stages import search as stage
@@ -389,6 +389,6 @@ def test_images_for_statistics_are_not_read_for_a_network_without_batch_norm(
     calibration = MagicMock(return_value=[{"images": torch.zeros(1)}])
     for network, reads in ((torch.nn.LayerNorm(2), 0), (torch.nn.BatchNorm2d(2), 1)):
         with caplog.at_level(logging.INFO):
-            evaluator = TrialEvaluator(MagicMock(network=network), calibration, [], None, {}, {}, 0, "32")
+            evaluator = TrialEvaluator(MagicMock(network=network), TrialImages(calibration, []), {}, {}, 0, "32")
         assert calibration.call_count == len(list(evaluator.calibration)) == reads
     assert caplog.text.count("the network has no BatchNorm") == 1

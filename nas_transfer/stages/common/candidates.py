@@ -14,7 +14,7 @@ from nas_transfer.errors import ConfigError
 from nas_transfer.runs import Evaluation, Usage, read_job, write_started
 from nas_transfer.runs.texts import value_text
 from nas_transfer.search.damage import ArchDamage
-from nas_transfer.search.evaluate import TrialEvaluator
+from nas_transfer.search.evaluate import TrialEvaluator, TrialImages
 from nas_transfer.stages.common.build import (
     build_blank,
     build_data,
@@ -147,12 +147,15 @@ def evaluator_of(
     hold_run_inputs(config, data, records=False)
     objectives = {name: objective.build() for name, objective in config.search.objectives.items()}
     give_damage(objectives, damage)
-    images, races = evaluation_batch(supernet, data), config.search.race is not None
+    in_batch, races = evaluation_batch(supernet, data), config.search.race is not None
+    images = TrialImages(
+        partial(data.calibration_dataloader, config.calibration_images, in_batch),
+        data.search_dataloader(data.batch_size if races else in_batch, shuffled=races),
+        data.search_ground_truth,
+    )
     evaluator = TrialEvaluator(
         supernet.to(evaluation_device(config.trainer.accelerator)),
-        partial(data.calibration_dataloader, config.calibration_images, images),
-        data.search_dataloader(data.batch_size if races else images, shuffled=races),
-        data.search_ground_truth,
+        images,
         objectives,
         limits_of(config.search.constraints),
         config.search.cache_mib * 2**20 if cache else 0,
