@@ -53,7 +53,7 @@ lint: $(READY)  ## run ruff and mypy
 docs: $(READY)  ## build the documentation in docs/_build/html; warnings are errors
 	$(BIN)/python -m sphinx -W --keep-going -q -d docs/_build/doctrees docs docs/_build/html
 
-bench: $(READY)  ## time training, the evaluation of trials and the computation of costs
+bench: $(READY)  ## time training, the evaluation of trials and the computation of costs beside plain loops: half an hour on one core
 	$(BIN)/python scripts/bench_supernet.py
 	$(BIN)/python scripts/bench_training.py
 	$(BIN)/python scripts/bench_evaluate.py

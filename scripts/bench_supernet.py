@@ -1,6 +1,6 @@
 """Compare the time of the archs of a supernet with that of the same archs as static channels_last networks.
 
-    python scripts/bench_supernet.py [--task classification detection segmentation] [--archs 8] [--rounds 7]
+    python scripts/bench_supernet.py [--task classification detection segmentation] [--archs 8] [--rounds 3]
 
 For each task, batch size and input size, both sides run the smallest, the largest and some random archs on the same
 images in training mode. They alternate in one process, so that changes in the speed of the machine affect both. An arch
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--batch", nargs="+", type=int, help="batch sizes, instead of those of the task")
     parser.add_argument("--size", nargs="+", type=int, help="input sizes in pixels, instead of those of the task")
     parser.add_argument("--archs", type=int, default=8, help="number of random archs, at least 2")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--operators", action="store_true", help="print the operators whose time differs most")
     options = parser.parse_args()

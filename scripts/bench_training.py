@@ -1,6 +1,6 @@
 """Compare the time of a training step with that of a bare loop over the same network and batches.
 
-    python scripts/bench_training.py [--steps 20] [--rounds 5] [key=value ...]
+    python scripts/bench_training.py [--steps 20] [--rounds 3] [key=value ...]
 
 Trains one arch of each task with drawn images, or of the task of the keys (`task=small_det data.root=DIR`), as
 `stage=finetune` does, and in a bare loop: load a batch, compute the losses, call ``backward``, make a step of the same
@@ -38,7 +38,7 @@ def main() -> None:
     """Time both loops for each task and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=20, help="timed steps of a round")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of each loop, in turn")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of each loop, in turn")
     parser.add_argument("keys", nargs="*", help="of the configuration; a task among them is the only one")
     options = parser.parse_args()
     given = [key for key in options.keys if key.startswith("task=")]
