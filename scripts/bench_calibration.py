@@ -56,15 +56,14 @@ def rows(options: argparse.Namespace, folder: Path) -> Iterable[str]:
     search = ["stage=search", "num_threads=1", *options.keys, f"run_dir={folder}"]
     settings = {count: read_config(composed([*search, f"calibration_images={count}"]), SearchConfig)
                 for count in (*options.counts, options.reference)}  # fmt: skip
-    evaluator = build_evaluator(settings[options.reference])
-    if evaluator.repair is not None:
+    of_reference = build_evaluator(settings[options.reference])
+    if of_reference.repair is not None:
         raise SystemExit("bench_calibration.py needs the weights of a supernet: repaired subnets measure no statistics")
-    space, rng = evaluator.supernet.space, np.random.default_rng(0)
+    space, rng = of_reference.supernet.space, np.random.default_rng(0)
     archs = [space.smallest(), space.largest(), *(space.sample(rng) for _ in range(options.archs - 2))]
-    expected, _ = scored(evaluator, archs, 0)
+    expected, _ = scored(of_reference, archs, 0)
     for count, config in settings.items():
-        if count != options.reference:
-            evaluator = build_evaluator(config)
+        evaluator = of_reference if count == options.reference else build_evaluator(config)
         taus, distances, seconds = [], [], []
         for draw in range(1, options.draws + 1):
             scores, times = scored(evaluator, archs, draw)
