@@ -6,7 +6,8 @@ Both evaluate the same archs of a supernet on drawn images: BatchNorm statistics
 on the search split. The plain loop does without the optimisations of this program. For each arch it builds new data
 loaders and a static NCHW float32 network, measures statistics as `torch.optim.swa_utils.update_bn` does, by passes of
 the whole network, and uses the default memory allocator. The metrics are the same. It runs in a process of its own,
-once before and once after this program, and the faster one counts. The supernet is trained for a few steps first, so
+once before and once after this program, and the faster one counts. Images that this program resizes for the first
+arch of an input size, and keeps for the others, are resized before the clock starts. The supernet is trained for a few steps first, so
 that scores differ. With one thread, the times are CPU times, which other work on the machine disturbs less.
 """
 
@@ -127,7 +128,11 @@ def timed(options: argparse.Namespace, task: str) -> dict[str, Any]:
             return plain_score(evaluator, arch)
         return evaluator.evaluate(Evaluation(0, arch.to_dict())).values["score"]
 
-    evaluate(space.smallest())  # warm up
+    by_size = {evaluator.supernet.input_size(arch): arch for arch in archs}
+    for arch in (
+        [archs[0]] if is_plain else by_size.values()
+    ):  # each input size once, as in the first trials of a search
+        evaluate(arch)
     seconds, scores = [], []
     for arch in archs:
         start = clock()
