@@ -7,8 +7,9 @@ on the search split. The plain loop does without the optimisations of this progr
 loaders and a static NCHW float32 network, measures statistics as `torch.optim.swa_utils.update_bn` does, by passes of
 the whole network, and uses the default memory allocator. The metrics are the same. It runs in a process of its own,
 once before and once after this program, and the faster one counts. Images that this program resizes for the first
-arch of an input size, and keeps for the others, are resized before the clock starts. The supernet is trained for a few steps first, so
-that scores differ. With one thread, the times are CPU times, which other work on the machine disturbs less.
+arch of an input size, and keeps for the others, are resized before the clock starts. The supernet is trained for a few
+steps first, so that scores differ. With one thread, the times are CPU times, which other work on the machine disturbs
+less.
 """
 
 from __future__ import annotations
