@@ -1,7 +1,7 @@
 """Choose archs and compare routes, for compare_routes.sh and compare_whole.sh.
 
 python scripts/compare_routes.py choose SEARCH_RUN 5      print the paths of five arch files spread over the front
-python scripts/compare_routes.py resized SEARCH_RUN       write and print arch files of the whole network at each size
+python scripts/compare_routes.py baselines SEARCH_RUN     write and print arch files of its baselines, made by hand
 python scripts/compare_routes.py sizes RUN                write and print the same from a run of the whole network
 python scripts/compare_routes.py table RUNS TASK          print the networks of each route, and their differences
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 
 from nas_transfer.api.running import composed
-from nas_transfer.report.routes import chosen_archs, compare, resized_archs
+from nas_transfer.report.routes import baseline_archs, chosen_archs, compare
 from nas_transfer.report.tables import route_table
 from nas_transfer.runs import files
 from nas_transfer.runs.atomic import write_text
@@ -46,8 +46,8 @@ def main() -> None:
     choose = commands.add_parser("choose")
     choose.add_argument("run", type=Path)
     choose.add_argument("count", type=int)
-    resized = commands.add_parser("resized")
-    resized.add_argument("run", type=Path)
+    baselines = commands.add_parser("baselines")
+    baselines.add_argument("run", type=Path)
     sizes = commands.add_parser("sizes")
     sizes.add_argument("run", type=Path)
     table = commands.add_parser("table")
@@ -57,8 +57,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.command == "choose":
         print(*chosen_archs(options.run, options.count), sep="\n")
-    elif options.command == "resized":
-        print(*resized_archs(options.run), sep="\n")
+    elif options.command == "baselines":
+        print(*baseline_archs(options.run), sep="\n")
     elif options.command == "sizes":
         print(*sized_archs(options.run), sep="\n")
     else:

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Compare the repaired subnets of one trained network with the network itself on smaller images.
+# Compare the repaired subnets of one trained network with what one would change by hand: its images or its head.
 #   scripts/compare_whole.sh TASK SEEDS [key=value ...]
 #   for instance: scripts/compare_whole.sh small_det "0 1 2" data.root=mine task.recipe.lr_batch=4
-#   S    trains the whole network, with the search split held out, and scores it at each input size of the task
+#   S    trains the whole network, with the search split held out, and scores it at each input size of the task and with
+#        narrower heads
 #   R    searches its subnets, repaired and untrained, and scores NETS networks of the front
 # Both are then trained alike for STEPS steps at the rate RATE, imitating the whole network with the share of
 # task.sampling.distillation. The last steps print two tables of compare_routes.py, before and after this training. R needs
@@ -30,7 +31,7 @@ for seed in $SEEDS; do
         name="R-$seed"
     for route in S R; do
         choice=(choose "$RUNS/search/$TASK/R-$seed" "$NETS")
-        if [[ $route == S ]]; then choice=(resized "$RUNS/search/$TASK/R-$seed"); fi
+        if [[ $route == S ]]; then choice=(baselines "$RUNS/search/$TASK/R-$seed"); fi
         index=0
         for arch in $("$PYTHON" "$here/compare_routes.py" "${choice[@]}"); do
             scored=(weights="$whole" arch="$arch")

@@ -85,15 +85,16 @@ def _repeats_series(front: Sequence[Trial], cost: str) -> Series:
 
 
 def _whole_network_series(study: StudyRecord, cost: str) -> list[Series]:
-    """The whole network at each input size, and the curve that the front is compared with."""
+    """The whole network at each input size and with narrower heads, and the curve that the front is compared with."""
 
     def series(label: str, trials: Sequence[Trial], style: Literal["points", "line"]) -> Series:
         ys = [_scaled(SCORE, trial.values[SCORE]) for trial in trials]
         titles = [trial_title(trial, study) for trial in trials]
         return Series(label, [trial.values[cost] for trial in trials], ys, style, 0, marker="square", titles=titles)
 
-    whole, curve = study.front.resized, curve_of(study.front, cost)
-    points = series("whole network, resized" if len(whole) > 1 else "whole network", whole, "points")
+    front, curve = study.front, curve_of(study.front, cost)
+    ways = [way for way, there in (("resized", len(front.resized) > 1), ("narrower heads", front.narrowed)) if there]
+    points = series(f"whole network{', ' if ways else ''}{' or '.join(ways)}", front.baselines, "points")
     return [series("", curve, "line"), points] if len(curve) > 1 else [points]
 
 
@@ -106,6 +107,8 @@ def trial_title(trial: Trial, study: StudyRecord) -> str:
     lines = [f"trial {trial.number}{', picked' if trial.number == study.front.picked else ''}"]
     if study.front.is_resized(trial.number):
         lines.append("the whole network")
+    elif study.front.is_narrowed(trial.number):
+        lines.append("the whole network with a narrower head")
     lines += _value_lines(trial.values, study.score_key)
     if trial.costs is not None:
         for unit, parts in (("macs", trial.costs.macs), ("params", trial.costs.params)):

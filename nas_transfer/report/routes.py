@@ -99,15 +99,15 @@ def chosen_archs(run: Path, count: int) -> list[Path]:
     return [run / trials[index].file for index in indices]
 
 
-def resized_archs(run: Path) -> list[Path]:
-    """Arch files of the whole network at each input size, written beside those of the front of a search.
+def baseline_archs(run: Path) -> list[Path]:
+    """Arch files of the baselines of a search, written beside those of its front: `Front.baselines`.
 
     Raises:
         RunError: the search has no front.
     """
     paths = []
-    for trial in read_front(run).resized:
-        paths.append(run / files.ARCHS_FOLDER / f"resized_{trial.number}.yaml")
+    for trial in read_front(run).baselines:
+        paths.append(run / files.ARCHS_FOLDER / f"baseline_{trial.number}.yaml")
         write_text(paths[-1], yaml.safe_dump(dict(trial.arch), sort_keys=False, default_flow_style=None))
     return paths
 

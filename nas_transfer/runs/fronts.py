@@ -99,6 +99,7 @@ class Front:
         predictor: the predictor that chose the last trials, None without one.
         resized: the trials of the whole network, the largest arch at each input size, on the front or not. It is one
             trial where a search has no gene of the input size.
+        narrowed: the trials of the largest arch with narrower neck and head, on the front or not.
 
     Raises:
         ValueError: a trial has no value of an objective.
@@ -109,9 +110,10 @@ class Front:
     picked: int | None = None
     predictor: PredictorQuality | None = None
     resized: tuple[Trial, ...] = ()
+    narrowed: tuple[Trial, ...] = ()
 
     def __post_init__(self) -> None:
-        for trial in (*self.trials, *self.resized):
+        for trial in (*self.trials, *self.baselines):
             for name in self.objectives:
                 if name not in trial.values:
                     raise ValueError(
@@ -128,6 +130,11 @@ class Front:
         """The objectives' directions, in the order of `names`."""
         return tuple(self.objectives.values())
 
+    @property
+    def baselines(self) -> tuple[Trial, ...]:
+        """The trials that the front is compared with: `resized` and `narrowed`."""
+        return (*self.resized, *self.narrowed)
+
     def trial(self, number: int | None) -> Trial | None:
         """The trial of this number, None if it is not on the front."""
         return next((trial for trial in self.trials if trial.number == number), None)
@@ -135,6 +142,10 @@ class Front:
     def is_resized(self, number: int) -> bool:
         """Whether the trial of this number is one of the whole network."""
         return any(trial.number == number for trial in self.resized)
+
+    def is_narrowed(self, number: int) -> bool:
+        """Whether the trial of this number is the whole network with narrower neck and head."""
+        return any(trial.number == number for trial in self.narrowed)
 
     def rows(self) -> list[dict[str, object]]:
         """The trials as plain dicts for a table: number, whether it is picked, values, costs, arch file."""

@@ -178,11 +178,14 @@ def write_front(
     picked = front.trial(front.picked)
     if picked is not None:
         write_text(folder / files.PICKED_ARCH, _arch_file(picked))
-    resized = tuple(
-        replace(trial, costs=costs_of(trial), file=files.arch_file(trial.number) if trial.number in numbers else "")
-        for trial in front.resized
+    resized, narrowed = (
+        tuple(
+            replace(trial, costs=costs_of(trial), file=files.arch_file(trial.number) if trial.number in numbers else "")
+            for trial in baselines
+        )
+        for baselines in (front.resized, front.narrowed)
     )
-    written = replace(front, trials=tuple(trials), resized=resized)
+    written = replace(front, trials=tuple(trials), resized=resized, narrowed=narrowed)
     written.write(folder)
     return written
 

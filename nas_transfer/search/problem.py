@@ -72,6 +72,7 @@ class Problem:
         weightless_genes: the genes that change no weight, such as the input size.
         num_variants: how many trials with other choices of these genes follow each proposed arch.
         damage: maps N archs to their damages (N,) (`nas_transfer.search.damage`), for predictors; None if not known.
+        width_genes: the widths of neck and head that one would reduce by hand; empty to begin without these archs.
     """
 
     space: SearchSpace
@@ -83,6 +84,7 @@ class Problem:
     weightless_genes: Sequence[str] = ()
     num_variants: int = 0
     damage: DamageFunction | None = None
+    width_genes: Sequence[str] = ()
 
     @property
     def size(self) -> int:
@@ -118,14 +120,42 @@ class Problem:
         return tuple(arch for arch, allowed in zip(archs, self.feasible(archs), strict=True) if allowed)
 
     @cached_property
+    def narrowed(self) -> tuple[Arch, ...]:
+        """The largest arch with narrower neck and head within the limits, the widest first.
+
+        In each arch, all `width_genes` are one choice smaller than in the one before, as far as they have smaller ones.
+        These are what one would try by hand beside smaller images.
+        """
+        whole = self.ends[-1]
+        places = [
+            place
+            for place, gene in enumerate(self.space.genes)
+            if gene.name in self.width_genes and gene.name not in self.frozen and self.space.is_active(whole, gene)
+        ]
+        archs = []
+        for step in range(1, max((len(self.space.genes[place].choices) for place in places), default=1)):
+            values = list(whole.values)
+            for place in places:
+                choices = self.space.genes[place].choices
+                values[place] = choices[max(0, len(choices) - 1 - step)]
+            archs.append(self.space.arch(values))
+        return tuple(arch for arch, allowed in zip(archs, self.feasible(archs), strict=True) if allowed)
+
+    @property
+    def baselines(self) -> tuple[Arch, ...]:
+        """The archs that a search is compared with: `resized` and `narrowed`."""
+        return (*self.resized, *self.narrowed)
+
+    @cached_property
     def first(self) -> tuple[Arch, ...]:
         """The archs of the first trials: the smallest, the largest, and the largest at each smaller input size.
 
-        The smallest and the largest arch of every other branch, such as another head, follow. The first two may be
-        outside the limits.
+        The largest with narrower neck and head, and the smallest and the largest arch of every other branch, such as
+        another head, follow. The first two may be outside the limits.
         """
         first, *others, last = self.ends
-        return (first, last, *dict.fromkeys(arch for arch in (*self.resized, *others) if arch not in (first, last)))
+        more = (*self.baselines, *others)
+        return (first, last, *dict.fromkeys(arch for arch in more if arch not in (first, last)))
 
     @property
     def num_more(self) -> int:

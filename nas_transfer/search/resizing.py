@@ -1,13 +1,13 @@
-"""What a search gained over the obvious alternative: the whole network at smaller input sizes, or as it is.
+"""What a search gained over the obvious alternatives: the whole network at smaller input sizes and with narrower heads.
 
-The curve of the whole network consists of its non-dominated sizes, joined by straight lines of score over cost, since
+The curve of these baselines consists of the non-dominated ones, joined by straight lines of score over cost, since
 sizes in between could be had as well. Beyond an end of the curve, that end stands for it. A trial of the front has
 
 - a gain in score: its score minus that of the curve at its cost;
 - a saving: one minus its cost divided by that of the curve at its score.
 
-A trial that is both cheaper and worse than the whole network at every size is not compared. One that is both costlier
-and better than all sizes has a gain in score, but no saving.
+A trial that is both cheaper and worse than all baselines is not compared. One that is both costlier and better than all
+of them has a gain in score, but no saving.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Values: TypeAlias = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Advantage:
-    """A trial of a front against the curve of the whole network.
+    """A trial of a front against the curve of the baselines.
 
     Attributes:
         trial: number of the trial.
@@ -47,17 +47,19 @@ class Advantage:
 
 @dataclass(frozen=True)
 class Gain:
-    """A front against the curve of the whole network, over one cost.
+    """A front against the curve of the baselines, over one cost.
 
     Attributes:
         cost: name of the cost.
         num_sizes: input sizes of the whole network.
+        num_heads: narrower heads of the whole network.
         advantages: those of all compared trials; of the front, and not of the whole network itself.
         num_cheaper: trials of the front that are not compared, since they are cheaper and worse than every size.
     """
 
     cost: str
     num_sizes: int
+    num_heads: int
     advantages: tuple[Advantage, ...]
     num_cheaper: int
 
@@ -79,10 +81,12 @@ class Gain:
     @property
     def baseline(self) -> str:
         """What the front is compared with, in words."""
-        return "resizing the whole network" if self.num_sizes > 1 else "the whole network"
+        sizes = "resizing the whole network" if self.num_sizes > 1 else "the whole network"
+        return f"{sizes}, or narrowing its head" if self.num_heads else sizes
 
     def __str__(self) -> str:
-        cheaper = f"{_networks(self.num_cheaper)} of the front cost less and score less than every size of it"
+        whole = "all of these" if self.num_heads else "every size of it"
+        cheaper = f"{_networks(self.num_cheaper)} of the front cost less and score less than {whole}"
         if self.best_score is None and self.best_saving is None:
             if self.num_cheaper and not self.advantages:
                 return f"the search found nothing that can be compared with {self.baseline}: {cheaper}"
@@ -110,8 +114,8 @@ def _networks(count: int) -> str:
     return f"{count} network{'' if count == 1 else 's'}"
 
 
-def whole_network(trials: Sequence[Trial], archs: Sequence[Arch]) -> tuple[Trial, ...]:
-    """The first trial of each of the archs of `Problem.resized`, in the order of the trials."""
+def trials_of(trials: Sequence[Trial], archs: Sequence[Arch]) -> tuple[Trial, ...]:
+    """The first trial of each of these archs, in the order of the trials."""
     contents = [arch.to_dict() for arch in archs]
     found: list[Trial] = []
     for trial in trials:
@@ -123,7 +127,7 @@ def whole_network(trials: Sequence[Trial], archs: Sequence[Arch]) -> tuple[Trial
 
 def gains_of(front: Front) -> list[Gain]:
     """The gain of a front over each minimised cost; none without a score, or without trials of the whole network."""
-    if SCORE not in front.objectives or not front.resized:
+    if SCORE not in front.objectives or not front.baselines:
         return []
     costs = [name for name, direction in front.objectives.items() if name != SCORE and direction == "minimize"]
     return [_gain(front, cost) for cost in costs]
@@ -131,20 +135,20 @@ def gains_of(front: Front) -> list[Gain]:
 
 def curve_of(front: Front, cost: str) -> list[Trial]:
     """The trials of the whole network that make up its curve over a cost, cheapest first."""
-    if not front.resized:
+    if not front.baselines:
         return []
-    points = _points(front, front.resized, cost)
+    points = _points(front, front.baselines, cost)
     kept = sorted(np.flatnonzero(non_dominated(points)), key=lambda index: (points[index, 0], index))
     distinct: dict[float, Trial] = {}
     for index in kept:
-        distinct.setdefault(points[index, 0], front.resized[index])
+        distinct.setdefault(points[index, 0], front.baselines[index])
     return list(distinct.values())
 
 
 def _gain(front: Front, cost: str) -> Gain:
     curve = _points(front, curve_of(front, cost), cost)
-    whole = {trial.number for trial in front.resized}
-    everything = [*front.trials, *front.resized]
+    whole = {trial.number for trial in front.baselines}
+    everything = [*front.trials, *front.baselines]
     best = [trial for trial, kept in zip(everything, non_dominated(_points(front, everything, cost))) if kept]
     searched = [trial for trial in best if trial.number not in whole]
     points = _points(front, searched, cost)
@@ -154,7 +158,7 @@ def _gain(front: Front, cost: str) -> Gain:
         for trial, gain, saving in zip(searched, gains, savings, strict=True)
         if not np.isnan(gain)
     ]
-    return Gain(cost, len(front.resized), tuple(found), len(searched) - len(found))
+    return Gain(cost, len(front.resized), len(front.narrowed), tuple(found), len(searched) - len(found))
 
 
 def _points(front: Front, trials: Sequence[Trial], cost: str) -> Values:

@@ -50,7 +50,7 @@ from nas_transfer.search.pareto import signs
 from nas_transfer.search.planning import trial_seconds
 from nas_transfer.search.problem import Costs as ArchCosts
 from nas_transfer.search.problem import Problem
-from nas_transfer.search.resizing import gains_of, whole_network
+from nas_transfer.search.resizing import gains_of, trials_of
 from nas_transfer.search.shared_study import SharedStudy
 from nas_transfer.search.statistics import rank_quality
 from nas_transfer.stages.common.build import build_data, build_task, hold_run_inputs, set_threads
@@ -158,7 +158,7 @@ class _Search:
         self.problem = searched_problem(config, self.task, self.objectives, repairs=self.repairs)
         if keys.trials is None and not uses_damage(config, checkpoint):
             make_sampler(config, self.problem, None)  # an infeasible constraint ends the search before archs are timed
-        self.plan = plan_of_run(config, launch, len(self.problem.resized))
+        self.plan = plan_of_run(config, launch, len(self.problem.baselines))
         self.config = config = planned(config, self.plan)
         images_per_step = (keys.folds or 1) * data.batch_size * config.task.recipe.build().accumulate
         keeps = keeps_networks(config, self.objectives, repairs=self.repairs)
@@ -167,7 +167,7 @@ class _Search:
         give_damage(self.objectives, damage)
         self.sampler = make_sampler(config, self.problem, damage)
         self.study = open_study(config, self.task.space, self.objectives, self.sampler)
-        self.loop = SearchLoop(self.study, folder, schedule, launch, self.log_progress, self.problem.resized)
+        self.loop = SearchLoop(self.study, folder, schedule, launch, self.log_progress, self.problem.baselines)
         self.done_before = len(self.study.told()) + len(self.study.failures()) + self.study.num_left_out()
         self.ranges: Mapping[str, CostRange] = {}
 
@@ -241,8 +241,9 @@ class _Search:
         if predictor is None and (self.folder / files.FRONT).is_file():
             predictor = read_front(self.folder).predictor  # from before an interruption
         told = self.study.told()
-        resized = whole_network(told, self.problem.resized)
-        return replace(front_of(told, self.study.directions), predictor=predictor, resized=resized)
+        resized, narrowed = (trials_of(told, archs) for archs in (self.problem.resized, self.problem.narrowed))
+        front = front_of(told, self.study.directions)
+        return replace(front, predictor=predictor, resized=resized, narrowed=narrowed)
 
     def costs_of(self, trial: Trial) -> Costs:
         """The costs of a trial's arch."""

@@ -90,7 +90,7 @@ class DetectionTask(Task[DetectionBatch, dict[str, Tensor]]):
         super().__init__(settings, largest.build(settings), own_genes)
         self.kind = replace(type(self).kind.with_model(detector.model), model=largest.model)
         self.untrained_genes, self.head_repair = detector.untrained_genes, detector.head_repair
-        self.weightless_genes = detector.weightless_genes
+        self.weightless_genes, self.width_genes = detector.weightless_genes, detector.width_genes
         self.category_ids = list(category_ids)
         self.detector = detector
         self.choices = genes

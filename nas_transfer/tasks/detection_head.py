@@ -33,6 +33,7 @@ class DetectionHead(Protocol):
         smallest_batch: the fewest images of a training step on one device.
         untrained_genes: genes whose smaller choices can do with the weights of the largest.
         weightless_genes: genes that change no weight: one network runs at all choices.
+        width_genes: widths among `untrained_genes`.
         head_repair: repairs neck and head of a subnet of one trained network.
     """
 
@@ -40,6 +41,7 @@ class DetectionHead(Protocol):
     smallest_batch: ClassVar[int]
     untrained_genes: ClassVar[tuple[str, ...]]
     weightless_genes: ClassVar[tuple[str, ...]]
+    width_genes: ClassVar[tuple[str, ...]]
     head_repair: ClassVar[type[HeadRepair]]
 
     @property

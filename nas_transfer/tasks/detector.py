@@ -72,6 +72,7 @@ class DetectorSize:
         "min_size", "fpn_levels", "fpn_channels", "box_head_channels", "proposals_test"
     )  # fmt: skip
     weightless_genes: ClassVar[tuple[str, ...]] = ("min_size", "proposals_test")
+    width_genes: ClassVar[tuple[str, ...]] = ("fpn_channels", "box_head_channels")
     head_repair: ClassVar[type[HeadRepair]] = DetectorRepair
 
     fpn_levels: Positive

@@ -63,6 +63,7 @@ class FcosSize:
     smallest_batch: ClassVar[int] = 1
     untrained_genes: ClassVar[tuple[str, ...]] = ("min_size",)
     weightless_genes: ClassVar[tuple[str, ...]] = ("min_size",)
+    width_genes: ClassVar[tuple[str, ...]] = ()
     head_repair: ClassVar[type[HeadRepair]] = HeadRepair
 
     fpn_levels: Positive

@@ -76,6 +76,12 @@ class SeveralDetectors(SeveralHeads[DetectionHead]):
         return tuple(dict.fromkeys(renamed))
 
     @property
+    def width_genes(self) -> tuple[str, ...]:
+        """Those of the largest detector."""
+        candidates = self.candidates
+        return candidates.renamed(candidates.last, candidates.largest[candidates.last].width_genes)
+
+    @property
     def head_repair(self) -> type[HeadRepair]:
         """That of the largest detector."""
         return self.candidates.largest[self.candidates.last].head_repair

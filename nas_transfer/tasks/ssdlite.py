@@ -70,6 +70,7 @@ class SsdliteSize:
     smallest_batch: ClassVar[int] = 2  # the last maps may have one pixel, which one image cannot be normalised by
     untrained_genes: ClassVar[tuple[str, ...]] = ("min_size",)
     weightless_genes: ClassVar[tuple[str, ...]] = ("min_size",)
+    width_genes: ClassVar[tuple[str, ...]] = ()
     head_repair: ClassVar[type[HeadRepair]] = HeadRepair
 
     taps: Positive

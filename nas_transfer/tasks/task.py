@@ -92,6 +92,7 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
         input_gene: the gene that chooses the input size, in spaces that have it; None for tasks without one.
         untrained_genes: the genes of the task whose smaller choices can do with the weights of the largest.
         weightless_genes: the genes that change no weight, such as the input size: one network runs at all choices.
+        width_genes: the widths of neck and head among `untrained_genes`, which one would reduce by hand.
         taps: indices of the body's feature maps that neck and head read.
         head_repair: repairs neck and head of a subnet of one trained network (`nas_transfer.tasks.repair`).
         normalise: maps uint8 images to what the weights expect, for networks that do not normalise by themselves.
@@ -112,6 +113,7 @@ class Task(nn.Module, ABC, Generic[BatchT, OutputsT]):
     input_gene: ClassVar[str | None] = None
     untrained_genes: tuple[str, ...] = ()
     weightless_genes: tuple[str, ...] = ()
+    width_genes: tuple[str, ...] = ()
     taps: tuple[int, ...] = (0, 1, 2, 3)
     head_repair: type[HeadRepair] = HeadRepair
 

@@ -243,6 +243,11 @@ def test_the_front_stands_beside_the_whole_network(
     assert [path.count("L") for path in curve] == [1] * (len(whole) > 1)
     assert "the whole network" in figure
     assert "whole network" not in before
+    replace(front, resized=tuple(resized[:1]), narrowed=tuple(resized[1:])).write(study)
+    figure = made(runs)[0].partition("map (%) against MACs")[2].partition("</figure>")[0]
+    assert ("whole network, narrower heads</" in figure) == (len(whole) > 1)
+    assert ("the whole network with a narrower head" in figure) == (len(whole) > 1)
+    assert figure.count('<g class="mark s0 square">') == len(whole)
 
 
 def test_trust_repeats_predictor_and_pictures_are_shown(runs: Path) -> None:

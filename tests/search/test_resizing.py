@@ -9,7 +9,7 @@ import pytest
 from nas_transfer.arch import Gene
 from nas_transfer.runs import Front, Trial
 from nas_transfer.search.front import front_of
-from nas_transfer.search.resizing import Gain, curve_of, gains_of, whole_network
+from nas_transfer.search.resizing import Gain, curve_of, gains_of, trials_of
 from nas_transfer.space import SearchSpace
 
 OBJECTIVES = {"score": "maximize", "macs": "minimize"}
@@ -147,6 +147,25 @@ def test_a_front_without_overlap_is_not_compared() -> None:
                                "score less than every size of it")  # fmt: skip
 
 
+def test_narrower_heads_are_part_of_the_curve() -> None:
+    sizes, heads = trials([(40, 0.8), (10, 0.5)], 0), trials([(20, 0.75), (15, 0.5)], 10)
+    searched = trials([(30, 0.79), (8, 0.3)], 100)
+    found = front_of([*sizes, *heads, *searched], OBJECTIVES)
+    study = Front(OBJECTIVES, found.trials, resized=tuple(sizes), narrowed=tuple(heads))
+    assert [trial.number for trial in curve_of(study, "macs")] == [1, 10, 0]
+    (only,) = gains_of(study)
+    assert [one.trial for one in only.advantages] == [100]  # network 10 is on the front, but is no find of the search
+    assert only.advantages[0].score == pytest.approx(0.79 - 0.775)
+    assert str(only) == (
+        "compared with resizing the whole network, or narrowing its head, the front has up to 1.50 points more score "
+        "at equal macs (trial 100; 1.50 on average over 1 network) and up to 16.7 % less macs at equal score "
+        "(trial 100; 16.7 % on average over 1 network); 1 network of the front cost less and score less than "
+        "all of these"
+    )
+    (alone,) = gains_of(Front(OBJECTIVES, found.trials, resized=(sizes[0],), narrowed=tuple(heads)))
+    assert alone.baseline == "the whole network, or narrowing its head"
+
+
 def test_each_cost_is_compared_alone_and_a_study_without_a_score_or_whole_network_is_not() -> None:
     values = [{"score": 0.5, "macs": 10.0, "ms": 1.0}, {"score": 0.4, "macs": 10.0, "ms": 0.5}]
     whole, other = (Trial(number, {}, one) for number, one in enumerate(values))
@@ -168,4 +187,4 @@ def test_the_whole_network_is_found_once_at_each_size() -> None:
     space = SearchSpace("sizes", (Gene("resolution", (32, 64)), Gene("depth", (1, 2))))
     archs = [space.arch(values) for values in ((32, 1), (64, 2), (32, 2), (64, 2))]
     told = [Trial(number, arch.to_dict(), {"score": 0.5}) for number, arch in enumerate(archs)]
-    assert [trial.number for trial in whole_network(told, [archs[1], archs[2]])] == [1, 2]
+    assert [trial.number for trial in trials_of(told, [archs[1], archs[2]])] == [1, 2]

@@ -330,6 +330,38 @@ def test_a_frozen_head_has_its_own_ends_and_no_other_is_proposed() -> None:
     assert {arch["head"] for arch in archs} == {2}
 
 
+WHOLE = SearchSpace(
+    "whole",
+    (
+        Gene("depth", (1, 2, 3)),
+        Gene("min_size", (32, 64)),
+        Gene("fpn_channels", (4, 8, 16, 32)),
+        Gene("box_channels", (8, 16)),
+    ),
+)
+WIDTHS = ("fpn_channels", "box_channels")
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_a_search_of_a_whole_network_begins_with_narrower_heads_too(name: str) -> None:
+    problem = Problem(WHOLE, input_gene="min_size", width_genes=WIDTHS)
+    narrower = [(3, 64, 16, 8), (3, 64, 8, 8), (3, 64, 4, 8)]
+    assert [arch.values for arch in problem.narrowed] == narrower
+    archs = asked(name, problem, 10)
+    assert [arch.values for arch in archs[:6]] == [(1, 32, 4, 8), (3, 64, 32, 16), (3, 32, 32, 16), *narrower]
+    assert len(set(archs)) == 10
+
+
+def test_narrower_heads_keep_frozen_genes_and_the_limits() -> None:
+    def width(archs: Sequence[Arch]) -> Costs:
+        return {"width": np.array([arch["fpn_channels"] for arch in archs], dtype=float)}
+
+    problem = Problem(WHOLE, {"box_channels": 16}, {"width": Limit(low=8, high=16)}, width, width_genes=WIDTHS)
+    assert [arch.values for arch in problem.narrowed] == [(3, 64, 16, 16), (3, 64, 8, 16)]
+    assert Problem(WHOLE, {"box_channels": 16, "fpn_channels": 8}, width_genes=WIDTHS).narrowed == ()
+    assert Problem(WHOLE).narrowed == ()
+
+
 def test_any_other_head_is_one_step_away() -> None:
     problem = Problem(HEADS)
     around = problem.neighbours(HEADS.smallest())

@@ -33,7 +33,9 @@ def searched_problem(
         repairs: whether trials are parts of one whole network.
     """
     fixed = trained_genes(config, task, objectives) if repairs else []
-    return make_problem(config.search, task, objectives, fixed)
+    problem = make_problem(config.search, task, objectives, fixed)
+    problem.width_genes = task.width_genes if repairs else ()
+    return problem
 
 
 def make_sampler(config: SearchConfig, problem: Problem, damage: ArchDamage | None) -> ArchSampler:

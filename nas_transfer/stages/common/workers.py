@@ -70,7 +70,7 @@ def run_worker(config: SearchConfig, evaluator: TrialEvaluator) -> None:
     images_per_step = int(str(config.data["batch_size"])) * config.task.recipe.build().accumulate
     keeps = keeps_networks(config, objectives, repairs=checkpoint.arch is not None)
     schedule = schedule_of(config, plan, images_per_step, keeps=keeps)
-    worker = Worker(study, schedule, evaluator.evaluate, read_spent(config.folder), sampler.problem.resized)
+    worker = Worker(study, schedule, evaluator.evaluate, read_spent(config.folder), sampler.problem.baselines)
     logger.info("this worker asks for trials")
     logger.info("this worker told %d trials", worker.run())
 

@@ -1,0 +1,49 @@
+"""The archs with which a search begins, for each task."""
+
+import pytest
+
+from nas_transfer.api.running import composed
+from nas_transfer.search.problem import Problem
+from nas_transfer.stages.common.build import build_blank
+from nas_transfer.stages.common.problem import searched_problem
+from nas_transfer.stages.config.entry import read_config
+from nas_transfer.stages.config.search import SearchConfig
+from nas_transfer.tasks.task import Task
+
+
+def problem_of(task: str, *, repairs: bool) -> tuple[Task, Problem]:
+    config = read_config(composed(["stage=search", *f"task={task}".split(), "weights=none"]), SearchConfig)
+    built = build_blank(config, config.supernet.build())
+    objectives = {name: objective.build() for name, objective in config.search.objectives.items()}
+    return built, searched_problem(config, built, objectives, repairs=repairs)
+
+
+HEADS = {
+    "shapes_cls": [],
+    "shapes_det": [
+        {"fpn_channels": 32, "box_head_channels": 128},
+        {"fpn_channels": 16, "box_head_channels": 64},
+    ],
+    "shapes_det detector=several_shapes": [
+        {"faster_rcnn_fpn_channels": 32, "faster_rcnn_box_head_channels": 128},
+        {"faster_rcnn_fpn_channels": 16, "faster_rcnn_box_head_channels": 64},
+    ],
+    "shapes_seg": [],
+    "shapes_pose": [],
+}
+"""The narrower heads of conf/detector whose weights can be repaired."""
+
+
+@pytest.mark.parametrize("task", HEADS)
+def test_a_search_of_a_whole_network_begins_with_its_narrower_heads(task: str) -> None:
+    built, problem = problem_of(task, repairs=True)
+    largest = built.space.largest()
+    changes = [
+        {name: arch[name] for name in built.space.names if arch[name] != largest[name]} for arch in problem.narrowed
+    ]
+    assert changes == HEADS[task]
+    assert set(problem.narrowed) <= set(problem.first)
+
+
+def test_a_search_of_a_supernet_does_not() -> None:
+    assert problem_of("shapes_det", repairs=False)[1].narrowed == ()
