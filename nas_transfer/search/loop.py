@@ -96,7 +96,7 @@ class Schedule:
         rungs: training steps after which trials are scored.
         budget: limits that may end the search before `trials` is reached.
         races: whether trials race against those of the front.
-        keeps: whether trials keep their networks, so that those of the front need no second evaluation.
+        keeps_networks: whether trials keep their networks, so that those of the front need no second evaluation.
 
     Raises:
         ConfigError: a number is below 1.
@@ -109,7 +109,7 @@ class Schedule:
     rungs: Rungs = field(default_factory=Rungs)
     budget: Budget = field(default_factory=Budget)
     races: bool = False
-    keeps: bool = False
+    keeps_networks: bool = False
 
     def __post_init__(self) -> None:
         given = {"trials": self.trials, "ask_batch": self.ask_batch, "trials_per_job": self.trials_per_job}
@@ -217,7 +217,7 @@ class SearchLoop:
         rivals = tuple(self.study.front()) if self.schedule.races else None
         evaluations = [
             Evaluation(
-                number, arch.to_dict(), files.trial_file(number), rungs.steps[-1], keep=self.schedule.keeps,
+                number, arch.to_dict(), files.trial_file(number), rungs.steps[-1], keep=self.schedule.keeps_networks,
                 rivals=() if rivals and arch in self.baselines else rivals,
             )
             for number, arch in batch

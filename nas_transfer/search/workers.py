@@ -97,7 +97,7 @@ class Worker:
             last = steps == rungs.steps[-1]
             evaluation = Evaluation(
                 asked.number, asked.arch.to_dict(), files.rung_file(asked.number, steps), steps, previous,
-                keep=not last or self.schedule.keeps, rivals=self._rivals(asked) if last else None,
+                keep=not last or self.schedule.keeps_networks, rivals=self._rivals(asked) if last else None,
             )  # fmt: skip
             outcome = self._evaluated(evaluation)
             at_rungs.append(outcome)

@@ -67,7 +67,7 @@ from nas_transfer.stages.common.launching import WorkerLauncher
 from nas_transfer.stages.common.planning import close_plan, plan_of_run, planned, schedule_of
 from nas_transfer.stages.common.problem import make_sampler, searched_problem
 from nas_transfer.stages.common.racing import make_race
-from nas_transfer.stages.common.repair import check_scored_images, forget_networks, keep_networks, keeps_networks
+from nas_transfer.stages.common.repair import check_scored_images, remove_networks, write_networks
 from nas_transfer.stages.common.results import cost_report, make_result
 from nas_transfer.stages.common.slurm_jobs import wait_for_jobs
 from nas_transfer.stages.common.timing import time_search
@@ -161,8 +161,7 @@ class _Search:
         self.plan = plan_of_run(config, launch, len(self.problem.baselines))
         self.config = config = planned(config, self.plan)
         images_per_step = (keys.folds or 1) * data.batch_size * config.task.recipe.build().accumulate
-        keeps = keeps_networks(config, self.objectives, repairs=self.repairs)
-        schedule = schedule_of(config, self.plan, images_per_step, keeps=keeps)
+        schedule = schedule_of(config, self.plan, images_per_step, self.objectives, repairs=self.repairs)
         damage = prepare_damage(config, self.task.space, checkpoint, launch)
         give_damage(self.objectives, damage)
         self.sampler = make_sampler(config, self.problem, damage)
@@ -204,7 +203,7 @@ class _Search:
             raise RunError(f"no trial can be picked: {share}, trial {number} with {reason}")
         picked = pick(front, self.config.pick, self.config.pick_under or {}, self.trade_off)
         if self.repairs and not isinstance(self.config, ProxyConfig):
-            front = keep_networks(self.loop, front, self.task.weightless_genes)
+            front = write_networks(self.loop, front, self.task.weightless_genes)
             picked = next(trial for trial in front.trials if trial.number == picked.number)
         rescored = rescore(self.config, self.loop, front)
         front = write_front(self.folder, replace(front, picked=picked.number), self.costs_of, rescored)
@@ -283,8 +282,8 @@ class _Search:
         """Log the progress, and write the front so far."""
         front = self.front()
         write_front(self.folder, front, self.costs_of)
-        if self.loop.schedule.keeps:
-            forget_networks(self.folder, self.study)
+        if self.loop.schedule.keeps_networks:
+            remove_networks(self.folder, self.study)
         told, first = self.study.told(), front.names[0]
         if len(told) >= LEAST_TOLD and len({trial.values[first] for trial in told}) == 1:
             logger.warning(

@@ -19,9 +19,10 @@ import yaml
 from scipy.stats import kendalltau
 
 from nas_transfer.runs import files, read_front
-from nas_transfer.stages.common.repair import forget_networks
+from nas_transfer.stages.common.repair import remove_networks
 from tests.conftest import REPOSITORY, load_supernet
 from tests.test_cli import forked, sentence
+from tests.test_cli import run as run_command
 
 SETTINGS = [
     "task=shapes_cls", "data.draw.num_train=60", "data.draw.num_val=12", "data.draw.image_size=48",
@@ -79,7 +80,7 @@ def test_the_networks_of_the_front_and_of_running_trials_stay(tmp_path: Path) ->
     for number in range(4):
         files.network_folder(tmp_path, number).mkdir(parents=True)
     study = MagicMock(finished=lambda: {0, 1, 2}, front=lambda: [1])
-    forget_networks(tmp_path, study)
+    remove_networks(tmp_path, study)
     assert sorted(path.name for path in (tmp_path / files.NETWORKS_FOLDER).iterdir()) == ["trial_1", "trial_3"]
 
 
@@ -97,6 +98,18 @@ def test_a_lost_network_is_repaired_again_to_the_same_score(folder: Path) -> Non
     assert outcome["values"] == dict(lost.values)
     again, first = torch.load(network / files.WEIGHTS), torch.load(io.BytesIO(before))
     assert all(torch.equal(again["body"][name], tensor) for name, tensor in first["body"].items())
+
+
+@pytest.mark.slow
+def test_workers_keep_the_networks_that_they_score(folder: Path) -> None:
+    run = folder / "runs/search/shapes_cls/workers"
+    run_command(folder, *SETTINGS, *SEARCH, "name=workers", "search.workers=2", "search.trials=5")
+    front = read_front(run)
+    kept = sorted(path.name for path in (run / files.NETWORKS_FOLDER).iterdir())
+    assert kept == sorted(f"trial_{trial.number}" for trial in front.trials)  # and no outcome of a second evaluation
+    for trial in front.trials:
+        assert torch.load(files.network_folder(run, trial.number) / files.WEIGHTS)["arch"] == dict(trial.arch)
+    assert "writing" not in (run / files.LOG).read_text()
 
 
 @pytest.mark.slow

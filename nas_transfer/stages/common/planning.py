@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TypeVar
 
@@ -12,6 +13,8 @@ from nas_transfer.runs import files
 from nas_transfer.runs.plan import Plan, Timing, read_plan, read_timing
 from nas_transfer.runs.texts import counted, duration
 from nas_transfer.search.loop import Launch, Schedule, prepare
+from nas_transfer.search.objectives.base import Objective
+from nas_transfer.search.objectives.score import Score
 from nas_transfer.search.planning import TrialSeconds, batch_of, start_of, trial_seconds, trials_in
 from nas_transfer.stages.common.slurm_jobs import wait_for_jobs
 from nas_transfer.stages.config.search import ProxyConfig, SearchConfig
@@ -95,17 +98,23 @@ def planned(config: Config, plan: Plan | None) -> Config:
     return replace(config, search=search)
 
 
-def schedule_of(config: SearchConfig, plan: Plan | None, images_per_step: int, *, keeps: bool) -> Schedule:
+def schedule_of(
+    config: SearchConfig, plan: Plan | None, images_per_step: int, objectives: Mapping[str, Objective], *, repairs: bool
+) -> Schedule:
     """Batches, jobs, rungs and limits of a planned search. Its minutes are a limit, too: a timed step may be wrong.
 
+    Trials keep their networks if they are repaired and scored, but not trained.
+
     Args:
-        keeps: whether trials keep their networks.
+        repairs: whether the archs are subnets of one whole network.
     """
     budget = config.budget(images_per_step)
     if plan is not None:
         limits = [limit for limit in (budget.device_minutes, plan.device_minutes) if limit is not None]
         budget = replace(budget, device_minutes=min(limits))
-    return replace(config.search.schedule(config.rungs(), budget), keeps=keeps)
+    is_scored = any(isinstance(objective, Score) for objective in objectives.values())
+    keeps = repairs and is_scored and not isinstance(config, ProxyConfig)
+    return replace(config.search.schedule(config.rungs(), budget), keeps_networks=keeps)
 
 
 def close_plan(config: SearchConfig, plan: Plan | None, trials: int) -> None:

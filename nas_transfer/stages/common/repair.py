@@ -16,8 +16,6 @@ from nas_transfer.errors import ConfigError
 from nas_transfer.runs import Evaluation, Front, Trial, files
 from nas_transfer.runs.versions import versions
 from nas_transfer.search.loop import SearchLoop
-from nas_transfer.search.objectives.base import Objective
-from nas_transfer.search.objectives.score import Score
 from nas_transfer.search.study import Study
 from nas_transfer.stages.common.build import build_task, evaluation_device
 from nas_transfer.stages.config.base import DataRunConfig
@@ -111,17 +109,7 @@ class RepairedTrials:
         )  # fmt: skip
 
 
-def keeps_networks(config: SearchConfig, objectives: Mapping[str, Objective], *, repairs: bool) -> bool:
-    """Whether the trials of a search keep their networks: repaired and scored, and not trained.
-
-    Args:
-        repairs: whether the archs are subnets of one whole network.
-    """
-    is_scored = any(isinstance(objective, Score) for objective in objectives.values())
-    return repairs and is_scored and not isinstance(config, ProxyConfig)
-
-
-def forget_networks(folder: Path, study: Study) -> None:
+def remove_networks(folder: Path, study: Study) -> None:
     """Delete the networks of finished trials that are not on the front.
 
     Args:
@@ -136,7 +124,7 @@ def forget_networks(folder: Path, study: Study) -> None:
             network.with_suffix(".json").unlink(missing_ok=True)
 
 
-def keep_networks(loop: SearchLoop, front: Front, weightless: Sequence[str]) -> Front:
+def write_networks(loop: SearchLoop, front: Front, weightless: Sequence[str]) -> Front:
     """Write the network of each trial of the front as a run folder of its own, unless the trial has kept it.
 
     Args:
@@ -165,7 +153,7 @@ def keep_networks(loop: SearchLoop, front: Front, weightless: Sequence[str]) -> 
     if missing:
         logger.info("writing %d networks of the front", len(missing))
     metrics = {outcome.trial: outcome.metrics for outcome in loop.outcomes(evaluations)}
-    forget_networks(loop.folder, loop.study)
+    remove_networks(loop.folder, loop.study)
     scored = (replace(trial, metrics=trial.metrics or metrics[trial.number]) for trial in front.trials)
     return replace(front, trials=tuple(scored))
 

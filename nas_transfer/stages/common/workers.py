@@ -26,7 +26,6 @@ from nas_transfer.stages.common.damage import damage_of_run
 from nas_transfer.stages.common.launching import WorkerLauncher
 from nas_transfer.stages.common.planning import planned, schedule_of
 from nas_transfer.stages.common.problem import make_sampler, searched_problem
-from nas_transfer.stages.common.repair import keeps_networks
 from nas_transfer.stages.config.search import SearchConfig
 
 logger = logging.getLogger(__name__)
@@ -68,8 +67,7 @@ def run_worker(config: SearchConfig, evaluator: TrialEvaluator) -> None:
     assert isinstance(study, SharedStudy)
     _require_same_program(study)
     images_per_step = int(str(config.data["batch_size"])) * config.task.recipe.build().accumulate
-    keeps = keeps_networks(config, objectives, repairs=checkpoint.arch is not None)
-    schedule = schedule_of(config, plan, images_per_step, keeps=keeps)
+    schedule = schedule_of(config, plan, images_per_step, objectives, repairs=checkpoint.arch is not None)
     worker = Worker(study, schedule, evaluator.evaluate, read_spent(config.folder), sampler.problem.baselines)
     logger.info("this worker asks for trials")
     logger.info("this worker told %d trials", worker.run())
