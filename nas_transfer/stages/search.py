@@ -7,9 +7,7 @@ in the process that the launcher starts.
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -20,7 +18,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from nas_transfer.arch import SUPERNET, Arch, short_id
+from nas_transfer.arch import SUPERNET, Arch
 from nas_transfer.errors import BusyError, RunError
 from nas_transfer.runs import (
     SECONDS_PER_HOUR,
@@ -63,6 +61,7 @@ from nas_transfer.stages.common.candidates import (
     searched_weights,
 )
 from nas_transfer.stages.common.damage import damage_usage, give_damage, prepare_damage, uses_damage
+from nas_transfer.stages.common.front_table import front_table, heads_on
 from nas_transfer.stages.common.launching import WorkerLauncher
 from nas_transfer.stages.common.planning import close_plan, plan_of_run, planned, schedule_of
 from nas_transfer.stages.common.problem import make_sampler, searched_problem
@@ -211,7 +210,7 @@ class _Search:
         if isinstance(self.config, ProxyConfig):
             validation = validate_proxy(self.config, self.loop, front)
         self.write_result(front, picked, validation)
-        self.show(front, picked, rescored, validation)
+        self.show(front, rescored, validation)
         return picked.values[front.names[0]]
 
     def log_estimate(self) -> None:
@@ -331,15 +330,6 @@ class _Search:
         quality = rank_quality(scores, -damages, self.config.seed)
         return f"score = {100 * line.whole:.2f} % - {100 * line.factor:.2f} points x damage; damage ranks: {quality}"
 
-    def head_of(self, trial: Trial) -> str:
-        """The name of the head of a trial's arch; empty if the task has one head."""
-        return self.task.head_name(self.task.space.from_dict(trial.arch)) or ""
-
-    def heads_on(self, front: Front) -> str | None:
-        """How many trials of the front have which head, None if the task has one head."""
-        counts = Counter(map(self.head_of, front.trials))
-        return None if "" in counts else f"heads on the front: {', '.join(f'{name} {n}' for name, n in counts.items())}"
-
     def lineage(self) -> tuple[Ancestor, ...]:
         """The files that the searched supernet descends from; those of an earlier pick, whose files may be gone."""
         earlier = read_result(self.folder)
@@ -378,23 +368,10 @@ class _Search:
         )  # fmt: skip
         result.write(self.folder)
 
-    def show(self, front: Front, picked: Trial, rescored: Rescored | None, validation: Validation | None) -> None:
+    def show(self, front: Front, rescored: Rescored | None, validation: Validation | None) -> None:
         """Print the front, with a mark at the picked trial."""
         print(f"search {self.config.task.name}: {self.folder}")
-        heads = "".join(f"{name:>16}" for name in front.names)
-        unscored = SCORE not in front.names and any(self.task.score_key in trial.metrics for trial in front.trials)
-        heads += f"{SCORE:>16}" if unscored else ""
-        print(f"  trial  {heads}{'' if rescored is None else '          again'}   at          arch")
-        for trial in front.trials:
-            mark = "*" if trial.number == picked.number else " "
-            shown = dict(trial.values)
-            if unscored:
-                shown[SCORE] = trial.metrics.get(self.task.score_key, math.nan)
-            values = "".join(f"{value_text(name, value):>16}" for name, value in shown.items())
-            again = "" if rescored is None else f"{rescored.shown(trial.number):>15}"
-            size = "x".join(map(str, self.costs_of(trial).input_size))
-            about = f"{size:<10}  {short_id(trial.arch)}  {self.head_of(trial)}".rstrip()
-            print(f"{mark} {trial.number:5d}  {values}{again}   {about}")
+        print(*front_table(front, self.task, rescored), sep="\n")
         share = self.hypervolume(front)
         volume = "undefined" if share is None else f"{100 * share:.2f} %"
         rule = _rule(self.config.pick, self.trade_off)
@@ -403,7 +380,7 @@ class _Search:
             f"picked (*) by {rule}: {self.folder / files.PICKED_ARCH}"
         )
         raced = None if self.config.search.race is None else self.study.raced()
-        for line in (raced, self.heads_on(front), self.additive(), rescored, validation, *gains_of(front)):
+        for line in (raced, heads_on(front, self.task), self.additive(), rescored, validation, *gains_of(front)):
             if line is not None:
                 print(f"  {line}")
 
