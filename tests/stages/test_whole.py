@@ -202,6 +202,12 @@ def test_networks_that_are_trained_are_not_scored_on_all_of_train(folder: Path) 
     assert "data.split.search_fraction=1 scores archs on the images that they were trained on" in sentence(done)
 
 
+def test_a_supernet_is_not_trained_on_the_images_that_compare_its_archs(tmp_path: Path) -> None:
+    train = ["stage=pretrain", "arch=supernet", "data.split.search_fraction=1", "data.split.hold_out_search=null"]
+    done = forked(tmp_path, *SETTINGS, *train, "name=refused", "trainer.max_steps=1", code=2)
+    assert "data.split.search_fraction=1 leaves no image on which a search could compare" in sentence(done)
+
+
 DAMAGE = [
     "stage=search", f"weights={WHOLE}", "objective=[damage,macs]", "sampler=predicted_front", "search.ask_batch=12",
     "search.sampler.num_random=6", "name=damage", "search.trials=24",

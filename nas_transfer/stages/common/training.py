@@ -67,10 +67,10 @@ def train(config: TrainConfig, folder: Path) -> Result | None:
     set_threads(config.num_threads)
     table, parent = build_weights(config)
     arch = build_arch(config, table)
+    _check_supernet(config, arch)
     config = with_batch_size(config, folder, table, arch)
     data = build_data(config.data, arch, table.preprocessing)
     hold_run_inputs(config, data)
-    _require_scored(config, arch)
     trainer = build_trainer(config, folder)
     steps_per_epoch = steps_of_epoch(config, data, trainer)
     total_steps = config.trainer.steps(steps_per_epoch)
@@ -126,8 +126,14 @@ def train(config: TrainConfig, folder: Path) -> Result | None:
     return result
 
 
-def _require_scored(config: TrainConfig, arch: ArchOrSupernet) -> None:
-    """Raise ConfigError if scores on the way are to decide about a supernet, which has none."""
+def _check_supernet(config: TrainConfig, arch: ArchOrSupernet) -> None:
+    """Raise ConfigError for what a supernet cannot do: be scored on the way, or be searched on its training images."""
+    split = config.data["split"]
+    if arch is SUPERNET and isinstance(split, Mapping) and split["search_fraction"] == 1:
+        raise ConfigError(
+            "data.split.search_fraction=1 leaves no image on which a search could compare the archs of this supernet, "
+            "which sees all of them: lower it, or set 0 to train on all of train without a search"
+        )
     for name in ("patience", "use_best"):
         if arch is SUPERNET and getattr(config.scoring, name):
             raise ConfigError(
