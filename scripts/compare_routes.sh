@@ -8,10 +8,11 @@
 #   D    trains the whole network on the task with IMAGES images; its front is this network at each input size, without a search
 #   R    trains the whole network like D, but without the search split, and searches its subnets, which are repaired
 #   R10  the same with a tenth of IMAGES
+#   R10d the same, but the damage of subnets is estimated, and only those of the front are repaired
 #   Aown the same as A, but its networks are then trained from the weights of its supernet
 #   Abody, Cbody, C10body   the same with task.build.genes=null: input, neck and head keep their largest sizes
 # NETS networks of each front are then trained with the same settings on all of train, and scored on the validation split: those of
-# D, R and R10 from the weights of their whole network, those of Aown from its supernet, all others from the weights of ImageNet.
+# D, R, R10 and R10d from the weights of their whole network, those of Aown from its supernet, all others from the weights of ImageNet.
 # The last step prints the table of compare_routes.py. All runs are in runs/compare-TASK. If the script is interrupted, the
 # same command resumes it.
 # Environment: ROUTES="A B C C10 D" IMAGES=1600 BATCH=8 TRIALS=40 NETS=5 RETRAIN_STEPS=150 PYTHON=python. BATCH is the batch
@@ -71,17 +72,18 @@ for seed in $SEEDS; do
                 run "${of_route[@]}" stage=finetune arch=max trainer.max_steps=$((IMAGES / batch))
                 retrained+=(weights="$found" task.sampling.distillation=0)
                 ;;
-            R | R10)
-                steps=$((IMAGES / batch))
-                [[ $route == R10 ]] && steps=$((steps / 10))
+            R | R10 | R10d)
+                steps=$((IMAGES / batch)) objective=()
+                [[ $route == R10* ]] && steps=$((steps / 10))
+                [[ $route == R10d ]] && objective=('objective=[damage,macs]')
                 found=$RUNS/search/$TASK/$name
                 whole=$RUNS/finetune/$TASK/$name
                 run "${of_route[@]}" stage=finetune arch=max data.split.hold_out_search=true trainer.max_steps=$steps
-                run "${of_route[@]}" "${search[@]}" stage=search weights="$whole" search.trials="$TRIALS"
+                run "${of_route[@]}" "${search[@]}" stage=search weights="$whole" search.trials="$TRIALS" "${objective[@]}"
                 retrained+=(weights="$whole" task.sampling.distillation=0)
                 ;;
             *)
-                echo "ROUTES must name A, Aown, B, C, C10, D, R, R10, Abody, Cbody or C10body, got $route" >&2
+                echo "ROUTES must name A, Aown, B, C, C10, D, R, R10, R10d, Abody, Cbody or C10body, got $route" >&2
                 exit 2
                 ;;
         esac
