@@ -21,7 +21,7 @@ from nas_transfer.search.statistics import Difference, paired_difference
 
 REFERENCE_COST = 1.1
 """Times the MACs of the largest net: where the box of the hypervolume ends; its other side is score 0."""
-RETRAINED = re.compile(r"([A-Za-z]+\d*)-(\d+)-\d+$")
+RETRAINED = re.compile(r"([A-Za-z][A-Za-z\d]*)-(\d+)-\d+$")
 """The name of a retrained net's run: ROUTE-SEED-INDEX."""
 FOLDER_PREFIX = "compare-"
 """Pattern of the folder names that ``scripts/compare_routes.sh`` gives."""
