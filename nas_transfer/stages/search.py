@@ -63,7 +63,7 @@ from nas_transfer.stages.common.candidates import (
 from nas_transfer.stages.common.damage import damage_usage, give_damage, prepare_damage, uses_damage
 from nas_transfer.stages.common.front_table import front_table, heads_on
 from nas_transfer.stages.common.launching import WorkerLauncher
-from nas_transfer.stages.common.planning import close_plan, plan_of_run, planned, schedule_of
+from nas_transfer.stages.common.planning import close_plan, plan_of_run, planned, schedule_of, warn_of_chance
 from nas_transfer.stages.common.problem import make_sampler, searched_problem
 from nas_transfer.stages.common.racing import make_race
 from nas_transfer.stages.common.repair import check_scored_images, remove_networks, write_networks
@@ -157,6 +157,7 @@ class _Search:
         self.problem = searched_problem(config, self.task, self.objectives, repairs=self.repairs)
         if keys.trials is None and not uses_damage(config, checkpoint):
             make_sampler(config, self.problem, None)  # an infeasible constraint ends the search before archs are timed
+        warn_of_chance(config)
         self.plan = plan_of_run(config, launch, len(self.problem.baselines))
         self.config = config = planned(config, self.plan)
         images_per_step = (keys.folds or 1) * data.batch_size * config.task.recipe.build().accumulate

@@ -1,18 +1,23 @@
-"""The archs with which a search begins, for each task."""
+"""The archs with which a search begins, and how many of them are drawn by chance."""
 
 import pytest
 
 from nas_transfer.api.running import composed
 from nas_transfer.search.problem import Problem
 from nas_transfer.stages.common.build import build_blank
+from nas_transfer.stages.common.planning import warn_of_chance
 from nas_transfer.stages.common.problem import searched_problem
 from nas_transfer.stages.config.entry import read_config
 from nas_transfer.stages.config.search import SearchConfig
 from nas_transfer.tasks.task import Task
 
 
+def config_of(*overrides: str) -> SearchConfig:
+    return read_config(composed(["stage=search", "weights=none", *overrides]), SearchConfig)
+
+
 def problem_of(task: str, *, repairs: bool) -> tuple[Task, Problem]:
-    config = read_config(composed(["stage=search", *f"task={task}".split(), "weights=none"]), SearchConfig)
+    config = config_of(*f"task={task}".split())
     built = build_blank(config, config.supernet.build())
     objectives = {name: objective.build() for name, objective in config.search.objectives.items()}
     return built, searched_problem(config, built, objectives, repairs=repairs)
@@ -47,3 +52,26 @@ def test_a_search_of_a_whole_network_begins_with_its_narrower_heads(task: str) -
 
 def test_a_search_of_a_supernet_does_not() -> None:
     assert problem_of("shapes_det", repairs=False)[1].narrowed == ()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "warning"),
+    [
+        ("search.trials=32", "32 of 32 trials are proposed before the sampler learns from a score: add "
+         "search.ask_batch=5 search.sampler.num_random=10"),
+        ("search.trials=60 search.ask_batch=10", "50 of 60 trials"),
+        ("search.trials=60 search.ask_batch=50 search.sampler.num_random=20", "50 of 60 trials"),
+        ("search.trials=32 search.ask_batch=5 search.sampler.num_random=10", None),
+        ("search.trials=200", None),
+        ("search.minutes=5", None),
+        ("search.trials=8", None),
+        ("search.trials=32 sampler=random", None),
+    ],
+)  # fmt: skip
+def test_a_search_that_leaves_most_to_chance_says_so(
+    overrides: str, warning: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    warn_of_chance(config_of("task=shapes_det", *overrides.split()))
+    messages = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(messages) == (warning is not None)
+    assert warning is None or warning in messages[0]

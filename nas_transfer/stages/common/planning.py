@@ -87,6 +87,24 @@ def _too_short(config: SearchConfig, each: TrialSeconds, before: float) -> str:
     )
 
 
+def warn_of_chance(config: SearchConfig) -> None:
+    """Warn if a search with ``search.trials`` proposes most of them before its sampler learns from a score."""
+    keys = config.search
+    if keys.trials is None or NUM_RANDOM not in keys.sampler or keys.trials < FEW_TRIALS:
+        return
+    num_random = int(str(keys.sampler[NUM_RANDOM]))
+    batches = math.ceil(num_random / keys.ask_batch)
+    drawn = min(keys.trials, batches * keys.ask_batch)
+    if drawn <= keys.trials // 2:
+        return
+    start, batch = start_of(keys.trials, num_random), batch_of(keys.trials, keys.ask_batch)
+    logger.warning(
+        "%d of %d trials are proposed before the sampler learns from a score: add search.ask_batch=%d "
+        "search.sampler.num_random=%d, or give search.minutes instead of search.trials",
+        drawn, keys.trials, batch, start,
+    )  # fmt: skip
+
+
 def planned(config: Config, plan: Plan | None) -> Config:
     """The configuration with the numbers of a plan."""
     if plan is None:
