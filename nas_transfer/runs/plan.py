@@ -25,6 +25,7 @@ class Timing:
         images: trained on for it.
         device: kind of device.
         training_macs: multiply-accumulates of its training.
+        preparation_seconds: what the first trials of a search take longer than later ones; 0 where that is not known.
     """
 
     step_seconds: tuple[float, ...]
@@ -35,6 +36,7 @@ class Timing:
     images: int = 0
     device: str = "cpu"
     training_macs: int = 0
+    preparation_seconds: float = 0.0
 
     @property
     def usage(self) -> Usage:

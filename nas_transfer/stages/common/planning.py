@@ -66,7 +66,7 @@ def make_plan(config: SearchConfig, timing: Timing, baselines: int) -> Plan:
     keys, each = config.search, trial_seconds(timing, config.rungs())
     assert keys.minutes is not None
     workers = keys.workers or 1
-    before = timing.seconds + timing.warmup_seconds + timing.damage_seconds
+    before = timing.seconds + timing.warmup_seconds + timing.damage_seconds + timing.preparation_seconds
     trials = trials_in(workers * (60 * keys.minutes - before), each, baselines)
     if not trials:
         raise ConfigError(_too_short(config, each, before))

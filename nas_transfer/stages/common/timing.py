@@ -28,6 +28,9 @@ def timing_of(
 ) -> Timing:
     """Time the smallest and the largest arch, and the damage of a choice where a search measures it.
 
+    Subnets of one whole network are timed when they are scored for the second time: the first time, the repair prepares
+    what all subnets, and all of one input size, share.
+
     Args:
         steps: training steps of each arch.
         started: the time at which the job began.
@@ -52,6 +55,7 @@ def timing_of(
     space = evaluator.supernet.space
     ends = space.ends()
     timed = (ends[-2] if evaluator.repair is not None else ends[0], ends[-1])  # one network has one head
+    first = [] if evaluator.repair is None else [evaluator.evaluate(Evaluation(-1, arch.to_dict())) for arch in timed]
     outcomes = [evaluator.evaluate(Evaluation(-1, arch.to_dict(), steps=steps)) for arch in timed]
     for size, outcome in zip(("smallest", "largest"), outcomes, strict=True):
         if outcome.reason is not None:
@@ -59,13 +63,17 @@ def timing_of(
                 f"the {size} arch must be timed to plan search.minutes, but it failed with {outcome.reason}: remove "
                 "the cause, or set search.trials"
             )
+    scoring_seconds = tuple(outcome.seconds - outcome.training_seconds for outcome in outcomes)
     return Timing(
         step_seconds=tuple(outcome.training_seconds / steps for outcome in outcomes) if steps else (),
-        scoring_seconds=tuple(outcome.seconds - outcome.training_seconds for outcome in outcomes),
+        scoring_seconds=scoring_seconds,
         warmup_seconds=warmup_seconds,
         damage_seconds=damage_seconds,
         seconds=time.monotonic() - started,
         images=sum(outcome.images for outcome in outcomes),
         device=evaluator.supernet.device.type,
         training_macs=sum(outcome.training_macs for outcome in outcomes),
+        preparation_seconds=max(0.0, sum(outcome.seconds for outcome in first) - sum(scoring_seconds))
+        if first
+        else 0.0,
     )
