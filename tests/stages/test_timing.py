@@ -6,8 +6,9 @@ from unittest.mock import MagicMock
 
 import pytest
 
+from nas_transfer.arch import Gene
 from nas_transfer.runs import Evaluation
-from nas_transfer.space import Gene, SearchSpace
+from nas_transfer.space import SearchSpace
 from nas_transfer.stages.common.timing import timing_of
 
 SPACE = SearchSpace("net", (Gene("depth", (1, 2)),))
