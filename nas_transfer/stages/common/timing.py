@@ -73,7 +73,5 @@ def timing_of(
         images=sum(outcome.images for outcome in outcomes),
         device=evaluator.supernet.device.type,
         training_macs=sum(outcome.training_macs for outcome in outcomes),
-        preparation_seconds=max(0.0, sum(outcome.seconds for outcome in first) - sum(scoring_seconds))
-        if first
-        else 0.0,
+        preparation_seconds=max(0.0, sum(outcome.seconds for outcome in first) - sum(scoring_seconds)),
     )
