@@ -326,7 +326,7 @@ def test_ranks_are_those_of_the_files(folder: Path, damage_search: Path, script:
     (folder / run).mkdir(parents=True)
     shutil.copy(damage_search / files.DAMAGE, folder / run)  # of the same network, views and seed
     forked(folder, *SETTINGS, *SEARCH, "stage=proxy", "sampler=predicted_front", "search.sampler.num_random=6",
-           "proxy.rungs=[0,2]", "proxy.keep=1", "name=ranked")  # fmt: skip
+           "search.sampler.damage=true", "proxy.rungs=[0,2]", "proxy.keep=1", "name=ranked")  # fmt: skip
     table = json.loads((folder / run / files.DAMAGE).read_text())
     damages = {(choice["gene"], choice["value"]): choice["outputs"] for choice in table["choices"]}
     rows = []
