@@ -69,7 +69,7 @@ class PredictedFront(ArchSampler):
     2. runs NSGA-II (Deb et al. 2002) on the predictions;
     3. proposes the archs of its last population that lie farthest beyond the current front and the pending archs.
 
-    In a search of one whole network, the predictors see the damage of an arch beside its genes
+    In a search of one whole network, the predictors may see the damage of an arch beside its genes
     (`nas_transfer.search.damage`).
 
     With workers, the predictors are fitted again whenever the trials with values have grown by `REFIT_SHARE`. Trials
