@@ -148,7 +148,7 @@ def test_a_detector_predicts_what_the_predict_stage_writes(tmp_path: Path) -> No
         network.predict(pixels.astype(np.float32))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_classifier_resizes_what_it_is_given_and_exports_itself(tmp_path: Path) -> None:
     own = [*embedded(tmp_path, "image_folder", 96), "trainer.max_steps=2", "task.recipe.warmup_steps=1"]
     forked(tmp_path, "stage=pretrain", "task=shapes_cls", "arch=supernet", "name=mine", *own)

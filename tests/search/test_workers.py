@@ -487,7 +487,7 @@ def work_until_killed(folder: Path, seed: int, log: Path) -> None:
     Worker(study, schedule(16), count).run()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_workers_that_are_killed_at_random_lose_nothing_and_tell_nothing_twice(tmp_path: Path) -> None:
     study = open_study(tmp_path, grace_seconds=1, retries=50)
     fork = multiprocessing.get_context("fork")

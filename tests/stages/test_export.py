@@ -157,8 +157,11 @@ def exported(trained: Callable[[str], Path], tmp_path_factory: pytest.TempPathFa
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "task",
-    ["shapes_cls", "shapes_det", pytest.param("shapes_insseg", marks=pytest.mark.nightly), "shapes_pose", "shapes_seg"],
-)
+    ["shapes_det", *(
+        pytest.param(task, marks=pytest.mark.nightly)
+        for task in ("shapes_cls", "shapes_insseg", "shapes_pose", "shapes_seg")
+    )],
+)  # fmt: skip
 def test_a_run_is_exported_scored_by_both_engines_and_loaded_without_this_package(
     trained: Callable[[str], Path], exported: Callable[[str], Path], task: str
 ) -> None:
@@ -226,7 +229,10 @@ def examples_run(card: str, folder: Path, *, with_torch: bool) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["shapes_cls", "shapes_det", "shapes_insseg", "shapes_pose", "shapes_seg"])
+@pytest.mark.parametrize(
+    "task",
+    ["shapes_cls", "shapes_det", pytest.param("shapes_insseg", marks=pytest.mark.nightly), "shapes_pose", "shapes_seg"],
+)
 def test_one_network_has_one_score_at_the_end_of_training_in_an_evaluation_and_in_an_export(
     trained: Callable[[str], Path], exported: Callable[[str], Path], tmp_path: Path, task: str
 ) -> None:
@@ -253,7 +259,7 @@ def test_one_network_has_one_score_at_the_end_of_training_in_an_evaluation_and_i
                     np.testing.assert_allclose([np.ravel(row[key]) for row in found], values, atol=tolerance)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_subnet_of_a_supernet_has_one_score_too(tmp_path: Path) -> None:
     arguments = [*arguments_of("shapes_cls", tmp_path), "calibration_images=16"]
     cfg = composed(*arguments, "arch=supernet", "trainer.max_steps=1")

@@ -60,7 +60,7 @@ def test_a_score_is_the_share_of_correct_answers_of_all_folds(
     assert outcome.images == FOLDS * 2 * 10
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_boxes_of_all_folds_are_scored_together_as_pycocotools_scores_them(tmp_path: Path, parent: Path) -> None:  # noqa: F811
     evaluator = evaluator_in(tmp_path, parent, "shapes_det")
     evaluation = Evaluation(0, evaluator.supernet.space.largest().to_dict(), "trials/0.json", steps=2)

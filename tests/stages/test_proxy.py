@@ -348,7 +348,7 @@ def test_repeats_see_other_batches_and_the_same_repeat_the_same(tmp_path: Path, 
     assert not any(torch.equal(nets[one][name], nets[other][name]) for one, other in ((0, 1), (0, 2), (1, 2)))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_search_that_is_killed_trains_nothing_twice_and_ends_alike(tmp_path: Path, parent: Path) -> None:
     command = [*arguments(tmp_path, parent, "shapes_cls", *HALVING, "search.trials_per_job=2"), "name=mine"]
     forked(tmp_path, *command, "runs=whole")

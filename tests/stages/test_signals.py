@@ -170,7 +170,7 @@ def test_the_command_ends_with_the_exit_code_of_the_signal_and_one_sentence(
     assert done.stderr.strip().endswith(" yet: the same command begins again")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_terminated_training_ends_with_143_and_the_same_command_goes_on(tmp_path: Path) -> None:
     draw("image_folder")
     (tmp_path / "ending_stage.py").write_text(

@@ -62,7 +62,7 @@ def score(
     return evaluation.stats
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_box_and_mask_scores_are_pycocotools_on_the_written_predictions(tmp_path: Path) -> None:
     metrics = tiny(tmp_path, "shapes_insseg", "arch=max", "trainer.max_epochs=20", "task.recipe.lr=0.003").metrics
     truth = COCO(str(next((tmp_path / "data/annotations").glob("instances_val*.json"))))
@@ -156,7 +156,8 @@ def test_a_supernet_of_every_task_is_trained_scored_and_hands_its_weights_on(tmp
     ("task", "head"),
     [
         ("shapes_seg", "head=lraspp"), ("shapes_pose", "head=simcc"),
-        ("shapes_det", "detector=fcos"), ("shapes_det", "detector=ssdlite"),
+        pytest.param("shapes_det", "detector=fcos", marks=pytest.mark.nightly),
+        pytest.param("shapes_det", "detector=ssdlite", marks=pytest.mark.nightly),
     ],
 )  # fmt: skip
 def test_a_light_head_learns_from_drawn_images_and_is_scored(tmp_path: Path, task: str, head: str) -> None:

@@ -182,7 +182,7 @@ def test_a_supernet_pretrained_finetuned_and_evaluated_hands_its_weights_on(tmp_
     assert "bignas_nano" in space
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.ddp
 def test_two_ranks_train_a_supernet_and_equal_one_rank_with_both_batches(tmp_path: Path) -> None:
     # One optimiser step on the same 20 images: two ranks of 10 with synchronised BatchNorm, or one of 20.

@@ -100,7 +100,7 @@ def test_a_lost_network_is_repaired_again_to_the_same_score(folder: Path) -> Non
     assert all(torch.equal(again["body"][name], tensor) for name, tensor in first["body"].items())
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_workers_keep_the_networks_that_they_score(folder: Path) -> None:
     run = folder / "runs/search/shapes_cls/workers"
     run_command(folder, *SETTINGS, *SEARCH, "name=workers", "search.workers=2", "search.trials=5")
@@ -123,7 +123,7 @@ def test_the_whole_network_is_scored_at_another_resolution_as_it_is(folder: Path
     assert result["costs"]["input_size"] == [32, 32]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_network_of_the_front_is_exported_and_predicts(folder: Path) -> None:
     trial = read_front(folder / FOLDER).trials[-1]
     network = f"{FOLDER}/{files.NETWORKS_FOLDER}/trial_{trial.number}"
@@ -151,7 +151,7 @@ def test_a_subnet_is_trained_on_from_its_repaired_start_and_resumes(folder: Path
     assert all(torch.equal(again[name], tensor) for name, tensor in weights.items())
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_route_c_starts_from_repaired_subnets(
     folder: Path,
 ) -> None:
@@ -226,7 +226,7 @@ def damage_search(folder: Path) -> Path:
     return folder / "runs/search/shapes_cls/damage"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_front_of_damage_and_macs_is_that_of_all_archs_and_evaluates_no_candidate(damage_search: Path) -> None:
     front = read_front(damage_search)
     table = json.loads((damage_search / files.DAMAGE).read_text())
@@ -257,7 +257,7 @@ def test_the_front_of_damage_and_macs_is_that_of_all_archs_and_evaluates_no_cand
     assert score_of(damage_search.parents[3], "runs/search/shapes_cls/damage") is not None
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_continued_search_reads_the_damages_and_refuses_those_of_another_network(
     folder: Path, damage_search: Path
 ) -> None:
