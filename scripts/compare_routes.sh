@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Compare routes A, B, C, D and R on a task with drawn images, from the same ImageNet weights and for the same number of training images.
+# Compare routes A, B, C, D and R on a task with drawn images, from the same ImageNet weights.
 #   scripts/compare_routes.sh TASK [SEEDS]      for instance: scripts/compare_routes.sh shapes_det "0 1 2"
 #   A    trains a supernet on the task with IMAGES images, then searches it
 #   B    trains a supernet on classification with IMAGES images, then searches it; its archs become backbones
@@ -7,8 +7,8 @@
 #   C10  uses a tenth of IMAGES to warm up neck and head, and scores trials without training
 #   D    trains the whole network on the task with IMAGES images; its front is this network at each input size, without a search
 #   R    trains the whole network like D, but without the search split, and searches its subnets, which are repaired
-#   R10  the same with a tenth of IMAGES
-#   R10d the same, but the damage of subnets is estimated, and only those of the front are repaired
+#   R10  R with a tenth of IMAGES for the whole network
+#   R10d R10, but subnets are ranked by their estimated damage, and only those of the front are repaired
 #   Aown the same as A, but its networks are then trained from the weights of its supernet
 #   Abody, Cbody, C10body   the same with task.build.genes=null: input, neck and head keep their largest sizes
 # NETS networks of each front are then trained with the same settings on all of train, and scored on the validation split: those of
@@ -73,7 +73,7 @@ for seed in $SEEDS; do
                 retrained+=(weights="$found" task.sampling.distillation=0)
                 ;;
             R | R10 | R10d)
-                steps=$((IMAGES / batch)) objective=()
+                steps=$((IMAGES / batch)) objective=('objective=[score,macs]')
                 [[ $route == R10* ]] && steps=$((steps / 10))
                 [[ $route == R10d ]] && objective=('objective=[damage,macs]')
                 found=$RUNS/search/$TASK/$name

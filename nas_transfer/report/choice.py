@@ -225,7 +225,7 @@ def _latencies(runs: Sequence[Run]) -> dict[str, Mapping[str, float]]:
 def _searched_latency(net: Net, studies: Sequence[StudyRecord]) -> dict[str, float]:
     """The latency of the net's arch in the first search that measured it."""
     for study in studies:
-        for trial in (*study.front.trials, *study.front.resized):
+        for trial in (*study.front.trials, *study.front.baselines):
             if trial.arch == net.arch and LATENCY in trial.values:
                 return {"measured in the search": trial.values[LATENCY]}
     return {}

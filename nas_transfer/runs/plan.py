@@ -25,7 +25,7 @@ class Timing:
         images: trained on for it.
         device: kind of device.
         training_macs: multiply-accumulates of its training.
-        preparation_seconds: what the first trials of a search take longer than later ones; 0 where that is not known.
+        preparation_seconds: what the first repairs, at the smallest and the largest input size, take longer.
     """
 
     step_seconds: tuple[float, ...]

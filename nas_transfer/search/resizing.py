@@ -53,8 +53,8 @@ class Gain:
         cost: name of the cost.
         num_sizes: input sizes of the whole network.
         num_heads: narrower heads of the whole network.
-        advantages: those of all compared trials; of the front, and not of the whole network itself.
-        num_cheaper: trials of the front that are not compared, since they are cheaper and worse than every size.
+        advantages: those of all compared trials; of the front, and not the baselines themselves.
+        num_cheaper: trials of the front that are not compared, since they are cheaper and worse than all baselines.
     """
 
     cost: str
@@ -81,8 +81,9 @@ class Gain:
     @property
     def baseline(self) -> str:
         """What the front is compared with, in words."""
-        sizes = "resizing the whole network" if self.num_sizes > 1 else "the whole network"
-        return f"{sizes}, or narrowing its head" if self.num_heads else sizes
+        if self.num_heads:
+            return f"the whole network, {'resized or ' if self.num_sizes > 1 else ''}with narrower heads"
+        return "resizing the whole network" if self.num_sizes > 1 else "the whole network"
 
     def __str__(self) -> str:
         whole = "all of these" if self.num_heads else "every size of it"
@@ -126,7 +127,7 @@ def trials_of(trials: Sequence[Trial], archs: Sequence[Arch]) -> tuple[Trial, ..
 
 
 def gains_of(front: Front) -> list[Gain]:
-    """The gain of a front over each minimised cost; none without a score, or without trials of the whole network."""
+    """The gain of a front over each minimised cost; none without a score, or without baselines."""
     if SCORE not in front.objectives or not front.baselines:
         return []
     costs = [name for name, direction in front.objectives.items() if name != SCORE and direction == "minimize"]
@@ -134,7 +135,7 @@ def gains_of(front: Front) -> list[Gain]:
 
 
 def curve_of(front: Front, cost: str) -> list[Trial]:
-    """The trials of the whole network that make up its curve over a cost, cheapest first."""
+    """The baselines that make up their curve over a cost, cheapest first."""
     if not front.baselines:
         return []
     points = _points(front, front.baselines, cost)

@@ -157,7 +157,7 @@ class _Search:
         self.problem = searched_problem(config, self.task, self.objectives, repairs=self.repairs)
         if keys.trials is None and not uses_damage(config, checkpoint):
             make_sampler(config, self.problem, None)  # an infeasible constraint ends the search before archs are timed
-        warn_of_chance(config)
+        warn_of_chance(config, self.problem.num_more)
         self.plan = plan_of_run(config, launch, len(self.problem.baselines))
         self.config = config = planned(config, self.plan)
         images_per_step = (keys.folds or 1) * data.batch_size * config.task.recipe.build().accumulate

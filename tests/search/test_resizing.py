@@ -157,13 +157,13 @@ def test_narrower_heads_are_part_of_the_curve() -> None:
     assert [one.trial for one in only.advantages] == [100]  # network 10 is on the front, but is no find of the search
     assert only.advantages[0].score == pytest.approx(0.79 - 0.775)
     assert str(only) == (
-        "compared with resizing the whole network, or narrowing its head, the front has up to 1.50 points more score "
+        "compared with the whole network, resized or with narrower heads, the front has up to 1.50 points more score "
         "at equal macs (trial 100; 1.50 on average over 1 network) and up to 16.7 % less macs at equal score "
         "(trial 100; 16.7 % on average over 1 network); 1 network of the front cost less and score less than "
         "all of these"
     )
     (alone,) = gains_of(Front(OBJECTIVES, found.trials, resized=(sizes[0],), narrowed=tuple(heads)))
-    assert alone.baseline == "the whole network, or narrowing its head"
+    assert alone.baseline == "the whole network, with narrower heads"
 
 
 def test_each_cost_is_compared_alone_and_a_study_without_a_score_or_whole_network_is_not() -> None:

@@ -55,23 +55,27 @@ def test_a_search_of_a_supernet_does_not() -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "warning"),
+    ("overrides", "num_more", "warning"),
     [
-        ("search.trials=32", "32 of 32 trials are proposed before the sampler learns from a score: add "
+        ("search.trials=32", 0, "32 of 32 trials are proposed before the sampler learns from a score: add "
          "search.ask_batch=5 search.sampler.num_random=10"),
-        ("search.trials=60 search.ask_batch=10", "50 of 60 trials"),
-        ("search.trials=60 search.ask_batch=50 search.sampler.num_random=20", "50 of 60 trials"),
-        ("search.trials=32 search.ask_batch=5 search.sampler.num_random=10", None),
-        ("search.trials=200", None),
-        ("search.minutes=5", None),
-        ("search.trials=8", None),
-        ("search.trials=32 sampler=random", None),
+        ("search.trials=60 search.ask_batch=10", 0, "50 of 60 trials"),
+        ("search.trials=60 search.ask_batch=50 search.sampler.num_random=20", 0, "50 of 60 trials"),
+        ("search.trials=60 search.sampler.num_random=20 search.workers=4", 0, None),
+        ("search.trials=32 search.ask_batch=5 search.sampler.num_random=10", 7, "20 of 32 trials are proposed before "
+         "the sampler learns from a score: add search.ask_batch=5 search.sampler.num_random=4"),
+        ("search.trials=32 search.ask_batch=5 search.sampler.num_random=4", 7, None),
+        ("search.trials=32 search.ask_batch=5 search.sampler.num_random=10", 0, None),
+        ("search.trials=200", 0, None),
+        ("search.minutes=5", 0, None),
+        ("search.trials=8", 0, None),
+        ("search.trials=32 sampler=random", 0, None),
     ],
 )  # fmt: skip
 def test_a_search_that_leaves_most_to_chance_says_so(
-    overrides: str, warning: str | None, caplog: pytest.LogCaptureFixture
+    overrides: str, num_more: int, warning: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    warn_of_chance(config_of("task=shapes_det", *overrides.split()))
+    warn_of_chance(config_of("task=shapes_det", *overrides.split()), num_more)
     messages = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(messages) == (warning is not None)
     assert warning is None or warning in messages[0]

@@ -15,7 +15,7 @@ from nas_transfer.runs.texts import counted, duration
 from nas_transfer.search.loop import Launch, Schedule, prepare
 from nas_transfer.search.objectives.base import Objective
 from nas_transfer.search.objectives.score import Score
-from nas_transfer.search.planning import TrialSeconds, batch_of, start_of, trial_seconds, trials_in
+from nas_transfer.search.planning import LEAST_START, TrialSeconds, batch_of, start_of, trial_seconds, trials_in
 from nas_transfer.stages.common.slurm_jobs import wait_for_jobs
 from nas_transfer.stages.config.search import ProxyConfig, SearchConfig
 
@@ -87,17 +87,24 @@ def _too_short(config: SearchConfig, each: TrialSeconds, before: float) -> str:
     )
 
 
-def warn_of_chance(config: SearchConfig) -> None:
-    """Warn if a search with ``search.trials`` proposes most of them before its sampler learns from a score."""
+def warn_of_chance(config: SearchConfig, num_more: int) -> None:
+    """Warn if a search with ``search.trials`` proposes most of them before its sampler learns from a score.
+
+    Args:
+        num_more: how many archs the search begins with beside its random start, see `Problem.num_more`.
+    """
     keys = config.search
     if keys.trials is None or NUM_RANDOM not in keys.sampler or keys.trials < FEW_TRIALS:
         return
     num_random = int(str(keys.sampler[NUM_RANDOM]))
-    batches = math.ceil(num_random / keys.ask_batch)
-    drawn = min(keys.trials, batches * keys.ask_batch)
+    drawn = num_random + num_more
+    if not keys.workers:  # they learn from each trial, and not batch by batch
+        drawn = math.ceil(drawn / keys.ask_batch) * keys.ask_batch
+    drawn = min(keys.trials, drawn)
     if drawn <= keys.trials // 2:
         return
-    start, batch = start_of(keys.trials, num_random), batch_of(keys.trials, keys.ask_batch)
+    start = max(LEAST_START, start_of(keys.trials, num_random) - num_more)
+    batch = batch_of(keys.trials, keys.ask_batch)
     logger.warning(
         "%d of %d trials are proposed before the sampler learns from a score: add search.ask_batch=%d "
         "search.sampler.num_random=%d, or give search.minutes instead of search.trials",
