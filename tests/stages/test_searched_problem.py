@@ -1,8 +1,12 @@
 """The archs with which a search begins, and how many of them are drawn by chance."""
 
+from pathlib import Path
+
 import pytest
 
 from nas_transfer.api.running import composed
+from nas_transfer.runs import Costs, Front, Trial, read_front
+from nas_transfer.search.front import write_front
 from nas_transfer.search.problem import Problem
 from nas_transfer.stages.common.build import build_blank
 from nas_transfer.stages.common.planning import warn_of_chance
@@ -79,3 +83,16 @@ def test_a_search_that_leaves_most_to_chance_says_so(
     messages = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(messages) == (warning is not None)
     assert warning is None or warning in messages[0]
+
+
+def test_a_written_front_keeps_the_baselines_with_their_costs(tmp_path: Path) -> None:
+    cost = Costs(
+        {"total": 10}, {"total": 1}, params_checkpoint=1, input_size=(32, 32), num_classes=2, classes_are="classes"
+    )
+    best, small, narrow = (Trial(number, {"n": number}, {"score": 0.5, "macs": 10.0}) for number in range(3))
+    front = Front({"score": "maximize", "macs": "minimize"}, (best,), resized=(small,), narrowed=(narrow,))
+    write_front(tmp_path, front, lambda trial: cost)
+    written = read_front(tmp_path)
+    assert [trial.number for trial in written.baselines] == [1, 2]
+    assert [trial.number for trial in written.narrowed] == [2]
+    assert all(trial.costs == cost and trial.file == "" for trial in written.baselines)
