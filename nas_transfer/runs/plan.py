@@ -1,4 +1,4 @@
-"""The plan of a search with a budget in minutes: what was timed before it, and the number of trials that follows."""
+"""The plan of a search: its batches and random start; with a budget in minutes also what was timed, and its trials."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nas_transfer.runs import files
 from nas_transfer.runs.costs import Usage
 from nas_transfer.runs.reading import is_present, read_record, write_record
 
-TIMING_FORMAT, PLAN_FORMAT = 1, 2
+TIMING_FORMAT, PLAN_FORMAT = 1, 3
 
 
 @dataclass(frozen=True)
@@ -49,31 +49,42 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How a budget in minutes is spent. A search that is continued takes it as it is.
+class PlannedMinutes:
+    """A budget in minutes.
 
     Attributes:
         minutes: the budget, ``search.minutes``.
         workers: processes that evaluate trials at the same time.
-        trials: number of trials.
-        ask_batch, num_random: ``search.ask_batch`` and ``search.sampler.num_random`` of a search of so many trials;
-            `num_random` is None for a sampler without it.
         trial_seconds: estimate for a trial, on average.
         before_seconds: estimate for what comes before the first trial, the timing included.
     """
 
     minutes: float
     workers: int
-    trials: int
-    ask_batch: int
-    num_random: int | None
     trial_seconds: float
     before_seconds: float
 
+
+@dataclass(frozen=True)
+class Plan:
+    """How a search is divided. A search that is continued for longer keeps its batches and its random start.
+
+    Attributes:
+        trials: number of trials.
+        ask_batch, num_random: ``search.ask_batch`` and ``search.sampler.num_random``; `num_random` is None for a
+            sampler without it.
+        budget: how the minutes of a search with ``search.minutes`` are spent; None with ``search.trials``.
+    """
+
+    trials: int
+    ask_batch: int
+    num_random: int | None
+    budget: PlannedMinutes | None = None
+
     @property
-    def device_minutes(self) -> float:
-        """Minutes for warm-up and trials, over all workers; the search ends when they are spent."""
-        return self.workers * self.minutes
+    def device_minutes(self) -> float | None:
+        """Minutes for warm-up and trials, over all workers; the search ends when they are spent. None for no limit."""
+        return None if self.budget is None else self.budget.workers * self.budget.minutes
 
     def write(self, folder: Path) -> None:
         """Write it into the run folder."""
@@ -87,6 +98,6 @@ def read_timing(folder: Path) -> Timing | None:
 
 
 def read_plan(folder: Path) -> Plan | None:
-    """Read the plan of a search, None if it has none."""
+    """Read the plan of a search, None if it has not begun."""
     path = folder / files.PLAN
     return read_record(path, Plan, PLAN_FORMAT) if is_present(path) else None

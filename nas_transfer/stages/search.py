@@ -63,7 +63,7 @@ from nas_transfer.stages.common.candidates import (
 from nas_transfer.stages.common.damage import damage_usage, give_damage, prepare_damage, uses_damage
 from nas_transfer.stages.common.front_table import front_table, heads_on
 from nas_transfer.stages.common.launching import WorkerLauncher
-from nas_transfer.stages.common.planning import close_plan, plan_of_run, planned, schedule_of, warn_of_chance
+from nas_transfer.stages.common.planning import close_plan, plan_of_run, planned, schedule_of, typical_share_of
 from nas_transfer.stages.common.problem import make_sampler, searched_problem
 from nas_transfer.stages.common.racing import make_race
 from nas_transfer.stages.common.repair import check_scored_images, remove_networks, write_networks
@@ -157,8 +157,7 @@ class _Search:
         self.problem = searched_problem(config, self.task, self.objectives, repairs=self.repairs)
         if keys.trials is None and not uses_damage(config, checkpoint):
             make_sampler(config, self.problem, None)  # an infeasible constraint ends the search before archs are timed
-        warn_of_chance(config, self.problem.num_more)
-        self.plan = plan_of_run(config, launch, len(self.problem.baselines))
+        self.plan = plan_of_run(config, launch, self.problem, self.task)
         self.config = config = planned(config, self.plan)
         images_per_step = (keys.folds or 1) * data.batch_size * config.task.recipe.build().accumulate
         schedule = schedule_of(config, self.plan, images_per_step, self.objectives, repairs=self.repairs)
@@ -217,9 +216,9 @@ class _Search:
     def log_estimate(self) -> None:
         """Log how long the search will take, estimated from two archs that were timed before it."""
         spent, schedule = self.loop.prepared, self.loop.schedule
-        if not spent.scoring_seconds or self.plan is not None:  # a plan has been announced
+        if not spent.scoring_seconds or self.plan.budget is not None:  # a plan with a budget has been announced
             return
-        each = trial_seconds(spent, schedule.rungs)
+        each = trial_seconds(spent, schedule.rungs, typical_share_of(self.problem, self.task))
         a_trial, a_baseline = each.average, each.baseline
         budget, baselines = schedule.budget, self.loop.baselines_left()
         trials = min(schedule.trials, budget.trials_left(spent.images, spent.seconds, a_trial, baselines))

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import nas_transfer.cli  # noqa: F401  registers the resolvers and the sweeper
 from nas_transfer.errors import ConfigError
 from nas_transfer.paths import conf_dir
 from nas_transfer.runs import Evaluation, Job
-from nas_transfer.runs.plan import Timing
+from nas_transfer.runs.plan import Timing, read_plan
 from nas_transfer.stages import proxy
 from nas_transfer.stages.common.candidates import searched_weights
 from nas_transfer.stages.config.entry import read_config
@@ -128,17 +129,20 @@ def test_minutes_are_planned_once_and_equal_the_number_of_trials_that_the_log_na
     timing = Timing((0.0, 0.0), (1000.0, 2000.0), warmup_seconds=600.0, damage_seconds=0.0, seconds=0.0)
     timing.write(tmp_path / "run")
     result = searched(planned)
-    assert result["search"]["trials"] == (150 * 60 - 600) // 1500
+    budget = read_plan(tmp_path / "run").budget
+    assert result["search"]["trials"] == (150 * 60 - 600) // budget.trial_seconds == 6
+    assert 1300 < budget.trial_seconds < 1450  # random archs are nearer to the smallest
     same = next(text for text in caplog.messages if text.startswith("the same search on any machine: "))
-    assert "about 5 trials of 25 min" in caplog.text
+    assert "about 6 trials of 23 min" in caplog.text
     first = without_times(trials(tmp_path / "run"))
     (tmp_path / "run" / "timing.json").unlink()
-    assert searched(planned)["search"]["trials"] == 5  # not timed again
+    assert searched(planned)["search"]["trials"] == 6  # not timed again
     assert not (tmp_path / "run" / "timing.json").exists()
     named = composed(tmp_path, parent, "shapes_cls", f"run_dir={tmp_path}/named", *same.split(": ")[1].split())
     searched(named)
     assert without_times(trials(tmp_path / "named")) == first
-    assert not (tmp_path / "named" / "plan.json").exists()
+    plans = [read_plan(tmp_path / run) for run in ("run", "named")]
+    assert replace(plans[0], budget=None) == plans[1]
 
 
 @pytest.mark.slow

@@ -1,23 +1,26 @@
 """The archs with which a search begins, and how many of them are drawn by chance."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nas_transfer.api.running import composed
-from nas_transfer.runs import Costs, Front, Trial, read_front
+from nas_transfer.runs import Costs, Front, Job, Trial, read_front
+from nas_transfer.runs.plan import Plan, read_plan
 from nas_transfer.search.front import write_front
 from nas_transfer.search.problem import Problem
 from nas_transfer.stages.common.build import build_blank
-from nas_transfer.stages.common.planning import warn_of_chance
+from nas_transfer.stages.common.planning import divided, plan_of_run, planned, typical_share_of
 from nas_transfer.stages.common.problem import searched_problem
 from nas_transfer.stages.config.entry import read_config
-from nas_transfer.stages.config.search import SearchConfig
+from nas_transfer.stages.config.search import ProxyConfig, SearchConfig
 from nas_transfer.tasks.task import Task
 
 
-def config_of(*overrides: str) -> SearchConfig:
-    return read_config(composed(["stage=search", "weights=none", *overrides]), SearchConfig)
+def config_of(*overrides: str, stage: str = "search", kind: type[SearchConfig] = SearchConfig) -> SearchConfig:
+    return read_config(composed([f"stage={stage}", "weights=none", *overrides]), kind)
 
 
 def problem_of(task: str, *, repairs: bool) -> tuple[Task, Problem]:
@@ -59,30 +62,53 @@ def test_a_search_of_a_supernet_does_not() -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "num_more", "warning"),
+    ("overrides", "num_more", "plan"),
     [
-        ("search.trials=32", 0, "32 of 32 trials are proposed before the sampler learns from a score: add "
-         "search.ask_batch=5 search.sampler.num_random=10"),
-        ("search.trials=60 search.ask_batch=10", 0, "50 of 60 trials"),
-        ("search.trials=60 search.ask_batch=50 search.sampler.num_random=20", 0, "50 of 60 trials"),
-        ("search.trials=60 search.sampler.num_random=20 search.workers=4", 0, None),
-        ("search.trials=32 search.ask_batch=5 search.sampler.num_random=10", 7, "20 of 32 trials are proposed before "
-         "the sampler learns from a score: add search.ask_batch=5 search.sampler.num_random=4"),
-        ("search.trials=32 search.ask_batch=5 search.sampler.num_random=4", 7, None),
-        ("search.trials=32 search.ask_batch=5 search.sampler.num_random=10", 0, None),
-        ("search.trials=200", 0, None),
-        ("search.minutes=5", 0, None),
-        ("search.trials=8", 0, None),
-        ("search.trials=32 sampler=random", 0, None),
+        ("search.trials=32", 0, (5, 10)),
+        ("search.trials=32", 7, (5, 4)),
+        ("search.trials=1000", 7, (50, 20)),
+        ("search.trials=32 sampler=predicted_front", 0, (5, 10)),
+        ("search.trials=32 sampler=random", 0, (5, None)),
+        ("search.trials=32 search.ask_batch=8 search.sampler.num_random=3", 7, (8, 3)),
+        ("search.trials=1", 0, (2, 4)),
     ],
-)  # fmt: skip
-def test_a_search_that_leaves_most_to_chance_says_so(
-    overrides: str, num_more: int, warning: str | None, caplog: pytest.LogCaptureFixture
+)
+def test_batches_and_start_follow_from_the_trials_unless_they_are_given(
+    overrides: str, num_more: int, plan: tuple[int, int | None]
 ) -> None:
-    warn_of_chance(config_of("task=shapes_det", *overrides.split()), num_more)
-    messages = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert len(messages) == (warning is not None)
-    assert warning is None or warning in messages[0]
+    config = config_of("task=shapes_det", *overrides.split())
+    assert config.search.trials is not None
+    made = divided(config, config.search.trials, num_more)
+    assert (made.ask_batch, made.num_random) == plan
+    trained = divided(config_of("search.trials=1000", stage="proxy", kind=ProxyConfig), 1000, num_more)
+    assert (trained.ask_batch, trained.num_random) == (10, 20)
+    done = planned(config, made)
+    assert done.search.ask_batch == plan[0]
+    assert done.search.schedule(done.rungs(), done.budget(1)).ask_batch == plan[0]
+    assert "num_random" not in done.search.sampler or done.search.sampler["num_random"] == plan[1]
+
+
+def test_a_search_that_goes_on_keeps_its_batches_and_its_start(tmp_path: Path) -> None:
+    def plan(trials: int) -> Plan:
+        config = config_of("task=shapes_cls", f"search.trials={trials}", f"run_dir={tmp_path}")
+        return plan_of_run(config, launch_nothing, problem, task)
+
+    task, problem = problem_of("shapes_cls", repairs=False)
+    assert plan(24) == Plan(24, 4, 8 - problem.num_more)
+    assert plan(90) == Plan(90, 4, 8 - problem.num_more) == read_plan(tmp_path)
+
+
+def launch_nothing(jobs: Sequence[Job]) -> list[str | None]:
+    raise AssertionError(f"no archs are timed with search.trials, got {jobs}")
+
+
+def test_a_typical_arch_costs_what_random_archs_cost_on_average() -> None:
+    task, problem = problem_of("shapes_det", repairs=True)
+    rng = np.random.default_rng(1)
+    archs = [task.space.sample(rng, problem.frozen) for _ in range(400)]
+    smallest, largest = task.cost_totals(problem.first[:2]).macs
+    share = (task.cost_totals(archs).macs.mean() - smallest) / (largest - smallest)
+    assert typical_share_of(problem, task) == pytest.approx(share, abs=0.05)
 
 
 def test_a_written_front_keeps_the_baselines_with_their_costs(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from nas_transfer.arch import Arch
 from nas_transfer.errors import ConfigError
 from nas_transfer.ranges import Count, Positive, Share
 from nas_transfer.search.pareto import crowding, non_dominated
+from nas_transfer.search.planning import MOST_START
 from nas_transfer.search.problem import Problem
 from nas_transfer.search.samplers.base import ArchSampler, History
 from nas_transfer.search.samplers.screen import QuadraticScreen
@@ -39,7 +40,7 @@ class ParetoEvolution(ArchSampler):
         problem: the space and its limits.
         seed: seed of all draws.
         num_random: number of archs at the start, which are drawn at random but for the ends of the space. The largest
-            arch at smaller input sizes comes on top.
+            arch at smaller input sizes comes on top. None for `MOST_START`.
         mutation: probability that a mutation redraws a gene. A mutation changes one gene in any case.
         crossover: probability that a child has two parents. Half of these children are mutated too.
         screen: number of children from which the regression chooses; 1 for evolution alone.
@@ -49,9 +50,10 @@ class ParetoEvolution(ArchSampler):
     """
 
     def __init__(
-        self, problem: Problem, seed: int, num_random: Count, mutation: Share, crossover: Share, screen: Positive
+        self, problem: Problem, seed: int, num_random: Count | None, mutation: Share, crossover: Share, screen: Positive
     ) -> None:
         super().__init__(problem, seed)
+        num_random = MOST_START if num_random is None else num_random
         if num_random < 1 or screen < 1 or not 0 <= mutation <= 1 or not 0 <= crossover <= 1:
             raise ConfigError(
                 "search.sampler.num_random and screen must be at least 1, and mutation and crossover in 0-1, "

@@ -13,6 +13,7 @@ from nas_transfer.errors import ConfigError
 from nas_transfer.ranges import Count, Positive, Share
 from nas_transfer.runs import PredictorQuality
 from nas_transfer.search.pareto import by_rank, non_dominated
+from nas_transfer.search.planning import MOST_START
 from nas_transfer.search.predictors import (
     DAMAGE_PREDICTORS,
     PREDICTORS,
@@ -80,7 +81,8 @@ class PredictedFront(ArchSampler):
     Args:
         problem: the space and its limits.
         seed: seed of all draws.
-        num_random: number of archs at the start. The largest arch at smaller input sizes comes on top.
+        num_random: number of archs at the start. The largest arch at smaller input sizes comes on top. None for
+            `MOST_START`.
         predictor: a key of `PREDICTORS`, or ``auto`` for the one that ranks best in cross-validation.
         population: population of NSGA-II.
         generations: generations of NSGA-II.
@@ -92,10 +94,11 @@ class PredictedFront(ArchSampler):
     """
 
     def __init__(
-        self, problem: Problem, seed: int, num_random: Count, predictor: str, population: Positive,
+        self, problem: Problem, seed: int, num_random: Count | None, predictor: str, population: Positive,
         generations: Count, mutation: Share, damage: bool,
     ) -> None:  # fmt: skip
         super().__init__(problem, seed)
+        num_random = MOST_START if num_random is None else num_random
         if predictor != AUTO and predictor not in PREDICTORS:
             raise ConfigError(
                 f"search.sampler.predictor must be auto or one of {', '.join(PREDICTORS)}, got {predictor}"

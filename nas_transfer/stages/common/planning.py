@@ -1,4 +1,7 @@
-"""The budget of a search in minutes: archs are timed by a first job, and the number of trials follows from it."""
+"""The plan of a search: its batches and its random start, and its number of trials if it has a budget in minutes.
+
+For a budget in minutes, a first job times archs.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,30 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TypeVar
 
+import numpy as np
+
 from nas_transfer.errors import ConfigError, RunError
 from nas_transfer.runs import files
-from nas_transfer.runs.plan import Plan, Timing, read_plan, read_timing
+from nas_transfer.runs.plan import Plan, PlannedMinutes, Timing, read_plan, read_timing
 from nas_transfer.runs.texts import counted, duration
 from nas_transfer.search.loop import Launch, Schedule, prepare
 from nas_transfer.search.objectives.base import Objective
 from nas_transfer.search.objectives.score import Score
-from nas_transfer.search.planning import LEAST_START, TrialSeconds, batch_of, start_of, trial_seconds, trials_in
+from nas_transfer.search.planning import (
+    MOST_BATCH,
+    MOST_TRAINED_BATCH,
+    TYPICAL_ARCHS,
+    TrialSeconds,
+    batch_of,
+    start_of,
+    trial_seconds,
+    trials_in,
+    typical_share,
+)
+from nas_transfer.search.problem import Problem
 from nas_transfer.stages.common.slurm_jobs import wait_for_jobs
 from nas_transfer.stages.config.search import ProxyConfig, SearchConfig
+from nas_transfer.tasks.task import Task
 
 logger = logging.getLogger(__name__)
 
@@ -28,51 +45,86 @@ NUM_RANDOM = "num_random"
 Config = TypeVar("Config", bound=SearchConfig)
 
 
-def plan_of_run(config: SearchConfig, launch: Launch, baselines: int) -> Plan | None:
-    """The plan of a search without ``search.trials``, which is made once and kept; None for one with it.
+def plan_of_run(config: SearchConfig, launch: Launch, problem: Problem, task: Task) -> Plan:
+    """The plan of a search, which is made once and kept. With ``search.minutes``, archs are timed first.
 
     Args:
         launch: runs the job that times archs.
-        baselines: how many of the first trials train to the last rung.
+        problem: the problem of the search.
+        task: knows the multiply-accumulates of archs.
 
     Raises:
         ConfigError: the budget leaves no time for a trial.
         RunError: the job failed.
     """
-    minutes, folder = config.search.minutes, config.folder
-    if config.search.trials is not None or minutes is None:
-        return None
-    plan = read_plan(folder)
-    if plan is not None and plan.minutes == minutes:
-        logger.info("search.minutes=%g: %d trials, as planned when the search began", minutes, plan.trials)
-        return plan
+    kept, minutes, trials = read_plan(config.folder), config.search.minutes, config.search.trials
+    if trials is None and kept is not None and kept.budget is not None and kept.budget.minutes == minutes:
+        logger.info("search.minutes=%g: %d trials, as planned when the search began", minutes, kept.trials)
+        return kept
+    if trials is not None:
+        plan = divided(config, trials, problem.num_more)
+    else:
+        timing = _timing_of_run(config, launch)
+        plan = make_plan(config, timing, problem, typical_share_of(problem, task))
+    if kept is not None:  # the search goes on for longer
+        plan = replace(plan, ask_batch=kept.ask_batch, num_random=kept.num_random)
+    if plan != kept:
+        plan.write(config.folder)
+        if trials is None:
+            _announce(config, timing, plan)
+    return plan
+
+
+def _timing_of_run(config: SearchConfig, launch: Launch) -> Timing:
+    """Time archs in a job of its own, unless they are timed."""
+    folder = config.folder
     if not (folder / files.TIMING).is_file():
-        logger.info("search.minutes=%g: timing the smallest and the largest arch first", minutes)
+        logger.info("search.minutes=%g: timing the smallest and the largest arch first", config.search.minutes)
         wait_for_jobs(folder)
         prepare(folder, folder / files.TIMING, launch, files.TIMING_JOB)
     timing = read_timing(folder)
     if timing is None:
         raise RunError(f"{folder / files.TIMING} is missing: repeat the command")
-    made = make_plan(config, timing, baselines)
-    if plan is not None:  # a longer budget continues the search
-        made = replace(made, ask_batch=plan.ask_batch, num_random=plan.num_random)
-    made.write(folder)
-    _announce(config, timing, made)
-    return made
+    return timing
 
 
-def make_plan(config: SearchConfig, timing: Timing, baselines: int) -> Plan:
-    """Divide ``search.minutes``; see `plan_of_run`."""
-    keys, each = config.search, trial_seconds(timing, config.rungs())
+def typical_share_of(problem: Problem, task: Task) -> float:
+    """Where random archs lie on average between the smallest and the largest one, by multiply-accumulates: 0-1."""
+    rng = np.random.default_rng(0)
+    archs = [*problem.first[:2], *(problem.draw(rng) for _ in range(TYPICAL_ARCHS))]
+    smallest, largest, *drawn = task.cost_totals(archs).macs.tolist()
+    return typical_share(drawn, smallest, largest)
+
+
+def divided(config: SearchConfig, trials: int, num_more: int) -> Plan:
+    """The plan of a search of so many trials: batch and random start as configured, else as its length asks for.
+
+    Args:
+        num_more: how many archs the search begins with beside its random start, see `Problem.num_more`.
+    """
+    keys, num_random = config.search, None
+    if NUM_RANDOM in keys.sampler:
+        given = keys.sampler[NUM_RANDOM]
+        num_random = start_of(trials, num_more) if given is None else int(str(given))
+    most = MOST_TRAINED_BATCH if isinstance(config, ProxyConfig) else MOST_BATCH
+    return Plan(trials, keys.ask_batch or batch_of(trials, most), num_random)
+
+
+def make_plan(config: SearchConfig, timing: Timing, problem: Problem, share: float) -> Plan:
+    """Divide ``search.minutes``; see `plan_of_run`.
+
+    Args:
+        share: see `trial_seconds`.
+    """
+    keys, each = config.search, trial_seconds(timing, config.rungs(), share)
     assert keys.minutes is not None
     workers = keys.workers or 1
     before = timing.seconds + timing.warmup_seconds + timing.damage_seconds + timing.preparation_seconds
-    trials = trials_in(workers * (60 * keys.minutes - before), each, baselines)
+    trials = trials_in(workers * (60 * keys.minutes - before), each, len(problem.baselines))
     if not trials:
         raise ConfigError(_too_short(config, each, before))
-    sampler = keys.sampler
-    num_random = start_of(trials, int(str(sampler[NUM_RANDOM]))) if NUM_RANDOM in sampler else None
-    return Plan(keys.minutes, workers, trials, batch_of(trials, keys.ask_batch), num_random, each.average, before)
+    budget = PlannedMinutes(keys.minutes, workers, each.average, before)
+    return replace(divided(config, trials, problem.num_more), budget=budget)
 
 
 def _too_short(config: SearchConfig, each: TrialSeconds, before: float) -> str:
@@ -87,35 +139,8 @@ def _too_short(config: SearchConfig, each: TrialSeconds, before: float) -> str:
     )
 
 
-def warn_of_chance(config: SearchConfig, num_more: int) -> None:
-    """Warn if a search with ``search.trials`` proposes most of them before its sampler learns from a score.
-
-    Args:
-        num_more: how many archs the search begins with beside its random start, see `Problem.num_more`.
-    """
-    keys = config.search
-    if keys.trials is None or NUM_RANDOM not in keys.sampler or keys.trials < FEW_TRIALS:
-        return
-    num_random = int(str(keys.sampler[NUM_RANDOM]))
-    drawn = num_random + num_more
-    if not keys.workers:  # they learn from each trial, and not batch by batch
-        drawn = math.ceil(drawn / keys.ask_batch) * keys.ask_batch
-    drawn = min(keys.trials, drawn)
-    if drawn <= keys.trials // 2:
-        return
-    start = max(LEAST_START, start_of(keys.trials, num_random) - num_more)
-    batch = batch_of(keys.trials, keys.ask_batch)
-    logger.warning(
-        "%d of %d trials are proposed before the sampler learns from a score: add search.ask_batch=%d "
-        "search.sampler.num_random=%d, or give search.minutes instead of search.trials",
-        drawn, keys.trials, batch, start,
-    )  # fmt: skip
-
-
-def planned(config: Config, plan: Plan | None) -> Config:
+def planned(config: Config, plan: Plan) -> Config:
     """The configuration with the numbers of a plan."""
-    if plan is None:
-        return config
     sampler = config.search.sampler
     if plan.num_random is not None and NUM_RANDOM in sampler:
         sampler = sampler.with_values(num_random=plan.num_random)
@@ -124,7 +149,7 @@ def planned(config: Config, plan: Plan | None) -> Config:
 
 
 def schedule_of(
-    config: SearchConfig, plan: Plan | None, images_per_step: int, objectives: Mapping[str, Objective], *, repairs: bool
+    config: SearchConfig, plan: Plan, images_per_step: int, objectives: Mapping[str, Objective], *, repairs: bool
 ) -> Schedule:
     """Batches, jobs, rungs and limits of a planned search. Its minutes are a limit, too: a timed step may be wrong.
 
@@ -134,7 +159,7 @@ def schedule_of(
         repairs: whether the archs are subnets of one whole network.
     """
     budget = config.budget(images_per_step)
-    if plan is not None:
+    if plan.device_minutes is not None:
         limits = [limit for limit in (budget.device_minutes, plan.device_minutes) if limit is not None]
         budget = replace(budget, device_minutes=min(limits))
     is_scored = any(isinstance(objective, Score) for objective in objectives.values())
@@ -142,32 +167,34 @@ def schedule_of(
     return replace(config.search.schedule(config.rungs(), budget), keeps_networks=keeps)
 
 
-def close_plan(config: SearchConfig, plan: Plan | None, trials: int) -> None:
+def close_plan(config: SearchConfig, plan: Plan, trials: int) -> None:
     """Record the number of trials of a search that its minutes have ended earlier than planned.
 
     A search that ``proxy.budget`` may have ended keeps its plan, and continues when that budget is raised.
     """
     budget = config.budget(1)
-    if plan is None or trials >= plan.trials or budget.images is not None or budget.device_minutes is not None:
+    if plan.budget is None or trials >= plan.trials or budget.images is not None or budget.device_minutes is not None:
         return
     logger.warning(
         "search.minutes=%g ended the search after %d of %d trials, which took longer than the timed ones",
-        plan.minutes, trials, plan.trials,
+        plan.budget.minutes, trials, plan.trials,
     )  # fmt: skip
     replace(plan, trials=trials).write(config.folder)
 
 
 def _announce(config: SearchConfig, timing: Timing, plan: Plan) -> None:
     """Log what the search will do, and how to do the same on any machine."""
-    seconds = plan.trials * plan.trial_seconds / plan.workers
-    parts = [f"about {counted(plan.trials, 'trial')} of {duration(plan.trial_seconds)}, {duration(seconds)}"]
-    if plan.workers > 1:
-        parts[0] += f" with {plan.workers} workers"
+    budget = plan.budget
+    assert budget is not None
+    seconds = plan.trials * budget.trial_seconds / budget.workers
+    parts = [f"about {counted(plan.trials, 'trial')} of {duration(budget.trial_seconds)}, {duration(seconds)}"]
+    if budget.workers > 1:
+        parts[0] += f" with {budget.workers} workers"
     if timing.warmup_seconds and isinstance(config, ProxyConfig):
         parts.append(f"a warm-up of {config.proxy.warmup_steps} steps, {duration(timing.warmup_seconds)}")
     if timing.damage_seconds:
         parts.append(f"damages, {duration(timing.damage_seconds)}")
-    logger.info("search.minutes=%g: %s", plan.minutes, "; ".join(parts))
+    logger.info("search.minutes=%g: %s", budget.minutes, "; ".join(parts))
     same = [f"search.trials={plan.trials}", f"search.ask_batch={plan.ask_batch}"]
     if plan.num_random is not None:
         same.append(f"search.sampler.num_random={plan.num_random}")

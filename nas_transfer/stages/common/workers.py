@@ -57,7 +57,9 @@ def run_worker(config: SearchConfig, evaluator: TrialEvaluator) -> None:
         RunError: the search has not begun, or runs with another version of the program.
     """
     task, objectives = evaluator.supernet, evaluator.objectives
-    plan = None if config.search.trials is not None else read_plan(config.folder)
+    plan = read_plan(config.folder)
+    if plan is None:
+        raise RunError(f"the search in {config.folder} has not begun: start it first, without search.job")
     config = planned(config, plan)
     checkpoint = searched_weights(config)[1]
     damage = damage_of_run(config, task.space, checkpoint)

@@ -49,6 +49,7 @@ class SearchKeys:
     Attributes:
         trials: number of trials; None for as many as `minutes` allow.
         minutes: duration of a search without `trials`, from which a number of trials is planned.
+        ask_batch: trials that are proposed together; None for a size that follows from the number of trials.
         workers: number of processes that ask, evaluate and tell by themselves; None to search in batches.
         folds: number of parts of train on which each trial is scored in turn; None for the search split.
         race: error rate at which trials that are clearly dominated after a part of the search split are dropped; None
@@ -62,7 +63,7 @@ class SearchKeys:
     trade_off: Factory["TradeOff"] | None = key(identity=False, target="nas_transfer.search.front.TradeOff")
     trials: Positive | None = key(identity=False)
     minutes: PositiveNumber | None = key(identity=False)
-    ask_batch: Positive = key()
+    ask_batch: Positive | None = key()
     variants: Count = key()
     trials_per_job: Positive = key(identity=False)
     constraints: Mapping[str, Factory["Limit"]] | None = key(target="nas_transfer.stages.common.limits.limit_between")
@@ -111,7 +112,8 @@ class SearchKeys:
         """How a search with a number of trials is divided into batches, jobs and rungs; ConfigError naming a value."""
         from nas_transfer.search.loop import Schedule
 
-        assert self.trials is not None  # given, or planned from the minutes
+        assert self.trials is not None  # given or planned, as the batches are
+        assert self.ask_batch is not None
         races = self.race is not None
         return Schedule(self.trials, self.ask_batch, self.trials_per_job, self.max_failures, rungs, budget, races)
 
