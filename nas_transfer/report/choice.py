@@ -1,4 +1,4 @@
-"""Which trained net to take: every comparable net beside the whole network and its smaller inputs, and one of them."""
+"""Which trained net to take: every comparable net beside the whole network and what one makes of it by hand."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from nas_transfer.search.resizing import LEAST_GAIN, advantages
 
 TOLERANCE = 0.01
 """How much less than the best score the recommended net may have: one point."""
-WHOLE, RESIZED = "whole network", "whole network, smaller input"
+WHOLE, RESIZED, NARROWED = "whole network", "whole network, smaller input", "whole network, narrower heads"
 ROUTE_A, ROUTE_B, ROUTE_C = "route A", "route B", "route C"
 REPAIRED, UNSEARCHED = "parts of the whole network", "given arch"
 MACS, LATENCY = "macs", "latency_ms"
@@ -45,8 +45,8 @@ class Candidate:
 
     @property
     def is_baseline(self) -> bool:
-        """Whether it is the whole network, at any input size."""
-        return self.origin in (WHOLE, RESIZED)
+        """Whether it is the whole network, at any input size or with narrower heads."""
+        return self.origin in (WHOLE, RESIZED, NARROWED)
 
     @property
     def macs(self) -> float:
@@ -83,7 +83,7 @@ class Choice:
 
     @property
     def baselines(self) -> list[Candidate]:
-        """The whole network and its smaller inputs that are not dominated among each other, the cheapest first."""
+        """The whole network, resized or narrowed, where these do not dominate each other, the cheapest first."""
         whole = [one for one in self.candidates if one.is_baseline]
         if not whole:
             return []
@@ -93,12 +93,12 @@ class Choice:
 
     @property
     def below(self) -> list[Candidate]:
-        """The nets that cost less than the whole network at any input size that was trained."""
+        """The nets that cost less than every baseline that was trained."""
         least = min((one.macs for one in self.candidates if one.is_baseline), default=0.0)
         return [one for one in self.candidates if one.macs < least]
 
     def gain(self, candidate: Candidate) -> float | None:
-        """Its score minus that of the whole network resized to the same MACs; None where that is undefined."""
+        """Its score minus that of the baselines at the same MACs; None where that is undefined."""
         if not self.baselines:
             return None
         gains, _ = advantages(_points(self.baselines), _points([candidate]))
@@ -106,7 +106,7 @@ class Choice:
 
     @property
     def winners(self) -> list[Candidate]:
-        """The nets that score more than the whole network resized to the same MACs."""
+        """The nets that score more than the baselines at the same MACs."""
         gains = [(one, self.gain(one)) for one in self.candidates if not one.is_baseline]
         return [one for one, gain in gains if gain is not None and gain > LEAST_GAIN]
 
@@ -140,6 +140,8 @@ def _choice(nets: Sequence[Net], studies: Sequence[StudyRecord], runs: Sequence[
         origin = _origin(net, studies, runs)
         if net.arch in whole_archs.get(net.supernet, ()):
             origin = WHOLE if net.result.costs.macs["total"] >= largest[net.supernet] else RESIZED
+        elif any(net.comes_from(trial.arch, study.run.task) for study in own for trial in study.front.narrowed):
+            origin = NARROWED
         measured = {
             **_searched_latency(net, own),
             **net.result.costs.latency_ms,

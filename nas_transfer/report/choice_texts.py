@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nas_transfer.report.choice import LATENCY, RESIZED, Candidate, Choice
+from nas_transfer.report.choice import LATENCY, NARROWED, RESIZED, WHOLE, Candidate, Choice
 from nas_transfer.report.nets import dataset
 from nas_transfer.report.tables import Table
 from nas_transfer.report.texts import NONE, millions, percent
@@ -11,6 +11,9 @@ SECOND_LABELS = {
     "map_50": "mAP50", "map_50_segm": "mask mAP50", "ap_50": "AP50", "top5": "top-5",
     "pixel_accuracy": "pixel accuracy",
 }  # fmt: skip
+
+WAYS = {RESIZED: "on smaller images", NARROWED: "with narrower heads"}
+"""How one makes a whole network cheaper by hand, by the origin of the net."""
 
 
 def title_text(choice: Choice) -> str:
@@ -39,15 +42,15 @@ def _comparison(choice: Choice) -> list[str]:
     if pick.is_baseline:
         place = pick.net.result.costs.size
         sentence = f"Nothing here beats the whole network at {place}: no cheaper net comes within 1 point of it."
-        if pick.origin == RESIZED:
+        if pick.origin != WHOLE:
             sentence = (
-                f"Nothing here beats the whole network on smaller images: at {place} it "
-                f"{_saving(pick, whole, choice)}, compared with {size}."
+                f"Nothing here beats the whole network {WAYS[pick.origin]}: at {place} it "
+                f"{_saving(pick, whole, choice)}, compared with the whole network at {size}."
             )
         return [sentence, *_winners(choice)]
     return [
         f"It {_saving(pick, whole, choice)}, compared with the whole network at {size}.",
-        *_against_resizing(choice, pick),
+        *_against_baselines(choice, pick),
     ]
 
 
@@ -65,13 +68,20 @@ def _saving(one: Candidate, whole: Candidate, choice: Choice) -> str:
     return f"{text} at {points:+.1f} points"
 
 
-def _against_resizing(choice: Choice, pick: Candidate) -> list[str]:
+def _against_baselines(choice: Choice, pick: Candidate) -> list[str]:
     gain = choice.gain(pick)
     if gain is None or len(choice.baselines) < 2:
         return []
+    whole = _baselines(choice)
     if gain > 0:
-        return [f"The whole network on smaller images would score {100 * gain:.1f} points less at the same MACs."]
-    return [f"But the whole network on smaller images scores {-100 * gain:.1f} points more at the same MACs."]
+        return [f"The {whole} would score {100 * gain:.1f} points less at the same MACs."]
+    return [f"But the {whole} scores {-100 * gain:.1f} points more at the same MACs."]
+
+
+def _baselines(choice: Choice) -> str:
+    """The whole network, and how it was made cheaper by hand."""
+    ways = [way for origin, way in WAYS.items() if any(one.origin == origin for one in choice.candidates)]
+    return " ".join(["whole network", *[" or ".join(ways)] * bool(ways)])
 
 
 def _winners(choice: Choice) -> list[str]:
@@ -82,8 +92,8 @@ def _winners(choice: Choice) -> list[str]:
     best = max(winners, key=lambda one: choice.gain(one) or 0.0)
     gain = choice.gain(best) or 0.0
     return [
-        f"At a lower budget, {best.name} scores {100 * gain:.1f} points more than the whole network on images that are "
-        f"as cheap ({measure_text(best, choice)})."
+        f"At a lower budget, {best.name} scores {100 * gain:.1f} points more than the {_baselines(choice)} at "
+        f"the same MACs ({measure_text(best, choice)})."
     ]
 
 
@@ -93,11 +103,14 @@ def _below(choice: Choice) -> list[str]:
     if not below:
         return []
     best = max(below, key=lambda one: one.net.score)
-    size = choice.baselines[0].net.result.costs.size
+    cheapest = choice.baselines[0]
     subject = f"{len(below)} nets cost" if len(below) > 1 else "1 net costs"
+    which = f"at {cheapest.net.result.costs.size}, the smallest input that it was trained at"
+    if cheapest.origin == NARROWED:
+        which = f"{WAYS[NARROWED]}, the cheapest form of it that was trained"
     return [
-        f"{subject} less than the whole network at {size}, the smallest input that it was trained at; the best of "
-        f"them is {best.name} ({measure_text(best, choice)})."
+        f"{subject} less than the whole network {which}; the best of them is {best.name} "
+        f"({measure_text(best, choice)})."
     ]
 
 

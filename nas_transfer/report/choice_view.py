@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nas_transfer.report.choice import LATENCY, MACS, RESIZED, WHOLE, Candidate, Choice
+from nas_transfer.report.choice import LATENCY, MACS, NARROWED, RESIZED, WHOLE, Candidate, Choice
 from nas_transfer.report.choice_texts import answer_text, choice_table, line_text, range_text, title_text
 from nas_transfer.report.plots import MARKERS, SMALL, Figure, Series, Size, chart
 from nas_transfer.report.tables import Table
@@ -110,7 +110,7 @@ def _figure(choice: Choice, axis: str, size: Size) -> Figure:
     for index, origin in enumerate(origins):
         of_origin = [one for one in shown if one.origin == origin]
         series.append(_points(choice, axis, of_origin, size, origin, colour=index % 5 + 1, marker=index))
-    for origin, marker in ((RESIZED, 1), (WHOLE, 3)):
+    for origin, marker in ((NARROWED, 2), (RESIZED, 1), (WHOLE, 3)):
         of_origin = [one for one in shown if one.origin == origin]
         series.append(_points(choice, axis, of_origin, size, origin, colour=0, marker=marker))
     if choice.pick in shown:
@@ -141,7 +141,7 @@ def _points(
 
 
 def _curve(choice: Choice, axis: str) -> list[Series]:
-    """The whole network at smaller inputs as a line."""
+    """The whole network, resized or narrowed, as a line."""
     points = [(cost, one.net.score) for one in choice.baselines if (cost := choice.cost(one, axis)) is not None]
     if len(points) < 2:
         return []

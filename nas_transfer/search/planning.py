@@ -50,7 +50,7 @@ def _between(seconds: Sequence[float], share: float) -> float:
 
 
 def typical_share(macs: npt.ArrayLike, smallest: float, largest: float) -> float:
-    """Where archs with these multiply-accumulates (N,) lie on average between two others: 0-1, 0.5 if these are equal."""
+    """Where archs with these multiply-accumulates (N,) lie on average between two: 0-1, 0.5 if these are equal."""
     if largest <= smallest:
         return 0.5
     return float(np.clip((np.mean(macs) - smallest) / (largest - smallest), 0.0, 1.0))
