@@ -7,7 +7,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command line sets 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra.utils import instantiate
@@ -55,3 +57,8 @@ def sample_data(name: str) -> Path:
     if not folder.is_dir():
         pytest.skip(f"no sample dataset {name}")
     return folder
+
+
+def nightly_but(values: Iterable[object], *now: object) -> list[Any]:
+    """Parameters of a test, of which all but `now` are left to the nightly run."""
+    return [value if value in now else pytest.param(value, marks=pytest.mark.nightly) for value in values]

@@ -77,7 +77,7 @@ def test_all_checks_pass_on_a_cpu(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["table.json", "table.txt"]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_wrong_value_an_error_a_wait_and_an_ended_process_stop_no_other_check(
     tmp_path: Path, broken: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

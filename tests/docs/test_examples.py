@@ -165,7 +165,7 @@ def test_a_task_of_ones_own_is_extracted_as_it_is_and_costs_what_torch_counts(
         assert counted == costs["body"].params + costs["head"].params == totals.params[place]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_task_of_ones_own_is_trained_searched_exported_and_predicts(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

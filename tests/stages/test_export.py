@@ -51,7 +51,7 @@ from nas_transfer.supernet.protocol import SupernetTable
 from nas_transfer.tasks.coco_metrics import evaluate_coco
 from nas_transfer.tasks.deployed import Deployed
 from nas_transfer.tasks.normalise import Normalise
-from tests.conftest import load_supernet
+from tests.conftest import load_supernet, nightly_but
 from tests.stages.test_proxy import BASE, TASKS
 
 DETNAS_PUBLIC = "detnas_nano, as public supernets shuffle channels"
@@ -86,7 +86,7 @@ def body_of(table: SupernetTable) -> DeployedBody:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", nightly_but(FAMILIES, "bignas_nano", "efficientnet_lite0"))
 def test_bodies_of_every_family_are_the_same_in_onnx_at_any_batch_and_size(
     tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -230,8 +230,7 @@ def examples_run(card: str, folder: Path, *, with_torch: bool) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "task",
-    ["shapes_cls", "shapes_det", pytest.param("shapes_insseg", marks=pytest.mark.nightly), "shapes_pose", "shapes_seg"],
+    "task", nightly_but(["shapes_cls", "shapes_det", "shapes_insseg", "shapes_pose", "shapes_seg"], "shapes_cls")
 )
 def test_one_network_has_one_score_at_the_end_of_training_in_an_evaluation_and_in_an_export(
     trained: Callable[[str], Path], exported: Callable[[str], Path], tmp_path: Path, task: str
@@ -311,7 +310,7 @@ def test_integers_that_lose_too_much_leave_the_head_in_floats_or_are_refused(
     assert set(left) <= {"inputs.json"}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_exported_body_carries_a_torchvision_detector(tmp_path: Path) -> None:
     body = body_of(load_supernet("efficientnet_lite0"))
     write_engines(Deployed(body.requires_grad_(True), body.outputs), tmp_path / "body")

@@ -72,7 +72,7 @@ def dataset(request: pytest.FixtureRequest, tmp_path: Path) -> Dataset:
     return small_dataset(tmp_path / "pictures") if request.param == "drawn" else coco_dataset(sample_data("balloon"))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_forms_give_the_same_check_training_and_predictions(tmp_path: Path, dataset: Dataset) -> None:
     roots = {form: write_form(form, tmp_path / form, dataset) for form in FORMS}
     images = dataset["val"][0].path.parent

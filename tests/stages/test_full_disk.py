@@ -19,6 +19,7 @@ from nas_transfer.runs.atomic import write_text
 from nas_transfer.search.objectives.base import TrialSubnet
 from nas_transfer.stages import search as search_stage
 from nas_transfer.sweeper import run_search
+from tests.conftest import nightly_but
 from tests.stages.test_inputs import CLASSIFY, SEARCH, draw, write_weights
 from tests.stages.test_run_directory import HYDRA, composed
 from tests.test_cli import forked, sentence
@@ -165,7 +166,7 @@ def test_weights_and_records_on_a_full_disk_leave_the_earlier_file(tmp_path: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("limit", [1000, 20_000, 200_000])
+@pytest.mark.parametrize("limit", nightly_but([1000, 20_000, 200_000], 20_000))
 def test_a_command_on_a_full_disk_ends_with_one_sentence_and_goes_on_with_space(tmp_path: Path, limit: int) -> None:
     (tmp_path / "small_disk.py").write_text(
         "import os, resource\nfrom nas_transfer.stages import pretrain\n\n\ndef run(cfg, folder):\n"

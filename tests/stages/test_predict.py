@@ -29,6 +29,7 @@ from nas_transfer.stages.finetune import run as train
 from nas_transfer.stages.predict import run as predict
 from nas_transfer.tasks.prediction import Prediction
 from nas_transfer.tasks.task import Task
+from tests.conftest import nightly_but
 from tests.test_cli import forked, sentence
 
 TINY = {
@@ -78,7 +79,7 @@ def val_samples(folder: Path, task: str) -> tuple[Task, Any, list[Any]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", TINY)
+@pytest.mark.parametrize("task", nightly_but(TINY, "shapes_cls", "shapes_det"))
 def test_a_finished_run_shows_what_it_says_of_validation_images(tmp_path: Path, task: str) -> None:
     run = trained(tmp_path, task, "sample_predictions=2")
     network, data, samples = val_samples(tmp_path, task)

@@ -27,7 +27,7 @@ from nas_transfer.stages.config.search import ProxyConfig, SearchConfig
 from nas_transfer.stages.finetune import run as train
 from nas_transfer.sweeper import run_search
 from nas_transfer.tasks.checkpoint import random_weights
-from tests.conftest import sample_data
+from tests.conftest import nightly_but, sample_data
 from tests.stages.test_search import trials, without_times
 from tests.test_cli import Fork, forked
 
@@ -157,7 +157,7 @@ def test_steps_scores_and_the_warm_up_are_timed(tmp_path: Path, parent: Path) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", nightly_but(TASKS, "shapes_cls", "shapes_det"))
 def test_every_task_is_searched_by_changing_the_task_alone(tmp_path: Path, parent: Path, task: str) -> None:
     cfg = composed(tmp_path, parent, task, "search.trials=4", "search.ask_batch=2", "search.sampler.num_random=2")
     result = searched(cfg)

@@ -16,6 +16,7 @@ from nas_transfer.stages.config.entry import identity, read_config
 from nas_transfer.stages.config.search import ProxyConfig
 from nas_transfer.tasks.box_tally import BoxTally
 from nas_transfer.tasks.tally import HitTally, PixelTally, Tally
+from tests.conftest import nightly_but
 from tests.stages.test_proxy import composed, parent, searched, trials, without_times  # noqa: F401  a fixture
 from tests.stages.test_search import SEARCH
 
@@ -50,7 +51,9 @@ def perfect(tally: Tally) -> Tally:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["shapes_cls", "shapes_seg", "shapes_det", "shapes_insseg"])
+@pytest.mark.parametrize(
+    "task", nightly_but(["shapes_cls", "shapes_seg", "shapes_det", "shapes_insseg"], "shapes_cls", "shapes_det")
+)
 def test_a_tally_gives_the_score_of_the_trial_and_a_perfect_rival_wins(
     tmp_path: Path,
     parent: Path,  # noqa: F811

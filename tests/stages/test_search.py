@@ -33,7 +33,7 @@ from nas_transfer.stages.config.entry import read_config
 from nas_transfer.stages.config.search import SearchConfig
 from nas_transfer.stages.finetune import run as train
 from nas_transfer.sweeper import run_search
-from tests.conftest import load_supernet
+from tests.conftest import load_supernet, nightly_but
 from tests.stages.test_tasks import TINY
 from tests.test_cli import Fork, forked, sentence
 
@@ -348,7 +348,10 @@ def test_what_a_user_gets_wrong_is_one_sentence(tmp_path: Path, supernet: Path) 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "score"),
-    [("shapes_det", "map"), ("shapes_insseg", "map_segm"), ("shapes_pose", "ap"), ("shapes_seg", "miou")],
+    nightly_but(
+        [("shapes_det", "map"), ("shapes_insseg", "map_segm"), ("shapes_pose", "ap"), ("shapes_seg", "miou")],
+        ("shapes_det", "map"),
+    ),
 )
 def test_every_task_is_searched_at_its_own_input_size(tmp_path: Path, task: str, score: str) -> None:
     data = ["data.draw.num_train=24", "data.draw.num_val=6", "data.batch_size=4", "calibration_images=8", "seed=1"]

@@ -151,13 +151,12 @@ def test_a_supernet_of_every_task_is_trained_scored_and_hands_its_weights_on(tmp
     assert 0 <= tuned.metrics[key] <= 1
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("task", "head"),
     [
-        ("shapes_seg", "head=lraspp"), ("shapes_pose", "head=simcc"),
-        pytest.param("shapes_det", "detector=fcos", marks=pytest.mark.nightly),
-        pytest.param("shapes_det", "detector=ssdlite", marks=pytest.mark.nightly),
+        ("shapes_seg", "head=lraspp"), ("shapes_pose", "head=simcc"), ("shapes_det", "detector=fcos"),
+        ("shapes_det", "detector=ssdlite"),
     ],
 )  # fmt: skip
 def test_a_light_head_learns_from_drawn_images_and_is_scored(tmp_path: Path, task: str, head: str) -> None:

@@ -173,7 +173,7 @@ def test_only_the_largest_network_of_the_task_is_searched(folder: Path) -> None:
     assert "needs the weights of a supernet or of the largest network of this task" in sentence(done)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_network_that_was_trained_on_the_search_split_is_searched_with_a_warning(folder: Path) -> None:
     forked(folder, *SETTINGS, "stage=pretrain", "name=all", "trainer.max_steps=1", "data.split.hold_out_search=false")
     done = forked(folder, *SETTINGS, *SEARCH, "weights=runs/pretrain/shapes_cls/all", "name=seen", "search.trials=2")

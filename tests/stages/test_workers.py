@@ -222,7 +222,7 @@ def test_workers_of_another_program_or_of_no_search_are_refused(
         work(alone, workers.worker_jobs(stage.read_config(alone, stage.SearchConfig), 1)[0])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_workers_train_the_trials_of_a_proxy_search_by_rungs(
     tmp_path: Path, parent: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,7 +105,7 @@ def test_a_wrong_value_of_any_key_is_one_sentence_that_names_it(
     assert wrongly_taken(COMMANDS[command], BY_KEY, seen, capsys) == []
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_every_wrong_value_of_every_key_is_one_sentence_that_names_it(capsys: pytest.CaptureFixture[str]) -> None:
     seen: set[str] = set()
     found = [fault for command in COMMANDS.values() for fault in wrongly_taken(command, MANY, seen, capsys)]

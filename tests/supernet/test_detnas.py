@@ -15,7 +15,7 @@ from nas_transfer.supernet.networks import build_body, build_classifier, latency
 from nas_transfer.supernet.ops import copy_slices
 from nas_transfer.supernet.protocol import SupernetTable
 from nas_transfer.supernet.shufflenet.network import shuffle_and_split
-from tests.conftest import load_supernet
+from tests.conftest import load_supernet, nightly_but
 from tests.supernet import public_nets
 from tests.supernet.detnas_modules import DetNAS, shuffled_order
 
@@ -59,7 +59,7 @@ def test_method_1_is_torchs_channel_shuffle_of_two_groups() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
 @pytest.mark.parametrize("method", [1, 2])
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", nightly_but(NETS, "detnas_nano"))
 def test_supernet_and_subnets_equal_the_authors_network(name: str, method: int, training: bool) -> None:
     state, public = public_net(name, method)
     public.train(training)

@@ -67,13 +67,22 @@ def detnas(arch: Arch, state: dict[str, Tensor], images: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("supernet", "make", "reference", "tensors", "params"),
     [
-        ("bignas", public_nets.attentivenas_state, attentivenas, 1468, 23.93),
-        ("ofa_mbv3_w10", lambda: public_nets.ofa_state("w10", public_names=True), ofa, 475, 7.679),
-        ("ofa_mbv3_w12", lambda: public_nets.ofa_state("w12", public_names=True), ofa, 475, 10.716),
-        ("detnas_300m", public_nets.detnas_state, detnas, 2008, 8.49),
+        pytest.param(
+            *("bignas", public_nets.attentivenas_state, attentivenas, 1468, 23.93),
+            id="attentivenas", marks=pytest.mark.nightly,
+        ),
+        pytest.param(
+            "ofa_mbv3_w10", lambda: public_nets.ofa_state("w10", public_names=True), ofa, 475, 7.679, id="ofa w1.0"
+        ),
+        pytest.param(
+            *("ofa_mbv3_w12", lambda: public_nets.ofa_state("w12", public_names=True), ofa, 475, 10.716),
+            id="ofa w1.2", marks=pytest.mark.nightly,
+        ),
+        pytest.param(
+            *("detnas_300m", public_nets.detnas_state, detnas, 2008, 8.49), id="detnas", marks=pytest.mark.nightly
+        ),
     ],
-    ids=["attentivenas", "ofa w1.0", "ofa w1.2", "detnas"],
-)
+)  # fmt: skip
 def test_subnets_of_an_imported_supernet_equal_a_plain_network_on_the_same_tensors(
     supernet: str,
     make: Callable[[], dict[str, Tensor]],

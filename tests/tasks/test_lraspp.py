@@ -130,7 +130,7 @@ def test_its_weights_are_of_another_kind_than_those_of_deeplab() -> None:
     assert kind.family == SegmentationTask.kind.family
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_calibrated_arch_is_the_same_in_onnx_and_torch_export(tmp_path: Path) -> None:
     task = make_task()
     arch = task.space.from_dict({**task.space.smallest().to_dict(), "levels": 3, "scale_percent": 100})

@@ -12,6 +12,7 @@ from torchvision.ops import batched_nms
 from nas_transfer.deploy.engines import largest_difference, run_onnx, run_torch, write_engines
 from nas_transfer.supernet.layers import fold_batch_norms
 from nas_transfer.tasks.detection import DetectionTask
+from tests.conftest import nightly_but
 from tests.tasks import test_detector_genes, test_fcos, test_ssdlite
 from tests.tasks.test_detector_genes import with_statistics
 from tests.tasks.test_fcos import TABLE
@@ -55,7 +56,7 @@ def test_a_selection_of_the_raw_boxes_gives_torchvisions_detections(name: str) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", list(MAKERS))
+@pytest.mark.parametrize("name", nightly_but(MAKERS, "ssdlite"))
 def test_onnx_gives_the_raw_boxes_of_one_and_of_four_images(name: str, tmp_path: Path) -> None:
     deployed = subnet(name).deployed_raw()
     assert deployed is not None

@@ -293,10 +293,8 @@ def test_archs_are_costed_in_bulk(monkeypatch: pytest.MonkeyPatch) -> None:
         assert totals.params[number] == sum(cost.params for cost in costs)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("supernet", "percent"), [("bignas_nano", 50), pytest.param("efficientnet_lite0", 75, marks=pytest.mark.nightly)]
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize(("supernet", "percent"), [("bignas_nano", 50), ("efficientnet_lite0", 75)])
 def test_a_scaled_arch_is_the_same_in_onnx_at_any_size(tmp_path: Path, supernet: str, percent: int) -> None:
     task = with_random_statistics(make_task(supernet=supernet)).eval()
     subnet = task.extract(arch_with(task, **SMALL | {"scale_percent": percent}))
