@@ -2,11 +2,11 @@
 
     python scripts/rank_repair.py RUN ...     finished runs of stage=proxy, one for each seed
 
-Each search must have proxy.rungs=[0,...,STEPS] with proxy.keep=1 and search.sampler.damage=true. For each run, the
-table has Kendall's tau of the damage, of the MACs and of the score after each rung against the score after the last one,
-each with a bootstrap interval, over all archs and over those at the largest input size alone. With several runs, the
-last table has the mean over runs, with a Student's t interval. MACs are those of the number of classes that
-stage=profile assumes. Command for a drawn task: scripts/rank_repair.sh.
+Each search must have proxy.rungs=[0,...,STEPS] with proxy.keep=1 and search.sampler.damage=true. For each run, a table
+has Kendall's tau of the damage, of the MACs and of the score after each rung against the score after the last one, with
+bootstrap intervals, over all archs and over those at the largest input size alone. With several runs, the last table
+has the mean over runs, with a Student's t interval. MACs are those of the number of classes that stage=profile assumes.
+Command for a drawn task: scripts/rank_repair.sh.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def early_scores(run: Path, task: Task) -> dict[str, dict[Arch, float]]:
     """The scores after each rung but the last, by a name of the rung, shortest training first."""
     steps = sorted({int(path.name.split(".")[1]) for path in (run / files.RUNGS_FOLDER).glob("*.*.json")})
     by_steps = {step: scores_of([read_outcome(path) for path in files.rung_files(run, step).values()], task)
-                for step in steps}  # fmt: skip
+                for step in steps[:-1]}  # fmt: skip
     return {f"score after {step} steps" if step else UNTRAINED: scores for step, scores in by_steps.items()}
 
 

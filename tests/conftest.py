@@ -61,4 +61,8 @@ def sample_data(name: str) -> Path:
 
 def nightly_but(values: Iterable[object], *now: object) -> list[Any]:
     """Parameters of a test, of which all but `now` are left to the nightly run."""
-    return [value if value in now else pytest.param(value, marks=pytest.mark.nightly) for value in values]
+
+    def at_night(value: object) -> object:
+        return pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=pytest.mark.nightly)
+
+    return [value if value in now else at_night(value) for value in values]

@@ -1,4 +1,4 @@
-"""Which trained net to take: every comparable net beside the whole network and what one makes of it by hand."""
+"""Which trained net to take: every comparable net beside the whole network and its variants made by hand."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Choice:
 
     @property
     def baselines(self) -> list[Candidate]:
-        """The whole network, resized or narrowed, where these do not dominate each other, the cheapest first."""
+        """The whole network, resized and narrowed, of which no other one dominates, the cheapest first."""
         whole = [one for one in self.candidates if one.is_baseline]
         if not whole:
             return []

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from nas_transfer.arch import Arch
 from nas_transfer.runs import Spent
 from nas_transfer.runs.plan import Timing
 from nas_transfer.search.halving import Rungs
+from nas_transfer.space import SearchSpace
 
 MOST_TRIALS = 1000
 START_SHARE = 1 / 3
@@ -24,24 +27,31 @@ TYPICAL_ARCHS = 64
 
 @dataclass(frozen=True)
 class TrialSeconds:
-    """The duration of a trial: on average, and of one that trains to the last rung."""
+    """The duration of a trial: on average, and of a baseline, which trains to the last rung."""
 
     average: float
     baseline: float
 
 
-def trial_seconds(timing: Timing | Spent, rungs: Rungs, share: float) -> TrialSeconds:
-    """The duration of the trials of a search, from the smallest and the largest arch.
+@dataclass(frozen=True)
+class Shares:
+    """Where archs lie on average between the two that are timed, by multiply-accumulates: 0-1, from `share_between`.
 
-    Args:
-        share: where an arch lies between these two, from `typical_share`. Durations are taken to grow with the
-            multiply-accumulates.
+    Attributes:
+        typical: archs that a sampler may propose.
+        baselines: the archs that a search is compared with.
     """
-    step, scoring = (_between(seconds, share) for seconds in (timing.step_seconds, timing.scoring_seconds))
-    return TrialSeconds(
-        rungs.steps_per_trial * step + rungs.scorings_per_trial * scoring,
-        rungs.steps[-1] * step + len(rungs.steps) * scoring,
-    )
+
+    typical: float
+    baselines: float
+
+
+def trial_seconds(timing: Timing | Spent, rungs: Rungs, shares: Shares) -> TrialSeconds:
+    """The duration of the trials of a search, between those of the smallest and of the largest arch."""
+    step, scoring = (_between(seconds, shares.typical) for seconds in (timing.step_seconds, timing.scoring_seconds))
+    average = rungs.steps_per_trial * step + rungs.scorings_per_trial * scoring
+    step, scoring = (_between(seconds, shares.baselines) for seconds in (timing.step_seconds, timing.scoring_seconds))
+    return TrialSeconds(average, rungs.steps[-1] * step + len(rungs.steps) * scoring)
 
 
 def _between(seconds: Sequence[float], share: float) -> float:
@@ -49,7 +59,17 @@ def _between(seconds: Sequence[float], share: float) -> float:
     return (1 - share) * seconds[0] + share * seconds[-1] if seconds else 0.0
 
 
-def typical_share(macs: npt.ArrayLike, smallest: float, largest: float) -> float:
+def timed_archs(space: SearchSpace, *, repairs: bool) -> tuple[Arch, Arch]:
+    """The smallest and the largest arch, which are timed before a search.
+
+    Args:
+        repairs: whether archs are subnets of one whole network, which has one head.
+    """
+    ends = space.ends()
+    return ends[-2 if repairs else 0], ends[-1]
+
+
+def share_between(macs: npt.ArrayLike, smallest: float, largest: float) -> float:
     """Where archs with these multiply-accumulates (N,) lie on average between two: 0-1, 0.5 if these are equal."""
     if largest <= smallest:
         return 0.5
@@ -74,13 +94,15 @@ def trials_in(seconds: float, each: TrialSeconds, baselines: int) -> int:
     return min(MOST_TRIALS, int(baselines + (seconds - of_baselines) / each.average))
 
 
-def batch_of(trials: int, most: int) -> int:
+def batch_of(trials: int, most: int, rungs: Rungs) -> int:
     """The size of a batch of a search: smaller in a short one, which would learn too late.
 
     Args:
         most: that of a long search.
+        rungs: one trial of a batch, at least, is dropped at each of several rungs.
     """
-    return min(most, max(LEAST_BATCH, trials // BATCHES))
+    least = max(LEAST_BATCH, math.ceil(1 / rungs.keep ** (len(rungs.steps) - 1)))
+    return max(least, min(most, trials // BATCHES))
 
 
 def start_of(trials: int, num_more: int) -> int:

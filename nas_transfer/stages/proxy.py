@@ -29,6 +29,7 @@ from nas_transfer.search.damage import ArchDamage
 from nas_transfer.search.evaluate import TrialEvaluator
 from nas_transfer.search.folds import FoldedEvaluator
 from nas_transfer.search.loop import is_prepared
+from nas_transfer.search.planning import timed_archs
 from nas_transfer.stages.common.build import (
     LastCheckpoint,
     build_bare_trainer,
@@ -308,9 +309,7 @@ def _together(spent: Sequence[Spent]) -> Spent:
 
 def _timed(evaluator: TrialEvaluator, steps: int, spent: Spent) -> Spent:
     """`spent`, plus the time to train the smallest and the largest arch for a few steps and to score them."""
-    space = evaluator.supernet.space
-    ends = space.ends()
-    timed = (ends[-2] if evaluator.repair is not None else ends[0], ends[-1])  # one network has one head
+    timed = timed_archs(evaluator.supernet.space, repairs=evaluator.repair is not None)
     outcomes = [evaluator.evaluate(Evaluation(-1, arch.to_dict(), steps=steps)) for arch in timed]
     return replace(
         spent,

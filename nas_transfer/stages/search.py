@@ -36,7 +36,7 @@ from nas_transfer.runs import (
     usage_in,
 )
 from nas_transfer.runs.lock import run_lock
-from nas_transfer.runs.plan import Timing, read_timing
+from nas_transfer.runs.plan import Timing, read_plan, read_timing
 from nas_transfer.runs.texts import counted, duration, value_text
 from nas_transfer.search.attainable import CostRange, attainable
 from nas_transfer.search.damage import fit_additive
@@ -63,7 +63,7 @@ from nas_transfer.stages.common.candidates import (
 from nas_transfer.stages.common.damage import damage_usage, give_damage, prepare_damage, uses_damage
 from nas_transfer.stages.common.front_table import front_table, heads_on
 from nas_transfer.stages.common.launching import WorkerLauncher
-from nas_transfer.stages.common.planning import close_plan, plan_of_run, planned, schedule_of, typical_share_of
+from nas_transfer.stages.common.planning import close_plan, plan_of_run, planned, schedule_of, shares_of
 from nas_transfer.stages.common.problem import make_sampler, searched_problem
 from nas_transfer.stages.common.racing import make_race
 from nas_transfer.stages.common.repair import check_scored_images, remove_networks, write_networks
@@ -116,8 +116,10 @@ def run_job(
             evaluate_job(one.path, evaluator)
         return [None] * len(jobs)
 
+    plan = read_plan(config.folder)  # of the process that began the search; this one may have been given other numbers
+    trials = plan.trials if plan is not None and plan.budget is None else config.search.trials
     with suppress(BusyError), run_lock(folder):
-        search(replace(config, search=replace(config.search, job=None)), launch)
+        search(replace(config, search=replace(config.search, job=None, trials=trials)), launch)
 
 
 def search(config: SearchConfig, launch: Launch, workers: WorkerLauncher | None = None) -> float | None:
@@ -157,7 +159,9 @@ class _Search:
         self.problem = searched_problem(config, self.task, self.objectives, repairs=self.repairs)
         if keys.trials is None and not uses_damage(config, checkpoint):
             make_sampler(config, self.problem, None)  # an infeasible constraint ends the search before archs are timed
-        self.plan = plan_of_run(config, launch, self.problem, self.task)
+        if keys.trials is not None:  # else archs are timed first
+            give_damage(self.objectives, prepare_damage(config, self.task.space, checkpoint, launch))
+        self.plan = plan_of_run(config, launch, self.problem, self.task, repairs=self.repairs)
         self.config = config = planned(config, self.plan)
         images_per_step = (keys.folds or 1) * data.batch_size * config.task.recipe.build().accumulate
         schedule = schedule_of(config, self.plan, images_per_step, self.objectives, repairs=self.repairs)
@@ -218,7 +222,7 @@ class _Search:
         spent, schedule = self.loop.prepared, self.loop.schedule
         if not spent.scoring_seconds or self.plan.budget is not None:  # a plan with a budget has been announced
             return
-        each = trial_seconds(spent, schedule.rungs, typical_share_of(self.problem, self.task))
+        each = trial_seconds(spent, schedule.rungs, shares_of(self.problem, self.task, repairs=self.repairs))
         a_trial, a_baseline = each.average, each.baseline
         budget, baselines = schedule.budget, self.loop.baselines_left()
         trials = min(schedule.trials, budget.trials_left(spent.images, spent.seconds, a_trial, baselines))

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from nas_transfer.api.running import composed
+from nas_transfer.errors import ConfigError
 from nas_transfer.runs import Costs, Front, Job, Trial, read_front
 from nas_transfer.runs.plan import Plan, read_plan
 from nas_transfer.search.front import write_front
 from nas_transfer.search.problem import Problem
 from nas_transfer.stages.common.build import build_blank
-from nas_transfer.stages.common.planning import divided, plan_of_run, planned, typical_share_of
+from nas_transfer.stages.common.planning import divided, plan_of_run, planned, shares_of
 from nas_transfer.stages.common.problem import searched_problem
 from nas_transfer.stages.config.entry import read_config
 from nas_transfer.stages.config.search import ProxyConfig, SearchConfig
@@ -23,8 +24,8 @@ def config_of(*overrides: str, stage: str = "search", kind: type[SearchConfig] =
     return read_config(composed([f"stage={stage}", "weights=none", *overrides]), kind)
 
 
-def problem_of(task: str, *, repairs: bool) -> tuple[Task, Problem]:
-    config = config_of(*f"task={task}".split())
+def problem_of(task: str, *overrides: str, repairs: bool) -> tuple[Task, Problem]:
+    config = config_of(*f"task={task}".split(), *overrides)
     built = build_blank(config, config.supernet.build())
     objectives = {name: objective.build() for name, objective in config.search.objectives.items()}
     return built, searched_problem(config, built, objectives, repairs=repairs)
@@ -88,27 +89,43 @@ def test_batches_and_start_follow_from_the_trials_unless_they_are_given(
     assert "num_random" not in done.search.sampler or done.search.sampler["num_random"] == plan[1]
 
 
-def test_a_search_that_goes_on_keeps_its_batches_and_its_start(tmp_path: Path) -> None:
+def test_a_search_that_goes_on_keeps_its_start(tmp_path: Path) -> None:
     def plan(trials: int) -> Plan:
         config = config_of("task=shapes_cls", f"search.trials={trials}", f"run_dir={tmp_path}")
-        return plan_of_run(config, launch_nothing, problem, task)
+        return plan_of_run(config, launch_nothing, problem, task, repairs=False)
 
     task, problem = problem_of("shapes_cls", repairs=False)
     assert plan(24) == Plan(24, 4, 8 - problem.num_more)
-    assert plan(90) == Plan(90, 4, 8 - problem.num_more) == read_plan(tmp_path)
+    assert plan(90) == Plan(90, 15, 8 - problem.num_more) == read_plan(tmp_path)
+    assert plan(12) == Plan(12, 2, 8 - problem.num_more)
 
 
 def launch_nothing(jobs: Sequence[Job]) -> list[str | None]:
     raise AssertionError(f"no archs are timed with search.trials, got {jobs}")
 
 
-def test_a_typical_arch_costs_what_random_archs_cost_on_average() -> None:
-    task, problem = problem_of("shapes_det", repairs=True)
+@pytest.mark.parametrize("frozen", ["null", "{min_size: 64}", "{min_size: 96}"])
+def test_archs_are_placed_between_those_that_are_timed(frozen: str) -> None:
+    task, problem = problem_of("shapes_det", f"search.frozen={frozen}", repairs=True)
     rng = np.random.default_rng(1)
     archs = [task.space.sample(rng, problem.frozen) for _ in range(400)]
-    smallest, largest = task.cost_totals(problem.first[:2]).macs
-    share = (task.cost_totals(archs).macs.mean() - smallest) / (largest - smallest)
-    assert typical_share_of(problem, task) == pytest.approx(share, abs=0.05)
+    smallest, largest = task.cost_totals([task.space.smallest(), task.space.largest()]).macs  # whatever is frozen
+    shares = shares_of(problem, task, repairs=True)
+    for share, placed in ((shares.typical, archs), (shares.baselines, problem.baselines)):
+        expected = (task.cost_totals(placed).macs.mean() - smallest) / (largest - smallest)
+        assert share == pytest.approx(expected, abs=0.05)
+    assert shares.baselines > shares.typical
+
+
+def test_limits_on_costs_are_known_before_damages_are_measured() -> None:
+    limited = ["objective=[damage,macs]", "search.constraints={macs: {max: 80e6}}"]
+    task, problem = problem_of("shapes_det", *limited, repairs=True)
+    assert len(problem.baselines) > 1
+    assert all(task.cost_totals([arch]).macs[0] <= 80e6 for arch in problem.baselines)
+    limited = ["objective=[damage,macs]", "search.constraints={damage: {max: 1}}"]
+    with pytest.raises(ConfigError, match=r"search\.constraints of damage needs search\.trials=N instead of"):
+        problem_of("shapes_det", *limited, repairs=True)
+    problem_of("shapes_det", *limited, "search.trials=9", repairs=True)
 
 
 def test_a_written_front_keeps_the_baselines_with_their_costs(tmp_path: Path) -> None:

@@ -335,9 +335,13 @@ def test_ranks_are_those_of_the_files(folder: Path, damage_search: Path, script:
         untrained = json.loads((folder / run / files.rung_file(trained["trial"], 0)).read_text())
         damage = sum(damages.get(choice, 0.0) for choice in genes_of(trained["arch"]).items())
         rows.append((trained["metrics"]["top1"], -damage, untrained["metrics"]["top1"]))
-    cells = [line.split(" | ") for line in script(folder, "rank_repair.py", run) if line.startswith("| all |")]
-    found = {row[1]: (float(row[2]), row[-1]) for row in cells}
+    cells = [line.split(" | ") for line in script(folder, "rank_repair.py", run, run) if line.startswith("| all |")]
+    found = {row[1]: (float(row[2]), row[-1]) for row in cells if row[-1].endswith("8 |")}
+    assert list(found) == ["damage", "damage of features", "untrained score", "MACs"]  # not the score of the last rung
     trained_scores, *estimates = zip(*rows, strict=True)
     for name, values in zip(("damage", "untrained score"), estimates, strict=True):
         tau = kendalltau(trained_scores, values).statistic
         assert found[name] == (pytest.approx(0.0 if np.isnan(tau) else tau, abs=0.006), "8 |")
+    means = {row[1]: row[2:] for row in cells[-4:]}
+    for name, (tau, _) in found.items():
+        assert means[name] == [f"{tau:.2f} {tau:.2f}", f"{tau:.2f}", f"{tau:.2f} to {tau:.2f} |"]

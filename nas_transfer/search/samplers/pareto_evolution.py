@@ -39,8 +39,8 @@ class ParetoEvolution(ArchSampler):
     Args:
         problem: the space and its limits.
         seed: seed of all draws.
-        num_random: number of archs at the start, which are drawn at random but for the ends of the space. The largest
-            arch at smaller input sizes comes on top. None for `MOST_START`.
+        num_random: number of archs at the start, which are drawn at random but for the ends of the space. The other
+            archs of `Problem.first` come on top. None for `MOST_START`.
         mutation: probability that a mutation redraws a gene. A mutation changes one gene in any case.
         crossover: probability that a child has two parents. Half of these children are mutated too.
         screen: number of children from which the regression chooses; 1 for evolution alone.

@@ -81,7 +81,7 @@ class PredictedFront(ArchSampler):
     Args:
         problem: the space and its limits.
         seed: seed of all draws.
-        num_random: number of archs at the start. The largest arch at smaller input sizes comes on top. None for
+        num_random: number of archs at the start. The other archs of `Problem.first` come on top. None for
             `MOST_START`.
         predictor: a key of `PREDICTORS`, or ``auto`` for the one that ranks best in cross-validation.
         population: population of NSGA-II.

@@ -24,12 +24,14 @@ from nas_transfer.search.planning import (
     MOST_BATCH,
     MOST_TRAINED_BATCH,
     TYPICAL_ARCHS,
+    Shares,
     TrialSeconds,
     batch_of,
+    share_between,
     start_of,
+    timed_archs,
     trial_seconds,
     trials_in,
-    typical_share,
 )
 from nas_transfer.search.problem import Problem
 from nas_transfer.stages.common.slurm_jobs import wait_for_jobs
@@ -45,13 +47,14 @@ NUM_RANDOM = "num_random"
 Config = TypeVar("Config", bound=SearchConfig)
 
 
-def plan_of_run(config: SearchConfig, launch: Launch, problem: Problem, task: Task) -> Plan:
+def plan_of_run(config: SearchConfig, launch: Launch, problem: Problem, task: Task, *, repairs: bool) -> Plan:
     """The plan of a search, which is made once and kept. With ``search.minutes``, archs are timed first.
 
     Args:
         launch: runs the job that times archs.
         problem: the problem of the search.
         task: knows the multiply-accumulates of archs.
+        repairs: whether the archs are subnets of one whole network.
 
     Raises:
         ConfigError: the budget leaves no time for a trial.
@@ -63,11 +66,16 @@ def plan_of_run(config: SearchConfig, launch: Launch, problem: Problem, task: Ta
         return kept
     if trials is not None:
         plan = divided(config, trials, problem.num_more)
+        blind = min(trials, problem.num_more + (plan.num_random or 0))
+        logger.info(
+            "search.trials=%d: batches of %d%s", trials, plan.ask_batch,
+            f"; the sampler learns from scores after {blind} trials" if plan.num_random is not None else "",
+        )  # fmt: skip
     else:
         timing = _timing_of_run(config, launch)
-        plan = make_plan(config, timing, problem, typical_share_of(problem, task))
-    if kept is not None:  # the search goes on for longer
-        plan = replace(plan, ask_batch=kept.ask_batch, num_random=kept.num_random)
+        plan = make_plan(config, timing, problem, shares_of(problem, task, repairs=repairs))
+    if kept is not None:  # another length continues the search
+        plan = replace(plan, num_random=kept.num_random)
     if plan != kept:
         plan.write(config.folder)
         if trials is None:
@@ -88,12 +96,15 @@ def _timing_of_run(config: SearchConfig, launch: Launch) -> Timing:
     return timing
 
 
-def typical_share_of(problem: Problem, task: Task) -> float:
-    """Where random archs lie on average between the smallest and the largest one, by multiply-accumulates: 0-1."""
+def shares_of(problem: Problem, task: Task, *, repairs: bool) -> Shares:
+    """Where random archs and baselines lie between the archs that are timed; see `plan_of_run`."""
     rng = np.random.default_rng(0)
-    archs = [*problem.first[:2], *(problem.draw(rng) for _ in range(TYPICAL_ARCHS))]
-    smallest, largest, *drawn = task.cost_totals(archs).macs.tolist()
-    return typical_share(drawn, smallest, largest)
+    drawn = [problem.draw(rng) for _ in range(TYPICAL_ARCHS)]
+    smallest, largest = task.cost_totals(timed_archs(problem.space, repairs=repairs)).macs.tolist()
+    typical, baselines = (
+        share_between(task.cost_totals(archs).macs, smallest, largest) for archs in (drawn, problem.baselines or drawn)
+    )
+    return Shares(typical, baselines)
 
 
 def divided(config: SearchConfig, trials: int, num_more: int) -> Plan:
@@ -107,16 +118,12 @@ def divided(config: SearchConfig, trials: int, num_more: int) -> Plan:
         given = keys.sampler[NUM_RANDOM]
         num_random = start_of(trials, num_more) if given is None else int(str(given))
     most = MOST_TRAINED_BATCH if isinstance(config, ProxyConfig) else MOST_BATCH
-    return Plan(trials, keys.ask_batch or batch_of(trials, most), num_random)
+    return Plan(trials, keys.ask_batch or batch_of(trials, most, config.rungs()), num_random)
 
 
-def make_plan(config: SearchConfig, timing: Timing, problem: Problem, share: float) -> Plan:
-    """Divide ``search.minutes``; see `plan_of_run`.
-
-    Args:
-        share: see `trial_seconds`.
-    """
-    keys, each = config.search, trial_seconds(timing, config.rungs(), share)
+def make_plan(config: SearchConfig, timing: Timing, problem: Problem, shares: Shares) -> Plan:
+    """Divide ``search.minutes``; see `plan_of_run`."""
+    keys, each = config.search, trial_seconds(timing, config.rungs(), shares)
     assert keys.minutes is not None
     workers = keys.workers or 1
     before = timing.seconds + timing.warmup_seconds + timing.damage_seconds + timing.preparation_seconds

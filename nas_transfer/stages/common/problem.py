@@ -9,8 +9,10 @@ from functools import partial
 import numpy as np
 
 from nas_transfer.arch import Arch
+from nas_transfer.errors import ConfigError
 from nas_transfer.search.damage import ArchDamage
 from nas_transfer.search.objectives.base import ArchCost, Objective
+from nas_transfer.search.objectives.damage import Damage
 from nas_transfer.search.pareto import signs
 from nas_transfer.search.problem import Costs as ArchCosts
 from nas_transfer.search.problem import Known, Problem
@@ -31,9 +33,18 @@ def searched_problem(
     Args:
         task: the supernet's task; its tensors are not used.
         repairs: whether trials are parts of one whole network.
+
+    Raises:
+        ConfigError: damages have a limit that is needed before they are measured.
     """
     fixed = trained_genes(config, task, objectives) if repairs else []
     problem = make_problem(config.search, task, objectives, fixed)
+    limited = [name for name in problem.limits if isinstance(objectives[name], Damage)]
+    if limited and config.search.trials is None:
+        raise ConfigError(
+            f"search.constraints of {limited[0]} needs search.trials=N instead of search.minutes, which plans a search "
+            "before its damages are measured"
+        )
     problem.width_genes = task.width_genes if repairs else ()
     return problem
 
@@ -100,4 +111,6 @@ def make_problem(
 
 
 def _known_costs(task: Task, known: Mapping[str, ArchCost], archs: Sequence[Arch]) -> ArchCosts:
-    return {name: objective.of_archs(task, archs) for name, objective in known.items()}
+    """The costs by name, without damages that are not measured yet."""
+    measured = {name: one for name, one in known.items() if not isinstance(one, Damage) or one.damage is not None}
+    return {name: objective.of_archs(task, archs) for name, objective in measured.items()}

@@ -9,6 +9,7 @@ from nas_transfer.runs import Evaluation, files
 from nas_transfer.runs.plan import Timing
 from nas_transfer.search.evaluate import TrialEvaluator
 from nas_transfer.search.objectives.damage import Damage
+from nas_transfer.search.planning import timed_archs
 from nas_transfer.stages.common.candidates import build_evaluator
 from nas_transfer.stages.common.damage import uses_damage
 from nas_transfer.stages.common.repair import RepairedTrials
@@ -52,9 +53,7 @@ def timing_of(
     evaluator.objectives = {
         name: objective for name, objective in evaluator.objectives.items() if not isinstance(objective, Damage)
     }
-    space = evaluator.supernet.space
-    ends = space.ends()
-    timed = (ends[-2] if evaluator.repair is not None else ends[0], ends[-1])  # one network has one head
+    timed = timed_archs(evaluator.supernet.space, repairs=evaluator.repair is not None)
     first = [] if evaluator.repair is None else [evaluator.evaluate(Evaluation(-1, arch.to_dict())) for arch in timed]
     outcomes = [evaluator.evaluate(Evaluation(-1, arch.to_dict(), steps=steps)) for arch in timed]
     for size, outcome in zip(("smallest", "largest"), outcomes, strict=True):
