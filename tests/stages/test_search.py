@@ -251,6 +251,25 @@ def test_failing_candidates_are_recorded_with_the_reason_and_the_search_goes_on(
     assert not (tmp_path / "timed/plan.json").exists()
 
 
+@pytest.mark.slow
+def test_the_evaluator_that_timed_archs_evaluates_the_trials(
+    tmp_path: Path, supernet: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = []
+    init = TrialEvaluator.__init__
+    monkeypatch.setattr(TrialEvaluator, "__init__", lambda self, *args: (built.append(self), init(self, *args))[1])
+    monkeypatch.setattr("nas_transfer.stages.common.planning.trials_in", lambda *_: 12)
+    limit = "search.constraints={score: {min: 0.12}}"  # which the timing ignores
+    searched(tmp_path / "timed", supernet, "search.trials=null", "search.minutes=5", limit)
+    assert len(built) == 1
+    assert min(json.loads((tmp_path / "timed/timing.json").read_text())["scoring_seconds"]) > 0
+    searched(tmp_path / "given", supernet, "search.trials=12", limit)
+    assert len(built) == 2
+    timed, given = (without_times(trials(tmp_path / name)) for name in ("timed", "given"))
+    assert timed == given
+    assert sum(outcome["left_out"] for outcome in timed.values()) >= 1
+
+
 def test_a_job_without_results_fails_its_trials_with_its_reason(tmp_path: Path, supernet: Path) -> None:
     from nas_transfer.search.loop import Schedule, SearchLoop
     from nas_transfer.search.study import Study

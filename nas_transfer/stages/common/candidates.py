@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 Config = TypeVar("Config", bound=SearchConfig)
 
-_evaluators: dict[str, TrialEvaluator] = {}
+_evaluators: dict[tuple[str, Path], TrialEvaluator] = {}
 """The evaluator of this process by the hash of its configuration, so that later jobs need not load it again."""
 
 
@@ -78,11 +78,16 @@ def evaluate_job(path: Path, evaluator: TrialEvaluator) -> None:
 
 def evaluator_in_process(config: Config, build: Callable[[Config], TrialEvaluator]) -> TrialEvaluator:
     """The evaluator of this process, which is made for the first of its jobs."""
-    key = config.config_sha256
+    key = config.config_sha256, config.folder
     if key not in _evaluators:
         _evaluators.clear()  # two supernets at once may not fit into memory
         _evaluators[key] = build(config)
     return _evaluators[key]
+
+
+def has_evaluator(config: SearchConfig) -> bool:
+    """Whether this process has made the evaluator of a search."""
+    return (config.config_sha256, config.folder) in _evaluators
 
 
 def build_evaluator(config: SearchConfig, *, cache: bool = True, measures_damage: bool = True) -> TrialEvaluator:

@@ -29,16 +29,24 @@ def uses_damage(config: SearchConfig, checkpoint: Checkpoint) -> bool:
     Raises:
         ConfigError: an objective asks for them, and the weights are those of a supernet.
     """
-    as_objective = any(objective.target is Damage for objective in config.search.objectives.values())
     if checkpoint.arch is None:
-        if as_objective:
+        if _is_objective(config):
             raise ConfigError(
                 "objective=damage needs the weights of one whole network, got those of a supernet in "
                 f"{checkpoint.path}: add weights=<the folder of a finished run of arch=max>"
             )
         return False
+    return asks_for_damage(config)
+
+
+def asks_for_damage(config: SearchConfig) -> bool:
+    """Whether an objective or the sampler of a search asks for damages."""
     sampler = config.search.sampler
-    return as_objective or ("damage" in sampler and bool(sampler["damage"]))
+    return _is_objective(config) or ("damage" in sampler and bool(sampler["damage"]))
+
+
+def _is_objective(config: SearchConfig) -> bool:
+    return any(objective.target is Damage for objective in config.search.objectives.values())
 
 
 def prepare_damage(

@@ -34,6 +34,7 @@ from nas_transfer.search.planning import (
     trials_in,
 )
 from nas_transfer.search.problem import Problem
+from nas_transfer.stages.common.candidates import has_evaluator
 from nas_transfer.stages.common.slurm_jobs import wait_for_jobs
 from nas_transfer.stages.config.search import ProxyConfig, SearchConfig
 from nas_transfer.tasks.task import Task
@@ -126,7 +127,9 @@ def make_plan(config: SearchConfig, timing: Timing, problem: Problem, shares: Sh
     keys, each = config.search, trial_seconds(timing, config.rungs(), shares)
     assert keys.minutes is not None
     workers = keys.workers or 1
-    before = timing.seconds + timing.warmup_seconds + timing.damage_seconds + timing.preparation_seconds
+    before = timing.seconds + timing.warmup_seconds + timing.damage_seconds
+    if keys.workers is not None or not has_evaluator(config):  # else the timing has prepared the trials of this process
+        before += timing.preparation_seconds
     trials = trials_in(workers * (60 * keys.minutes - before), each, len(problem.baselines))
     if not trials:
         raise ConfigError(_too_short(config, each, before))

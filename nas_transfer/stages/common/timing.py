@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 
 from nas_transfer.errors import RunError
@@ -10,17 +11,24 @@ from nas_transfer.runs.plan import Timing
 from nas_transfer.search.evaluate import TrialEvaluator
 from nas_transfer.search.objectives.damage import Damage
 from nas_transfer.search.planning import timed_archs
-from nas_transfer.stages.common.candidates import build_evaluator
-from nas_transfer.stages.common.damage import uses_damage
+from nas_transfer.stages.common.candidates import build_evaluator, evaluator_in_process
+from nas_transfer.stages.common.damage import asks_for_damage, uses_damage
 from nas_transfer.stages.common.repair import RepairedTrials
 from nas_transfer.stages.config.search import SearchConfig
 from nas_transfer.tasks.damage import DamageMeter
 
 
 def time_search(config: SearchConfig) -> Timing:
-    """Time the trials of a search without training."""
+    """Time the trials of a search without training.
+
+    Later jobs of this process use the evaluator again, with what the first repairs have prepared. Where they have to
+    measure damages first, it is made for the timing alone.
+    """
     started = time.monotonic()
-    evaluator = build_evaluator(config, measures_damage=False)
+    if asks_for_damage(config):
+        evaluator = build_evaluator(config, measures_damage=False)
+    else:
+        evaluator = evaluator_in_process(config, build_evaluator)
     return timing_of(config, evaluator, steps=0, started=started)
 
 
@@ -33,6 +41,7 @@ def timing_of(
     what all subnets, and all of one input size, share.
 
     Args:
+        evaluator: left as it is, but for what its first trials prepare.
         steps: training steps of each arch.
         started: the time at which the job began.
         warmup_seconds: estimated before.
@@ -40,7 +49,7 @@ def timing_of(
     Raises:
         RunError: one of the archs cannot be trained or scored, so that its time says nothing.
     """
-    damage_seconds = 0.0
+    evaluator, damage_seconds = copy.copy(evaluator), 0.0
     if isinstance(evaluator.repair, RepairedTrials):
         repairer = evaluator.repair.repairer()  # reads its views: no part of a trial
         if uses_damage(config, evaluator.repair.checkpoint) and not (config.folder / files.DAMAGE).is_file():
