@@ -175,3 +175,16 @@ def add_moments(moments: Moments, maps: Tensor) -> None:
     """Merge the moments per channel of maps (B, C, H, W)."""
     variance, mean = torch.var_mean(maps, (0, 2, 3), correction=0)
     moments.add(maps.numel() // maps.shape[1], mean, variance)
+
+
+def stretched(maps: Tensor, size: Sequence[int], factors: Tensor) -> Tensor:
+    """Maps (B, C, H, W) resized bilinearly to a size (h, w), of which each image shows a part or more.
+
+    Args:
+        factors: for each image (B, 2), x and y, the share of the width and height of `maps` that is shown.
+    """
+    scales = torch.zeros(len(maps), 2, 3, dtype=maps.dtype, device=maps.device)
+    scales[:, [0, 1], [0, 1]] = factors.to(maps)
+    scales[:, :, 2] = factors.to(maps) - 1  # the upper left corners stay together
+    grid = F.affine_grid(scales, [*maps.shape[:2], *size], align_corners=False)
+    return F.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=False)

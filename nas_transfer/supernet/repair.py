@@ -33,7 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_transfer.runs.phases import EVERY_SECONDS, Phase
-from nas_transfer.supernet.activations import Sample, Walk, moments_of
+from nas_transfer.supernet.activations import Sample, Walk, moments_of, stretched
 from nas_transfer.supernet.calibrate import Moments, recalibrate_batch_norm
 from nas_transfer.supernet.links import Link, Patches, permute_hidden, repair_module
 from nas_transfer.supernet.mending import (
@@ -108,16 +108,20 @@ class Probes:
         error = sum(relative) / len(relative)
         return error if math.isfinite(error) else math.inf
 
-    def damage(self, maps: Sequence[Sequence[Tensor]], taps: Sequence[int]) -> float:
+    def damage(
+        self, maps: Sequence[Sequence[Tensor]], taps: Sequence[int], stretches: Sequence[Tensor] | None = None
+    ) -> float:
         """The mean error of some feature maps, each relative to the variance of all of the largest network's channels.
 
         Args:
             maps: for each batch of the images the four maps (B, C, H, W) of a body. A missing channel counts with its
                 variance, as if its mean stood for it. Maps of another size are resized bilinearly.
             taps: indices of the maps that count.
+            stretches: for each batch the factors (B, 2) from a place in the maps wanted to the same place in these, as
+                shares of width and height; None if places are the same shares.
         """
         relative = []
-        for tap, ((wrong, channels), moments) in enumerate(zip(self._wrong(maps), self.moments)):
+        for tap, ((wrong, channels), moments) in enumerate(zip(self._wrong(maps, stretches), self.moments)):
             variances = mean_and_variance(moments, self.maps[0][tap].shape[1])[1]
             total = float(variances.sum())
             if tap in taps:
@@ -125,12 +129,16 @@ class Probes:
         damage = sum(relative) / len(relative)
         return damage if math.isfinite(damage) else math.inf
 
-    def _wrong(self, maps: Sequence[Sequence[Tensor]]) -> list[tuple[float, int]]:
+    def _wrong(
+        self, maps: Sequence[Sequence[Tensor]], stretches: Sequence[Tensor] | None = None
+    ) -> list[tuple[float, int]]:
         """For each tap the sum of squared errors and the number of channels of a body's maps, given batch by batch."""
         wrong, channels = [0.0] * len(self.moments), [0] * len(self.moments)
-        for found, wanted in zip(maps, self.maps, strict=True):
+        for number, (found, wanted) in enumerate(zip(maps, self.maps, strict=True)):
             for tap, (features, reference) in enumerate(zip(found, wanted, strict=True)):
-                if features.shape[2:] != reference.shape[2:]:
+                if stretches is not None:
+                    features = stretched(features, reference.shape[2:], stretches[number])
+                elif features.shape[2:] != reference.shape[2:]:
                     features = F.interpolate(features, reference.shape[2:], mode="bilinear", align_corners=False)
                 channels[tap] = features.shape[1]
                 wrong[tap] += float((features - reference[:, : features.shape[1]]).square().sum())

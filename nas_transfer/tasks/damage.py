@@ -15,7 +15,7 @@ import torch
 from nas_transfer.arch import Arch
 from nas_transfer.errors import ConfigError
 from nas_transfer.supernet.repair import LargestWalk
-from nas_transfer.tasks.head_repair import body_inputs, picked
+from nas_transfer.tasks.head_repair import picked, resized_batches
 from nas_transfer.tasks.repair import SubnetRepairer, Whole
 from nas_transfer.tasks.task import Task
 
@@ -58,7 +58,7 @@ class DamageMeter:
     """Measures the damage of single choices on held-out images, as shares of a variance.
 
     - Features: the maps `Task.taps` of the body. A channel that is missing counts with its variance. Maps of smaller
-      images are resized to the size of the others.
+      images are resized so that the images, without their padding, cover each other.
     - Outputs: `HeadRepair.error`, after the repair of neck and head.
 
     Args:
@@ -108,12 +108,16 @@ class DamageMeter:
             return Damages(0.0, 0.0)
         subnet = self._task.extract(arch).eval()
         whole, probes = self._whole, self._whole.body.probes
-        images, resized = probes.images, choice.gene == self._task.input_gene
+        images, stretches = probes.images, None
+        resized = choice.gene == self._task.input_gene
         if resized:
-            images = body_inputs(subnet, self._held)
+            batches = resized_batches(subnet, self._held)
+            large = resized_batches(whole.task, self._held)
+            images = [batch.images for batch in batches]
+            stretches = [one.stretches_to(other) for one, other in zip(large, batches, strict=True)]
         elif whole.body.changed(subnet.body):
             whole.body.repair_changes(subnet.body, self._walk)
-        features = probes.damage([subnet.body(batch) for batch in images], self._task.taps)
+        features = probes.damage([subnet.body(batch) for batch in images], self._task.taps, stretches)
         if not resized:
             whole.head.repair(subnet)
         outputs = whole.head.error(whole.task, subnet, self._held)

@@ -21,7 +21,7 @@ from torchvision.models.detection.image_list import ImageList
 
 from nas_transfer.supernet.activations import HELD_OUT
 from nas_transfer.supernet.regression import fit, greedy_order
-from nas_transfer.tasks.head_repair import Batch, HeadRepair, RepairedTask, Views, body_inputs
+from nas_transfer.tasks.head_repair import Batch, HeadRepair, RepairedTask, Views, resized_batches
 
 IMAGES = 128
 """Views on which neck and heads are repaired."""
@@ -118,13 +118,12 @@ class DetectorRepair(HeadRepair):
         A subnet at another input size gets the proposals at its own scale; otherwise as in `HeadRepair`.
         """
         wanted_rows, found_rows = [], []
-        for large, small in zip(body_inputs(whole, batches), body_inputs(subnet, batches), strict=True):
-            maps = whole.body(large)
-            proposals = _proposals(whole.network, large, maps)
-            wanted_rows.append(_box_outputs(whole.network, large, maps, proposals))
-            scale = proposals[0].new_tensor([small.shape[3] / large.shape[3], small.shape[2] / large.shape[2]])
-            scaled = [boxes * scale.repeat(2) for boxes in proposals]
-            found_rows.append(_box_outputs(subnet.network, small, subnet.body(small), scaled))
+        for large, small in zip(resized_batches(whole, batches), resized_batches(subnet, batches), strict=True):
+            maps = whole.body(large.images)
+            proposals = _proposals(whole.network, large.images, maps)
+            wanted_rows.append(_box_outputs(whole.network, large.images, maps, proposals))
+            scaled = [boxes * scale.repeat(2) for boxes, scale in zip(proposals, large.scales_to(small), strict=True)]
+            found_rows.append(_box_outputs(subnet.network, small.images, subnet.body(small.images), scaled))
         wanted, found = torch.cat(wanted_rows), torch.cat(found_rows)
         variance = (wanted - wanted.mean(0)).square().sum().clamp(min=1e-30)
         return float((found - wanted).square().sum() / variance)

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from typing_extensions import Self
 
 from nas_transfer.arch import Arch
@@ -160,6 +161,47 @@ def outer_norms(task: RepairedTask) -> dict[str, nn.BatchNorm2d]:
 
 class _Enough(Exception):
     """Ends a forward pass where the body begins."""
+
+
+@dataclass(frozen=True)
+class Resized:
+    """A batch of images as a body takes them, in which padding may follow each image at the right and at the bottom.
+
+    Attributes:
+        images: (B, 3, H, W).
+        sizes: height and width of each image without its padding.
+    """
+
+    images: Tensor
+    sizes: Sequence[tuple[int, int]]
+
+    def scales_to(self, other: Resized) -> Tensor:
+        """How many pixels of the same image in another batch a pixel of each image has: (B, 2), x and y."""
+        own, others = (self.images.new_tensor(batch.sizes).flip(1) for batch in (self, other))
+        return others / own
+
+    def stretches_to(self, other: Resized) -> Tensor:
+        """The same in shares of the padded width and height: (B, 2), x and y; 1 where both are padded alike."""
+        own, others = (self.images.new_tensor([*batch.images.shape[:1:-1]]) for batch in (self, other))
+        return self.scales_to(other) * own / others
+
+
+def resized_batches(task: RepairedTask, views: Sequence[Batch]) -> list[Resized]:
+    """The images that the body of a subnet takes for each batch, with their sizes."""
+    transforms = [module for module in task.network.modules() if isinstance(module, GeneralizedRCNNTransform)]
+    sizes: list[Sequence[tuple[int, int]]] = []
+    hooks = [
+        transform.register_forward_hook(lambda _, __, output: sizes.append(output[0].image_sizes))
+        for transform in transforms
+    ]
+    try:
+        inputs = body_inputs(task, views)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not transforms:  # nothing is padded
+        sizes = [[(images.shape[2], images.shape[3])] * len(images) for images in inputs]
+    return [Resized(images, of_batch) for images, of_batch in zip(inputs, sizes, strict=True)]
 
 
 @torch.no_grad()

@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.transform import resize_boxes
 
 from nas_transfer.errors import ArchError, ConfigError
+from nas_transfer.supernet.activations import stretched
 from nas_transfer.tasks.damage import Choice, DamageMeter, Damages, measurable_genes
-from nas_transfer.tasks.head_repair import body_inputs
+from nas_transfer.tasks.head_repair import body_inputs, resized_batches
 from nas_transfer.tasks.repair import SubnetRepairer
 from nas_transfer.tasks.task import Task
 from tests.tasks.test_detector_genes import detector
@@ -140,6 +142,35 @@ def test_other_heads_have_damages(make: Callable[[], Task]) -> None:
     assert size.features > 0
     assert size.outputs > 0
     assert (body.outputs == body.features) == (make is fcos)
+
+
+def test_places_of_smaller_images_are_found_beside_their_padding() -> None:
+    """A detector pads its images to multiples of 32."""
+    task = trained(detector)
+    batches = batches_for(task)
+    smallest = task.space.with_value(task.space.largest(), "min_size", task.space.smallest()["min_size"])
+    large, small = (resized_batches(task.extract(arch), batches)[0] for arch in (task.space.largest(), smallest))
+    assert [tuple(large.images.shape[2:]), tuple(small.images.shape[2:])] == [(64, 96), (32, 64)]
+    assert [set(large.sizes), set(small.sizes)] == [{(64, 80)}, {(32, 40)}]
+    boxes = torch.rand(5, 4) * 40
+    for image, scale in enumerate(large.scales_to(small)):
+        expected = resize_boxes(boxes, large.sizes[image], small.sizes[image])
+        torch.testing.assert_close(boxes * scale.repeat(2), expected)
+    # Maps that hold the place in the image, as a share of its width and height, and go on into the padding.
+    maps = [
+        torch.stack(torch.meshgrid((torch.arange(h) + 0.5) / height, (torch.arange(w) + 0.5) / width, indexing="ij"))
+        for (h, w), (height, width) in (((64, 96), (64, 80)), ((32, 64), (32, 40)))
+    ]
+    found = stretched(maps[1][None], (64, 96), large.stretches_to(small)[:1])[0]
+    torch.testing.assert_close(found[:, 1:63, 1:80], maps[0][:, 1:63, 1:80])
+    assert float((found - maps[0])[:, :, 82:].abs().max()) < 0.2
+
+
+def test_maps_are_stretched_as_torch_resizes_them() -> None:
+    maps = torch.randn(2, 3, 7, 9)
+    for size in ((7, 9), (5, 6), (14, 20)):
+        expected = nn.functional.interpolate(maps, size, mode="bilinear", align_corners=False)
+        torch.testing.assert_close(stretched(maps, size, torch.ones(2, 2)), expected)
 
 
 @pytest.mark.slow
