@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ from nas_transfer.tasks.coco_analysis import analyse_detections
 from nas_transfer.tasks.coco_metrics import paste_mask, to_coco_results
 from nas_transfer.tasks.deployed import TOP_STRIDE, Deployed
 from nas_transfer.tasks.detection_head import DetectionHead
-from nas_transfer.tasks.detector import pyramid_distance
+from nas_transfer.tasks.detector import PyramidMaps, pyramid_distance
 from nas_transfer.tasks.genes import Choices, task_genes, values_of
 from nas_transfer.tasks.metrics import CocoMetric
 from nas_transfer.tasks.normalise import in_order
@@ -54,7 +54,7 @@ RAW_MEANINGS = {
 """The same without a selection of boxes."""
 
 
-class DetectionTask(Task[DetectionBatch, dict[str, Tensor]]):
+class DetectionTask(Task[DetectionBatch, PyramidMaps]):
     """A detector on boxes in COCO's format, scored by COCO's mAP. `ground_truth` must be set before an evaluation.
 
     Args:
@@ -127,18 +127,20 @@ class DetectionTask(Task[DetectionBatch, dict[str, Tensor]]):
         return self.network.backbone.body
 
     def losses(
-        self, batch: DetectionBatch, *, regularise: bool, teacher: Teacher[dict[str, Tensor]] | None
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        self, batch: DetectionBatch, *, regularise: bool, teacher: Teacher[PyramidMaps] | None
+    ) -> tuple[dict[str, Tensor], PyramidMaps]:
         """The losses of the detector and, with a teacher, the distance to its pyramid. The detector has no dropout."""
         self.require_images(len(batch["images"]), self.sizes(self.active_arch).smallest_batch)
-        with _outputs_of(self.network.backbone) as outputs:
+        network = self.network_of(self.active_arch)
+        with _outputs_of(network.backbone) as pyramids, _outputs_of(network.transform) as transformed:
             losses = self.network(self.as_floats(batch["images"]), batch["targets"])
-        maps = outputs[0]
+        images = transformed[0][0]
+        shares = torch.tensor(images.image_sizes) / torch.tensor(images.tensors.shape[2:])
+        maps = PyramidMaps(pyramids[0], shares.flip(1))
         if teacher is not None:
             losses = {name: (1 - teacher.share) * loss for name, loss in losses.items()}
-            targets = [teacher.outputs[name] for name in maps]
-            losses["distillation"] = teacher.share * pyramid_distance(list(maps.values()), targets)
-        return losses, {name: level.detach() for name, level in maps.items()}
+            losses["distillation"] = teacher.share * pyramid_distance(maps, teacher.outputs)
+        return losses, replace(maps, levels={name: level.detach() for name, level in maps.levels.items()})
 
     def as_floats(self, images: Sequence[Tensor]) -> list[Tensor]:
         """uint8 images as torchvision's detectors take them, which normalise by themselves."""
@@ -312,9 +314,9 @@ def draw_detections(
 
 
 @contextlib.contextmanager
-def _outputs_of(module: nn.Module) -> Iterator[list[Mapping[str, Tensor]]]:
+def _outputs_of(module: nn.Module) -> Iterator[list[Any]]:
     """Collect what a module returns while it runs inside a larger network."""
-    outputs: list[Mapping[str, Tensor]] = []
+    outputs: list[Any] = []
     hook = module.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
     try:
         yield outputs

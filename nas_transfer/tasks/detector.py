@@ -25,6 +25,7 @@ from torchvision.ops.poolers import initLevelMapper
 from nas_transfer.arch import SUPERNET
 from nas_transfer.errors import ConfigError
 from nas_transfer.ranges import Positive
+from nas_transfer.supernet.activations import stretched
 from nas_transfer.supernet.cost import Cost, ModuleCost, convolution_cost, linear_cost, strided_size
 from nas_transfer.supernet.layers import make_elastic
 from nas_transfer.supernet.networks import build_body
@@ -250,18 +251,52 @@ def detector_arguments(settings: TaskSettings, sizes: DetectorSize) -> DetectorA
     }
 
 
-def pyramid_distance(maps: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+@dataclass(frozen=True)
+class PyramidMaps:
+    """The maps of a pyramid, in which the padding of a batch may follow each image at the right and at the bottom.
+
+    Attributes:
+        levels: maps (B, C, H, W) by the name of their level, finest first.
+        shares: the share of the width and of the height of the maps that each image takes, (B, 2), on the CPU.
+    """
+
+    levels: Mapping[str, Tensor]
+    shares: Tensor
+
+
+def pyramid_distance(maps: PyramidMaps, targets: PyramidMaps) -> Tensor:
     """The mean over the levels of |map - target|^2 / |target|^2: 1 for maps of zeros, whatever the scale of targets.
 
-    A smaller pyramid is compared with the leading channels of the coarsest levels of the target, resized to its maps.
+    A smaller pyramid is compared with the leading channels of the levels of the target with its names, resized to its
+    maps. If the images take other shares of the maps, the targets are moved to where the images are, and padding does
+    not count.
     """
     distances = []
-    for level, target in zip(maps, targets[len(targets) - len(maps) :], strict=True):
-        wanted = target[:, : level.shape[1]]
-        if wanted.shape[2:] != level.shape[2:]:
-            wanted = nn.functional.interpolate(wanted, level.shape[2:], mode="bilinear", antialias=True)
-        distances.append((level - wanted).square().sum() / wanted.square().sum().clamp(min=1e-12))
+    factors = None if torch.allclose(maps.shares, targets.shares) else targets.shares / maps.shares
+    for name, found in maps.levels.items():
+        wanted = targets.levels[name][:, : found.shape[1]]
+        height, width = found.shape[2:]
+        if factors is not None:
+            across, down = factors.mean(0).tolist()
+            height, width = max(1, round(height / down)), max(1, round(width / across))
+        if wanted.shape[2:] != (height, width):
+            wanted = nn.functional.interpolate(wanted, (height, width), mode="bilinear", antialias=True)
+        if factors is not None:
+            inside = _inside(maps.shares, found)
+            wanted = stretched(wanted, found.shape[2:], factors) * inside
+            distances.append((found * inside - wanted).square().sum() / wanted.square().sum().clamp(min=1e-12))
+        else:
+            distances.append((found - wanted).square().sum() / wanted.square().sum().clamp(min=1e-12))
     return torch.stack(distances).mean()
+
+
+def _inside(shares: Tensor, maps: Tensor) -> Tensor:
+    """Where the middle of a cell of maps (B, C, H, W) belongs to the image: bool (B, 1, H, W)."""
+    across, down = (
+        (torch.arange(side, device=maps.device) + 0.5) / side < shares[:, axis, None].to(maps)
+        for axis, side in ((0, maps.shape[3]), (1, maps.shape[2]))
+    )
+    return (down[:, :, None] & across[:, None, :])[:, None]
 
 
 def follow_sizes(network: FasterRCNN, sizes: DetectorSize) -> None:

@@ -23,6 +23,7 @@ from nas_transfer.tasks.coco_metrics import encode_masks, to_coco_masks, to_coco
 from nas_transfer.tasks.detection import DetectionTask, draw_detections
 from nas_transfer.tasks.detector import (
     DetectorSize,
+    PyramidMaps,
     detector_arguments,
     elastic_where_shared,
     follow_levels,
@@ -132,8 +133,8 @@ class InstanceSegmentationTask(DetectionTask):
         super().__init__(settings, detector=detector, genes=genes, category_ids=category_ids)
 
     def losses(
-        self, batch: DetectionBatch, *, regularise: bool, teacher: Teacher[dict[str, Tensor]] | None
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        self, batch: DetectionBatch, *, regularise: bool, teacher: Teacher[PyramidMaps] | None
+    ) -> tuple[dict[str, Tensor], PyramidMaps]:
         """The losses of the detector, with ``loss_mask``, and with a teacher the distance to its pyramid."""
         if any("masks" not in target for target in batch["targets"]):
             raise ConfigError("instance segmentation needs masks, got none in the data: set data.with_masks=true")

@@ -102,14 +102,15 @@ def test_smaller_archs_imitate_the_largest_ones_pyramid() -> None:
     }
     torch.manual_seed(1)
     plain, pyramid = task.losses(batch, regularise=True, teacher=None)
-    levels = list(pyramid.values())
+    levels = list(pyramid.levels.values())
+    torch.testing.assert_close(pyramid.shares, torch.tensor([[80 / 96, 1.0]]))
     assert [tuple(level.shape[:2]) for level in levels] == [(1, SIZES.fpn_channels)] * 5
     torch.manual_seed(1)
     same, _ = task.losses(batch, regularise=False, teacher=Teacher(pyramid, 0.25))
     assert same["distillation"].item() == pytest.approx(0, abs=1e-6)
     assert same["loss_classifier"].item() == pytest.approx(0.75 * plain["loss_classifier"].item(), rel=1e-4)
-    zeros = [torch.zeros_like(level) for level in levels]
-    assert pyramid_distance(zeros, levels).item() == pytest.approx(1.0)
+    zeros = {name: torch.zeros_like(level) for name, level in pyramid.levels.items()}
+    assert pyramid_distance(replace(pyramid, levels=zeros), pyramid).item() == pytest.approx(1.0)
     task.set_arch(task.table.space.smallest())
     imitated, _ = task.losses(batch, regularise=False, teacher=Teacher(pyramid, 0.25))
     assert imitated["distillation"] > 0.01

@@ -1,5 +1,6 @@
 """Whole detectors as archs: image size, pyramid and heads are genes beside those of the body."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from nas_transfer.arch import SUPERNET, Arch, ArchOrSupernet
 from nas_transfer.errors import ConfigError
 from nas_transfer.supernet.ops import leading_slice
 from nas_transfer.tasks.detection import DetectionTask
-from nas_transfer.tasks.detector import DetectorSize, pyramid_distance
+from nas_transfer.tasks.detector import DetectorSize, PyramidMaps, pyramid_distance
 from nas_transfer.tasks.instance_segmentation import InstanceSegmentationTask, MaskDetectorSize
 from nas_transfer.tasks.task import TaskSettings
 from tests.conftest import load_supernet
@@ -177,13 +178,39 @@ def test_proposals_and_image_size_follow_the_arch() -> None:
     assert tuple(task.network.transform([torch.rand(3, 64, 80)])[0].image_sizes[0]) == (64, 80)
 
 
+def pyramid(levels: Sequence[torch.Tensor], shares: tuple[float, float] = (1.0, 1.0)) -> PyramidMaps:
+    """The coarsest levels, with the share of the width and of the height that each image takes."""
+    names = [str(number) for number in range(5 - len(levels), 5)]
+    return PyramidMaps(dict(zip(names, levels, strict=True)), torch.tensor([shares] * len(levels[0])))
+
+
 def test_a_smaller_pyramid_is_compared_with_its_part_of_the_largest_one() -> None:
     whole = [torch.randn(1, 4, side, side) for side in (16, 8, 4, 2, 1)]
     part = [level[:, :2] for level in whole[1:]]
-    assert pyramid_distance(part, whole).item() == pytest.approx(0)
-    halved = [nn.functional.avg_pool2d(level, 2) for level in part[:-1]]
+    assert pyramid_distance(pyramid(part), pyramid(whole)).item() == pytest.approx(0)
     constant = [torch.full_like(level, 3.0) for level in whole]
-    assert pyramid_distance([torch.full_like(level, 3.0) for level in halved], constant[:-1]).item() < 1e-10
+    halved = [torch.full_like(nn.functional.avg_pool2d(level, 2), 3.0) for level in part[:-1]]
+    smaller = PyramidMaps(dict(zip("012", halved, strict=True)), torch.ones(1, 2))
+    assert pyramid_distance(smaller, pyramid(constant)).item() < 1e-10
+
+
+@pytest.mark.parametrize(("size", "share"), [((32, 64), (40 / 64, 1.0)), ((64, 96), (60 / 96, 48 / 64))])
+def test_padding_moves_no_part_of_an_image_to_another(size: tuple[int, int], share: tuple[float, float]) -> None:
+    """Each level holds the place in the image; images have 5:4 sides and are padded to multiples of 32."""
+
+    def places(height: int, width: int, shares: tuple[float, float]) -> torch.Tensor:
+        x = (torch.arange(width) + 0.5) / width / shares[0]
+        y = (torch.arange(height) + 0.5) / height / shares[1]
+        return torch.stack(torch.meshgrid(1 + y, 1 + x, indexing="ij"))[None]
+
+    whole_share = (80 / 96, 1.0)  # 64 x 80 pixels in 64 x 96
+    whole, small = places(64, 96, whole_share), places(*size, share)
+    small[..., round(size[1] * share[0]) :] = 1e3  # what is in the padding does not count
+    near = pyramid_distance(pyramid([small], share), pyramid([whole], whole_share)).item()
+    assert near < 1e-4
+    resized = nn.functional.interpolate(whole, size, mode="bilinear", antialias=True)
+    image = [..., slice(round(size[0] * share[1])), slice(round(size[1] * share[0]))]
+    assert (resized - small)[image].square().sum() / small[image].square().sum() > 1e-3
 
 
 def test_pyramids_of_other_depths_are_refused() -> None:

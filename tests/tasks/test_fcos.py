@@ -169,11 +169,11 @@ def test_a_separable_tower_is_a_tower_whose_kernels_are_products() -> None:
 def test_smaller_archs_imitate_the_levels_of_the_same_stride() -> None:
     task = detector().double().train()
     _, pyramid = task.losses(BATCH, regularise=True, teacher=None)
-    assert list(pyramid) == ["1", "2", "3", "p6", "p7"]
+    assert list(pyramid.levels) == ["1", "2", "3", "p6", "p7"]
     small = replace_gene(task, task.space.largest(), fpn_levels=3)
     task.set_arch(small)
     losses, own = task.losses(BATCH, regularise=True, teacher=Teacher(pyramid, 0.5))
-    assert list(own) == ["1", "2", "3"]
+    assert list(own.levels) == ["1", "2", "3"]
     assert losses["distillation"].item() == pytest.approx(0, abs=1e-12)  # the same weights, fewer levels
 
 
