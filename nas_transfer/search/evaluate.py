@@ -170,17 +170,18 @@ class TrialEvaluator:
         The subnet is a private copy, so training one trial does not affect another.
         """
         arch = self.supernet.space.from_dict(evaluation.arch)
-        repaired = self.repair is not None and not evaluation.after  # otherwise a saved state replaces the weights
-        subnet = self.repair(evaluation) if self.repair is not None and repaired else self.supernet.extract(arch)
+        if self.repair is None or evaluation.after:  # a saved state replaces the weights
+            subnet = self.supernet.extract(arch)
+        else:
+            subnet = self.repair(evaluation)
         if self.train is not None:
             start = time.monotonic()
             usage = self.train(subnet, evaluation)
-            repaired = repaired and not usage.images
             self.trained += replace(usage, seconds=time.monotonic() - start)
         for module in subnet.network.modules():
             if hasattr(module, "inplace"):
                 module.inplace = True  # activations: no gradients are needed
-        if not repaired:
+        if self.repair is None:  # else the statistics are those of the repair, which a training keeps
             self._calibrate_for(evaluation.repeat)
             with self._autocast():
                 subnet.calibrate(self._batches(arch)[0])
