@@ -63,6 +63,8 @@ def nightly_but(values: Iterable[object], *now: object) -> list[Any]:
     """Parameters of a test, of which all but `now` are left to the nightly run."""
 
     def at_night(value: object) -> object:
+        if isinstance(value, type(pytest.param())):
+            return value  # it has marks of its own
         return pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=pytest.mark.nightly)
 
     return [value if value in now else at_night(value) for value in values]
