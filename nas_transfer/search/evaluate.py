@@ -170,10 +170,8 @@ class TrialEvaluator:
         The subnet is a private copy, so training one trial does not affect another.
         """
         arch = self.supernet.space.from_dict(evaluation.arch)
-        if self.repair is None or evaluation.after:  # a saved state replaces the weights
-            subnet = self.supernet.extract(arch)
-        else:
-            subnet = self.repair(evaluation)
+        repair = None if evaluation.after else self.repair  # a saved state replaces the weights
+        subnet = self.supernet.extract(arch) if repair is None else repair(evaluation)
         if self.train is not None:
             start = time.monotonic()
             usage = self.train(subnet, evaluation)
