@@ -336,7 +336,7 @@ def test_ranks_are_those_of_the_files(folder: Path, damage_search: Path, script:
         damage = sum(damages.get(choice, 0.0) for choice in genes_of(trained["arch"]).items())
         rows.append((trained["metrics"]["top1"], -damage, untrained["metrics"]["top1"]))
     cells = [line.split(" | ") for line in script(folder, "rank_repair.py", run, run) if line.startswith("| all |")]
-    found = {row[1]: (float(row[2]), row[-1]) for row in cells if row[-1].endswith("8 |")}
+    found = {row[1]: (float(row[2]), row[-1]) for row in cells if row[-1] == "8 |"}
     assert list(found) == ["damage", "damage of features", "untrained score", "MACs"]  # not the score of the last rung
     trained_scores, *estimates = zip(*rows, strict=True)
     for name, values in zip(("damage", "untrained score"), estimates, strict=True):
