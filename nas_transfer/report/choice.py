@@ -83,7 +83,7 @@ class Choice:
 
     @property
     def baselines(self) -> list[Candidate]:
-        """The whole network, resized and narrowed, of which no other one dominates, the cheapest first."""
+        """The whole network, resized and narrowed, without those that another one dominates, the cheapest first."""
         whole = [one for one in self.candidates if one.is_baseline]
         if not whole:
             return []

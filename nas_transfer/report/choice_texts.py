@@ -81,7 +81,7 @@ def _against_baselines(choice: Choice, pick: Candidate) -> list[str]:
 def _baselines(choice: Choice) -> str:
     """The whole network, and how it was made cheaper by hand."""
     ways = [way for origin, way in WAYS.items() if any(one.origin == origin for one in choice.candidates)]
-    return " ".join(["whole network", *[" or ".join(ways)] * bool(ways)])
+    return f"whole network {' or '.join(ways)}" if ways else "whole network"
 
 
 def _winners(choice: Choice) -> list[str]:

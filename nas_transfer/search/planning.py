@@ -59,7 +59,7 @@ def _between(seconds: Sequence[float], share: float) -> float:
     return (1 - share) * seconds[0] + share * seconds[-1] if seconds else 0.0
 
 
-def timed_archs(space: SearchSpace, *, repairs: bool) -> tuple[Arch, Arch]:
+def end_archs(space: SearchSpace, *, repairs: bool) -> tuple[Arch, Arch]:
     """The smallest and the largest arch, which are timed before a search.
 
     Args:

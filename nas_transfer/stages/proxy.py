@@ -29,7 +29,7 @@ from nas_transfer.search.damage import ArchDamage
 from nas_transfer.search.evaluate import TrialEvaluator
 from nas_transfer.search.folds import FoldedEvaluator
 from nas_transfer.search.loop import is_prepared
-from nas_transfer.search.planning import timed_archs
+from nas_transfer.search.planning import end_archs
 from nas_transfer.stages.common.build import (
     LastCheckpoint,
     build_bare_trainer,
@@ -309,7 +309,7 @@ def _together(spent: Sequence[Spent]) -> Spent:
 
 def _timed(evaluator: TrialEvaluator, steps: int, spent: Spent) -> Spent:
     """`spent`, plus the time to train the smallest and the largest arch for a few steps and to score them."""
-    timed = timed_archs(evaluator.supernet.space, repairs=evaluator.repair is not None)
+    timed = end_archs(evaluator.supernet.space, repairs=evaluator.repair is not None)
     outcomes = [evaluator.evaluate(Evaluation(-1, arch.to_dict(), steps=steps)) for arch in timed]
     return replace(
         spent,

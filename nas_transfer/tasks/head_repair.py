@@ -176,12 +176,12 @@ class Resized:
     sizes: Sequence[tuple[int, int]]
 
     def scales_to(self, other: Resized) -> Tensor:
-        """How many pixels of the same image in another batch a pixel of each image has: (B, 2), x and y."""
+        """The factors from a place in each image, in pixels, to the same place in another batch: (B, 2), x and y."""
         own, others = (self.images.new_tensor(batch.sizes).flip(1) for batch in (self, other))
         return others / own
 
     def stretches_to(self, other: Resized) -> Tensor:
-        """The same in shares of the padded width and height: (B, 2), x and y; 1 where both are padded alike."""
+        """The factors for places as shares of the padded width and height: (B, 2), x and y; 1 for equal padding."""
         own, others = (self.images.new_tensor([*batch.images.shape[:1:-1]]) for batch in (self, other))
         return self.scales_to(other) * own / others
 

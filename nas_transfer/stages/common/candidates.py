@@ -15,6 +15,7 @@ from nas_transfer.runs import Evaluation, Usage, read_job, write_started
 from nas_transfer.runs.texts import value_text
 from nas_transfer.search.damage import ArchDamage
 from nas_transfer.search.evaluate import TrialEvaluator, TrialImages
+from nas_transfer.search.planning import end_archs
 from nas_transfer.stages.common.build import (
     build_blank,
     build_data,
@@ -178,9 +179,8 @@ def evaluator_of(
 
 def _log_effect_of_precision(evaluator: TrialEvaluator) -> None:
     """Log how a reduced precision changes the scores of the largest and the smallest arch."""
-    key, ends = evaluator.supernet.score_key, evaluator.supernet.space.ends()
-    chosen = evaluator.precision
-    for arch in (ends[-1], ends[-2] if evaluator.repair is not None else ends[0]):  # one network has one head
+    key, chosen = evaluator.supernet.score_key, evaluator.precision
+    for arch in reversed(end_archs(evaluator.supernet.space, repairs=evaluator.repair is not None)):
         scores = []
         for evaluator.precision in ("32", chosen):
             scores.append(evaluator.score(evaluator.extract(Evaluation(0, arch.to_dict())))[key])

@@ -27,9 +27,9 @@ from nas_transfer.search.planning import (
     Shares,
     TrialSeconds,
     batch_of,
+    end_archs,
     share_between,
     start_of,
-    timed_archs,
     trial_seconds,
     trials_in,
 )
@@ -101,7 +101,7 @@ def shares_of(problem: Problem, task: Task, *, repairs: bool) -> Shares:
     """Where random archs and baselines lie between the archs that are timed; see `plan_of_run`."""
     rng = np.random.default_rng(0)
     drawn = [problem.draw(rng) for _ in range(TYPICAL_ARCHS)]
-    smallest, largest = task.cost_totals(timed_archs(problem.space, repairs=repairs)).macs.tolist()
+    smallest, largest = task.cost_totals(end_archs(problem.space, repairs=repairs)).macs.tolist()
     typical, baselines = (
         share_between(task.cost_totals(archs).macs, smallest, largest) for archs in (drawn, problem.baselines or drawn)
     )

@@ -10,7 +10,7 @@ from nas_transfer.runs import Evaluation, files
 from nas_transfer.runs.plan import Timing
 from nas_transfer.search.evaluate import TrialEvaluator
 from nas_transfer.search.objectives.damage import Damage
-from nas_transfer.search.planning import timed_archs
+from nas_transfer.search.planning import end_archs
 from nas_transfer.stages.common.candidates import build_evaluator, evaluator_in_process
 from nas_transfer.stages.common.damage import asks_for_damage, uses_damage
 from nas_transfer.stages.common.repair import RepairedTrials
@@ -62,7 +62,7 @@ def timing_of(
     evaluator.objectives = {
         name: objective for name, objective in evaluator.objectives.items() if not isinstance(objective, Damage)
     }
-    timed = timed_archs(evaluator.supernet.space, repairs=evaluator.repair is not None)
+    timed = end_archs(evaluator.supernet.space, repairs=evaluator.repair is not None)
     first = [] if evaluator.repair is None else [evaluator.evaluate(Evaluation(-1, arch.to_dict())) for arch in timed]
     outcomes = [evaluator.evaluate(Evaluation(-1, arch.to_dict(), steps=steps)) for arch in timed]
     for size, outcome in zip(("smallest", "largest"), outcomes, strict=True):
