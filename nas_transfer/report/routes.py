@@ -32,7 +32,7 @@ class Route:
     """The nets of one route in each seed, and what finding them cost.
 
     Attributes:
-        name: ``A``, ``B``, ``C``, ``C10``, ``D``.
+        name: that of ``scripts/compare_routes.sh``, such as ``A`` or ``C0``.
         points: by seed, (N, 2): score on the report split and MACs of each retrained net.
         volumes: by seed, the share of the box that these dominate.
         images: by seed, loaded by all trainings before the nets were chosen.

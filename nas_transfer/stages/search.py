@@ -60,7 +60,14 @@ from nas_transfer.stages.common.candidates import (
     job_of,
     searched_weights,
 )
-from nas_transfer.stages.common.damage import damage_usage, give_damage, prepare_damage, uses_damage
+from nas_transfer.stages.common.damage import (
+    cuts_parts,
+    damage_usage,
+    give_damage,
+    prepare_damage,
+    ranks_public_parts,
+    uses_damage,
+)
 from nas_transfer.stages.common.front_table import front_table, heads_on
 from nas_transfer.stages.common.launching import WorkerLauncher
 from nas_transfer.stages.common.planning import close_plan, plan_of_run, planned, schedule_of, shares_of
@@ -154,8 +161,10 @@ class _Search:
         make_race(config, self.task, self.objectives, data)  # raises where trials cannot race
         self.trade_off = None if keys.trade_off is None else keys.trade_off.build()
         checkpoint = searched_weights(config)[1]
-        self.repairs = checkpoint.arch is not None
-        check_scored_images(config, repairs=self.repairs)
+        self.repairs = cuts_parts(config, checkpoint)
+        self.writes_networks = checkpoint.arch is not None and not isinstance(config, ProxyConfig)
+        if not ranks_public_parts(config, checkpoint):
+            check_scored_images(config, repairs=self.repairs)
         self.problem = searched_problem(config, self.task, self.objectives, repairs=self.repairs)
         if keys.trials is None and not uses_damage(config, checkpoint):
             make_sampler(config, self.problem, None)  # an infeasible constraint ends the search before archs are timed
@@ -205,7 +214,7 @@ class _Search:
             share = f"{len(failures)} of {len(self.study)} trials failed"
             raise RunError(f"no trial can be picked: {share}, trial {number} with {reason}")
         picked = pick(front, self.config.pick, self.config.pick_under or {}, self.trade_off)
-        if self.repairs and not isinstance(self.config, ProxyConfig):
+        if self.writes_networks:
             front = write_networks(self.loop, front, self.task.weightless_genes)
             picked = next(trial for trial in front.trials if trial.number == picked.number)
         rescored = rescore(self.config, self.loop, front)

@@ -223,6 +223,11 @@ class RepairModule(Protocol[Body]):
         """The active blocks of a body in order."""
 
 
+def can_repair(table: SupernetTable) -> bool:
+    """Whether the subnets of a table can be repaired."""
+    return getattr(table, "repair_module", None) is not None
+
+
 def repair_module(table: SupernetTable) -> RepairModule[nn.Module]:
     """The functions with which the subnets of a table are repaired.
 

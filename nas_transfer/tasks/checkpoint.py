@@ -91,6 +91,11 @@ class Checkpoint:
     table_fields: dict[str, object] = field(default_factory=dict)
     step: int | None = None
 
+    @property
+    def is_public_net(self) -> bool:
+        """Whether the weights are those of one public classifier, trained alone, rather than those of a supernet."""
+        return self.arch is None and self.calibrated is not None and self.task == ClassificationTask.kind.name
+
     def lineage(self) -> tuple[Ancestor, ...]:
         """The provenance of weights that are trained from this file: its own, and the file itself with its hash."""
         if self.format == RANDOM:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nas_transfer.arch import Arch
 from nas_transfer.errors import ConfigError
@@ -32,6 +32,15 @@ class Whole:
     head: HeadRepair
 
 
+@dataclass(frozen=True)
+class _WholeBody:
+    """The trained network at one input size, what repairs bodies of its subnets, and the images as it takes them."""
+
+    task: Task
+    repairer: Repairer
+    views: Views
+
+
 class SubnetRepairer:
     """Repairs the subnets of one trained network.
 
@@ -43,17 +52,21 @@ class SubnetRepairer:
         shared: repair a network once, at the largest input size, for all choices of its `Task.weightless_genes`. The
             latest network is kept, so that it costs little to ask for it again with other choices of these genes.
             Otherwise, each arch is repaired at its own input size.
+        body_alone: leave neck and head as they are, for `SubnetRepairer.body`.
 
     Raises:
         ConfigError: the family of the table cannot be repaired.
         ValueError: there are fewer than two images.
     """
 
-    def __init__(self, supernet: Task, views: Iterable[Batch], *, shared: bool = False) -> None:
+    def __init__(
+        self, supernet: Task, views: Iterable[Batch], *, shared: bool = False, body_alone: bool = False
+    ) -> None:
         self._supernet = supernet.eval()
         self._shared = shared
         self._latest: Task | None = None
-        self._wholes: dict[tuple[int, int], Whole] = {}
+        self._bodies: dict[tuple[int, int], _WholeBody] = {}
+        self._heads: dict[tuple[int, int], HeadRepair] = {}
         supernet.set_arch(supernet.space.largest())
         self._views: list[Batch] = []
         images: list[Tensor] = []
@@ -64,6 +77,8 @@ class SubnetRepairer:
             if sum(_coarsest_rows(maps) for maps in images) >= ENOUGH_ROWS:
                 break
         order_channels(supernet.table, supernet.body, images)
+        if body_alone:
+            return
         with torch.no_grad():
             supernet.head_repair.order(supernet, Views(self._views, images))
 
@@ -102,6 +117,13 @@ class SubnetRepairer:
         return subnet
 
     @torch.no_grad()
+    def body(self, arch: Arch) -> nn.Module:
+        """The repaired body of an arch, in eval mode, whatever its head."""
+        body = self._supernet.extract(arch).eval().body
+        self._body_at(arch).repairer.repair(body)
+        return body
+
+    @torch.no_grad()
     def repair(self, subnet: Task) -> RepairReport:
         """Repair a subnet of the supernet in place; it is left in eval mode."""
         subnet.eval()
@@ -118,13 +140,18 @@ class SubnetRepairer:
     @torch.no_grad()
     def whole_at(self, arch: Arch) -> Whole:
         """The trained network at the input size of an arch."""
+        size, at_size = self._supernet.input_size(arch), self._body_at(arch)
+        if size not in self._heads:
+            self._heads[size] = self._supernet.head_repair(at_size.task, at_size.views)
+        return Whole(at_size.task, at_size.repairer, self._heads[size])
+
+    def _body_at(self, arch: Arch) -> _WholeBody:
         size = self._supernet.input_size(arch)
-        if size not in self._wholes:
+        if size not in self._bodies:
             whole = self._supernet.extract(self._supernet.largest_at(arch))
             views = Views(self._views, body_inputs(whole, self._views))
-            repairer = Repairer(self._supernet.table, whole.body, views.images)
-            self._wholes[size] = Whole(whole, repairer, self._supernet.head_repair(whole, views))
-        return self._wholes[size]
+            self._bodies[size] = _WholeBody(whole, Repairer(self._supernet.table, whole.body, views.images), views)
+        return self._bodies[size]
 
 
 def _coarsest_rows(images: Tensor) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -11,11 +11,14 @@ from omegaconf import DictConfig
 
 import nas_transfer.cli  # noqa: F401  registers the resolvers
 from nas_transfer.paths import conf_dir
+from nas_transfer.runs import read_front
 from nas_transfer.stages import evaluate
 from nas_transfer.stages.config.base import TaskRunConfig
 from nas_transfer.stages.config.entry import read_config
 from nas_transfer.stages.finetune import run as train
-from tests.conftest import sample_data
+from nas_transfer.supernet.importing import import_supernet
+from nas_transfer.supernet.networks import build_body
+from tests.conftest import load_supernet, sample_data
 from tests.supernet import public_nets
 from tests.supernet.test_reading import Bomb
 from tests.test_cli import forked, sentence
@@ -47,6 +50,7 @@ def test_public_weights_start_a_detector_and_the_run_says_where_it_comes_from(tm
     cfg = composed(
         "task=small_det", f"data.root={sample_data('balloon')}", "arch=min", "trainer.max_steps=1",
         "trainer.limit_val_batches=1", "task.build.detector.min_size=96", "task.build.detector.max_size=128",
+        "repair_views=60",
     )  # fmt: skip
     result = train(cfg, tmp_path)
     assert result is not None
@@ -54,6 +58,74 @@ def test_public_weights_start_a_detector_and_the_run_says_where_it_comes_from(tm
     assert content["preprocessing"]["mean"] == (127.0, 127.0, 127.0)
     assert [parent["format"] for parent in content["provenance"]] == ["efficientnet_lite"]
     assert content["metrics"] == result.metrics
+
+
+PART = [
+    "task=shapes_seg", "supernet=efficientnet_lite0", "data.draw.num_train=24", "data.draw.num_val=4",
+    "data.draw.image_size=64", "data.split.search_fraction=0.2", "data.batch_size=4", "calibration_images=4",
+    "task.build.genes=null", "sample_predictions=0", "repair_views=60",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def public(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a public network."""
+    file = tmp_path_factory.mktemp("public") / "public.pth"
+    torch.save(public_nets.lite0_state(), file)
+    return file
+
+
+def trained_part(public: Path, folder: Path, *overrides: str) -> dict[str, Any]:
+    """The weights of the smallest arch after a training at a learning rate that changes nothing to speak of."""
+    folder.mkdir()
+    cfg = composed(
+        *PART, f"weights={public}", f"data.root={public.parent}/data", "arch=min", "task.recipe.lr=1e-9", *overrides
+    )
+    assert train(cfg, folder) is not None
+    return cast("dict[str, Any]", torch.load(folder / "weights.pt", weights_only=True))
+
+
+@pytest.fixture(scope="module")
+def repaired(public: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The weights of the smallest arch of the public network, repaired and trained for a step."""
+    return trained_part(public, tmp_path_factory.mktemp("part") / "repaired", "trainer.max_steps=1")
+
+
+@pytest.mark.slow
+def test_a_part_of_a_public_network_starts_nearer_to_it_than_its_slice(
+    public: Path, repaired: dict[str, Any], tmp_path: Path
+) -> None:
+    table = load_supernet("efficientnet_lite0")
+    whole = build_body(table).eval()
+    whole.load_state_dict(import_supernet(torch.load(public, weights_only=True), table, public, "auto").body)
+    images = torch.randn(4, 3, 64, 64)
+    slices = trained_part(public, tmp_path / "slice", "trainer.max_steps=1", "repair_views=null")
+    errors = []
+    with torch.no_grad():
+        wanted = whole(images)[-1]
+        for weights in (repaired, slices):
+            body = build_body(table, table.space.from_dict(weights["arch"])).eval()
+            body.load_state_dict(weights["body"])
+            errors.append(float((body(images)[-1] - wanted).square().mean()))
+    assert errors[0] < 0.8 * errors[1]
+
+
+@pytest.mark.nightly
+def test_parts_of_a_public_network_are_ranked_by_damage_without_a_training(public: Path, tmp_path: Path) -> None:
+    search = [
+        *PART, "stage=search", f"weights={public}", f"data.root={public.parent}/data", "runs=runs",
+        "num_threads=1", "name=parts", "search.trials=6", "search.ask_batch=6", "search.sampler.num_random=6",
+    ]  # fmt: skip
+    frozen = "search.frozen={kernel_size.mb3: 5, kernel_size.mb5: 5, kernel_size.mb6: 5}"
+    forked(tmp_path, *search, frozen, "objective=[damage,macs]")
+    run = tmp_path / "runs/search/shapes_seg/parts"
+    front = read_front(run)
+    assert min(trial.values["damage"] for trial in front.trials) == 0  # the whole network
+    assert len(front.trials) > 1
+    assert all(not trial.metrics for trial in front.trials)
+    assert not (run / "networks").exists()
+    done = forked(tmp_path, *search, "objective=[score,damage]", "name=scored", code=2)
+    assert "got public ones, with a score or in stage=proxy" in sentence(done)
 
 
 @pytest.mark.slow

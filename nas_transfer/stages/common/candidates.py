@@ -14,7 +14,7 @@ from nas_transfer.errors import ConfigError
 from nas_transfer.runs import Evaluation, Usage, read_job, write_started
 from nas_transfer.runs.texts import value_text
 from nas_transfer.search.damage import ArchDamage
-from nas_transfer.search.evaluate import TrialEvaluator, TrialImages
+from nas_transfer.search.evaluate import TrialEvaluator, TrialImages, no_batches
 from nas_transfer.search.planning import end_archs
 from nas_transfer.stages.common.build import (
     build_blank,
@@ -25,7 +25,7 @@ from nas_transfer.stages.common.build import (
     hold_run_inputs,
     set_threads,
 )
-from nas_transfer.stages.common.damage import damage_of_run, give_damage, hold_damage
+from nas_transfer.stages.common.damage import cuts_parts, damage_of_run, give_damage, hold_damage, ranks_public_parts
 from nas_transfer.stages.common.evaluation import evaluation_batch
 from nas_transfer.stages.common.limits import limits_of
 from nas_transfer.stages.common.racing import make_race
@@ -102,18 +102,19 @@ def build_evaluator(config: SearchConfig, *, cache: bool = True, measures_damage
     table, checkpoint = searched_weights(config)
     data = build_data(config.data, SUPERNET, table.preprocessing)
     supernet = build_task(config, table, SUPERNET, data)
-    if checkpoint.arch is not None:
+    if cuts_parts(config, checkpoint):
         repair = RepairedTrials(config, table, checkpoint, data)
         if measures_damage:
             hold_damage(config, checkpoint, repair.repairer)
         damage = damage_of_run(config, supernet.space, checkpoint)
-        return evaluator_of(config, supernet, data, cache=cache, repair=repair, damage=damage)
+        scores = not ranks_public_parts(config, checkpoint)
+        return evaluator_of(config, supernet, data, cache=cache, repair=repair, damage=damage, scores=scores)
     load_network(supernet, checkpoint)
     return evaluator_of(config, supernet, data, cache=cache)
 
 
 def searched_weights(config: SearchConfig) -> tuple[SupernetTable, Checkpoint]:
-    """The table and the weights that are searched: those of a supernet, or of one whole network of the task.
+    """The table and the weights that are searched: those of a supernet, or of one whole network, of the task or public.
 
     A proxy search may start from random ones, see `nas_transfer.tasks.checkpoint.random_weights`.
 
@@ -129,6 +130,8 @@ def searched_weights(config: SearchConfig) -> tuple[SupernetTable, Checkpoint]:
             "add weights=<its finished run's folder>"
         )
     if checkpoint.arch is None:
+        if cuts_parts(config, checkpoint):
+            repair_module(table)
         return table, checkpoint
     if not is_whole(checkpoint, build_blank(config, table)):
         raise ConfigError(
@@ -148,17 +151,20 @@ def evaluator_of(
     train: Callable[[Task, Evaluation], Usage] | None = None,
     repair: Callable[[Evaluation], Task] | None = None,
     damage: ArchDamage | None = None,
+    scores: bool = True,
 ) -> TrialEvaluator:
-    """The configured evaluator of the archs of a supernet."""
+    """The configured evaluator of the archs of a supernet; without `scores`, no image is read."""
     hold_run_inputs(config, data, records=False)
     objectives = {name: objective.build() for name, objective in config.search.objectives.items()}
     give_damage(objectives, damage)
     in_batch, races = evaluation_batch(supernet, data), config.search.race is not None
-    images = TrialImages(
-        partial(data.calibration_dataloader, config.calibration_images, in_batch),
-        data.search_dataloader(data.batch_size if races else in_batch, shuffled=races),
-        data.search_ground_truth,
-    )
+    images = TrialImages(no_batches, [])
+    if scores:
+        images = TrialImages(
+            partial(data.calibration_dataloader, config.calibration_images, in_batch),
+            data.search_dataloader(data.batch_size if races else in_batch, shuffled=races),
+            data.search_ground_truth,
+        )
     evaluator = TrialEvaluator(
         supernet.to(evaluation_device(config.trainer.accelerator)),
         images,
@@ -172,7 +178,7 @@ def evaluator_of(
     )
     if evaluator.reads_once and train is None and repair is None:
         data.decoded.clear()  # its images are in memory as batches, and no training reads them again
-    if config.search.precision != "32":
+    if config.search.precision != "32" and scores:
         _log_effect_of_precision(evaluator)
     return evaluator
 

@@ -13,9 +13,10 @@ from nas_transfer.search.damage import ArchDamage
 from nas_transfer.search.loop import Launch, prepare
 from nas_transfer.search.objectives.base import Objective
 from nas_transfer.search.objectives.damage import Damage
+from nas_transfer.search.objectives.score import Score
 from nas_transfer.space import SearchSpace
 from nas_transfer.stages.common.slurm_jobs import wait_for_jobs
-from nas_transfer.stages.config.search import SearchConfig
+from nas_transfer.stages.config.search import ProxyConfig, SearchConfig
 from nas_transfer.tasks.checkpoint import Checkpoint
 from nas_transfer.tasks.damage import DamageMeter
 from nas_transfer.tasks.repair import SubnetRepairer
@@ -23,17 +24,30 @@ from nas_transfer.tasks.repair import SubnetRepairer
 logger = logging.getLogger(__name__)
 
 
+def cuts_parts(config: SearchConfig, checkpoint: Checkpoint) -> bool:
+    """Whether trials are parts of one whole network, which are repaired: one of the task, or a public one."""
+    return checkpoint.arch is not None or ranks_public_parts(config, checkpoint)
+
+
+def ranks_public_parts(config: SearchConfig, checkpoint: Checkpoint) -> bool:
+    """Whether parts of a public network with a new neck and head are ranked by their damages, and by no score."""
+    if isinstance(config, ProxyConfig) or any(one.target is Score for one in config.search.objectives.values()):
+        return False
+    return checkpoint.is_public_net and _is_objective(config)
+
+
 def uses_damage(config: SearchConfig, checkpoint: Checkpoint) -> bool:
     """Whether an objective or the sampler of a search asks for damages, which subnets of one whole network have.
 
     Raises:
-        ConfigError: an objective asks for them, and the weights are those of a supernet.
+        ConfigError: an objective asks for them, and the weights have none.
     """
-    if checkpoint.arch is None:
+    if not cuts_parts(config, checkpoint):
         if _is_objective(config):
+            got = "public ones, with a score or in stage=proxy" if checkpoint.is_public_net else "those of a supernet"
             raise ConfigError(
-                "objective=damage needs the weights of one whole network, got those of a supernet in "
-                f"{checkpoint.path}: add weights=<the folder of a finished run of arch=max>"
+                f"objective=damage needs the weights of one whole network, got {got} in {checkpoint.path}: add "
+                "weights=<the folder of a finished run of arch=max>"
             )
         return False
     return asks_for_damage(config)

@@ -10,6 +10,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from nas_transfer.arch import SUPERNET, Arch
 from nas_transfer.data.module import DownstreamData
 from nas_transfer.errors import ConfigError
@@ -22,7 +24,7 @@ from nas_transfer.stages.config.base import DataRunConfig
 from nas_transfer.stages.config.search import ProxyConfig, SearchConfig
 from nas_transfer.stages.config.trained import trained_config
 from nas_transfer.supernet.protocol import SupernetTable
-from nas_transfer.tasks.checkpoint import Checkpoint, load_whole, save_checkpoint
+from nas_transfer.tasks.checkpoint import Checkpoint, inherit, load_whole, save_checkpoint
 from nas_transfer.tasks.repair import SubnetRepairer
 from nas_transfer.tasks.task import Task
 
@@ -37,21 +39,28 @@ def build_repairer(
     repeat: int = 0,
     *,
     shared: bool = False,
+    body_alone: bool = False,
+    device: torch.device | None = None,
 ) -> SubnetRepairer:
-    """Repairs the subnets of a whole network on the device that evaluates.
+    """Repairs the subnets of a whole network on the device that evaluates. Those of a public one get a new head.
 
     Args:
         repeat: another one draws other views.
-        shared: see `SubnetRepairer`.
+        shared, body_alone: see `SubnetRepairer`.
+        device: another one than that which evaluates.
 
     Raises:
         ConfigError: subnets of this family cannot be repaired.
         WeightsError: the weights do not fit the task.
     """
     supernet = build_task(config, table, SUPERNET, data)
-    load_whole(supernet, checkpoint)
-    supernet.to(evaluation_device(config.trainer.accelerator))
-    return SubnetRepairer(supernet, data.view_dataloader(config.repair_views, repeat), shared=shared)
+    if checkpoint.is_public_net:
+        inherit(supernet, checkpoint)
+    else:
+        load_whole(supernet, checkpoint)
+    supernet.to(device or evaluation_device(config.trainer.accelerator))
+    views = data.view_dataloader(config.repair_views, repeat)
+    return SubnetRepairer(supernet, views, shared=shared, body_alone=body_alone)
 
 
 def extract_repaired(
@@ -95,7 +104,10 @@ class RepairedTrials:
 
     def __call__(self, evaluation: Evaluation) -> Task:
         repairer = self.repairer(evaluation.repeat)
-        subnet = repairer.extract(repairer.supernet.space.from_dict(evaluation.arch))
+        arch = repairer.supernet.space.from_dict(evaluation.arch)
+        if self.checkpoint.is_public_net:  # nothing is scored, so that an objective needs no repaired weights
+            return repairer.supernet.extract(arch).eval()
+        subnet = repairer.extract(arch)
         if evaluation.keep:
             self._write(subnet, files.network_folder(self._config.folder, evaluation.trial))
         return subnet

@@ -41,6 +41,7 @@ from nas_transfer.stages.common.results import make_result, write_predictions
 from nas_transfer.stages.common.scoring import BestWeights, early_stopping, steps_between_scorings
 from nas_transfer.stages.config.base import DataRunConfig
 from nas_transfer.stages.config.training import TrainConfig
+from nas_transfer.supernet.links import can_repair
 from nas_transfer.tasks.checkpoint import (
     Checkpoint,
     checkpoint_arch,
@@ -80,7 +81,7 @@ def train(config: TrainConfig, folder: Path) -> Result | None:
     task = build_task(config, table, arch, data)
     task.keeps_details = True
     last = last_checkpoint(folder)
-    teacher = None if parent is None else _inherit(config, task, parent, data, resumed=last is not None)
+    teacher = None if parent is None else _inherit(config, task, parent, data, trainer, resumed=last is not None)
     settings = build_training_settings(config, total_steps, total_batch)
     keep = parent is not None and _is_part(task, parent)
     module = TaskModule(task, replace(settings, keep_statistics=keep), teacher)
@@ -232,26 +233,44 @@ def _is_part(task: Task, checkpoint: Checkpoint) -> bool:
     return arch is not SUPERNET and is_whole(checkpoint, task) and arch != checkpoint_arch(checkpoint, task.space)
 
 
+def _is_public_part(config: TrainConfig, task: Task, checkpoint: Checkpoint) -> bool:
+    """Whether the body of a task is repaired as a part of the body of one public network."""
+    arch, largest = task.arch, task.space.largest()
+    if arch is SUPERNET or not checkpoint.is_public_net or config.repair_views is None:
+        return False
+    body = set(task.table.space.names) - set(task.table.classifier_genes)
+    return can_repair(task.table) and any(arch[name] != largest[name] for name in body)
+
+
 def _inherit(
-    config: TrainConfig, task: Task, checkpoint: Checkpoint, data: DownstreamData, *, resumed: bool
+    config: TrainConfig, task: Task, checkpoint: Checkpoint, data: DownstreamData, trainer: pl.Trainer, *, resumed: bool
 ) -> Task | None:
     """Start from given weights, and log which of them are used.
 
     A subnet of one whole network starts repaired. It imitates the whole network, which is returned, with the share of
-    ``task.sampling.distillation``.
+    ``task.sampling.distillation``. So does the body of a subnet of one public network, which imitates nothing.
     """
     arch, share = task.arch, config.task.sampling.build().distillation
+    device = trainer.strategy.root_device if trainer.strategy.root_device.type == "cuda" else None
     if _is_part(task, checkpoint) and arch is not SUPERNET:
         if arch == task.largest_at(arch):
             inherit(task, checkpoint)
             logger.info("the whole network of %s at another input size", checkpoint.path)
             return load_subnet(task, checkpoint) if share else None
-        repairer = build_repairer(config, task.table, checkpoint, data)
+        if config.repair_views is None:
+            raise ConfigError(
+                f"a part of the whole network in {checkpoint.path} is repaired, got repair_views=null: name a number"
+            )
+        repairer = build_repairer(config, task.table, checkpoint, data, device=device)
         if not resumed:  # otherwise the state of the training replaces it
             task.network.load_state_dict(repairer.extract(arch).cpu().network.state_dict())
             logger.info("arch %s is cut out of %s and repaired", arch.short_id(), checkpoint.path)
         return repairer.whole if share else None
     untrained = inherit(task, checkpoint)
+    if _is_public_part(config, task, checkpoint) and arch is not SUPERNET and not resumed:
+        body = build_repairer(config, task.table, checkpoint, data, body_alone=True, device=device).body(arch)
+        task.body.load_state_dict(body.state_dict())
+        logger.info("the body of arch %s is cut out of %s and repaired", arch.short_id(), checkpoint.path)
     if not checkpoint.is_of_kind(task):
         logger.info("weights of the body from %s; neck and head start untrained", checkpoint.path)
     elif untrained:

@@ -22,7 +22,7 @@ from nas_transfer.search.study import Study
 from nas_transfer.search.workers import Worker, is_finished, may_ask, require_few_failures
 from nas_transfer.space import SearchSpace
 from nas_transfer.stages.common.candidates import searched_weights
-from nas_transfer.stages.common.damage import damage_of_run
+from nas_transfer.stages.common.damage import cuts_parts, damage_of_run
 from nas_transfer.stages.common.launching import WorkerLauncher
 from nas_transfer.stages.common.planning import planned, schedule_of
 from nas_transfer.stages.common.problem import make_sampler, searched_problem
@@ -63,13 +63,14 @@ def run_worker(config: SearchConfig, evaluator: TrialEvaluator) -> None:
     config = planned(config, plan)
     checkpoint = searched_weights(config)[1]
     damage = damage_of_run(config, task.space, checkpoint)
-    problem = searched_problem(config, task, objectives, repairs=checkpoint.arch is not None)
+    repairs = cuts_parts(config, checkpoint)
+    problem = searched_problem(config, task, objectives, repairs=repairs)
     sampler = make_sampler(config, problem, damage)
     study = open_study(config, task.space, objectives, sampler)
     assert isinstance(study, SharedStudy)
     _require_same_program(study)
     images_per_step = int(str(config.data["batch_size"])) * config.task.recipe.build().accumulate
-    schedule = schedule_of(config, plan, images_per_step, objectives, repairs=checkpoint.arch is not None)
+    schedule = schedule_of(config, plan, images_per_step, objectives, repairs=repairs)
     worker = Worker(study, schedule, evaluator.evaluate, read_spent(config.folder), sampler.problem.baselines)
     logger.info("this worker asks for trials")
     logger.info("this worker told %d trials", worker.run())

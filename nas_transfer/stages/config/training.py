@@ -67,6 +67,7 @@ class ScoringConfig:
 class TrainConfig(ScoredRunConfig):
     """The keys of ``stage=finetune`` and ``stage=pretrain``."""
 
+    repair_views: Several | None = key()  # type: ignore[assignment]
     ema_decay: ShareBelowOne | None = key()
     scoring: ScoringConfig = key()
     checkpoint_every_n_steps: Positive = key(identity=False)
@@ -81,7 +82,7 @@ class CheckConfig(DataRunConfig):
     """The keys of ``stage=check``."""
 
     calibration_images: Positive = key(identity=False)
-    repair_views: Several = key(identity=False)
+    repair_views: Several | None = key(identity=False)  # type: ignore[assignment]
 
     def faults(self) -> Iterator[str]:
         """Report a missing training length."""
