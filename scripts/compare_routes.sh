@@ -4,6 +4,7 @@
 #   A    trains a supernet on the task with IMAGES images, then searches it
 #   B    trains a supernet on classification with IMAGES images, then searches it; its archs become backbones
 #   C    searches without a supernet, and trains the subnets of trials on the task with IMAGES images in total
+#   C0   ranks subnets of the public network by their damage, without any training
 #   C10  uses a tenth of IMAGES to warm up neck and head, and scores trials without training
 #   D    trains the whole network on the task with IMAGES images; its front is this network at each input size, without a search
 #   R    trains the whole network like D, but without the search split, and searches its subnets, which are repaired
@@ -12,15 +13,17 @@
 #   Aown the same as A, but its networks are then trained from the weights of its supernet
 #   Abody, Cbody, C10body   the same with task.build.genes=null: input, neck and head keep their largest sizes
 # NETS networks of each front are then trained with the same settings on all of train, and scored on the validation split: those of
-# D, R, R10 and R10d from the weights of their whole network, those of Aown from its supernet, all others from the weights of ImageNet.
+# D, R, R10 and R10d from the weights of their whole network, those of Aown from its supernet, all others from the weights of ImageNet,
+# repaired.
+# SLICES=1 starts the latter from mere slices, as before there was a repair of public networks.
 # The last step prints the table of compare_routes.py. All runs are in runs/compare-TASK. If the script is interrupted, the
 # same command resumes it.
-# Environment: ROUTES="A B C C10 D" IMAGES=1600 BATCH=8 TRIALS=40 NETS=5 RETRAIN_STEPS=150 PYTHON=python. BATCH is the batch
+# Environment: ROUTES="A B C C0 D" IMAGES=1600 BATCH=8 TRIALS=40 NETS=5 RETRAIN_STEPS=150 PYTHON=python. BATCH is the batch
 # size of the task, 32 for shapes_pose; with another number, IMAGES is not what the routes see.
 set -euo pipefail
 TASK=${1:?"give a task: shapes_cls, shapes_det, shapes_insseg, shapes_pose or shapes_seg"}
 SEEDS=${2:-"0 1 2"}
-ROUTES=${ROUTES:-"A B C C10 D"}
+ROUTES=${ROUTES:-"A B C C0 D"}
 IMAGES=${IMAGES:-1600}
 TRIALS=${TRIALS:-40}
 NETS=${NETS:-5}
@@ -67,6 +70,10 @@ for seed in $SEEDS; do
                 run "${of_route[@]}" "${search[@]}" stage=proxy search.trials="$TRIALS" \
                     proxy.warmup_steps=$((IMAGES / batch / 10)) 'proxy.rungs=[0]'
                 ;;
+            C0)
+                found=$RUNS/search/$TASK/$name
+                run "${of_route[@]}" "${search[@]}" stage=search 'objective=[damage,macs]' search.trials=200
+                ;;
             D)
                 found=$RUNS/finetune/$TASK/$name
                 run "${of_route[@]}" stage=finetune arch=max trainer.max_steps=$((IMAGES / batch))
@@ -83,10 +90,11 @@ for seed in $SEEDS; do
                 retrained+=(weights="$whole" task.sampling.distillation=0)
                 ;;
             *)
-                echo "ROUTES must name A, Aown, B, C, C10, D, R, R10, R10d, Abody, Cbody or C10body, got $route" >&2
+                echo "ROUTES must name A, Aown, B, C, C0, C10, D, R, R10, R10d, Abody, Cbody or C10body, got $route" >&2
                 exit 2
                 ;;
         esac
+        [[ -z ${SLICES:-} || ${retrained[*]} == *weights=* ]] || retrained+=(repair_views=null)
         listed=(choose "$found" "$NETS")
         [[ $route == D ]] && listed=(sizes "$found")
         index=0
