@@ -152,6 +152,13 @@ def test_a_subnet_is_trained_on_from_its_repaired_start_and_resumes(folder: Path
 
 
 @pytest.mark.nightly
+def test_a_part_of_a_trained_network_is_refused_without_images_for_its_repair(folder: Path) -> None:
+    train = [*SETTINGS, "stage=pretrain", f"weights={WHOLE}", "arch=min", "trainer.max_steps=1", "name=bare"]
+    done = forked(folder, *train, "repair_views=null", code=2)
+    assert "is repaired, got repair_views=null: name a number" in sentence(done)
+
+
+@pytest.mark.nightly
 def test_route_c_starts_from_repaired_subnets(
     folder: Path,
 ) -> None:
