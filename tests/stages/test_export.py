@@ -86,7 +86,7 @@ def body_of(table: SupernetTable) -> DeployedBody:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", nightly_but(FAMILIES, "bignas_nano", "efficientnet_lite0"))
+@pytest.mark.parametrize("name", nightly_but(FAMILIES, "bignas_nano"))
 def test_bodies_of_every_family_are_the_same_in_onnx_at_any_batch_and_size(
     tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
