@@ -15,7 +15,7 @@
 # NETS networks of each front are then trained with the same settings on all of train, and scored on the validation split: those of
 # D, R, R10 and R10d from the weights of their whole network, those of Aown from its supernet, all others from the weights of ImageNet,
 # repaired.
-# SLICES=1 starts the latter from mere slices, as before there was a repair of public networks.
+# SLICES=1 starts those last ones from mere slices instead.
 # The last step prints the table of compare_routes.py. All runs are in runs/compare-TASK. If the script is interrupted, the
 # same command resumes it.
 # Environment: ROUTES="A B C C0 D" IMAGES=1600 BATCH=8 TRIALS=40 NETS=5 RETRAIN_STEPS=150 PYTHON=python. BATCH is the batch
