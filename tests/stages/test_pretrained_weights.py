@@ -125,7 +125,7 @@ def test_parts_of_a_public_network_are_ranked_by_damage_without_a_training(publi
     assert all(not trial.metrics for trial in front.trials)
     assert not (run / "networks").exists()
     done = forked(tmp_path, *search, "objective=[score,damage]", "name=scored", code=2)
-    assert "got public ones, with a score or in stage=proxy" in sentence(done)
+    assert "objective=damage with public weights needs stage=search and no score" in sentence(done)
 
 
 @pytest.mark.slow

@@ -44,10 +44,14 @@ def uses_damage(config: SearchConfig, checkpoint: Checkpoint) -> bool:
     """
     if not cuts_parts(config, checkpoint):
         if _is_objective(config):
-            got = "public ones, with a score or in stage=proxy" if checkpoint.is_public_net else "those of a supernet"
+            if checkpoint.is_public_net:
+                raise ConfigError(
+                    "objective=damage with public weights needs stage=search and no score, since the head is new: set "
+                    "'objective=[damage,macs]', or add weights=<the folder of a finished run of arch=max>"
+                )
             raise ConfigError(
-                f"objective=damage needs the weights of one whole network, got {got} in {checkpoint.path}: add "
-                "weights=<the folder of a finished run of arch=max>"
+                "objective=damage needs the weights of one whole network, got those of a supernet in "
+                f"{checkpoint.path}: add weights=<the folder of a finished run of arch=max>"
             )
         return False
     return asks_for_damage(config)
