@@ -3,10 +3,11 @@
     python scripts/bench_training.py [--steps 20] [--rounds 3] [key=value ...]
 
 Trains one arch of each task with drawn images, or of the task of the keys (`task=small_det data.root=DIR`), as
-`stage=finetune` does, and in a bare loop: load a batch, compute the losses, call ``backward``, make a step of the same
-torch optimiser. Both begin with the same weights and see the same batches, in turn, in one process. Times are of
-whole steps, loading included; the first three of each round are left out. Prints medians, their ratio in each round,
-and how much of a step of the bare loop is spent waiting for its batch.
+`stage=finetune` does, and in a bare loop: load a batch, compute the losses, call ``backward``, clip the gradients where
+the recipe does, and make a step of the same optimiser with torch's default settings. Both begin with the same weights
+and see the same batches, in turn, in one process. Times are of whole steps, loading included; the first three of each
+round are left out. Prints medians, their ratio in each round, and how much of a step of the bare loop is spent waiting
+for its batch.
 """
 
 from __future__ import annotations
@@ -88,7 +89,8 @@ def bare_steps(config: TrainConfig, steps: int) -> tuple[list[float], list[float
         inherit(task, parent)
     data.stream(steps, batches_per_step=1)
     task.network.train()
-    optimizer = config.task.recipe.build().build_optimizer(task.network)
+    recipe = config.task.recipe.build()
+    optimizer = recipe.build_optimizer(task.network)
     batches = iter(data.train_dataloader())
     loading, whole = [], []
     for _ in range(steps):
@@ -97,6 +99,8 @@ def bare_steps(config: TrainConfig, steps: int) -> tuple[list[float], list[float
         loading.append(time.perf_counter() - began)
         losses, _ = task.losses(batch, regularise=True, teacher=None)
         torch.stack(list(losses.values())).sum().backward()
+        if recipe.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(task.network.parameters(), recipe.clip_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         whole.append(time.perf_counter() - began)

@@ -96,17 +96,23 @@ class Recipe:
             return self
         return replace(self, lr=self.lr * images / self.lr_batch, lr_batch=images)
 
-    def build_optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
-        """Build the optimiser of the trainable parameters, with weight decay for all but norms and biases."""
+    def build_optimizer(self, network: nn.Module, *, fused: bool = False) -> torch.optim.Optimizer:
+        """Build the optimiser of the trainable parameters, with weight decay for all but norms and biases.
+
+        Args:
+            network: what is trained.
+            fused: update by torch's fused kernels. They read memory in order, so each gradient must have the memory
+                format of its parameter, as autograd leaves it.
+        """
         trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
         groups = [
             {"params": [p for p in trainable if p.dim() > 1], "weight_decay": self.weight_decay},
             {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
         ]
         if self.optimizer == "sgd":
-            return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum)
+            return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, fused=fused or None)
         kind = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
-        return kind(groups, lr=self.lr, betas=(self.momentum, 0.999))
+        return kind(groups, lr=self.lr, betas=(self.momentum, 0.999), fused=fused or None)
 
     def lr_factor(self, step: int, total_steps: int) -> float:
         """The learning rate of this 0-based step as a fraction of `lr`."""

@@ -119,12 +119,18 @@ class TaskModule(ScoringModule):
         self._teachers = () if teacher is None else (teacher,)  # in a tuple, since it is no part of this module
         self.samples_digest = ""
         self.training_macs = self.macs_before = 0
+        self._image_macs: dict[tuple[Arch, ...], int] = {}  # of the archs of the last step
         self._seconds_before = 0.0
         self._started = time.monotonic()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The optimiser of the recipe. Its learning rate is set at each step, from the number of the step."""
-        return self.settings.recipe.build_optimizer(self.task.network)
+        """The optimiser of the recipe. Its learning rate is set at each step, from the number of the step.
+
+        On the CPU, it is torch's fused one, two to four times as fast as the default. A gradient scaler would leave the
+        unscaling to it, after the clipping.
+        """
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        return self.settings.recipe.build_optimizer(self.task.network, fused=self.device.type == "cpu" and not scaled)
 
     def on_fit_start(self) -> None:
         """Let the BatchNorms of a supernet share their moments across ranks."""
@@ -178,14 +184,20 @@ class TaskModule(ScoringModule):
         return None
 
     def _count(self, archs: Sequence[Arch], sample_ids: Tensor) -> None:
-        """Add the MACs of a batch: a backward pass costs two forward passes, and a frozen body has none."""
+        """Add the MACs of a batch."""
+        key = tuple(archs)
+        if key not in self._image_macs:
+            self._image_macs = {key: self._macs_of_image(archs)}
+        self.training_macs += self._image_macs[key] * len(sample_ids) * self.trainer.world_size
+
+    def _macs_of_image(self, archs: Sequence[Arch]) -> int:
+        """The MACs of one image: a backward pass costs two forward passes, and a frozen body has none."""
         task = self.task
         total = 3 * int(task.cost_totals(archs).macs.sum())
         if not any(parameter.requires_grad for parameter in task.body.parameters()):
             sizes = [task.input_size(arch) for arch in archs]
             total -= 2 * int(task.table.body_totals([task.body_arch(arch) for arch in archs], sizes).macs.sum())
-        total += sum(int(teacher.cost_totals([teacher.active_arch]).macs[0]) for teacher in self._teachers)
-        self.training_macs += total * len(sample_ids) * self.trainer.world_size
+        return total + sum(int(teacher.cost_totals([teacher.active_arch]).macs[0]) for teacher in self._teachers)
 
     def _note_samples(self, sample_ids: Tensor) -> None:
         seen = self.samples_digest + str(sample_ids.tolist())

@@ -84,6 +84,25 @@ def test_norms_and_biases_are_not_decayed() -> None:
     assert (decayed["weight_decay"], kept["weight_decay"]) == (1e-4, 0.0)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_fused_updates_of_a_network_in_channels_last_are_those_of_torch_by_default(optimizer: str) -> None:
+    """The fused kernels are wrong where a gradient has another memory format than its parameter."""
+
+    def trained(fused: bool) -> torch.Tensor:
+        torch.manual_seed(0)
+        layers = [nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(6), nn.Conv2d(6, 4, 3, groups=2), nn.Conv2d(4, 2, 1)]
+        network = nn.Sequential(*layers).double().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        built = recipe(optimizer=optimizer).build_optimizer(network, fused=fused)
+        assert bool(built.defaults["fused"]) is fused
+        for _ in range(3):
+            network(torch.rand(2, 3, 8, 8, dtype=torch.float64)).square().mean().backward()
+            built.step()
+            built.zero_grad(set_to_none=True)
+        return torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
+
+    torch.testing.assert_close(trained(True), trained(False), rtol=0, atol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [({"optimizer": "rmsprop"}, "task.recipe.optimizer"), ({"milestones": (8,)}, "task.recipe.milestones"),
