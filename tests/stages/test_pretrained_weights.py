@@ -1,8 +1,10 @@
 """Public weights as a user names them: real ImageNet scores, transfer to real images, and files that are refused."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -11,13 +13,16 @@ from omegaconf import DictConfig
 
 import nas_transfer.cli  # noqa: F401  registers the resolvers
 from nas_transfer.paths import conf_dir
-from nas_transfer.runs import read_front
+from nas_transfer.runs import files, read_front
 from nas_transfer.stages import evaluate
+from nas_transfer.stages.common import training
+from nas_transfer.stages.common.signals import EndedBySignal
 from nas_transfer.stages.config.base import TaskRunConfig
 from nas_transfer.stages.config.entry import read_config
 from nas_transfer.stages.finetune import run as train
 from nas_transfer.supernet.importing import import_supernet
 from nas_transfer.supernet.networks import build_body
+from nas_transfer.tasks.training import TaskModule
 from tests.conftest import load_supernet, sample_data
 from tests.supernet import public_nets
 from tests.supernet.test_reading import Bomb
@@ -77,7 +82,7 @@ def public(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def trained_part(public: Path, folder: Path, *overrides: str) -> dict[str, Any]:
     """The weights of the smallest arch after a training at a learning rate that changes nothing to speak of."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     cfg = composed(
         *PART, f"weights={public}", f"data.root={public.parent}/data", "arch=min", "task.recipe.lr=1e-9", *overrides
     )
@@ -108,6 +113,22 @@ def test_a_part_of_a_public_network_starts_nearer_to_it_than_its_slice(
             body.load_state_dict(weights["body"])
             errors.append(float((body(images)[-1] - wanted).square().mean()))
     assert errors[0] < 0.8 * errors[1]
+
+
+@pytest.mark.nightly
+def test_a_part_of_a_public_network_resumes_without_a_second_repair(
+    public: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = ["trainer.max_steps=2", "task.recipe.lr=0.01", "checkpoint_every_n_steps=1"]
+    whole = trained_part(public, tmp_path / "whole", *steps)
+    with monkeypatch.context() as patched:
+        patched.setattr(TaskModule, "on_train_batch_end", Mock(side_effect=EndedBySignal(signal.SIGTERM)))
+        with pytest.raises(EndedBySignal):
+            trained_part(public, tmp_path / "resumed", *steps)
+    assert (tmp_path / "resumed" / files.LAST_CHECKPOINT).exists()
+    monkeypatch.setattr(training, "build_repairer", None)
+    resumed = trained_part(public, tmp_path / "resumed", *steps)
+    assert all(torch.equal(tensor, whole["body"][name]) for name, tensor in resumed["body"].items())
 
 
 @pytest.mark.nightly
