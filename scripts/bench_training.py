@@ -1,13 +1,13 @@
 """Compare the time of a training step with that of a bare loop over the same network and batches.
 
-    python scripts/bench_training.py [--steps 20] [--rounds 3] [key=value ...]
+    python scripts/bench_training.py [--steps 20] [--rounds 3] [--fused] [key=value ...]
 
 Trains one arch of each task with drawn images, or of the task of the keys (`task=small_det data.root=DIR`), as
 `stage=finetune` does, and in a bare loop: load a batch, compute the losses, call ``backward``, clip the gradients where
-the recipe does, and make a step of the same optimiser with torch's default settings. Both begin with the same weights
-and see the same batches, in turn, in one process. Times are of whole steps, loading included; the first three of each
-round are left out. Prints medians, their ratio in each round, and how much of a step of the bare loop is spent waiting
-for its batch.
+the recipe does, and make a step of the same optimiser, with torch's default settings or, with ``--fused``, by its fused
+kernels, as `stage=finetune` does on a CPU. Both begin with the same weights and see the same batches, in turn, in one
+process. Times are of whole steps, loading included; the first three of each round are left out. Prints medians, their
+ratio in each round, and how much of a step of the bare loop is spent waiting for its batch.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=20, help="timed steps of a round")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each loop, in turn")
+    parser.add_argument("--fused", action="store_true", help="let the bare loop use a fused optimiser, too")
     parser.add_argument("keys", nargs="*", help="of the configuration; a task among them is the only one")
     options = parser.parse_args()
     given = [key for key in options.keys if key.startswith("task=")]
@@ -49,22 +50,23 @@ def main() -> None:
     for task in given or [f"task={name}" for name in TASKS]:
         keys = [task, *(key for key in options.keys if key not in given)]
         with tempfile.TemporaryDirectory() as folder:
-            print(f"| {task.partition('=')[2]} | {compared(keys, Path(folder), options.steps, options.rounds)} |")
+            print(f"| {task.partition('=')[2]} | {compared(keys, Path(folder), options)} |")
 
 
-def compared(keys: list[str], folder: Path, steps: int, rounds: int) -> str:
+def compared(keys: list[str], folder: Path, options: argparse.Namespace) -> str:
     """The cells of a task: medians of both loops, their ratio and the share of loading."""
     own = ["arch=max", "num_threads=1", f"data.root={folder}/data", "data.draw.num_val=4", "data.draw.num_train=64"]
     embedded = keys[0].startswith("task=shapes_")
     common = [*keys[:1], *(own if embedded else own[:2]), *keys[1:]]
     bare, program, ratios, shares = [], [], [], []
-    for number in range(rounds):
+    for number in range(options.rounds):
         run = folder / str(number)
-        fixed = [f"trainer.max_steps={WARM_UP + steps}", "trainer.enable_progress_bar=false", "scoring.every=null"]
+        steps = WARM_UP + options.steps
+        fixed = [f"trainer.max_steps={steps}", "trainer.enable_progress_bar=false", "scoring.every=null"]
         cfg = composed(["stage=finetune", *common, *fixed, "sample_predictions=0", f"run_dir={run}"])
         config = read_config(cfg, TrainConfig)
         run.mkdir(parents=True)
-        loading, whole = bare_steps(config, WARM_UP + steps)
+        loading, whole = bare_steps(config, steps, options.fused)
         bare.append(statistics.median(whole[WARM_UP:]))
         shares.append(sum(loading[WARM_UP:]) / sum(whole[WARM_UP:]))
         program.append(statistics.median(program_steps(config, run)[WARM_UP - 1 :]))
@@ -76,7 +78,7 @@ def compared(keys: list[str], folder: Path, steps: int, rounds: int) -> str:
     )
 
 
-def bare_steps(config: TrainConfig, steps: int) -> tuple[list[float], list[float]]:
+def bare_steps(config: TrainConfig, steps: int, fused: bool) -> tuple[list[float], list[float]]:
     """Seconds of loading and of the whole step, for each step of a bare loop."""
     set_threads(config.num_threads)
     table, parent = build_weights(config)
@@ -90,7 +92,7 @@ def bare_steps(config: TrainConfig, steps: int) -> tuple[list[float], list[float
     data.stream(steps, batches_per_step=1)
     task.network.train()
     recipe = config.task.recipe.build()
-    optimizer = recipe.build_optimizer(task.network)
+    optimizer = recipe.build_optimizer(task.network, fused=fused)
     batches = iter(data.train_dataloader())
     loading, whole = [], []
     for _ in range(steps):
