@@ -165,6 +165,8 @@ def build(title: str, surface: Surface, seed: int) -> ArchSampler:
     name, *overrides = title.split()
     is_qnehvi = name == "qnehvi"
     cfg = OmegaConf.load(conf_dir() / "sampler" / f"{'gp' if is_qnehvi else name}.yaml")
+    if is_qnehvi:
+        del cfg.build.warn_independent_sampling  # a setting of Optuna's own process
     cfg = OmegaConf.merge(cfg, OmegaConf.create(QNEHVI if is_qnehvi else {}), OmegaConf.from_dotlist(overrides))
     problem = Problem(surface.space, costs=surface.costs, known=lambda archs: {1: surface.costs(archs)["macs"]})
     return instantiate(cfg)(problem=problem, seed=seed)
