@@ -101,8 +101,9 @@ class Recipe:
 
         Args:
             network: what is trained.
-            fused: update by torch's fused kernels. They read memory in order, so each gradient must have the memory
-                format of its parameter, as autograd leaves it.
+            fused: let Adam and AdamW update by torch's fused kernels. They read memory in order, so each gradient must
+                have the memory format of its parameter, as autograd leaves it. Fused SGD fails where a parameter gets
+                its first gradient later than others, as in a supernet.
         """
         trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
         groups = [
@@ -110,7 +111,7 @@ class Recipe:
             {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
         ]
         if self.optimizer == "sgd":
-            return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, fused=fused or None)
+            return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum)
         kind = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
         return kind(groups, lr=self.lr, betas=(self.momentum, 0.999), fused=fused or None)
 

@@ -64,7 +64,7 @@ def score(
 
 @pytest.mark.nightly
 def test_box_and_mask_scores_are_pycocotools_on_the_written_predictions(tmp_path: Path) -> None:
-    metrics = tiny(tmp_path, "shapes_insseg", "arch=max", "trainer.max_epochs=20", "task.recipe.lr=0.003").metrics
+    metrics = tiny(tmp_path, "shapes_insseg", "arch=max", "trainer.max_epochs=40", "task.recipe.lr=0.003").metrics
     truth = COCO(str(next((tmp_path / "data/annotations").glob("instances_val*.json"))))
     for file, kind, suffix in (("predictions", "bbox", ""), ("predictions_segm", "segm", "_segm")):
         statistics = score(truth, tmp_path / f"{file}.json", kind)
