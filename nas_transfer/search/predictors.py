@@ -1,13 +1,14 @@
 """Predictors: regressions that estimate an objective of an arch from earlier trials.
 
-The models come from scikit-learn and scipy. Cross-validation measures how well each one ranks archs that it was not
-fitted on, and chooses among them.
+The Gaussian process is that of `nas_transfer.search.gaussian_process`; the other models come from scikit-learn and
+scipy. Cross-validation measures how well each one ranks archs that it was not fitted on, and chooses among them.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -15,8 +16,6 @@ import numpy.typing as npt
 from scipy.interpolate import RBFInterpolator
 from sklearn.ensemble import GradientBoostingRegressor, RandomForestRegressor
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import KFold
 from sklearn.neural_network import MLPRegressor
@@ -25,6 +24,7 @@ from sklearn.preprocessing import PolynomialFeatures
 
 from nas_transfer.arch import Arch
 from nas_transfer.search.damage import fit_additive
+from nas_transfer.search.gaussian_process import GaussianProcess
 from nas_transfer.search.statistics import RankQuality, kendall_tau, rank_quality
 from nas_transfer.space import SearchSpace
 
@@ -83,14 +83,9 @@ def _ridge() -> Predictor:
     return make_pipeline(PolynomialFeatures(2, include_bias=False), RidgeCV(np.logspace(-3, 3, 13)))
 
 
-def _gaussian_process() -> Predictor:
-    kernel = ConstantKernel() * Matern(length_scale=3.0, nu=2.5) + WhiteKernel(1e-2, (1e-6, 1.0))
-    return GaussianProcessRegressor(kernel, normalize_y=True, random_state=0)
-
-
 PREDICTORS: dict[str, Callable[[], Predictor]] = {
     "ridge": _ridge,
-    "gp": _gaussian_process,
+    "gp": GaussianProcess,
     "forest": lambda: RandomForestRegressor(100, min_samples_leaf=2, random_state=0),
     "boosting": lambda: GradientBoostingRegressor(subsample=0.8, random_state=0),
     "mlp": lambda: MLPRegressor(hidden_layer_sizes=(64, 64), solver="lbfgs", alpha=0.1, max_iter=500, random_state=0),
@@ -142,8 +137,45 @@ def cross_validated(name: str, features: Array, values: Array, seed: int) -> Arr
     return predicted
 
 
-def choose(names: Sequence[str], features: Array, values: Array, seed: int) -> tuple[str, RankQuality]:
-    """Choose the predictor with the highest cross-validated Kendall's tau; returns its name and its quality."""
+@dataclass(frozen=True)
+class Choice:
+    """A predictor that cross-validation has chosen.
+
+    Attributes:
+        name: its key in `DAMAGE_PREDICTORS`.
+        quality: how well it ranks values that it was not fitted to.
+        error: root of the mean square of its errors there.
+    """
+
+    name: str
+    quality: RankQuality
+    error: float
+
+    def fitted(self, features: Array, values: Array) -> Estimate:
+        """Fit the predictor to features (N, F) and values (N,)."""
+        return Estimate(fitted(self.name, features, values), self.error)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A fitted predictor with its uncertainty.
+
+    That of a Gaussian process depends on the arch. For the others, it is their error in cross-validation.
+    """
+
+    predictor: Predictor
+    error: float
+
+    def __call__(self, features: Array) -> tuple[Array, Array]:
+        """The means (N,) and standard deviations (N,) at features (N, F)."""
+        if isinstance(self.predictor, GaussianProcess):
+            return self.predictor.posterior(features)
+        return self.predictor.predict(features), np.full(len(features), self.error)
+
+
+def choose(names: Sequence[str], features: Array, values: Array, seed: int) -> Choice:
+    """Choose the predictor with the highest cross-validated Kendall's tau."""
     predictions = {name: cross_validated(name, features, values, seed) for name in names}
     best = max(predictions, key=lambda name: kendall_tau(values, predictions[name]))
-    return best, rank_quality(values, predictions[best], seed)
+    error = float(np.sqrt(np.square(values - predictions[best]).mean()))
+    return Choice(best, rank_quality(values, predictions[best], seed), error)

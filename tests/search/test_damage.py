@@ -93,10 +93,10 @@ def test_a_predictor_that_sees_the_damage_ranks_better_where_scores_follow_it() 
     archs = [space.sample(rng) for _ in range(24)]
     values = 0.01 * damage(archs) ** 2
     genes = features_of(space, archs)
-    blind = choose(["ridge", "gp"], genes, values, 0)[1]
+    blind = choose(["ridge", "gp"], genes, values, 0).quality
     seeing = choose(
         ["ridge", "gp", "damage"], np.column_stack([genes, damage_feature(damage(archs), 30.0)]), values, 0
-    )[1]
+    ).quality
     assert seeing.tau > blind.tau + 0.1
 
 

@@ -21,7 +21,7 @@ from nas_transfer.search.predictors import (
 )
 from nas_transfer.search.problem import Problem
 from nas_transfer.search.samplers.base import ArchSampler, History
-from nas_transfer.search.samplers.predicted_front import PredictedFront, _Plan, van_der_corput
+from nas_transfer.search.samplers.predicted_front import PredictedFront, _no_plan, _Plan, van_der_corput
 from nas_transfer.search.samplers.random_archs import RandomArchs
 from nas_transfer.space import SearchSpace
 
@@ -80,9 +80,9 @@ def test_rank_quality_is_scipys_with_an_interval_that_noise_cannot_escape() -> N
 def test_auto_takes_the_predictor_that_ranks_best() -> None:
     archs = sampled(60)
     features, values = features_of(SPACE, archs), score(archs)
-    name, quality = choose(list(PREDICTORS), features, values, seed=0)
+    choice = choose(list(PREDICTORS), features, values, seed=0)
     each = {key: kendalltau(cross_validated(key, features, values, 0), values).statistic for key in PREDICTORS}
-    assert each[name] == max(each.values()) == pytest.approx(quality.tau)
+    assert each[choice.name] == max(each.values()) == pytest.approx(choice.quality.tau)
 
 
 def history(values: np.ndarray, archs: list[Arch]) -> History:
@@ -213,8 +213,7 @@ class StartAlone(PredictedFront):
     """The same start, and then evolution without a predictor."""
 
     def _predict(self, history: History) -> _Plan:
-        empty = history.values[:0]
-        return _Plan(len(history.archs), [], empty, lambda archs: empty)
+        return _no_plan(history)
 
 
 @pytest.mark.slow
