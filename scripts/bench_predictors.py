@@ -2,10 +2,10 @@
 
     python scripts/bench_predictors.py RUN ...     runs of stage=search or stage=proxy
 
-For each search, each predictor is fitted to four fifths of the trials and predicts the others, with three divisions. The
-table has the mean over searches of Kendall's tau of the predictions of the first objective, and of the root of their
-mean square error as a share of the standard deviation of the values. Searches with fewer than `--least` trials, or with
-fewer than that many different values, are left out.
+For each search, each predictor is fitted to four fifths of the trials and predicts the others, with three divisions.
+The table has the mean over searches of Kendall's tau of the predictions of the first objective, and of the root of
+their mean square error as a share of the standard deviation of the values. Searches with fewer than `--least` different
+values are left out.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main() -> None:
     """Print a table of all predictors."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+")
-    parser.add_argument("--least", type=int, default=20, help="smallest number of trials")
+    parser.add_argument("--least", type=int, default=20, help="smallest number of different values")
     options = parser.parse_args()
     torch.set_num_threads(1)
     searches = []

@@ -48,7 +48,9 @@ def test_the_prior_helps_where_there_are_fewer_values_than_features() -> None:
         noise = np.random.default_rng(seed).normal(size=25)
         values = features[:, :4].sum(1) + 0.5 * noise
         kernel = ConstantKernel() * Matern(np.full(40, 3.0), nu=2.5) + WhiteKernel(1e-2, (1e-6, 1.0))
-        likelihood = GaussianProcessRegressor(kernel, normalize_y=True)  # a length scale for each feature, without a prior
+        likelihood = GaussianProcessRegressor(
+            kernel, normalize_y=True
+        )  # a length scale for each feature, without a prior
         models = (GaussianProcess(), likelihood)
         errors.append(
             [np.square(m.fit(features, values).predict(others) - others[:, :4].sum(1)).mean() for m in models]

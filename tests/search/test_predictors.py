@@ -10,6 +10,7 @@ from scipy.stats import kendalltau
 from nas_transfer.arch import Arch, Gene
 from nas_transfer.errors import ConfigError
 from nas_transfer.search.front import share_of_hypervolume
+from nas_transfer.search.pareto import hypervolume
 from nas_transfer.search.predictors import (
     PREDICTORS,
     RankQuality,
@@ -138,6 +139,26 @@ def test_pending_archs_repel_proposals_and_failed_archs_do_not() -> None:
     assert failed != waiting
 
 
+@pytest.mark.parametrize("expects", [False, True])
+def test_an_even_trial_trusts_the_predictions_and_an_odd_one_their_mean_over_errors(expects: bool) -> None:
+    archs = sampled(60)
+    known, predicting = history(score(archs), archs), sampler()
+    arch = predicting.propose(known, 61 if expects else 60, np.random.default_rng(0))
+    plan = predicting._plan
+    assert plan is not None
+    new = [index for index, candidate in enumerate(plan.candidates) if candidate not in archs]
+    worst, best = (find(np.concatenate([known.values, plan.predicted]), axis=0) for find in (np.max, np.min))
+    reference = worst + 0.1 * (worst - best)
+    draws = np.random.default_rng(1).normal(size=(200, 2)) if expects else np.zeros((1, 2))
+    points = plan.predicted[new, None] + plan.deviations[new, None] * draws
+    gains = [
+        np.mean([hypervolume(np.concatenate([known.values, point[None]]), reference) for point in drawn])
+        for drawn in points
+    ]
+    chosen = gains[[plan.candidates[index] for index in new].index(arch)] - hypervolume(known.values, reference)
+    assert chosen == pytest.approx(max(gains) - hypervolume(known.values, reference), rel=0.05 if expects else 1e-9)
+
+
 def test_a_predictor_that_ranks_by_chance_is_reported_and_not_used(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     archs = sampled(40)
@@ -244,4 +265,8 @@ def test_a_known_objective_is_not_predicted() -> None:
     assert plan is not None
     assert len(plan.candidates) == 16
     np.testing.assert_array_equal(plan.predicted[:, 1], wide_costs(plan.candidates)["size"])
+    assert (plan.deviations[:, 1] == 0).all()
+    features, values = features_of(WIDE, archs), known.values[:, 0]
+    errors = values - cross_validated("ridge", features, values, 0)
+    assert plan.deviations[:, 0] == pytest.approx(np.sqrt(np.square(errors).mean()))
     assert not np.allclose(plan.predicted[:, 0], [wide_values(arch)[0] for arch in plan.candidates])

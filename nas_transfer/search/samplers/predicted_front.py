@@ -78,8 +78,8 @@ class PredictedFront(ArchSampler):
        archs: by turns if the predictions are right, and on average if they are as uncertain as the predictor says
        (Emmerich et al. 2011).
 
-    Predictions taken at face value find most where the predictor is right from the start, and expectations where it is
-    not; taking turns loses little in either case (De Ath et al. 2021, arXiv 1911.12809).
+    Predictions taken at face value pay in spaces of many genes, and expectations where the predictor is wrong (De Ath
+    et al. 2021, arXiv 1911.12809).
 
     In a search of one whole network, the predictors may see the damage of an arch beside its genes
     (`nas_transfer.search.damage`).
