@@ -47,11 +47,9 @@ def test_the_prior_helps_where_there_are_fewer_values_than_features() -> None:
         features, others = drawn(25, 40, seed), drawn(200, 40, seed + 100)
         noise = np.random.default_rng(seed).normal(size=25)
         values = features[:, :4].sum(1) + 0.5 * noise
+        # The same length scales, by maximum likelihood.
         kernel = ConstantKernel() * Matern(np.full(40, 3.0), nu=2.5) + WhiteKernel(1e-2, (1e-6, 1.0))
-        likelihood = GaussianProcessRegressor(
-            kernel, normalize_y=True
-        )  # a length scale for each feature, without a prior
-        models = (GaussianProcess(), likelihood)
+        models = (GaussianProcess(), GaussianProcessRegressor(kernel, normalize_y=True))
         errors.append(
             [np.square(m.fit(features, values).predict(others) - others[:, :4].sum(1)).mean() for m in models]
         )
