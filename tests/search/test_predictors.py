@@ -141,9 +141,11 @@ def test_pending_archs_repel_proposals_and_failed_archs_do_not() -> None:
 
 @pytest.mark.parametrize("expects", [False, True])
 def test_an_even_trial_trusts_the_predictions_and_an_odd_one_their_mean_over_errors(expects: bool) -> None:
-    archs = sampled(60)
+    archs = sampled(40)
     known, predicting = history(score(archs), archs), sampler()
-    arch = predicting.propose(known, 61 if expects else 60, np.random.default_rng(0))
+    trusting, expecting = (predicting.propose(known, number, np.random.default_rng(0)) for number in (40, 41))
+    assert trusting != expecting
+    arch = expecting if expects else trusting
     plan = predicting._plan
     assert plan is not None
     new = [index for index, candidate in enumerate(plan.candidates) if candidate not in archs]

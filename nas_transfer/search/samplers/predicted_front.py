@@ -75,8 +75,8 @@ class PredictedFront(ArchSampler):
     1. fits a predictor for each objective that needs an evaluation, to the values of all trials so far;
     2. runs NSGA-II (Deb et al. 2002) on the predictions;
     3. proposes those archs of its last population that add most to the hypervolume of the current front and the pending
-       archs: in even trials if the predictions are right, in odd ones on average over their uncertainty (Emmerich et
-       al. 2011).
+       archs. In even trials it takes the predictions as they are, in odd ones it averages over their uncertainty
+       (Emmerich et al. 2011).
 
     Predictions taken at face value pay in spaces of many genes, and expectations where the predictor is wrong (De Ath
     et al. 2021, arXiv 1911.12809).
